@@ -1,0 +1,48 @@
+"""Training as values: a typed functional state machine for training PyTorch networks."""
+
+from nntrain.data.dataloaders import DataLoaders
+from nntrain.data.hf import hf_ds_collate_fn
+from nntrain.errors import NNTrainError, state_before
+from nntrain.events import BatchOutput, Subscriber, on
+from nntrain.learner import Learner
+from nntrain.metrics import accuracy
+from nntrain.records import EpochStats, Key, Progress, Slot, TrainState
+from nntrain.sinks import PrintStats
+from nntrain.steps import advance, batch_step, epoch_step, fit_step
+from nntrain.subscribers import EarlyStopping
+from nntrain.transitions import Sink, Transition
+from nntrain.verdicts import Cancel, CancelBatch, CancelEpoch, CancelFit, Cancelled, Completed, Outcome
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BatchOutput",
+    "Cancel",
+    "CancelBatch",
+    "CancelEpoch",
+    "CancelFit",
+    "Cancelled",
+    "Completed",
+    "DataLoaders",
+    "EarlyStopping",
+    "EpochStats",
+    "Key",
+    "Learner",
+    "NNTrainError",
+    "Outcome",
+    "PrintStats",
+    "Progress",
+    "Sink",
+    "Slot",
+    "Subscriber",
+    "TrainState",
+    "Transition",
+    "accuracy",
+    "advance",
+    "batch_step",
+    "epoch_step",
+    "fit_step",
+    "hf_ds_collate_fn",
+    "on",
+    "state_before",
+]

@@ -1,0 +1,110 @@
+"""The two data sources of a training: what it learns from, and what it is judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from nntrain.data.hf import hf_loaders
+from nntrain.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from datasets.dataset_dict import DatasetDict
+    from torch import Tensor
+
+Batch = TypeVar("Batch", covariant=True)  # noqa: PLC0105  (the name that readers of an error message know)
+
+
+@dataclass(frozen=True, slots=True)
+class DataLoaders(Generic[Batch]):
+    """Where the batches of the two phases come from.
+
+    Each is anything that can be iterated again every epoch: a torch `DataLoader`, a list of batches, a loader
+    with `batches(key, epoch, start)`. The batch type is inferred from the arguments.
+
+    Raises:
+        ConfigError: one of them is an iterator that can be read only once, or is no source of batches at all.
+        DataError: one of them is empty.
+
+    >>> DataLoaders(train=[(1.0, 2), (3.0, 4)], valid=[(5.0, 6)]).valid
+    [(5.0, 6)]
+    """
+
+    train: Iterable[Batch]
+    valid: Iterable[Batch]
+
+    def __post_init__(self) -> None:
+        _check_source("train", self.train)
+        _check_source("valid", self.valid)
+
+    @staticmethod
+    def from_hf_dd(
+        dd: DatasetDict,
+        batch_size: int = 1024,
+        *,
+        train: str | None = None,
+        valid: str | None = None,
+        image: str | None = None,
+        label: str | None = None,
+        flatten: bool = True,
+        shuffle: bool = True,
+    ) -> DataLoaders[tuple[Tensor, Tensor]]:
+        """Make loaders of (images, labels) from a Hugging Face `DatasetDict` of images.
+
+        Batches are images, float32 in [0, 1], [B, C*H*W] or with `flatten=False` [B, C, H, W], and labels,
+        int64 [B], with the bits of `hf_ds_collate_fn`. The last batch may be short. The train split is
+        shuffled anew each epoch, by an order that is a function of (key, epoch); the valid split never is.
+
+        Splits and columns are found, and each can be named instead: `train` is the split 'train'; `valid` the
+        first of 'validation', 'valid', 'val', 'test', or the only other split; `image` the only column of
+        feature `datasets.Image`; `label` the only `datasets.ClassLabel`, or if there is none the only integer
+        column.
+
+        Raises:
+            ConfigError: `dd` is no DatasetDict, `batch_size` is not a positive integer, or a split or a
+                column is missing, ambiguous or of the wrong kind.
+            DataError: a split is empty, or the splits' labels mean different classes.
+        """
+        train_loader, valid_loader = hf_loaders(
+            dd,
+            batch_size,
+            train=train,
+            valid=valid,
+            image=image,
+            label=label,
+            flatten=flatten,
+            shuffle=shuffle,
+        )
+        return DataLoaders(train_loader, valid_loader)
+
+
+def _check_source(name: str, source: object) -> None:
+    given = f"DataLoaders: {name} is a {type(source).__name__}"
+    if isinstance(source, Iterator):
+        raise ConfigError(
+            f"{given}, which can be read only once, but every epoch reads it from the beginning. "
+            f"Pass a list of its batches, list({name}), or a torch DataLoader."
+        )
+    is_loader = callable(getattr(source, "batches", None))
+    if isinstance(source, (str, bytes, Mapping)) or not (is_loader or _can_be_iterated(source)):
+        raise ConfigError(
+            f"{given}; expected something that gives batches: a torch DataLoader, a list of batches, or a "
+            "loader with batches(key, epoch, start). For a DatasetDict use DataLoaders.from_hf_dd(dd)."
+        )
+    if _length(source) == 0:
+        raise DataError(f"{given} of no batches; expected at least one. Check what it was made from.")
+
+
+def _can_be_iterated(source: object) -> bool:
+    # Not iter(source): that starts a DataLoader's worker processes.
+    return isinstance(source, Iterable) or hasattr(source, "__getitem__")
+
+
+def _length(source: object) -> int | None:
+    if not isinstance(source, Sized):
+        return None
+    try:
+        return len(source)
+    except TypeError:
+        return None  # a DataLoader over an IterableDataset has __len__, and raises there

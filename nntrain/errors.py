@@ -1,0 +1,79 @@
+"""What can go wrong, by name: every error of nntrain's own derives from `NNTrainError`.
+
+Each is also the builtin kind that fits, so that `except ValueError` keeps working. An error raised by the
+caller's own code (model, loss, metric, loader, subscriber) is never wrapped: it passes on as it is, with a note
+that says where it happened, and `state_before(error)` leads back to the training as it stood before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nntrain.records import TrainState
+
+
+class NNTrainError(Exception):
+    """The root of nntrain's own errors."""
+
+
+class ConfigError(NNTrainError, ValueError):
+    """An argument that cannot be meant: it says what was given, what was expected and what to do."""
+
+
+class DataError(NNTrainError, ValueError):
+    """Data that cannot be trained on."""
+
+
+class LossError(NNTrainError, ValueError):
+    """A loss function that returned something other than a scalar tensor with a gradient."""
+
+
+class MetricError(NNTrainError, ValueError):
+    """A metric that returned something other than a number."""
+
+
+class SubscriberError(NNTrainError, TypeError):
+    """A subscriber whose methods, or whose answers, are not what the event allows."""
+
+
+class VerdictError(NNTrainError, ValueError):
+    """A verdict that cancels a scope which is not running."""
+
+
+class StateError(NNTrainError, ValueError):
+    """A state whose tensors do not fit the learner, or whose tensors were lost."""
+
+
+class BorrowError(NNTrainError, RuntimeError):
+    """A write to tensors that a state had only lent."""
+
+
+class BusyError(NNTrainError, RuntimeError):
+    """A learner that was asked for a step while it was in the middle of one."""
+
+
+class LogError(NNTrainError, OSError):
+    """An event log that cannot be written or read."""
+
+
+class SinkWarning(UserWarning):
+    """A sink failed; the training went on without it."""
+
+
+_STATE = "__nntrain_state_before__"
+
+
+def remember_state(error: BaseException, state: TrainState) -> None:
+    """Let `state_before` find `state` from `error`; the innermost step's state stays."""
+    if getattr(error, _STATE, None) is None:
+        setattr(error, _STATE, state)
+
+
+def state_before(error: BaseException) -> TrainState | None:
+    """Give the whole state before the step that failed with `error`; `fit_step` goes on from it.
+
+    None where `error` did not come out of a step, or where an optimizer failed in the middle of its own writing
+    and nobody had kept the state.
+    """
+    return getattr(error, _STATE, None)

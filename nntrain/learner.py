@@ -1,0 +1,235 @@
+"""The learner: what never changes in a training, and its friendly front."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from nntrain.batches import Unpacked, unpacked
+from nntrain.errors import ConfigError
+from nntrain.events import Listening, listeners, subscriber_name
+from nntrain.loaders import Stream, TrainValid, as_loader, length_of
+from nntrain.machine import Machine, Metric
+from nntrain.modules import check_initialised
+from nntrain.records import Key, Progress, TrainState
+from nntrain.sinks.print_stats import PrintStats
+from nntrain.steps import fold, with_goal
+from nntrain.tensors import ModelSource
+from nntrain.transitions import Audience, RunInfo, Sink, sink_name
+from nntrain.verdicts import Outcome
+from nntrain.workspace import OptimizerFactory, Schedule, Workspace
+
+Batch = TypeVar("Batch")
+
+_FACTORY = 4  # what the key is folded with for the weights that a model factory draws
+
+
+@dataclass(frozen=True, eq=True, repr=False)
+class Learner(Generic[Batch]):
+    """All that never changes in a training. Immutable; `replace` makes another.
+
+    Args:
+        model: a module, which is copied and never touched, or a function of no arguments that makes one.
+        dls: the batches: `DataLoaders`, or anything with `.train` and `.valid`.
+        loss_fn: (preds, target) to a 0-dim tensor, the mean over the batch's samples.
+        metric_fn: (preds, target) to one number, or a mapping of names to such functions.
+        optim_class: anything that makes an optimizer from parameters and `lr`: `torch.optim.SGD`, a partial ...
+        lr: the learning rate, or a function of the step (0, 1, ...) that gives it.
+        subs: the subscribers, asked by `order`, then as listed.
+        sinks: the sinks, told of each transition.
+        device: where to train; by default where the model is.
+        unpack: tells a batch's inputs from its target: batch to (positional inputs, keyword inputs, target).
+
+    Raises `ConfigError` or `SubscriberError` for arguments that cannot be meant, before anything runs.
+    """
+
+    model: ModelSource
+    dls: TrainValid[Batch]
+    loss_fn: Callable[[Any, Any], Tensor]
+    metric_fn: Metric | Mapping[str, Metric]
+    optim_class: OptimizerFactory
+    lr: float | Schedule
+    subs: Sequence[Listening[Batch]] = ()
+    sinks: Sequence[Sink] = field(default=(), kw_only=True)
+    device: torch.device | str | None = field(default=None, kw_only=True)
+    unpack: Callable[[Batch], Unpacked] = field(default=unpacked, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Check every argument, and make sequences into tuples."""
+        if isinstance(self.model, nn.Module):
+            check_initialised(self.model)
+        elif isinstance(self.model, type) or not callable(self.model):
+            raise ConfigError(
+                f"model is {self.model!r}; expected a torch.nn.Module, or a function of no arguments that makes one."
+            )
+        for name in ("train", "valid"):
+            if not hasattr(self.dls, name):
+                raise ConfigError(
+                    f"dls is {type(self.dls).__name__} without .{name}; expected DataLoaders(train, valid) "
+                    f"or DataLoaders.from_hf_dd(dataset_dict)."
+                )
+            as_loader(getattr(self.dls, name), name)
+        for name, given in (
+            ("loss_fn", self.loss_fn),
+            ("optim_class", self.optim_class),
+            ("unpack", self.unpack),
+        ):
+            if not callable(given):
+                raise ConfigError(f"{name} is {given!r}; expected something that can be called.")
+        for name, metric in _metrics(self.metric_fn).items():
+            if not callable(metric):
+                raise ConfigError(f"metric {name} is {metric!r}; expected a function of (preds, target).")
+        _check_lr(self.lr)
+        for name in ("subs", "sinks"):
+            given = getattr(self, name)
+            if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
+                raise ConfigError(f"{name} is {given!r}; expected a list, like {name}=[...].")
+            object.__setattr__(self, name, tuple(given))
+        listeners(self.subs)
+        for sink in self.sinks:
+            if isinstance(sink, type) or not callable(sink):
+                raise ConfigError(f"sinks has {sink!r}; expected something that can be called with a Transition.")
+        object.__setattr__(self, "device", _device(self.device))
+
+    def __repr__(self) -> str:
+        config = self._config
+        return (
+            f"Learner({config['model']}, {config['loss_fn']}, {config['optimizer']}, lr={config['lr']}, "
+            f"subs={config['subscribers']})"
+        )
+
+    @cached_property
+    def machine(self) -> Machine[Batch]:
+        """The machine that steps this learner's states, with its workspace. Made when first needed."""
+        return self._make_machine(0)
+
+    def _make_machine(self, bits: int) -> Machine[Batch]:
+        device = None if self.device is None else torch.device(self.device)
+        return Machine(
+            workspace=Workspace(self.model, self.optim_class, self.lr, device, bits),
+            streams={
+                "train": Stream(as_loader(self.dls.train, "train"), 0),
+                "eval": Stream(as_loader(self.dls.valid, "valid"), 1),
+            },
+            loss_fn=self.loss_fn,
+            metrics=_metrics(self.metric_fn),
+            unpack=self.unpack,
+            heard_by=listeners(self.subs),
+            audience=Audience(tuple(self.sinks)),
+            info=self._info,
+        )
+
+    def init(self, seed: int = 0, epochs: int = 0) -> TrainState:
+        """Give the state before any training: the model's own weights, a fresh optimizer, a key of `seed`.
+
+        The seed rules everything random from here on. `epochs` is a goal for those who fold `advance` themselves.
+        """
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 63:
+            raise ConfigError(f"seed is {seed!r}; expected a whole number from 0 up to 2**63 - 1.")
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+            raise ConfigError(f"epochs is {epochs!r}; expected a whole number of 0 or more.")
+        key = Key(seed=seed)
+        bits = key.derived(_FACTORY)
+        if "machine" not in self.__dict__:
+            self.__dict__["machine"] = self._make_machine(bits)
+        machine = self.machine
+        with machine.turn.taken():
+            tensors = machine.workspace.fresh(bits)
+        return TrainState(progress=Progress(epochs=epochs), tensors=tensors, key=key)
+
+    def fit(self, epochs: int, seed: int = 0, *, print_stats: bool = True) -> Outcome:
+        """Train `epochs` epochs from a fresh state, and print a line for each phase unless told not to.
+
+        Raises what the caller's code raises, with a note that says where; `nntrain.state_before(error)` then gives
+        the training as it stood before.
+        """
+        printing = print_stats and not any(isinstance(sink, PrintStats) for sink in self.sinks)
+        _check_goal(epochs)
+        cell = [with_goal(self.init(seed), epochs)]
+        return fold(
+            self,
+            cell,
+            lambda step: step.state.progress.at == "finished",
+            sinks=(PrintStats(),) if printing else (),
+        )
+
+    def replace(self, **changes: Any) -> Learner[Batch]:
+        """Make a learner with some arguments changed, and a workspace of its own."""
+        names = {one.name for one in dataclasses.fields(self)}
+        unknown = [name for name in changes if name not in names]
+        if unknown:
+            raise ConfigError(f"A Learner has no {', '.join(unknown)}; it has {', '.join(sorted(names))}.")
+        return dataclasses.replace(self, **changes)
+
+    @cached_property
+    def _config(self) -> dict[str, object]:
+        model = self.model
+        name = type(model).__name__ if isinstance(model, nn.Module) else _name(model)
+        config: dict[str, object] = {"model": name}
+        if isinstance(model, nn.Module):
+            params = list(model.parameters())
+            config["parameters"] = sum(param.numel() for param in params)
+            config["trainable_parameters"] = sum(param.numel() for param in params if param.requires_grad)
+        config |= {
+            "loss_fn": _name(self.loss_fn),
+            "metrics": list(_metrics(self.metric_fn)),
+            "optimizer": _name(self.optim_class),
+            "lr": _name(self.lr) if callable(self.lr) else float(self.lr),
+            "subscribers": [subscriber_name(subscriber) for subscriber in self.subs],
+            "sinks": [sink_name(sink) for sink in self.sinks],
+        }
+        for phase, batches in (("train", self.dls.train), ("valid", self.dls.valid)):
+            count = length_of(batches)
+            if count is not None:
+                config[f"{phase}_batches"] = count
+        return config
+
+    def _info(self, seed: int) -> RunInfo:
+        infos: dict[int, RunInfo] = self.__dict__.setdefault("_infos", {})
+        if seed not in infos:
+            infos[seed] = RunInfo(repr(self), self._config, str(self.machine.workspace.device), seed)
+        return infos[seed]
+
+
+def _metrics(metric_fn: Metric | Mapping[str, Metric]) -> Mapping[str, Metric]:
+    return dict(metric_fn) if isinstance(metric_fn, Mapping) else {"metric": metric_fn}
+
+
+def _name(thing: object) -> str:
+    function = getattr(thing, "func", thing)  # of a partial
+    name = getattr(function, "__name__", None)
+    return name if isinstance(name, str) else type(function).__name__
+
+
+def _check_goal(epochs: object) -> None:
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+        raise ConfigError(f"epochs is {epochs!r}; expected a whole number of 0 or more.")
+
+
+def _check_lr(lr: object) -> None:
+    if callable(lr):
+        lr = lr(0)
+        where = "lr(0)"
+    else:
+        where = "lr"
+    if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not math.isfinite(lr) or lr < 0:
+        raise ConfigError(f"{where} is {lr!r}; expected a finite number of 0 or more, or a function of the step.")
+
+
+def _device(device: torch.device | str | None) -> torch.device | None:
+    if device is None:
+        return None
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"device is {device!r}; expected 'cpu', 'cuda', 'cuda:1' ... ({error})") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device is {device!r}, but torch sees no CUDA device here. Use device='cpu'.")
+    return found

@@ -1,0 +1,452 @@
+"""The machine: the places a training can stand at, what leads where, and one step of it.
+
+`TABLE` is the whole of it. `Machine.step` does what stands at the place of a state, and nothing else; everything
+larger is a fold of it (`nntrain.steps`). Cancelling is a value: a verdict picks another row of the table.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from nntrain.batches import Unpacked, described, detached, moved, sample_count
+from nntrain.errors import ConfigError, DataError, LossError, MetricError, remember_state
+from nntrain.events import BatchOutput, Listener, Published, publish
+from nntrain.loaders import Stream
+from nntrain.randomness import generators, kept, seed_all
+from nntrain.records import EpochStats, FrozenMapping, History, Phase, Place, Progress, Sums, TrainState
+from nntrain.transitions import Audience, RunInfo, Transition
+from nntrain.verdicts import Cancel, Event
+from nntrain.workspace import Turn, Workspace
+
+Batch = TypeVar("Batch")
+BatchAny_co = TypeVar("BatchAny_co", covariant=True)
+Metric = Callable[[Any, Any], Tensor | float]
+
+Cause = Literal["done", "exhausted", "next phase", "goal reached", "CancelBatch", "CancelEpoch", "CancelFit"]
+
+TABLE: Final[dict[Place, dict[Cause, Place]]] = {
+    "before_fit": {"next phase": "before_epoch", "goal reached": "after_fit", "CancelFit": "finished"},
+    "before_epoch": {
+        "done": "batch",
+        "next phase": "before_epoch",
+        "goal reached": "after_fit",
+        "CancelFit": "finished",
+    },
+    "batch": {
+        "done": "batch",
+        "exhausted": "after_epoch",
+        "CancelBatch": "batch",
+        "next phase": "before_epoch",
+        "goal reached": "after_fit",
+        "CancelFit": "finished",
+    },
+    "after_epoch": {"next phase": "before_epoch", "goal reached": "after_fit", "CancelFit": "finished"},
+    "after_fit": {"done": "finished", "CancelFit": "finished"},
+    "finished": {},
+}
+"""Where each place leads, by cause. `CancelEpoch` leads on to the next phase, or to `after_fit` at the goal."""
+
+# What a key is folded with, so that different uses draw different numbers.
+_NOISE, _EVAL_NOISE, _EVENTS = 1, 2, 3
+_PHASES: Final[dict[Phase, int]] = {"train": 0, "eval": 1}
+_PLACES: Final[dict[Place, int]] = {place: number for number, place in enumerate(TABLE)}
+
+
+class HasMachine(Protocol[BatchAny_co]):
+    """What steps take: a `Learner`."""
+
+    @property
+    def machine(self) -> Machine[Any]:
+        """The machine that the learner made."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step of the machine came to."""
+
+    state: TrainState
+    verdict: Cancel | None = None
+    by: str = ""
+    event: Event | None = None
+
+
+@dataclass
+class Machine(Generic[Batch]):
+    """A learner, made ready to step: its workspace, its data, who listens."""
+
+    workspace: Workspace
+    streams: Mapping[Phase, Stream[Batch]]
+    loss_fn: Callable[[Any, Any], Tensor]
+    metrics: Mapping[str, Metric]
+    unpack: Callable[[Batch], Unpacked]
+    heard_by: Mapping[Event, tuple[Listener, ...]]
+    audience: Audience
+    info: Callable[[int], RunInfo]
+    turn: Turn = field(default_factory=Turn)
+
+    def __post_init__(self) -> None:
+        self._generators = generators(self.workspace.device)
+        self._training: bool | None = None
+
+    # -- one step -------------------------------------------------------------------------------------------------
+
+    def step(self, cell: list[TrainState], audience: Audience, batch: tuple[Batch] | None = None) -> Step:
+        """Do what stands at the place of the state in `cell`, which is taken out: its tensors may be overwritten.
+
+        `batch`, if given, is used instead of the loader's. A failure leaves the state before it with the error.
+        """
+        state = cell.pop()
+        progress = state.progress
+        at = progress.at
+        inference = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+        with inference, torch.no_grad(), kept(self._generators), self.workspace.stepping():
+            if at == "batch":
+                cell.append(state)
+                del state
+                return self._batch(cell, progress, audience, batch)
+            if at == "finished":
+                raise ConfigError("This state's fit is finished. Begin another: fit_step(learner, state, epochs=...).")
+            try:
+                if self.heard_by[at]:
+                    self._seed(state, _EVENTS, _PLACES[at], progress.epoch, _PHASES[progress.phase])
+                    published = publish(at, self.heard_by[at], state)
+                else:
+                    published = Published(state)
+            except BaseException as error:
+                self._failed(error, state, progress, audience)
+                raise
+            return self._leave(published, at, progress, audience)
+
+    def _leave(self, published: Published, event: Event, progress: Progress, audience: Audience) -> Step:
+        """Go where the table leads after a place's event."""
+        state, verdict = published.state, published.verdict
+        if verdict is not None and verdict.scope == "fit":
+            after = moved_to(state, at="finished")
+        elif verdict is None and event == "before_epoch":
+            after = moved_to(state, at="batch")
+        elif event == "before_fit":
+            reached = state.progress.epoch >= state.progress.epochs
+            after = moved_to(state, at="after_fit" if reached else "before_epoch")
+        elif event == "after_fit":
+            after = moved_to(state, at="finished")
+        else:
+            after = next_phase(state)
+        step = Step(after, verdict, published.by, event)
+        self._tell(audience, progress, step)
+        return step
+
+    # -- a batch --------------------------------------------------------------------------------------------------
+
+    def _batch(
+        self, cell: list[TrainState], progress: Progress, audience: Audience, given: tuple[Batch] | None
+    ) -> Step:
+        began = time.perf_counter()
+        state = cell.pop()
+        try:
+            found = given if given is not None else self._next_batch(state)
+            if found is None:
+                finished, stats = self._finish_phase(state)
+            else:
+                batch = moved(found[0], self.workspace.device)
+                asked = self._ask_before(state, batch)
+                if asked.verdict is None:
+                    self.workspace.ready(asked.state.tensors)
+                    output, after = self._body(asked.state, batch, began)
+        except BaseException as error:
+            self._failed(error, state, progress, audience)
+            raise
+        if found is None:
+            step = Step(finished)
+            self._tell(audience, progress, step, stats=stats)
+            return step
+        if asked.verdict is not None:
+            return self._cancelled(asked, "before_batch", progress, audience)
+        # From here on only `cell` holds the state before, so that `_commit` can let it go.
+        keep = self.workspace.needs_closure or asked.state.tensors is not state.tensors
+        cell.append(state)
+        del state, asked
+        answered = self._ask_after(cell[0], after, batch, output, audience)
+        del after
+        self._commit(cell, answered.state, keep, audience)
+        if answered.verdict is not None:
+            return self._cancelled(answered, "after_batch", progress, audience)
+        step = Step(answered.state, event="after_batch")
+        if audience.at("batch"):
+            self._tell(audience, progress, step, output=output)
+        return step
+
+    def _ask_before(self, state: TrainState, batch: Batch) -> Published:
+        heard_by = self.heard_by["before_batch"]
+        if not heard_by:
+            return Published(state)
+        place = state.progress
+        self._seed(state, _EVENTS, _PLACES["batch"], place.epoch, _PHASES[place.phase], place.batch)
+        return publish("before_batch", heard_by, state, batch)
+
+    def _ask_after(
+        self, before: TrainState, after: TrainState, batch: Batch, output: BatchOutput, audience: Audience
+    ) -> Published:
+        """Publish `after_batch`, while the optimizer's write is pending; drop the write if it is not wanted."""
+        heard_by = self.heard_by["after_batch"]
+        if not heard_by:
+            return Published(after)
+        try:
+            answered = publish("after_batch", heard_by, after, batch, output)
+        except BaseException as error:
+            del after
+            self.workspace.abandon()
+            self._failed(error, before, before.progress, audience)
+            raise
+        wanted = answered.state.tensors is after.tensors
+        del after
+        if not wanted:
+            self.workspace.abandon()
+        return answered
+
+    def _commit(self, cell: list[TrainState], after: TrainState, keep: bool, audience: Audience) -> None:
+        """Let the optimizer write. The state before, in `cell`, is let go first, unless it is to be kept."""
+        progress = cell[0].progress
+        rest = {name: value for name, value in cell[0].__dict__.items() if name != "tensors"}
+        if not keep:
+            cell.clear()
+        try:
+            self.workspace.commit(after.tensors)
+        except BaseException as error:
+            if not cell:
+                revived = self.workspace.revived()
+                if revived is not None:
+                    cell.append(TrainState(tensors=revived, **rest))
+            self._failed(error, cell[0] if cell else None, progress, audience)
+            raise
+        cell.clear()
+
+    def _body(self, state: TrainState, batch: Batch, began: float) -> tuple[BatchOutput, TrainState]:
+        """Forward, loss, backward and metrics; the write is pending in the state that is given back."""
+        workspace, place = self.workspace, state.progress
+        train = place.phase == "train"
+        if self._training is not train or workspace.module.training is not train:
+            workspace.module.train(train)
+            self._training = train
+        inputs, named, target = self.unpack(batch)
+        samples = sample_count(batch)
+        if samples == 0:
+            raise DataError(f"The batch ({described(batch)}) has no samples.")
+        outputs: list[BatchOutput] = []
+
+        def forward() -> Tensor:
+            preds = workspace.module(*inputs, **named)
+            try:
+                loss = self.loss_fn(preds, target)
+            except Exception as error:
+                error.add_note(
+                    f"nntrain: raised by loss_fn; preds are {described(preds)}, the target is {described(target)}"
+                )
+                raise
+            self._check_loss(loss, train)
+            if not outputs:
+                outputs.append(BatchOutput(loss.detach(), detached(preds)))
+            return loss
+
+        if train:
+            self._seed(state, _NOISE, place.step)
+        else:
+            self._seed(state, _EVAL_NOISE, place.epoch, place.batch)
+        workspace.compute(forward, step=place.step if train else None)
+        (output,) = outputs
+        try:
+            means = (
+                output.loss,
+                *(self._measure(name, metric, output.preds, target) for name, metric in self.metrics.items()),
+            )
+            sums = state.sums
+            after = TrainState(
+                progress=Progress(
+                    at="batch",
+                    epochs=place.epochs,
+                    epoch=place.epoch,
+                    phase=place.phase,
+                    batch=place.batch + 1,
+                    step=place.step + train,
+                    samples=place.samples + samples,
+                ),
+                tensors=workspace.pending(state.tensors),
+                sums=Sums(
+                    totals=sums.totals.add(means, samples),
+                    samples=sums.samples + samples,
+                    batches=sums.batches + 1,
+                    seconds=sums.seconds + time.perf_counter() - began,
+                ),
+                history=state.history,
+                key=state.key,
+                slots=state.slots,
+            )
+        except BaseException:
+            workspace.abandon()
+            raise
+        return output, after
+
+    def _check_loss(self, loss: object, train: bool) -> None:
+        name = getattr(self.loss_fn, "__name__", type(self.loss_fn).__name__)
+        if not isinstance(loss, Tensor) or loss.ndim:
+            given = described(loss) if isinstance(loss, Tensor) else repr(loss)[:80]
+            raise LossError(
+                f"loss_fn {name} returned {given}; expected one number as a 0-dim tensor, like loss.mean()."
+            )
+        if train and not loss.requires_grad:
+            raise LossError(
+                f"loss_fn {name} returned a loss without a gradient. Compute it from the model's output with torch "
+                f"operations (no .item(), .detach() or argmax on the way)."
+            )
+
+    def _measure(self, name: str, metric: Metric, preds: object, target: object) -> Tensor | float:
+        try:
+            value = metric(preds, target)
+        except Exception as error:
+            error.add_note(f"nntrain: raised by metric {name}; preds {described(preds)}, target {described(target)}")
+            raise
+        if isinstance(value, Tensor) and not value.ndim and not value.is_complex():
+            return value.detach()
+        if isinstance(value, (int, float)):
+            return float(value)
+        given = described(value) if isinstance(value, Tensor) else repr(value)[:80]
+        raise MetricError(f"metric {name} returned {given}; expected a number, as a 0-dim tensor or a float.")
+
+    def _cancelled(self, published: Published, event: Event, progress: Progress, audience: Audience) -> Step:
+        """Skip what the verdict says: this batch, this phase or this fit."""
+        state, verdict = published.state, published.verdict
+        if verdict is None or verdict.scope == "batch":
+            if event == "before_batch":
+                state = moved_to(state, batch=state.progress.batch + 1)
+        elif verdict.scope == "epoch":
+            state = next_phase(state)
+        else:
+            state = moved_to(state, at="finished")
+        step = Step(state, verdict, published.by, event)
+        self._tell(audience, progress, step)
+        return step
+
+    def _finish_phase(self, state: TrainState) -> tuple[TrainState, EpochStats | None]:
+        """Take the phase's means, once its batches are exhausted; a phase without a finished batch has none."""
+        sums, place = state.sums, state.progress
+        after = moved_to(state, at="after_epoch")
+        if not sums.batches:
+            return after, None
+        loss, *metrics = (total / sums.samples for total in sums.totals.tolist())
+        stats = EpochStats(
+            epoch=place.epoch,
+            phase=place.phase,
+            loss=loss,
+            metrics=FrozenMapping(dict(zip(self.metrics, metrics, strict=True))),
+            samples=sums.samples,
+            batches=sums.batches,
+            seconds=sums.seconds,
+        )
+        return _with(after, history=History((*state.history, stats))), stats
+
+    # -- small things ---------------------------------------------------------------------------------------------
+
+    def _next_batch(self, state: TrainState) -> tuple[Batch] | None:
+        place = state.progress
+        found = self.streams[place.phase].batch(state.key, place.epoch, place.batch)
+        if found is None and place.batch == 0:
+            raise DataError(
+                f"dls.{'train' if place.phase == 'train' else 'valid'} gave no batch; expected at least one."
+            )
+        return found
+
+    def _seed(self, state: TrainState, *folds: int) -> None:
+        seed_all(self._generators, state.key.derived(*folds))
+
+    def _tell(self, audience: Audience, progress: Progress, step: Step, **more: Any) -> None:
+        sinks = audience.at(progress.at)
+        if not sinks:
+            return
+        transition = Transition(
+            at=progress.at,
+            progress=progress,
+            state=step.state,
+            run=self.info(step.state.key.seed),
+            event=step.event,
+            verdict=step.verdict,
+            by=step.by or None,
+            **more,
+        )
+        try:
+            audience.tell(sinks, transition)
+        except BaseException as error:
+            self._failed(error, step.state, progress, audience)
+            raise
+
+    def _failed(self, error: BaseException, state: TrainState | None, progress: Progress, audience: Audience) -> None:
+        """Say where it happened, leave the state before with the error, and tell the sinks."""
+        error.add_note(
+            f"nntrain: in {progress.phase} of epoch {progress.epoch}, at {progress.at}"
+            + (f" {progress.batch}" if progress.at == "batch" else "")
+            + f", step {progress.step}; nntrain.state_before(error) gives the state before it"
+        )
+        if state is None:
+            return
+        remember_state(error, state)
+        audience.tell(
+            audience.sinks,
+            Transition(at=progress.at, progress=progress, state=state, run=self.info(state.key.seed), error=error),
+            leniently=True,
+        )
+
+    def interruption(self, state: TrainState, audience: Audience) -> KeyboardInterrupt:
+        """Make the interrupt that waited for the end of a step."""
+        error = KeyboardInterrupt("interrupted")
+        self._failed(error, state, state.progress, audience)
+        return error
+
+
+def _with(
+    state: TrainState,
+    *,
+    progress: Progress | None = None,
+    sums: Sums | None = None,
+    history: History | None = None,
+) -> TrainState:
+    return TrainState(
+        progress=state.progress if progress is None else progress,
+        tensors=state.tensors,
+        sums=state.sums if sums is None else sums,
+        history=state.history if history is None else history,
+        key=state.key,
+        slots=state.slots,
+    )
+
+
+def moved_to(state: TrainState, **changes: Any) -> TrainState:
+    """Give the state with another `progress`: only the named fields change."""
+    return _with(state, progress=Progress(**{**state.progress.__dict__, **changes}))
+
+
+def next_phase(state: TrainState) -> TrainState:
+    """Give the state at the next phase: eval after train, then the next epoch, or `after_fit` at the goal."""
+    place = state.progress
+    changes: dict[str, object] = {"at": "before_epoch", "batch": 0, "samples": 0}
+    if place.phase == "train":
+        changes["phase"] = "eval"
+    else:
+        changes |= {"phase": "train", "epoch": place.epoch + 1}
+        if place.epoch + 1 >= place.epochs:
+            changes["at"] = "after_fit"
+    return _with(moved_to(state, **changes), sums=Sums())
+
+
+def next_fit(state: TrainState, epochs: int) -> TrainState:
+    """Give the state at the beginning of a fit of `epochs` more epochs, counted on from those behind."""
+    place = state.progress
+    begun = place.phase == "eval" or place.batch > 0
+    epoch = place.epoch + begun
+    progress = Progress(at="before_fit", epochs=epoch + epochs, epoch=epoch, step=place.step)
+    return _with(state, sums=Sums(), progress=progress)

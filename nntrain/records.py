@@ -1,0 +1,386 @@
+"""The records: `TrainState`, which is all that a training is, and what it is made of.
+
+All are frozen pydantic models that accept no unknown field. A record is a value: keep it, and it never changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from types import NotImplementedType
+from typing import Any, Generic, Literal, NoReturn, TypeVar
+
+import torch
+from pydantic import BaseModel, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+from torch import Tensor, nn
+
+from nntrain.bits import same_bits, same_tensor
+from nntrain.borrowing import lent
+from nntrain.errors import ConfigError
+from nntrain.modules import module_with
+from nntrain.tensors import Tensors
+
+Phase = Literal["train", "eval"]
+Place = Literal["before_fit", "before_epoch", "batch", "after_epoch", "after_fit", "finished"]
+"""Where the machine can stand. `nntrain.machine` has the table of what leads where."""
+
+RecordT = TypeVar("RecordT", bound=BaseModel)
+Value = TypeVar("Value")
+
+_MASK = (1 << 64) - 1
+
+
+class Record(BaseModel, frozen=True, extra="forbid", arbitrary_types_allowed=True):
+    """A frozen pydantic model without unknown fields."""
+
+
+class FrozenMapping(Mapping[str, Value], Generic[Value]):
+    """A mapping from names to values that cannot be changed, as a field of a record."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, Value] | None = None) -> None:
+        self._items: dict[str, Value] = dict(items or {})
+
+    def __getitem__(self, name: str) -> Value:
+        return self._items[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._items))
+
+    def put(self, name: str, value: Value) -> FrozenMapping[Value]:
+        """Give a mapping with one more, or another, value."""
+        return FrozenMapping({**self._items, name: value})
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        (value,) = getattr(source, "__args__", (Any,))
+        plain = core_schema.dict_schema(core_schema.str_schema(), handler.generate_schema(value))
+        return core_schema.union_schema(
+            [
+                core_schema.is_instance_schema(cls),
+                core_schema.no_info_after_validator_function(cls, plain),
+            ],
+            mode="left_to_right",
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                dict, return_schema=core_schema.dict_schema(core_schema.str_schema(), _as_is(value, handler))
+            ),
+        )
+
+
+def _as_is(value: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    """Serialise numbers as numbers (a NaN as null) and records by their own fields, whatever their class."""
+    return handler.generate_schema(value) if value is float else core_schema.any_schema()
+
+
+class Key(Record, frozen=True):
+    """A source of randomness that is a value: a seed, and what was folded into it.
+
+    All that is random in a training is a function of the key: the shuffle of epoch e of (seed, e), the noise of
+    step s of (seed, s). Mixing is splitmix64's finaliser (Steele, Lea, Flood 2014) over seed and folds.
+
+    >>> Key(seed=0).fold(3) == Key(seed=0, folds=(3,))
+    True
+    """
+
+    seed: int = Field(ge=0, lt=1 << 63)
+    folds: tuple[int, ...] = ()
+
+    def fold(self, *numbers: int) -> Key:
+        """Give the key for one use among many, such as one epoch's shuffle."""
+        return Key(seed=self.seed, folds=(*self.folds, *numbers))
+
+    @property
+    def bits(self) -> int:
+        """63 bits, a pure function of the seed and the folds: what a generator is seeded with."""
+        return self.derived()
+
+    def derived(self, *numbers: int) -> int:
+        """Give the `bits` of `fold(*numbers)`, without making the key."""
+        mixed = _mix(self.seed)
+        for number in (*self.folds, *numbers):
+            mixed = _mix(mixed ^ _mix(number + 0x632BE59BD9B4E019))
+        return mixed >> 1
+
+
+def _mix(number: int) -> int:
+    number = (number + 0x9E3779B97F4A7C15) & _MASK
+    number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & _MASK
+    return number ^ (number >> 31)
+
+
+class Progress(Record, frozen=True):
+    """Where a training stands.
+
+    `at` is the machine's place. `epochs` is the fit's goal: the number of epochs that lie behind when it is done.
+    `epoch` counts from 0 and is the one that runs, or comes next. `batch` is the position in the phase's data: the
+    batches that lie behind, cancelled ones too. `step` counts the optimizer's steps since `init`. `samples` are those
+    of this phase that count in its means.
+    """
+
+    at: Place = "before_fit"
+    epochs: int = Field(default=0, ge=0)
+    epoch: int = Field(default=0, ge=0)
+    phase: Phase = "train"
+    batch: int = Field(default=0, ge=0)
+    step: int = Field(default=0, ge=0)
+    samples: int = Field(default=0, ge=0)
+
+
+class EpochStats(Record, frozen=True):
+    """The statistics of one finished phase.
+
+    `loss` and `metrics` are means over `samples`, so that a short last batch counts for what it is; `batches` are
+    those that ran. `seconds` is what the clock said, and takes no part in equality: the same training is the same.
+    """
+
+    epoch: int
+    phase: Phase
+    loss: float
+    metrics: FrozenMapping[float] = FrozenMapping()
+    samples: int
+    batches: int
+    seconds: float = 0.0
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, EpochStats):
+            return NotImplemented
+        return same_bits(self._value(), other._value())
+
+    def __hash__(self) -> int:
+        return hash((self.epoch, self.phase, self.samples, self.batches))
+
+    def _value(self) -> tuple[object, ...]:
+        return (self.epoch, self.phase, self.loss, dict(self.metrics), self.samples, self.batches)
+
+
+class History(tuple[EpochStats, ...]):
+    """The finished phases, oldest first. Validated once when made, so that a long history costs a step nothing."""
+
+    __slots__ = ()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        plain = handler.generate_schema(tuple[EpochStats, ...])
+        return core_schema.union_schema(
+            [core_schema.is_instance_schema(cls), core_schema.no_info_after_validator_function(cls, plain)],
+            mode="left_to_right",
+            serialization=core_schema.plain_serializer_function_ser_schema(tuple, return_schema=plain),
+        )
+
+
+class Totals:
+    """Sample-weighted sums of the loss and of each metric, in float64, where they are cheapest.
+
+    On a CPU reading a number out of a tensor waits for nothing, so the sums are Python floats. On a device they are
+    one float64 tensor there, and nothing waits until the phase is done.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: tuple[float, ...] | Tensor = ()) -> None:
+        self._values = values
+
+    def add(self, means: tuple[Tensor | float, ...], samples: int) -> Totals:
+        """Add one batch: `means` are the loss and each metric, means over `samples`."""
+        before = self._values
+        on_device = next(
+            (mean.device for mean in means if isinstance(mean, Tensor) and mean.device.type != "cpu"), None
+        )
+        if on_device is None and not isinstance(before, Tensor):
+            terms = [float(mean) * samples for mean in means]
+            return Totals(tuple(map(float.__add__, before, terms)) if before else tuple(terms))
+        device = before.device if isinstance(before, Tensor) else on_device
+        parts = [
+            mean.detach().to(device=device, dtype=torch.float64)
+            if isinstance(mean, Tensor)
+            else torch.tensor(mean, dtype=torch.float64, device=device)
+            for mean in means
+        ]
+        added = torch.stack(parts).mul_(samples)
+        if isinstance(before, Tensor):
+            added.add_(before)
+        elif before:
+            added.add_(torch.tensor(before, dtype=torch.float64, device=device))
+        return Totals(added)
+
+    def tolist(self) -> list[float]:
+        """Read the sums; on a device, this waits for it."""
+        values = self._values
+        return values.tolist() if isinstance(values, Tensor) else list(values)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Totals):
+            return NotImplemented
+        mine, theirs = self._values, other._values
+        if isinstance(mine, Tensor) and isinstance(theirs, Tensor):
+            return same_tensor(mine, theirs)
+        return same_bits(self.tolist(), other.tolist())
+
+    def __hash__(self) -> int:
+        return hash(Totals)
+
+    def __repr__(self) -> str:
+        return f"Totals({self.tolist()})"
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Totals:
+        return self
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.is_instance_schema(
+            cls, serialization=core_schema.plain_serializer_function_ser_schema(cls.tolist)
+        )
+
+
+class Sums(Record, frozen=True):
+    """A phase's running sums: of loss and metrics over `samples`, the `batches` that ran, the `seconds` spent."""
+
+    totals: Totals = Totals()
+    samples: int = 0
+    batches: int = 0
+    seconds: float = 0.0
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sums):
+            return NotImplemented
+        return (self.samples, self.batches, self.totals) == (other.samples, other.batches, other.totals)
+
+    def __hash__(self) -> int:
+        return hash((self.samples, self.batches))
+
+
+class Slot(Generic[RecordT]):
+    """A typed key under which a subscriber keeps a record of its own in the state.
+
+    `name` is dotted, to keep packages apart (`"acme.patience"`); `record` is a frozen pydantic model; `default` is
+    what `state.get` gives before the first `state.put`. A slot is saved, resumed, rolled back and compared with the
+    rest of the state.
+    """
+
+    __slots__ = ("default", "name", "record")
+
+    def __init__(self, name: str, record: type[RecordT], default: RecordT) -> None:
+        if not (isinstance(name, str) and "." in name and all(part.isidentifier() for part in name.split("."))):
+            raise ConfigError(f"A slot's name is dotted, like 'acme.patience', to keep packages apart; got {name!r}.")
+        if not (isinstance(record, type) and issubclass(record, BaseModel) and record.model_config.get("frozen")):
+            raise ConfigError(
+                f"Slot {name!r} needs a frozen pydantic model, so that no kept state can change: "
+                f"class {getattr(record, '__name__', record)}(BaseModel, frozen=True)."
+            )
+        if not isinstance(default, record):
+            raise ConfigError(f"Slot {name!r} has a default of {type(default).__name__}, expected {record.__name__}.")
+        self.name = name
+        self.record = record
+        self.default = default
+
+    def __repr__(self) -> str:
+        return f"Slot({self.name!r}, {self.record.__name__})"
+
+
+class TrainState(Record, frozen=True):
+    """All that a training is, as one immutable value.
+
+    `progress` says where it stands; `tensors` is the handle on parameters, buffers and optimizer state; `sums` are
+    the running sums of this phase; `history` has one `EpochStats` per finished phase; `key` rules all randomness;
+    `slots` hold what subscribers keep. `==` compares bits, and leaves out only what the clock said.
+    """
+
+    progress: Progress
+    tensors: Tensors
+    sums: Sums = Sums()
+    history: History = History()
+    key: Key
+    slots: FrozenMapping[BaseModel] = FrozenMapping()
+
+    @property
+    def params(self) -> Mapping[str, Tensor]:
+        """The parameters by name. Every access gives a copy: yours, and no part of the training."""
+        return self.tensors.params()
+
+    @property
+    def buffers(self) -> Mapping[str, Tensor]:
+        """The buffers by name (BatchNorm's statistics and the like). Every access gives a copy."""
+        return self.tensors.buffers()
+
+    def borrow(self) -> AbstractContextManager[Mapping[str, Tensor]]:
+        """Lend parameters and buffers by name, without copies, to be read inside a `with` block.
+
+        Raises `BorrowError` where the block tries to write to one. Copy what you keep after the block.
+        """
+        source = self.tensors.source
+        if source is not None:
+            return source.lend(self.tensors)
+        snapshot = self.tensors.whole()
+        return lent({**snapshot.params, **snapshot.buffers})
+
+    def to_module(self) -> nn.Module:
+        """Give a module of the learner's kind that holds this state's parameters and buffers, on their device."""
+        return self.tensors.read(lambda snapshot: module_with(self.tensors.template, snapshot))
+
+    def get(self, slot: Slot[RecordT]) -> RecordT:
+        """Give what is kept under `slot`, or its default."""
+        found = self.slots.get(slot.name, slot.default)
+        if not isinstance(found, slot.record):
+            raise ConfigError(
+                f"Slot {slot.name!r} holds a {type(found).__name__}, but was asked for as {slot.record.__name__}: "
+                f"two subscribers use one name. Give one of them another."
+            )
+        return found
+
+    def put(self, slot: Slot[RecordT], value: RecordT) -> TrainState:
+        """Give a state that keeps `value` under `slot`."""
+        if not isinstance(value, slot.record):
+            raise ConfigError(
+                f"Slot {slot.name!r} keeps a {slot.record.__name__}; got {value!r} ({type(value).__name__})."
+            )
+        return TrainState(
+            progress=self.progress,
+            tensors=self.tensors,
+            sums=self.sums,
+            history=self.history,
+            key=self.key,
+            slots=self.slots.put(slot.name, value),
+        )
+
+    def __eq__(self, other: object) -> bool | NotImplementedType:
+        if not isinstance(other, TrainState):
+            return NotImplemented
+        return (
+            self.progress == other.progress
+            and self.key == other.key
+            and self.sums == other.sums
+            and self.history == other.history
+            and same_bits(dict(self.slots), dict(other.slots))
+            and self.tensors == other.tensors
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.progress, self.key))
+
+    def __repr__(self) -> str:
+        place, sums = self.progress, self.sums
+        loss = sums.totals.tolist()[0] / sums.samples if sums.samples else math.nan
+        spec = self.tensors.spec
+        count = sum(math.prod(shape) for shape, _ in spec.params.values())
+        return (
+            f"TrainState(at={place.at}, epoch={place.epoch}/{place.epochs}, phase={place.phase}, batch={place.batch}, "
+            f"step={place.step}, loss={loss:.4g}, parameters={count:,}, device={spec.device})"
+        )
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> NoReturn:
+        self.tensors.__reduce__()

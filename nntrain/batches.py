@@ -46,6 +46,8 @@ def mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 def moved(batch: Tree, device: torch.device) -> Tree:
     """Move every tensor of a batch to `device`; a batch that is there already is given back as it is."""
+    if isinstance(batch, tuple) and all(isinstance(item, Tensor) and item.device == device for item in batch):
+        return batch
 
     def move(tensor: Tensor) -> Tensor:
         return tensor if tensor.device == device else tensor.to(device, non_blocking=True)

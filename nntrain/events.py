@@ -11,7 +11,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Literal, Protocol, TypeVar, get_args, overload
+from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, TypeVar, get_args, overload
 
 from torch import Tensor
 
@@ -220,8 +220,7 @@ class Listener:
     call: Callable[..., object]
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(NamedTuple):
     """What an event came to: the state to go on with, and the verdict if somebody gave one."""
 
     state: TrainState

@@ -7,10 +7,10 @@ larger is a fold of it (`nntrain.steps`). Cancelling is a value: a verdict picks
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, Literal, Protocol, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -68,8 +68,7 @@ class HasMachine(Protocol[BatchAny_co]):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """What one step of the machine came to."""
 
     state: TrainState
@@ -96,6 +95,16 @@ class Machine(Generic[Batch]):
         self._generators = generators(self.workspace.device)
         self._training: bool | None = None
 
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Surround any number of steps: whose turn it is, and the caller's grad mode and generators to go back to.
+
+        No step depends on what the one before it left in the generators; each seeds them for itself.
+        """
+        inference = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+        with self.turn.taken(), inference, torch.no_grad(), kept(self._generators):
+            yield
+
     # -- one step -------------------------------------------------------------------------------------------------
 
     def step(self, cell: list[TrainState], audience: Audience, batch: tuple[Batch] | None = None) -> Step:
@@ -106,8 +115,7 @@ class Machine(Generic[Batch]):
         state = cell.pop()
         progress = state.progress
         at = progress.at
-        inference = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
-        with inference, torch.no_grad(), kept(self._generators), self.workspace.stepping():
+        with self.workspace.lock:
             if at == "batch":
                 cell.append(state)
                 del state
@@ -279,7 +287,7 @@ class Machine(Generic[Batch]):
                 ),
                 tensors=workspace.pending(state.tensors),
                 sums=Sums(
-                    totals=sums.totals.add(means, samples),
+                    totals=sums.totals.add(means, samples, workspace.device),
                     samples=sums.samples + samples,
                     batches=sums.batches + 1,
                     seconds=sums.seconds + time.perf_counter() - began,

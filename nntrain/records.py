@@ -110,7 +110,7 @@ class Key(Record, frozen=True):
         """Give the `bits` of `fold(*numbers)`, without making the key."""
         mixed = _mix(self.seed)
         for number in (*self.folds, *numbers):
-            mixed = _mix(mixed ^ _mix(number + 0x632BE59BD9B4E019))
+            mixed = _mix(mixed ^ (number * 0x632BE59BD9B4E019 & _MASK))
         return mixed >> 1
 
 
@@ -193,25 +193,21 @@ class Totals:
     def __init__(self, values: tuple[float, ...] | Tensor = ()) -> None:
         self._values = values
 
-    def add(self, means: tuple[Tensor | float, ...], samples: int) -> Totals:
-        """Add one batch: `means` are the loss and each metric, means over `samples`."""
+    def add(self, means: tuple[Tensor | float, ...], samples: int, device: torch.device) -> Totals:
+        """Add one batch: `means` are the loss and each metric, means over `samples`; the sums live on `device`."""
         before = self._values
-        on_device = next(
-            (mean.device for mean in means if isinstance(mean, Tensor) and mean.device.type != "cpu"), None
-        )
-        if on_device is None and not isinstance(before, Tensor):
+        if device.type == "cpu" and not isinstance(before, Tensor):
             terms = [float(mean) * samples for mean in means]
-            return Totals(tuple(map(float.__add__, before, terms)) if before else tuple(terms))
-        device = before.device if isinstance(before, Tensor) else on_device
+            return Totals(tuple(map(float.__add__, before, terms) if before else terms))
         parts = [
-            mean.detach().to(device=device, dtype=torch.float64)
+            mean.to(device=device, dtype=torch.float64)
             if isinstance(mean, Tensor)
             else torch.tensor(mean, dtype=torch.float64, device=device)
             for mean in means
         ]
         added = torch.stack(parts).mul_(samples)
         if isinstance(before, Tensor):
-            added.add_(before)
+            added.add_(before.to(device))
         elif before:
             added.add_(torch.tensor(before, dtype=torch.float64, device=device))
         return Totals(added)

@@ -123,7 +123,7 @@ def fold(
     """
     machine: Machine[Batch] = learner.machine
     audience = Audience((*sinks, *machine.audience.sinks))
-    with machine.turn.taken(), held_back() as interrupts:
+    with machine.running(), held_back() as interrupts:
         while True:
             step = machine.step(cell, audience, batch)
             if interrupts.pressed:

@@ -89,7 +89,8 @@ class Workspace:
         self._old_versions: list[int] = []
         self._param_list = list(self.params.values())
         self._written = self._versions()
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        """Held for each step and each read of live tensors."""
 
     # -- making ---------------------------------------------------------------------------------------------------
 
@@ -120,7 +121,7 @@ class Workspace:
 
     def fresh(self, bits: int) -> Tensors:
         """Bring in the template's own weights and a fresh optimizer; give the handle on them."""
-        with self._lock:
+        with self.lock:
             if self._fresh_bits is not None and (isinstance(self.template, nn.Module) or self._fresh_bits == bits):
                 # Just made, never trained: the live tensors hold a fresh copy, if the caller's module is as it was.
                 handle = self._fresh_handle()
@@ -152,7 +153,7 @@ class Workspace:
 
     def read(self, handle: Tensors, reader: Callable[[Snapshot], Read]) -> Read:
         """Call `reader` with the handle's tensors; live ones cannot be written meanwhile."""
-        with self._lock:
+        with self.lock:
             self._settle(handle)
             if handle.source is None:
                 return reader(handle.whole())
@@ -161,7 +162,7 @@ class Workspace:
     @contextmanager
     def lend(self, handle: Tensors) -> Iterator[Mapping[str, Tensor]]:
         """Lend views of the live tensors for a block."""
-        with self._lock:
+        with self.lock:
             self._settle(handle)
             live = handle.source is not None
             snapshot = self._live_snapshot() if live else handle.whole()
@@ -197,7 +198,7 @@ class Workspace:
 
     def ready(self, handle: Tensors) -> None:
         """Make the live tensors hold the handle's value, whoever's it is."""
-        with self._lock:
+        with self.lock:
             if self._current is not None and self._current() is handle:
                 if self._versions() != self._written:
                     self._lose("somebody wrote to its tensors after state.borrow() had taken them back")
@@ -217,12 +218,6 @@ class Workspace:
                 + "\nStep it with a learner of the same model, or begin with learner.init()."
             )
 
-    @contextmanager
-    def stepping(self) -> Iterator[None]:
-        """Hold the tensors for one step; readers in other threads wait."""
-        with self._lock:
-            yield
-
     def compute(self, forward: Callable[[], Tensor], *, step: int | None) -> None:
         """Run `forward` (which returns the loss) and, in training (`step` given), the backward pass.
 
@@ -234,7 +229,6 @@ class Workspace:
             if step is None:
                 forward()
             else:
-                self._clear_gradients()
                 loss = self._backward(forward)
                 if self.needs_closure:
                     self._closure = self._closure_over(forward, loss.detach())

@@ -37,7 +37,13 @@ def load_saved(path: Path | str) -> DatasetDict:
 
     try:
         dd = load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError, TypeError) as error:  # Arrow's and json's errors are ValueErrors
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:  # json of another shape raises the last three
         raise DataError(
             f"{folder} is a damaged DatasetDict ({type(error).__name__}: {error}). Save it again."
         ) from error

@@ -1,0 +1,33 @@
+"""The command line: `nntrain`, one file a command."""
+
+import sys
+
+import click
+
+from nntrain.cli.fit import fit
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="nntrain")
+def nntrain() -> None:
+    """Train neural networks as values."""
+
+
+nntrain.add_command(fit)
+
+
+def main() -> None:
+    """Run the command line; bad input ends with exit code 2, Ctrl-C with 130."""
+    from nntrain.errors import NNTrainError
+
+    try:
+        nntrain.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except NNTrainError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(130)

@@ -1,0 +1,140 @@
+"""`nntrain fit`: train an image classifier with one hidden layer."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+if TYPE_CHECKING:
+    import torch
+    from datasets.dataset_dict import DatasetDict
+
+    from nntrain.data import DataLoaders
+    from nntrain.events import Subscriber
+    from nntrain.verdicts import Outcome
+
+
+@click.command()
+@click.option(
+    "--data", default="digits", show_default=True, metavar="digits|fashion-mnist|DIR", help="What to train on."
+)
+@click.option("--data-dir", type=click.Path(path_type=Path), help="The folder of Fashion-MNIST's four idx files.")
+@click.option("--epochs", type=click.IntRange(min=0), default=10, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=0.2, show_default=True)
+@click.option("--hidden", type=click.IntRange(min=1), default=50, show_default=True, help="Width of the hidden layer.")
+@click.option("--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--patience", type=click.IntRange(min=1), help="Stop after so many epochs without a better eval loss.")
+@click.option("--log", "log_path", type=click.Path(path_type=Path), help="Where to write the event log.")
+@click.option("--quiet", is_flag=True, help="Print no statistics.")
+def fit(  # noqa: PLR0917 - click calls it by name
+    data: str,
+    data_dir: Path | None,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    hidden: int,
+    seed: int,
+    device: Literal["auto", "cpu", "cuda"],
+    patience: int | None,
+    log_path: Path | None,
+    quiet: bool,
+) -> None:
+    """Train an image classifier: a network with one hidden layer, by SGD.
+
+    Prints the statistics of each phase, and writes an event log of JSON lines.
+    """
+    # torch and datasets take seconds to import; bad options are told before that.
+    _check_data(data, data_dir)
+    import torch
+
+    from nntrain.data import DataLoaders
+    from nntrain.learner import Learner
+    from nntrain.log import JsonLog
+    from nntrain.metrics import accuracy
+    from nntrain.subscribers import EarlyStopping
+
+    where = _device(device)
+    path = log_path or Path(time.strftime("nntrain-%Y%m%d-%H%M%S.jsonl"))
+    with JsonLog(path) as log:
+        dls = DataLoaders.from_hf_dd(_load(data, data_dir), batch_size=batch_size)
+        subs: list[Subscriber[object]] = [EarlyStopping(patience=patience)] if patience is not None else []
+        learner = Learner(
+            _model(*_sizes(dls), hidden, seed),
+            dls,
+            torch.nn.functional.cross_entropy,
+            accuracy,
+            torch.optim.SGD,
+            lr,
+            subs,
+            sinks=[log],
+            device=where,
+        )
+        try:
+            outcome = learner.fit(epochs, seed=seed, print_stats=not quiet)
+        except KeyboardInterrupt:
+            click.echo(f"interrupted; log: {path}", err=True)
+            raise SystemExit(130) from None
+    _tell(outcome, path)
+
+
+def _tell(outcome: Outcome, path: Path) -> None:
+    from nntrain.verdicts import Cancelled
+
+    if isinstance(outcome, Cancelled):
+        click.echo(f"stopped by {outcome.by}: {outcome.verdict.reason}")
+    click.echo(f"log: {path}")
+
+
+def _check_data(data: str, data_dir: Path | None) -> None:
+    if data not in {"digits", "fashion-mnist"} and not Path(data).is_dir():
+        raise click.BadParameter(
+            f"{data!r} is neither 'digits' nor 'fashion-mnist' nor a folder written by DatasetDict.save_to_disk.",
+            param_hint="--data",
+        )
+    if data_dir is not None and data != "fashion-mnist":
+        raise click.BadParameter(f"it is for --data fashion-mnist, not for {data!r}.", param_hint="--data-dir")
+
+
+def _load(data: str, data_dir: Path | None) -> DatasetDict:
+    from nntrain.data import load_digits, load_fashion_mnist, load_saved
+
+    if data == "digits":
+        return load_digits()
+    if data == "fashion-mnist":
+        return load_fashion_mnist(data_dir)
+    return load_saved(Path(data))
+
+
+def _device(device: Literal["auto", "cpu", "cuda"]) -> str:
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.BadParameter("torch sees no CUDA device here; use cpu or auto.", param_hint="--device")
+    return device
+
+
+def _sizes(dls: DataLoaders[tuple[torch.Tensor, torch.Tensor]]) -> tuple[int, int]:
+    """Give the width of the inputs and the number of classes."""
+    from nntrain.data.hf import HFLoader
+
+    inputs, _ = next(iter(dls.train))
+    if not isinstance(dls.train, HFLoader):
+        raise TypeError(type(dls.train).__name__)
+    labels = dls.train.dataset.features[dls.train.label]
+    classes = getattr(labels, "num_classes", None)
+    return inputs.shape[1], classes if classes is not None else 1 + max(dls.train.dataset[dls.train.label])
+
+
+def _model(inputs: int, classes: int, hidden: int, seed: int) -> torch.nn.Module:
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return torch.nn.Sequential(torch.nn.Linear(inputs, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, classes))

@@ -1,0 +1,30 @@
+"""What all tests share: the devices they run on, and how much Hypothesis tries."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+# One thread: tiny tensors gain nothing from more, and two test runs on one machine do not slow each other down.
+torch.set_num_threads(1)
+
+settings.register_profile(
+    "nntrain",
+    max_examples=50,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("sweep", settings.get_profile("nntrain"), max_examples=500)
+# pytest --hypothesis-profile=sweep tries ten times as much.
+settings.load_profile("nntrain")
+
+
+@pytest.fixture(scope="session", params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device that nntrain runs on; CUDA is skipped, visibly, where there is none."""
+    name = str(request.param)
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
+    return torch.device(name)

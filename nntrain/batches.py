@@ -46,8 +46,12 @@ def mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 def moved(batch: Tree, device: torch.device) -> Tree:
     """Move every tensor of a batch to `device`; a batch that is there already is given back as it is."""
-    if isinstance(batch, tuple) and all(isinstance(item, Tensor) and item.device == device for item in batch):
-        return batch
+    if isinstance(batch, tuple):
+        for item in batch:
+            if not isinstance(item, Tensor) or item.device != device:
+                break
+        else:
+            return batch
 
     def move(tensor: Tensor) -> Tensor:
         return tensor if tensor.device == device else tensor.to(device, non_blocking=True)
@@ -58,11 +62,15 @@ def moved(batch: Tree, device: torch.device) -> Tree:
 
 def detached(tree: Any) -> Any:
     """Detach every tensor of a tree from the graph."""
+    if isinstance(tree, Tensor):
+        return tree.detach()
     return mapped(tree, Tensor.detach)
 
 
 def sample_count(batch: object) -> int:
     """Count the samples of a batch: the first dimension of its first tensor that has one."""
+    if isinstance(batch, tuple) and batch and isinstance(batch[0], Tensor) and batch[0].ndim:
+        return batch[0].shape[0]
     found = _first_length(batch)
     if found is None:
         raise DataError(f"The batch ({described(batch)}) has no tensor with a batch dimension to count samples by.")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from nntrain.batches import Unpacked, described, detached, moved, sample_count
@@ -20,7 +21,7 @@ from nntrain.errors import ConfigError, DataError, LossError, MetricError, remem
 from nntrain.events import BatchOutput, Listener, Published, publish
 from nntrain.loaders import Stream
 from nntrain.randomness import generators, kept, seed_all
-from nntrain.records import EpochStats, FrozenMapping, History, Phase, Place, Progress, Sums, TrainState
+from nntrain.records import EpochStats, FrozenMapping, History, Key, Phase, Place, Progress, Sums, TrainState
 from nntrain.transitions import Audience, RunInfo, Transition
 from nntrain.verdicts import Cancel, Event
 from nntrain.workspace import Turn, Workspace
@@ -55,6 +56,7 @@ TABLE: Final[dict[Place, dict[Cause, Place]]] = {
 
 # What a key is folded with, so that different uses draw different numbers.
 _NOISE, _EVAL_NOISE, _EVENTS = 1, 2, 3
+_BITS: Final = (1 << 63) - 1
 _PHASES: Final[dict[Phase, int]] = {"train": 0, "eval": 1}
 _PLACES: Final[dict[Place, int]] = {place: number for number, place in enumerate(TABLE)}
 
@@ -94,6 +96,8 @@ class Machine(Generic[Batch]):
     def __post_init__(self) -> None:
         self._generators = generators(self.workspace.device)
         self._training: bool | None = None
+        self._noise_key: Key | None = None
+        self._noise = (0, 0)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -158,15 +162,16 @@ class Machine(Generic[Batch]):
     ) -> Step:
         began = time.perf_counter()
         state = cell.pop()
+        workspace, heard_by = self.workspace, self.heard_by
         try:
             found = given if given is not None else self._next_batch(state)
             if found is None:
                 finished, stats = self._finish_phase(state)
             else:
-                batch = moved(found[0], self.workspace.device)
-                asked = self._ask_before(state, batch)
+                batch = moved(found[0], workspace.device)
+                asked = self._ask_before(state, batch) if heard_by["before_batch"] else Published(state)
                 if asked.verdict is None:
-                    self.workspace.ready(asked.state.tensors)
+                    workspace.ready(asked.state.tensors)
                     output, after = self._body(asked.state, batch, began)
         except BaseException as error:
             self._failed(error, state, progress, audience)
@@ -177,37 +182,41 @@ class Machine(Generic[Batch]):
             return step
         if asked.verdict is not None:
             return self._cancelled(asked, "before_batch", progress, audience)
-        # From here on only `cell` holds the state before, so that `_commit` can let it go.
-        keep = self.workspace.needs_closure or asked.state.tensors is not state.tensors
+        # From here on only `cell` holds the state before, so that it can be let go before the optimizer writes.
+        keep = workspace.needs_closure or asked.state.tensors is not state.tensors
         cell.append(state)
         del state, asked
-        answered = self._ask_after(cell[0], after, batch, output, audience)
-        del after
-        self._commit(cell, answered.state, keep, audience)
-        if answered.verdict is not None:
-            return self._cancelled(answered, "after_batch", progress, audience)
-        step = Step(answered.state, event="after_batch")
+        verdict, by = None, ""
+        if heard_by["after_batch"]:
+            after, verdict, by = self._ask_after(cell[0], after, batch, output, audience)
+        if not keep:
+            parts = _parts(cell.pop())
+        try:
+            workspace.commit(after.tensors)
+        except BaseException as error:
+            if not keep:
+                cell.extend(self._revived(parts))
+            self._failed(error, cell[0] if cell else None, progress, audience)
+            raise
+        cell.clear()
+        if verdict is not None:
+            return self._cancelled(Published(after, verdict, by), "after_batch", progress, audience)
+        step = Step(after, event="after_batch")
         if audience.at("batch"):
             self._tell(audience, progress, step, output=output)
         return step
 
     def _ask_before(self, state: TrainState, batch: Batch) -> Published:
-        heard_by = self.heard_by["before_batch"]
-        if not heard_by:
-            return Published(state)
         place = state.progress
         self._seed(state, _EVENTS, _PLACES["batch"], place.epoch, _PHASES[place.phase], place.batch)
-        return publish("before_batch", heard_by, state, batch)
+        return publish("before_batch", self.heard_by["before_batch"], state, batch)
 
     def _ask_after(
         self, before: TrainState, after: TrainState, batch: Batch, output: BatchOutput, audience: Audience
     ) -> Published:
         """Publish `after_batch`, while the optimizer's write is pending; drop the write if it is not wanted."""
-        heard_by = self.heard_by["after_batch"]
-        if not heard_by:
-            return Published(after)
         try:
-            answered = publish("after_batch", heard_by, after, batch, output)
+            answered = publish("after_batch", self.heard_by["after_batch"], after, batch, output)
         except BaseException as error:
             del after
             self.workspace.abandon()
@@ -219,22 +228,13 @@ class Machine(Generic[Batch]):
             self.workspace.abandon()
         return answered
 
-    def _commit(self, cell: list[TrainState], after: TrainState, keep: bool, audience: Audience) -> None:
-        """Let the optimizer write. The state before, in `cell`, is let go first, unless it is to be kept."""
-        progress = cell[0].progress
-        rest = {name: value for name, value in cell[0].__dict__.items() if name != "tensors"}
-        if not keep:
-            cell.clear()
-        try:
-            self.workspace.commit(after.tensors)
-        except BaseException as error:
-            if not cell:
-                revived = self.workspace.revived()
-                if revived is not None:
-                    cell.append(TrainState(tensors=revived, **rest))
-            self._failed(error, cell[0] if cell else None, progress, audience)
-            raise
-        cell.clear()
+    def _revived(self, parts: _Parts) -> list[TrainState]:
+        """After a write that failed: the state before, where the optimizer had not touched its tensors yet."""
+        tensors = self.workspace.revived()
+        if tensors is None:
+            return []
+        progress, sums, history, key, slots = parts
+        return [TrainState(progress=progress, tensors=tensors, sums=sums, history=history, key=key, slots=slots)]
 
     def _body(self, state: TrainState, batch: Batch, began: float) -> tuple[BatchOutput, TrainState]:
         """Forward, loss, backward and metrics; the write is pending in the state that is given back."""
@@ -258,22 +258,22 @@ class Machine(Generic[Batch]):
                     f"nntrain: raised by loss_fn; preds are {described(preds)}, the target is {described(target)}"
                 )
                 raise
-            self._check_loss(loss, train)
+            if not isinstance(loss, Tensor) or loss.ndim or (train and not loss.requires_grad):
+                self._refuse_loss(loss)
             if not outputs:
                 outputs.append(BatchOutput(loss.detach(), detached(preds)))
             return loss
 
-        if train:
-            self._seed(state, _NOISE, place.step)
-        else:
-            self._seed(state, _EVAL_NOISE, place.epoch, place.batch)
+        if state.key is not self._noise_key:
+            self._noise_key, self._noise = state.key, (state.key.derived(_NOISE), state.key.derived(_EVAL_NOISE))
+        noise = self._noise[0] + place.step if train else self._noise[1] + (place.epoch << 32) + place.batch
+        seed_all(self._generators, noise & _BITS)
         workspace.compute(forward, step=place.step if train else None)
         (output,) = outputs
         try:
-            means = (
-                output.loss,
-                *(self._measure(name, metric, output.preds, target) for name, metric in self.metrics.items()),
-            )
+            preds = output.preds
+            means: list[Tensor | float] = [output.loss]
+            means += [self._measure(name, metric, preds, target) for name, metric in self.metrics.items()]
             sums = state.sums
             after = TrainState(
                 progress=Progress(
@@ -301,18 +301,17 @@ class Machine(Generic[Batch]):
             raise
         return output, after
 
-    def _check_loss(self, loss: object, train: bool) -> None:
-        name = getattr(self.loss_fn, "__name__", type(self.loss_fn).__name__)
+    def _refuse_loss(self, loss: object) -> None:
+        name = _name(self.loss_fn)
         if not isinstance(loss, Tensor) or loss.ndim:
             given = described(loss) if isinstance(loss, Tensor) else repr(loss)[:80]
             raise LossError(
                 f"loss_fn {name} returned {given}; expected one number as a 0-dim tensor, like loss.mean()."
             )
-        if train and not loss.requires_grad:
-            raise LossError(
-                f"loss_fn {name} returned a loss without a gradient. Compute it from the model's output with torch "
-                f"operations (no .item(), .detach() or argmax on the way)."
-            )
+        raise LossError(
+            f"loss_fn {name} returned a loss without a gradient. Compute it from the model's output with torch "
+            f"operations (no .item(), .detach() or argmax on the way)."
+        )
 
     def _measure(self, name: str, metric: Metric, preds: object, target: object) -> Tensor | float:
         try:
@@ -414,6 +413,18 @@ class Machine(Generic[Batch]):
         error = KeyboardInterrupt("interrupted")
         self._failed(error, state, state.progress, audience)
         return error
+
+
+_Parts = tuple[Progress, Sums, History, Key, FrozenMapping[BaseModel]]
+
+
+def _parts(state: TrainState) -> _Parts:
+    """Give all of a state but its tensors, so that they can be let go."""
+    return state.progress, state.sums, state.history, state.key, state.slots
+
+
+def _name(function: object) -> str:
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def _with(

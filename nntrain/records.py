@@ -6,7 +6,7 @@ All are frozen pydantic models that accept no unknown field. A record is a value
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import NotImplementedType
 from typing import Any, Generic, Literal, NoReturn, TypeVar
@@ -190,15 +190,15 @@ class Totals:
 
     __slots__ = ("_values",)
 
-    def __init__(self, values: tuple[float, ...] | Tensor = ()) -> None:
+    def __init__(self, values: Sequence[float] | Tensor = ()) -> None:
         self._values = values
 
-    def add(self, means: tuple[Tensor | float, ...], samples: int, device: torch.device) -> Totals:
+    def add(self, means: list[Tensor | float], samples: int, device: torch.device) -> Totals:
         """Add one batch: `means` are the loss and each metric, means over `samples`; the sums live on `device`."""
         before = self._values
         if device.type == "cpu" and not isinstance(before, Tensor):
             terms = [float(mean) * samples for mean in means]
-            return Totals(tuple(map(float.__add__, before, terms) if before else terms))
+            return Totals([total + term for total, term in zip(before, terms, strict=True)] if before else terms)
         parts = [
             mean.to(device=device, dtype=torch.float64)
             if isinstance(mean, Tensor)

@@ -88,7 +88,8 @@ class Workspace:
         self._old_buffers: list[Tensor] = []
         self._old_versions: list[int] = []
         self._param_list = list(self.params.values())
-        self._written = self._versions()
+        self._lent: list[int] | None = None
+        """The versions of the parameters when the current value was lent, if it was."""
         self.lock = threading.RLock()
         """Held for each step and each read of live tensors."""
 
@@ -166,6 +167,8 @@ class Workspace:
             self._settle(handle)
             live = handle.source is not None
             snapshot = self._live_snapshot() if live else handle.whole()
+            if live:
+                self._lent = self._versions()
             with lent({**snapshot.params, **snapshot.buffers}) as views:
                 yield views
 
@@ -200,7 +203,7 @@ class Workspace:
         """Make the live tensors hold the handle's value, whoever's it is."""
         with self.lock:
             if self._current is not None and self._current() is handle:
-                if self._versions() != self._written:
+                if self._lent is not None and self._lent != self._versions():
                     self._lose("somebody wrote to its tensors after state.borrow() had taken them back")
                 return
             if handle.spec is not self.spec:
@@ -223,7 +226,8 @@ class Workspace:
 
         A failure puts the buffers back. Afterwards `commit` or `abandon` is due.
         """
-        self._save_buffers()
+        if self.buffers:
+            self._save_buffers()
         self._step = step
         try:
             if step is None:
@@ -232,7 +236,8 @@ class Workspace:
                 loss = self._backward(forward)
                 if self.needs_closure:
                     self._closure = self._closure_over(forward, loss.detach())
-            self._keep_identity()
+            if self.buffers:
+                self._keep_identity()
         except BaseException:
             self._undo()
             raise
@@ -294,17 +299,19 @@ class Workspace:
         self._detach()
         if self._step is not None:
             self._optimize(handle, self._step)
-        self._keep_identity()
         if self._changed_in_forward():
+            self._keep_identity()  # an optimizer that evaluates the model may have put others in their place
             self._old_versions = []
-        self._written = self._versions()
+        self._lent = None
         self._current = weakref.ref(handle)
         self._fresh_bits = None
 
     def _optimize(self, handle: Tensors, step: int) -> None:
         known = len(self.optimizer.state)
+        versions = self._versions()
         try:
-            self._set_lr(step)
+            if self._schedule is not None:
+                self._set_lr(self._schedule(step), step)
             if self._closure is not None:
                 self.optimizer.step(self._closure)  # type: ignore[arg-type] # torch: float, and gives it tensors
             else:
@@ -312,11 +319,10 @@ class Workspace:
         except BaseException as error:
             handle.source = None
             handle.lost = f"the optimizer failed while it was writing ({type(error).__name__}: {error})"
-            self._untouched = self._versions() == self._written
+            self._untouched = self._versions() == versions
             for param in list(self.optimizer.state)[known:]:
                 del self.optimizer.state[param]
             self._restore_buffers()
-            self._written = self._versions()
             raise
         finally:
             self._closure = None
@@ -349,7 +355,7 @@ class Workspace:
             current.source = None
             current.lost = reason
         self._current = None
-        self._written = self._versions()
+        self._lent = None
         raise BorrowError(f"The state's tensors are lost: {reason}. Go on from a state that was kept before.")
 
     def _load(self, handle: Tensors) -> None:
@@ -357,7 +363,7 @@ class Workspace:
         self._undo()
         handle.read(self._copy_in)
         self._old_versions = []
-        self._written = self._versions()
+        self._lent = None
         self._fresh_bits = None
 
     def _copy_in(self, snapshot: Snapshot) -> None:
@@ -381,10 +387,7 @@ class Workspace:
 
     # -- small things ---------------------------------------------------------------------------------------------
 
-    def _set_lr(self, step: int) -> None:
-        if self._schedule is None:
-            return
-        lr = self._schedule(step)
+    def _set_lr(self, lr: object, step: int) -> None:
         if isinstance(lr, bool) or not isinstance(lr, (int, float)):
             raise ConfigError(f"The lr schedule returned {lr!r} at step {step}; expected a number.")
         for group, ratio in zip(self.optimizer.param_groups, self._lr_ratios, strict=True):
@@ -398,12 +401,10 @@ class Workspace:
             param.grad = None
 
     def _versions(self) -> list[int]:
-        return [param._version for param in self.params.values()]
+        return [param._version for param in self._param_list]
 
     def _save_buffers(self) -> None:
         """Keep the buffers as they are; costs nothing where nobody wrote to them since the last time."""
-        if not self.buffers:
-            return
         versions = [live._version for live in self.buffers.values()]
         if versions == self._old_versions:
             return

@@ -72,7 +72,8 @@ class Steps(RuleBasedStateMachine):
     @rule(number=numbers, which=st.integers(0, 1))
     def advance(self, number: int, which: int) -> None:
         state = self._pick(number).state
-        if state.progress.at != "finished":
+        without_goal = state.progress.at == "before_fit" and state.progress.epochs == 0
+        if state.progress.at != "finished" and not without_goal:
             self._try(lambda: advance(self.learners[which], state))
 
     @rule(number=numbers, which=st.integers(0, 1), batch=numbers)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,6 +19,13 @@ Unpacked = tuple[tuple[Any, ...], Mapping[str, Any], Any]
 """Positional inputs of the model, keyword inputs of the model, target."""
 
 TARGET_NAMES = ("target", "targets", "label", "labels", "y")
+
+
+@runtime_checkable
+class _Named(Protocol):
+    """A named tuple."""
+
+    def _asdict(self) -> dict[str, Any]: ...
 
 
 def mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -45,15 +52,20 @@ def mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def moved(batch: Tree, device: torch.device) -> Tree:
-    """Move every tensor of a batch to `device`; a batch that is there already is given back as it is."""
+    """Move every tensor of a batch to `device`; a batch that is there already is given back as it is.
+
+    Tensors made under `torch.inference_mode` cannot be trained on, and are copied.
+    """
     if isinstance(batch, tuple):
         for item in batch:
-            if not isinstance(item, Tensor) or item.device != device:
+            if not isinstance(item, Tensor) or item.device != device or item.is_inference():
                 break
         else:
             return batch
 
     def move(tensor: Tensor) -> Tensor:
+        if tensor.is_inference():
+            tensor = tensor.clone()
         return tensor if tensor.device == device else tensor.to(device, non_blocking=True)
 
     moved_batch: Tree = mapped(batch, move)
@@ -111,8 +123,8 @@ def unpacked(batch: object) -> Unpacked:
     named: dict[str, Any]
     if isinstance(batch, Mapping):
         named = dict(batch)
-    elif hasattr(batch, "_asdict"):
-        named = batch._asdict()
+    elif isinstance(batch, _Named):
+        named = dict(batch._asdict())
     elif dataclasses.is_dataclass(batch):
         named = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
     else:

@@ -246,7 +246,7 @@ def listeners(subscribers: Sequence[object]) -> dict[Event, tuple[Listener, ...]
         order = getattr(subscriber, "order", 0)
         if not isinstance(order, int):
             raise SubscriberError(f"{name}.order is {order!r}, expected an int.")
-        heard = [event for event in EVENTS if _overrides(subscriber, event)]
+        heard: list[Event] = [event for event in EVENTS if _overrides(subscriber, event)]
         if not heard and not isinstance(subscriber, Subscriber):
             raise SubscriberError(
                 f"{name} listens to no event. Derive from Subscriber, or decorate a function with "

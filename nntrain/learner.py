@@ -16,7 +16,7 @@ from nntrain.batches import Unpacked, unpacked
 from nntrain.errors import ConfigError
 from nntrain.events import Listening, listeners, subscriber_name
 from nntrain.loaders import Stream, TrainValid, as_loader, length_of
-from nntrain.machine import Machine, Metric
+from nntrain.machine import Machine, Metric, ordinary_tensors
 from nntrain.modules import check_initialised
 from nntrain.records import Key, Progress, TrainState
 from nntrain.sinks.print_stats import PrintStats
@@ -105,15 +105,23 @@ class Learner(Generic[Batch]):
             f"subs={config['subscribers']})"
         )
 
-    @cached_property
+    @property
     def machine(self) -> Machine[Batch]:
         """The machine that steps this learner's states, with its workspace. Made when first needed."""
-        return self._make_machine(0)
+        return self._machine(0)
+
+    def _machine(self, bits: int) -> Machine[Batch]:
+        made: Machine[Batch] | None = self.__dict__.get("_made")
+        if made is None:
+            made = self.__dict__["_made"] = self._make_machine(bits)
+        return made
 
     def _make_machine(self, bits: int) -> Machine[Batch]:
         device = None if self.device is None else torch.device(self.device)
+        with ordinary_tensors():
+            workspace = Workspace(self.model, self.optim_class, self.lr, device, bits)
         return Machine(
-            workspace=Workspace(self.model, self.optim_class, self.lr, device, bits),
+            workspace=workspace,
             streams={
                 "train": Stream(as_loader(self.dls.train, "train"), 0),
                 "eval": Stream(as_loader(self.dls.valid, "valid"), 1),
@@ -137,10 +145,8 @@ class Learner(Generic[Batch]):
             raise ConfigError(f"epochs is {epochs!r}; expected a whole number of 0 or more.")
         key = Key(seed=seed)
         bits = key.derived(_FACTORY)
-        if "machine" not in self.__dict__:
-            self.__dict__["machine"] = self._make_machine(bits)
-        machine = self.machine
-        with machine.turn.taken():
+        machine = self._machine(bits)
+        with machine.turn.taken(), ordinary_tensors():
             tensors = machine.workspace.fresh(bits)
         return TrainState(progress=Progress(epochs=epochs), tensors=tensors, key=key)
 

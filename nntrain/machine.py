@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
@@ -20,7 +20,7 @@ from nntrain.batches import Unpacked, described, detached, moved, sample_count
 from nntrain.errors import ConfigError, DataError, LossError, MetricError, remember_state
 from nntrain.events import BatchOutput, Listener, Published, publish
 from nntrain.loaders import Stream
-from nntrain.randomness import generators, kept, seed_all
+from nntrain.randomness import kept, seed_all
 from nntrain.records import EpochStats, FrozenMapping, History, Key, Phase, Place, Progress, Sums, TrainState
 from nntrain.transitions import Audience, RunInfo, Transition
 from nntrain.verdicts import Cancel, Event
@@ -61,6 +61,11 @@ _PHASES: Final[dict[Phase, int]] = {"train": 0, "eval": 1}
 _PLACES: Final[dict[Place, int]] = {place: number for number, place in enumerate(TABLE)}
 
 
+def ordinary_tensors() -> AbstractContextManager[object]:
+    """Make tensors that can be trained, whatever mode the caller is in."""
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+
+
 class HasMachine(Protocol[BatchAny_co]):
     """What steps take: a `Learner`."""
 
@@ -79,6 +84,22 @@ class Step(NamedTuple):
     event: Event | None = None
 
 
+class _Exhausted(NamedTuple):
+    """A phase whose batches have run out, with its statistics if any batch counted."""
+
+    state: TrainState
+    stats: EpochStats | None
+
+
+class _Computed(NamedTuple, Generic[Batch]):
+    """A batch before the optimizer's write: `after` is pending; `keep` says whether to hold on to the state before."""
+
+    batch: Batch
+    output: BatchOutput
+    after: TrainState
+    keep: bool
+
+
 @dataclass
 class Machine(Generic[Batch]):
     """A learner, made ready to step: its workspace, its data, who listens."""
@@ -94,7 +115,7 @@ class Machine(Generic[Batch]):
     turn: Turn = field(default_factory=Turn)
 
     def __post_init__(self) -> None:
-        self._generators = generators(self.workspace.device)
+        self._generators = self.workspace.generators
         self._training: bool | None = None
         self._noise_key: Key | None = None
         self._noise = (0, 0)
@@ -105,8 +126,7 @@ class Machine(Generic[Batch]):
 
         No step depends on what the one before it left in the generators; each seeds them for itself.
         """
-        inference = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
-        with self.turn.taken(), inference, torch.no_grad(), kept(self._generators):
+        with self.turn.taken(), ordinary_tensors(), torch.no_grad(), kept(self._generators):
             yield
 
     # -- one step -------------------------------------------------------------------------------------------------
@@ -160,41 +180,33 @@ class Machine(Generic[Batch]):
     def _batch(
         self, cell: list[TrainState], progress: Progress, audience: Audience, given: tuple[Batch] | None
     ) -> Step:
-        began = time.perf_counter()
         state = cell.pop()
-        workspace, heard_by = self.workspace, self.heard_by
+        workspace = self.workspace
         try:
-            found = given if given is not None else self._next_batch(state)
-            if found is None:
-                finished, stats = self._finish_phase(state)
-            else:
-                batch = moved(found[0], workspace.device)
-                asked = self._ask_before(state, batch) if heard_by["before_batch"] else Published(state)
-                if asked.verdict is None:
-                    workspace.ready(asked.state.tensors)
-                    output, after = self._body(asked.state, batch, began)
+            came_to = self._compute(state, given)
         except BaseException as error:
             self._failed(error, state, progress, audience)
             raise
-        if found is None:
-            step = Step(finished)
-            self._tell(audience, progress, step, stats=stats)
+        if isinstance(came_to, _Exhausted):
+            step = Step(came_to.state)
+            self._tell(audience, progress, step, stats=came_to.stats)
             return step
-        if asked.verdict is not None:
-            return self._cancelled(asked, "before_batch", progress, audience)
+        if isinstance(came_to, Published):
+            return self._cancelled(came_to, "before_batch", progress, audience)
+        batch, output, after, keep = came_to
         # From here on only `cell` holds the state before, so that it can be let go before the optimizer writes.
-        keep = workspace.needs_closure or asked.state.tensors is not state.tensors
         cell.append(state)
-        del state, asked
+        del state, came_to
         verdict, by = None, ""
-        if heard_by["after_batch"]:
+        if self.heard_by["after_batch"]:
             after, verdict, by = self._ask_after(cell[0], after, batch, output, audience)
+        parts = _parts(cell[0])
         if not keep:
-            parts = _parts(cell.pop())
+            cell.clear()
         try:
             workspace.commit(after.tensors)
         except BaseException as error:
-            if not keep:
+            if not cell:
                 cell.extend(self._revived(parts))
             self._failed(error, cell[0] if cell else None, progress, audience)
             raise
@@ -205,6 +217,24 @@ class Machine(Generic[Batch]):
         if audience.at("batch"):
             self._tell(audience, progress, step, output=output)
         return step
+
+    def _compute(self, state: TrainState, given: tuple[Batch] | None) -> _Exhausted | Published | _Computed[Batch]:
+        """Take a batch as far as the optimizer's write: or find no batch left, or a verdict in `before_batch`."""
+        began = time.perf_counter()
+        found = given if given is not None else self._next_batch(state)
+        if found is None:
+            return self._finish_phase(state)
+        batch = moved(found[0], self.workspace.device)
+        resumed = state
+        if self.heard_by["before_batch"]:
+            asked = self._ask_before(state, batch)
+            if asked.verdict is not None:
+                return asked
+            resumed = asked.state
+        self.workspace.ready(resumed.tensors)
+        output, after = self._body(resumed, batch, began)
+        # Where another value was brought in, the state before has a copy of its own, and is kept in case of a failure.
+        return _Computed(batch, output, after, self.workspace.needs_closure or resumed.tensors is not state.tensors)
 
     def _ask_before(self, state: TrainState, batch: Batch) -> Published:
         place = state.progress
@@ -340,12 +370,12 @@ class Machine(Generic[Batch]):
         self._tell(audience, progress, step)
         return step
 
-    def _finish_phase(self, state: TrainState) -> tuple[TrainState, EpochStats | None]:
+    def _finish_phase(self, state: TrainState) -> _Exhausted:
         """Take the phase's means, once its batches are exhausted; a phase without a finished batch has none."""
         sums, place = state.sums, state.progress
         after = moved_to(state, at="after_epoch")
         if not sums.batches:
-            return after, None
+            return _Exhausted(after, None)
         loss, *metrics = (total / sums.samples for total in sums.totals.tolist())
         stats = EpochStats(
             epoch=place.epoch,
@@ -356,7 +386,7 @@ class Machine(Generic[Batch]):
             batches=sums.batches,
             seconds=sums.seconds,
         )
-        return _with(after, history=History((*state.history, stats))), stats
+        return _Exhausted(_with(after, history=History((*state.history, stats))), stats)
 
     # -- small things ---------------------------------------------------------------------------------------------
 

@@ -328,13 +328,13 @@ class TrainState(Record, frozen=True):
 
     def get(self, slot: Slot[RecordT]) -> RecordT:
         """Give what is kept under `slot`, or its default."""
-        found = self.slots.get(slot.name, slot.default)
-        if not isinstance(found, slot.record):
-            raise ConfigError(
-                f"Slot {slot.name!r} holds a {type(found).__name__}, but was asked for as {slot.record.__name__}: "
-                f"two subscribers use one name. Give one of them another."
-            )
-        return found
+        found: object = self.slots.get(slot.name, slot.default)
+        if isinstance(found, slot.record):
+            return found  # pyright: ignore[reportReturnType] # narrowed to the bound; mypy sees the RecordT
+        raise ConfigError(
+            f"Slot {slot.name!r} holds a {type(found).__name__}, but was asked for as {slot.record.__name__}: "
+            f"two subscribers use one name. Give one of them another."
+        )
 
     def put(self, slot: Slot[RecordT], value: RecordT) -> TrainState:
         """Give a state that keeps `value` under `slot`."""

@@ -36,6 +36,7 @@ from nntrain.bits import same_bits
 from nntrain.borrowing import lent
 from nntrain.errors import BorrowError, BusyError, ConfigError, StateError
 from nntrain.modules import make_module
+from nntrain.randomness import generators, kept
 from nntrain.tensors import ModelSource, OptimState, Snapshot, Spec, Tensors, copied, copied_snapshot
 
 Read = TypeVar("Read")
@@ -75,6 +76,8 @@ class Workspace:
                 "The model has no parameter that requires a gradient, so there is nothing to train. "
                 "Unfreeze one (param.requires_grad_(True)), or pass a model with parameters."
             )
+        self.generators = generators(self.device)
+        """torch's global generators that a step draws from."""
         self._buffer_homes = _homes(self.module, self.buffers)
         self._schedule = lr if callable(lr) else None
         self._make_optimizer(optim_class, lr)
@@ -203,7 +206,7 @@ class Workspace:
         """Make the live tensors hold the handle's value, whoever's it is."""
         with self.lock:
             if self._current is not None and self._current() is handle:
-                if self._lent is not None and self._lent != self._versions():
+                if handle.source is self and self._lent is not None and self._lent != self._versions():
                     self._lose("somebody wrote to its tensors after state.borrow() had taken them back")
                 return
             if handle.spec is not self.spec:
@@ -252,9 +255,13 @@ class Workspace:
     def _closure_over(self, forward: Callable[[], Tensor], first_loss: Tensor) -> Callable[[], Tensor]:
         """Give the closure for optimizers that evaluate several times; the first evaluation is made already."""
         first = [first_loss]
+        noise = [source.get_state() for source in self.generators]
 
         def closure() -> Tensor:
             if first:
+                # Whoever drew numbers since the first evaluation must not change the ones that follow.
+                for source, state in zip(self.generators, noise, strict=True):
+                    source.set_state(state)
                 return first.pop()
             self._clear_gradients()
             return self._backward(forward)
@@ -313,7 +320,8 @@ class Workspace:
             if self._schedule is not None:
                 self._set_lr(self._schedule(step), step)
             if self._closure is not None:
-                self.optimizer.step(self._closure)  # type: ignore[arg-type] # torch: float, and gives it tensors
+                with kept(self.generators):
+                    self.optimizer.step(self._closure)  # type: ignore[arg-type] # torch: float, and gives it tensors
             else:
                 self.optimizer.step()
         except BaseException as error:
@@ -337,7 +345,7 @@ class Workspace:
     def _detach(self) -> None:
         """Give the current handle, if anybody holds it, a copy of its own."""
         current = self._current() if self._current is not None else None
-        if current is not None and current.source is not None:
+        if current is not None and current.source is self:
             self._give_copy(current)
         self._current = None
 
@@ -373,7 +381,7 @@ class Workspace:
             ]
             pairs += [(self.buffers[name], tensor) for name, tensor in snapshot.buffers.items()]
             if pairs:
-                torch._foreach_copy_([live for live, _ in pairs], [theirs.detach() for _, theirs in pairs])
+                _copy_all([live for live, _ in pairs], [theirs.detach() for _, theirs in pairs])
             optim = snapshot.optim if snapshot.optim.kind == self._kind else self._fresh_optim
             for name, param in self.params.items():
                 kept = optim.state.get(name)
@@ -410,7 +418,7 @@ class Workspace:
             return
         live = [buffer.detach() for buffer in self.buffers.values()]
         if self._old_buffers:
-            torch._foreach_copy_(self._old_buffers, live)
+            _copy_all(self._old_buffers, live)
         else:
             self._old_buffers = [copied(buffer) for buffer in live]
         self._old_versions = versions
@@ -441,7 +449,7 @@ class Workspace:
             home._buffers[key] = self.buffers[name]
         if self._changed_in_forward():
             with torch.no_grad():
-                torch._foreach_copy_([live.detach() for live in self.buffers.values()], self._old_buffers)
+                _copy_all([live.detach() for live in self.buffers.values()], self._old_buffers)
             self._old_versions = [live._version for live in self.buffers.values()]
 
 
@@ -451,6 +459,11 @@ def _spec_of(params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], device
         {name: (tensor.shape, tensor.dtype) for name, tensor in buffers.items()},
         device,
     )
+
+
+def _copy_all(to: list[Tensor], values: list[Tensor]) -> None:
+    """Copy many tensors at once: one kernel launch for all where the device has one."""
+    torch._foreach_copy_(to, values)  # pyright: ignore[reportPrivateImportUsage] # torch's only fused copy
 
 
 def _homes(module: nn.Module, buffers: Mapping[str, Tensor]) -> list[tuple[nn.Module, str, str]]:

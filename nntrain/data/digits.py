@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from datasets.dataset_dict import DatasetDict
 
 TEST_EVERY: Final = 5
-"""Of each digit every fifth image of the file, from its first on, is in the test split."""
+"""Of each digit every fifth image of the file, from its first, is in the test split."""
 
 
 def load_digits() -> DatasetDict:
     """Load the embedded digits: splits train (1,433) and test (364), columns image and label.
 
     Images are 8 by 8, 8-bit greyscale PNG. The source counts from 0 to 16; a count v becomes
-    round(255 * v / 16), halves up. The test split is every fifth image of each digit, in the order of the source, so that
-    the same writers are in both; judged by other writers, the last of the source, a model does worse by a few per cent.
+    round(255 * v / 16), halves up. The test split is every fifth image of each digit, in the order of the source, so
+    that the same writers are in both; by writers of its own, the last of the source, a model is judged worse.
 
     It needs no network and writes no file.
     """

@@ -14,10 +14,11 @@ from typing import Final, NamedTuple
 
 import torch
 from hypothesis import strategies as st
+from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from nntrain import Learner, Sink, Subscriber, TrainState, accuracy, advance
+from nntrain import BatchOutput, Learner, Sink, Slot, Subscriber, TrainState, accuracy, advance
 from nntrain.bits import same_bits
 from nntrain.records import Key
 
@@ -200,6 +201,46 @@ def setups(
         valid=full.flatmap(sizes),
         data_seed=st.integers(0, 1000),
     )
+
+
+class Rolled(BaseModel, frozen=True):
+    """The sum of what was drawn."""
+
+    total: float = 0.0
+
+
+ROLLED: Final = Slot("laws.rolled", Rolled, default=Rolled())
+
+
+class Rolls(Subscriber[Batch]):
+    """Draws a number from torch's generator at each event, and keeps the sum: pure, since the state's key rules it."""
+
+    def _roll(self, state: TrainState) -> TrainState:
+        return state.put(ROLLED, Rolled(total=2 * state.get(ROLLED).total + torch.rand(()).item()))
+
+    def before_fit(self, state: TrainState) -> TrainState:
+        """Draw."""
+        return self._roll(state)
+
+    def after_fit(self, state: TrainState) -> TrainState:
+        """Draw."""
+        return self._roll(state)
+
+    def before_epoch(self, state: TrainState) -> TrainState:
+        """Draw."""
+        return self._roll(state)
+
+    def after_epoch(self, state: TrainState) -> TrainState:
+        """Draw."""
+        return self._roll(state)
+
+    def before_batch(self, state: TrainState, batch: Batch) -> TrainState:
+        """Draw."""
+        return self._roll(state)
+
+    def after_batch(self, state: TrainState, batch: Batch, output: BatchOutput) -> TrainState:
+        """Draw."""
+        return self._roll(state)
 
 
 class Kept:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nntrain import Learner, Outcome, TrainState, advance, batch_step, epoch_step, fit_step
-from tests.laws.strategies import Batch, Setup, finish, setups
+from tests.laws.strategies import Batch, Rolls, Setup, finish, setups
 
 Step = Callable[[Learner[Batch], TrainState, Batch], Outcome]
 STEPS: Final[dict[str, Step]] = {
@@ -40,7 +40,7 @@ def stir() -> None:
 def test_the_same_step_twice(
     device: torch.device, setup: Setup, seed: int, ahead: int, *, kind: str, which: int
 ) -> None:
-    learner, other = setup.learner(device=device), setup.learner(device=device)
+    learner, other = setup.learner([Rolls()], device=device), setup.learner([Rolls()], device=device)
     state = learner.init(seed, epochs=2)
     for _ in range(ahead):
         if state.progress.at != "finished":

@@ -31,7 +31,7 @@ from nntrain import (
     fit_step,
 )
 from nntrain.events import AnswerBatch, BatchOutput
-from tests.laws.strategies import CPU, Batch, KeyedLoader, KeyedLoaders, Setup, setups
+from tests.laws.strategies import CPU, Batch, KeyedLoader, KeyedLoaders, Rolls, Setup, setups
 
 
 class Tally(BaseModel, frozen=True):
@@ -81,7 +81,7 @@ class Run:
 
     def learner(self, told: list[Transition]) -> Learner[Batch]:
         """Make a new learner; `told` keeps all its transitions."""
-        subs: list[Subscriber[Batch]] = [SkipEveryThird()]
+        subs: list[Subscriber[Batch]] = [SkipEveryThird(), Rolls()]
         if self.stopping:
             subs.append(EarlyStopping(monitor="loss", patience=1, min_delta=0.05))
         learner = self.setup.learner(subs, [told.append])

@@ -194,6 +194,6 @@ def test_the_counter_counts() -> None:
     with CountCopies() as copies:
         weight.clone()
         weight.copy_(other)
-        torch._foreach_copy_([weight, other], [other, weight])
+        torch._foreach_copy_([weight, other], [other, weight])  # pyright: ignore[reportPrivateImportUsage] # torch's own name
         torch.zeros(3).clone()
     assert copies.count == 4

@@ -40,6 +40,8 @@ from tests.laws.faults import POINTS, BlownError, Fused
 from tests.laws.strategies import CPU, Batch, Setup, finish, setups
 from tests.laws.test_law_04_resume import TorchLoaders
 
+torch.optim.SGD([torch.zeros(1)], lr=0.1)  # torch imports its compiler with the first optimizer, which sets filters
+
 
 def world() -> dict[str, object]:
     """Give all that belongs to the caller's process and not to a training."""

@@ -1,0 +1,104 @@
+"""Every optimizer that torch exports: the hand-written loop's bits, and values kept, copied and gone back to."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nntrain import DataLoaders, Learner, accuracy, advance, fit_step
+
+CLASSES = sorted(
+    (
+        one
+        for one in vars(torch.optim).values()
+        if isinstance(one, type) and issubclass(one, torch.optim.Optimizer) and one is not torch.optim.Optimizer
+    ),
+    key=lambda one: one.__name__,
+)
+SOURCE = torch.Generator().manual_seed(0)
+WORDS = [
+    (torch.randint(0, 9, (n, 3), generator=SOURCE), torch.randint(0, 3, (n,), generator=SOURCE)) for n in (8, 8, 5)
+]
+
+
+class Words(nn.Module):
+    """An embedding and a linear layer without bias: every parameter has two dimensions."""
+
+    def __init__(self, sparse: bool) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(9, 4, sparse=sparse)
+        self.head = nn.Linear(4, 3, bias=False)
+        if sparse:
+            self.head.requires_grad_(False)
+
+    def forward(self, words: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.embed(words).mean(1))
+        return scores
+
+
+def made(optim_class: type[torch.optim.Optimizer]) -> tuple[nn.Module, Callable[..., torch.optim.Optimizer]]:
+    """Make a model that the optimizer can train, and the optimizer's factory."""
+    sparse = optim_class is torch.optim.SparseAdam
+    torch.manual_seed(0)
+
+    def make(params: Any, *, lr: float) -> torch.optim.Optimizer:
+        trained = [one for one in params if one.requires_grad]
+        options: dict[str, Any] = {"momentum": 0.9} if optim_class is torch.optim.SGD else {}
+        return optim_class(trained, lr=lr, **options)  # type: ignore[call-arg] # every class takes lr
+
+    return Words(sparse), make
+
+
+def learner_of(optim_class: type[torch.optim.Optimizer]) -> Learner[tuple[Tensor, Tensor]]:
+    model, make = made(optim_class)
+    return Learner(model, DataLoaders(WORDS, WORDS[:1]), nn.functional.cross_entropy, accuracy, make, 0.05)
+
+
+def test_there_are_the_classes_we_know() -> None:
+    assert {"SGD", "AdamW", "LBFGS", "SparseAdam", "Rprop"} <= {one.__name__ for one in CLASSES}
+
+
+@pytest.mark.parametrize("optim_class", CLASSES, ids=lambda one: one.__name__)
+def test_it_ends_with_the_bits_of_the_hand_written_loop(optim_class: type[torch.optim.Optimizer]) -> None:
+    model, make = made(optim_class)
+    learner = learner_of(optim_class)
+    optimizer = make(list(model.parameters()), lr=0.05)
+    for _ in range(3):
+        for words, target in WORDS:
+
+            def closure(words: Tensor = words, target: Tensor = target) -> Tensor:
+                optimizer.zero_grad()
+                loss = nn.functional.cross_entropy(model(words), target)
+                loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+                return loss
+
+            if optim_class is torch.optim.LBFGS:
+                optimizer.step(closure)  # type: ignore[arg-type] # torch's own documentation returns the tensor
+            else:
+                closure()
+                optimizer.step()
+    trained = learner.fit(3, print_stats=False).state
+    for name, param in model.named_parameters():
+        assert torch.equal(trained.params[name], param.detach()), name
+        assert param.requires_grad is not torch.equal(trained.params[name], learner.init().params[name])
+
+
+@pytest.mark.parametrize("optim_class", CLASSES, ids=lambda one: one.__name__)
+def test_a_kept_state_can_be_gone_on_from_anywhere(optim_class: type[torch.optim.Optimizer]) -> None:
+    learner = learner_of(optim_class)
+    straight = learner.fit(2, print_stats=False).state
+    kept = learner.init(epochs=2)
+    fresh = copy.deepcopy(kept)
+    while kept.progress.step < 2:
+        kept = advance(learner, kept).state
+    twin = copy.deepcopy(kept)
+    assert fit_step(learner, kept).state == straight
+    assert fit_step(learner_of(optim_class), twin).state == straight
+    assert kept == twin
+    # Back to before the first step: no moments are left over.
+    assert fit_step(learner, fresh, 2).state == straight

@@ -1,0 +1,456 @@
+"""The workspace: what modules do with their tensors, faults at any batch, lending, and handing states on."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nntrain import (
+    BatchOutput,
+    CancelBatch,
+    DataLoaders,
+    Learner,
+    Subscriber,
+    TrainState,
+    accuracy,
+    advance,
+    batch_step,
+    fit_step,
+    state_before,
+)
+from nntrain.errors import BorrowError, StateError
+
+Batch = tuple[Tensor, Tensor]
+SOURCE = torch.Generator().manual_seed(1)
+DATA = [(torch.randn(n, 4, generator=SOURCE), torch.randint(0, 3, (n,), generator=SOURCE)) for n in (6, 6, 3)]
+
+
+class Counting(nn.Module):
+    """Puts another tensor in a buffer's place in each forward pass, in eval too; keeps a None and a hidden buffer."""
+
+    seen: Tensor
+    hidden: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("hidden", torch.ones(2), persistent=False)
+        self.register_buffer("nothing", None)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.seen = self.seen + len(inputs)
+        self.hidden.mul_(0.5)
+        scores: Tensor = self.head(inputs)
+        return scores
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(4, 4)
+        self.other = nn.Linear(4, 4)
+        self.other.weight = self.one.weight
+        self.head = nn.Linear(4, 3)
+        self.head.bias.requires_grad_(False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.other(self.one(inputs).relu()))
+        return scores
+
+
+class Odd(nn.Module):
+    """A 0-dim parameter, and one that is not contiguous."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.weight = nn.Parameter(torch.randn(3, 4).t())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.scale * (inputs.to(self.weight.dtype) @ self.weight)
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "linear": lambda: nn.Linear(4, 3),
+    "batchnorm": lambda: nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)),
+    "dropout": lambda: nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5), nn.Linear(5, 3)),
+    "buffers": Counting,
+    "tied": Tied,
+    "odd": Odd,
+    "bf16": lambda: Odd().to(torch.bfloat16),
+    "float64": lambda: Odd().double(),
+}
+
+
+def learner_of(model: str = "batchnorm", subs: list[Subscriber[Batch]] | None = None, **more: Any) -> Learner[Batch]:
+    torch.manual_seed(0)
+    arguments: dict[str, Any] = {"loss_fn": nn.functional.cross_entropy, "optim_class": torch.optim.Adam, "lr": 0.05}
+    arguments.update(more)
+    return Learner(
+        MODELS[model](),
+        DataLoaders(DATA, DATA[1:]),
+        arguments["loss_fn"],
+        arguments.get("metric_fn", accuracy),
+        arguments["optim_class"],
+        arguments["lr"],
+        subs or [],
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_any_module_kept_anywhere_continues_to_the_same_bits(name: str) -> None:
+    learner = learner_of(name)
+    straight = learner.fit(2, print_stats=False).state
+    state, kept = learner.init(epochs=2), []
+    while state.progress.at != "finished":
+        kept.append((state, copy.deepcopy(state)))
+        state = advance(learner, state).state
+    assert state == straight
+    other = learner_of(name)
+    for one, twin in kept:
+        assert one == twin
+        assert fit_step(other, twin).state == straight
+    assert all(one == twin for one, twin in kept)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_to_module_gives_the_state_as_a_module_of_its_own(name: str) -> None:
+    state = learner_of(name).fit(1, print_stats=False).state
+    twin = copy.deepcopy(state)
+    module = state.to_module()
+    assert {key for key, _ in module.named_parameters()} == set(state.params)
+    for key, param in module.named_parameters():
+        assert torch.equal(param, state.params[key])
+        assert param.grad is None
+    for key, buffer in module.named_buffers():
+        assert torch.equal(buffer, state.buffers[key])
+    with torch.no_grad():
+        for param in module.parameters():
+            param.zero_()
+    assert state == twin
+
+
+def test_buffers_that_the_model_replaces_are_counted_in_both_phases() -> None:
+    state = learner_of("buffers").fit(1, print_stats=False).state
+    assert state.buffers["seen"] == 15 + 9
+    assert state.buffers["hidden"].tolist() == [0.5**5] * 2
+
+
+def test_tied_weights_stay_tied_and_frozen_ones_stay() -> None:
+    learner = learner_of("tied")
+    state = learner.fit(2, print_stats=False).state
+    module = state.to_module()
+    assert isinstance(module, Tied)
+    assert module.one.weight is module.other.weight
+    assert torch.equal(state.params["head.bias"], learner.init().params["head.bias"])
+    assert not torch.equal(state.params["one.weight"], learner.init().params["one.weight"])
+
+
+def test_dropout_comes_from_the_key() -> None:
+    learner = learner_of("dropout")
+    assert learner.fit(1, 3, print_stats=False).state == learner.fit(1, 3, print_stats=False).state
+    one, other = (learner.fit(1, seed, print_stats=False).state.params["0.weight"] for seed in (3, 4))
+    assert not torch.equal(one, other)
+
+
+def groups(params: Any, *, lr: float) -> torch.optim.Optimizer:
+    first, *rest = params
+    return torch.optim.SGD([{"params": [first], "lr": lr * 0.1}, {"params": rest}], lr=lr)
+
+
+@pytest.mark.parametrize("warmup", [False, True])
+def test_a_schedule_scales_every_group(warmup: bool) -> None:
+    def schedule(step: int) -> float:
+        return 0.1 * step if warmup else 0.1 / (step + 1)
+
+    learner = learner_of("linear", optim_class=groups, lr=schedule)
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    for step, (inputs, target) in enumerate(DATA):
+        optimizer = groups(list(model.parameters()), lr=schedule(step))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), target).backward()  # type: ignore[no-untyped-call] # torch's
+        optimizer.step()
+    state = learner.fit(1, print_stats=False).state
+    torch.testing.assert_close(state.params["weight"], model.weight.detach())
+    torch.testing.assert_close(state.params["bias"], model.bias.detach())
+
+
+class Fuse:
+    """Raises at its call number `at`, once."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def burn(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise OSError("blown")
+
+
+class Faulty(Subscriber[Batch]):
+    def __init__(self, event: str, fuse: Fuse) -> None:
+        self.event, self.fuse = event, fuse
+
+    def before_epoch(self, state: TrainState) -> TrainState:
+        return self._meet("before_epoch", state)
+
+    def after_epoch(self, state: TrainState) -> TrainState:
+        return self._meet("after_epoch", state)
+
+    def before_batch(self, state: TrainState, batch: Batch) -> TrainState:
+        return self._meet("before_batch", state)
+
+    def after_batch(self, state: TrainState, batch: Batch, output: BatchOutput) -> TrainState:
+        if self.event == "after reading":
+            assert state.params
+        return self._meet("after_batch" if self.event != "after reading" else self.event, state)
+
+    def _meet(self, event: str, state: TrainState) -> TrainState:
+        if event == self.event:
+            self.fuse.burn()
+        return state
+
+
+class FaultyAdam(torch.optim.Adam):
+    fuse = Fuse(0)
+
+    def step(self, closure: Any = None) -> Any:
+        FaultyAdam.fuse.burn()
+        return super().step(closure)
+
+
+PLACES = ["model", "loss", "metric", "optimizer", "lr", "before_epoch", "after_epoch", "before_batch", "after_batch"]
+
+
+@pytest.mark.parametrize("at", [1, 2, 4])
+@pytest.mark.parametrize("place", [*PLACES, "after reading"])
+@pytest.mark.parametrize("optim_class", [torch.optim.Adam, torch.optim.LBFGS])
+def test_a_fault_anywhere_leaves_the_state_before_whole(place: str, at: int, optim_class: type) -> None:
+    if optim_class is torch.optim.LBFGS and place == "optimizer":
+        optim_class = torch.optim.Adam
+    fuse = Fuse(at)
+    sound = learner_of(optim_class=optim_class)
+    more: dict[str, Any] = {"optim_class": optim_class}
+    subs: list[Subscriber[Batch]] = []
+
+    def loss_fn(preds: Tensor, target: Tensor) -> Tensor:
+        if place == "loss":
+            fuse.burn()
+        return nn.functional.cross_entropy(preds, target)
+
+    def metric_fn(preds: Tensor, target: Tensor) -> Tensor:
+        if place == "metric":
+            fuse.burn()
+        return accuracy(preds, target)
+
+    def lr(step: int) -> float:
+        if step and place == "lr":
+            fuse.burn()
+        return 0.05
+
+    if place == "optimizer":
+        FaultyAdam.fuse = fuse
+        more["optim_class"] = FaultyAdam
+    elif place.startswith(("before", "after")):
+        subs = [Faulty(place, fuse)]
+    elif place == "lr":
+        more["lr"] = lr
+    learner = learner_of(subs=subs, loss_fn=loss_fn, metric_fn=metric_fn, **more)
+    if place == "model":
+        learner.machine.workspace.module.register_forward_pre_hook(lambda *_: fuse.burn())
+    with pytest.raises(OSError, match="blown") as caught:
+        learner.fit(2, print_stats=False)
+    assert "nntrain: in " in caught.value.__notes__[-1]
+    before = state_before(caught.value)
+    assert before is not None
+    twin = copy.deepcopy(before)
+    straight = sound.fit(2, print_stats=False).state
+    gone_on = fit_step(learner, before).state
+    assert before == twin
+    assert {name: value.tolist() for name, value in gone_on.params.items()} == {
+        name: value.tolist() for name, value in straight.params.items()
+    }
+    assert gone_on.history == straight.history
+
+
+def test_an_optimizer_that_fails_while_writing_says_that_the_value_is_lost_and_kept_states_are_whole() -> None:
+    class Torn(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            super().step(closure)
+            raise MemoryError("in the middle")
+
+    learner = learner_of(optim_class=Torn)
+    kept = learner.init()
+    twin = copy.deepcopy(kept)
+    with pytest.raises(MemoryError):
+        fit_step(learner, kept, 1)
+    assert kept == twin
+    with pytest.raises(MemoryError) as caught:
+        learner.fit(1, print_stats=False)
+    assert state_before(caught.value) is None
+    assert learner.init() == twin
+
+
+def test_an_interrupt_waits_for_the_end_of_the_step() -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    learner = learner_of()
+    calls = Fuse(3)
+
+    def press(*_: object) -> None:
+        calls.left -= 1
+        if calls.left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    hook = learner.machine.workspace.module.register_forward_pre_hook(press)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        learner.fit(2, print_stats=False)
+    hook.remove()
+    assert signal.getsignal(signal.SIGINT) is handler
+    before = state_before(caught.value)
+    assert before is not None
+    assert before.progress.step == 3
+    assert fit_step(learner, before).state == learner_of().fit(2, print_stats=False).state
+
+
+class Reader(Subscriber[Batch]):
+    def __init__(self) -> None:
+        self.seen: list[tuple[TrainState, Tensor]] = []
+
+    def after_batch(self, state: TrainState, batch: Batch, output: BatchOutput) -> TrainState:
+        self.seen.append((state, state.params["0.weight"]))
+        return state
+
+
+def test_after_batch_reads_the_new_weights_and_may_keep_the_state() -> None:
+    reader = Reader()
+    learner = learner_of(subs=[reader])
+    outcome = learner.fit(1, print_stats=False)
+    assert outcome.state == learner_of().fit(1, print_stats=False).state
+    state = learner_of().init(epochs=1)
+    steps = learner_of()
+    state = advance(steps, advance(steps, state).state).state
+    for kept, weight in reader.seen[:3]:
+        state = advance(steps, state).state
+        assert torch.equal(weight, state.params["0.weight"])
+        assert kept == state
+
+
+class BackTo(Subscriber[Batch]):
+    """Goes back to the state before the first batch, once, at batch 2."""
+
+    def __init__(self, how: str) -> None:
+        self.how, self.first, self.done = how, list[TrainState](), False
+
+    def before_batch(self, state: TrainState, batch: Batch) -> TrainState | CancelBatch:
+        if state.progress.phase == "train" and not self.first:
+            self.first.append(state)
+        if self.how == "after" or self.done or state.progress.batch != 2:
+            return state
+        self.done = True
+        return self.first[0] if self.how == "before" else CancelBatch(state=self.first[0])
+
+    def after_batch(self, state: TrainState, batch: Batch, output: BatchOutput) -> TrainState:
+        if self.how != "after" or self.done or state.progress.batch != 2:
+            return state
+        self.done = True
+        return self.first[0]
+
+
+@pytest.mark.parametrize(("how", "batches"), [("before", [2, 1, 2]), ("after", [0, 1, 2]), ("cancel", [1, 2])])
+def test_an_answer_may_go_back_to_an_older_state(how: str, batches: list[int]) -> None:
+    outcome = learner_of(subs=[BackTo(how)]).fit(1, print_stats=False)
+    plain = learner_of()
+    state = plain.init()
+    for index in batches:
+        state = batch_step(plain, state, DATA[index]).state
+    assert torch.equal(outcome.state.params["0.weight"], state.params["0.weight"])
+
+
+WRITES: dict[str, Callable[[Mapping[str, Tensor]], object]] = {
+    "in place": lambda lent: lent["0.weight"].add_(1),
+    "copy": lambda lent: lent["0.weight"].copy_(torch.zeros(5, 4)),
+    "out": lambda lent: torch.add(torch.zeros(5, 4), 1, out=lent["0.weight"]),
+    "item": lambda lent: lent["0.weight"].__setitem__(0, 1.0),
+    "view": lambda lent: lent["0.weight"].view(-1)[3:5].zero_(),
+    "detached": lambda lent: lent["0.weight"].detach().mul_(2),
+    "buffer": lambda lent: lent["1.running_mean"].fill_(1),
+    "foreach": lambda lent: torch._foreach_add_([lent["0.weight"]], 1.0),  # pyright: ignore[reportPrivateImportUsage] # torch's
+}
+
+
+@pytest.mark.parametrize("how", WRITES)
+@pytest.mark.parametrize("live", [True, False])
+def test_a_write_to_lent_tensors_is_refused_before_it_happens(how: str, live: bool) -> None:
+    learner = learner_of()
+    state = learner.init()
+    twin = copy.deepcopy(state)
+    lender = state if live else twin
+    with pytest.raises(BorrowError, match=r"state\.borrow\(\) lent for reading"), lender.borrow() as lent:
+        WRITES[how](lent)
+    assert state == twin
+    with state.borrow() as lent:
+        assert (lent["0.weight"] * 2).add_(1).shape == (5, 4)
+    assert fit_step(learner, state, 1).state == learner_of().fit(1, print_stats=False).state
+
+
+def test_a_write_after_the_block_is_told_at_the_next_step() -> None:
+    learner = learner_of()
+    state = learner.init()
+    kept = copy.deepcopy(state)
+    with state.borrow() as lent:
+        escaped = lent["0.weight"]
+    escaped.zero_()
+    with pytest.raises(BorrowError, match=r"after state\.borrow\(\) had taken them back"):
+        batch_step(learner, state, DATA[0])
+    with pytest.raises(StateError, match="lost"):
+        state.to_module()
+    assert batch_step(learner, kept, DATA[0]).state == batch_step(learner_of(), learner_of().init(), DATA[0]).state
+
+
+def test_a_state_goes_to_any_learner_that_it_fits() -> None:
+    one, other = learner_of("linear"), learner_of("linear", optim_class=torch.optim.SGD, lr=0.5)
+    state = one.fit(1, print_stats=False).state
+    twin = copy.deepcopy(state)
+    assert not torch.equal(fit_step(other, state, 1).state.params["weight"], state.params["weight"])
+    assert state == twin
+    torch.manual_seed(0)
+    wide = learner_of("linear").replace(model=nn.Linear(4, 5, bias=False))
+    with pytest.raises(StateError) as caught:
+        fit_step(wide, state, 1)
+    assert "unexpected parameter bias [3] float32" in str(caught.value)
+    assert "parameter weight is [3, 4] float32, expected [5, 4] float32" in str(caught.value)
+    with pytest.raises(StateError, match=r"missing parameter bias \[3\] float32"):
+        fit_step(one, wide.init(), 1)
+
+
+def test_a_state_is_shown_and_copied_and_never_pickled() -> None:
+    state = learner_of().init()
+    assert "\n" not in repr(state)
+    for said in ("at=before_fit", "epoch=0", "batch=0", "step=0", "parameters=53", "device=cpu"):
+        assert said in repr(state)
+    record = json.loads(state.model_dump_json())
+    assert record["tensors"]["params"]["0.weight"] == {"shape": [5, 4], "dtype": "float32"}
+    assert copy.deepcopy(state) == state
+    with pytest.raises(pickle.PicklingError, match="runs code"):
+        pickle.dumps(state)
+
+
+def test_what_is_handed_out_is_the_callers_own() -> None:
+    state = learner_of().init()
+    twin = copy.deepcopy(state)
+    state.params["0.weight"].zero_()
+    state.buffers["1.running_mean"].fill_(7)
+    assert state == twin
+    with pytest.raises(KeyError, match=r"are 0\.weight"):
+        state.params["nope"]

@@ -1,0 +1,82 @@
+"""Every code block of the README and the docs: Python blocks are run and type-checked, commands are run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from mypy import api
+
+from nntrain.machine import TABLE
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TEST_COMMAND = "uv run pytest"
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [code for found, code in FENCE.findall(page.read_text()) if found == language]
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+PYTHON = [page for page in PAGES if blocks(page, "python")]
+COMMANDS = [(page, line) for page in PAGES for block in blocks(page, "sh") for line in block.splitlines()]
+
+
+def test_there_is_something_to_run_in_every_language() -> None:
+    known = {"python", "sh", "text", "mermaid"}
+    assert {language for page in PAGES for language, _ in FENCE.findall(page.read_text())} <= known
+    assert len(PYTHON) >= 5
+
+
+@pytest.mark.parametrize("page", PYTHON, ids=name_of)
+def test_python_blocks_run_one_after_the_other(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = {"__name__": "__docs__"}
+    for block in blocks(page, "python"):
+        exec(compile(block, name_of(page), "exec"), module)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_python_blocks_are_clean_in_mypy_strict(tmp_path: Path) -> None:
+    for page in PYTHON:
+        name = re.sub(r"\W", "_", name_of(page).removesuffix(".md"))
+        (tmp_path / f"{name}.py").write_text("\n".join(blocks(page, "python")))
+    said, errors, code = api.run(["--config-file", str(ROOT / "mypy.ini"), str(tmp_path)])
+    assert code == 0, said + errors
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS, ids=lambda one: one if isinstance(one, str) else name_of(one))
+def test_commands_run(page: Path, line: str, tmp_path: Path) -> None:
+    for command in (part.strip() for part in line.split("&&")):
+        if command == "pip install uv":
+            continue  # the tool this test is run by, or stands in for
+        if command == TEST_COMMAND:
+            config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+            assert config["tool"]["pytest"]["ini_options"]["testpaths"] == ["tests", "nntrain"]
+            continue  # the very command that runs this test
+        words = shlex.split(command.removeprefix("uv run "))
+        assert words[0] == "nntrain", f"{page}: {command}"
+        subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, check=True, timeout=300)
+
+
+def diagram() -> str:
+    lines = ["stateDiagram-v2", "    [*] --> before_fit"]
+    lines += [f"    {place} --> {to}: {cause}" for place, leads in TABLE.items() for cause, to in leads.items()]
+    return "\n".join([*lines, "    finished --> [*]"]) + "\n"
+
+
+def test_the_diagram_is_the_table() -> None:
+    (drawn,) = blocks(ROOT / "docs" / "reference" / "machine.md", "mermaid")
+    assert drawn == diagram()

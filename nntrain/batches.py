@@ -81,8 +81,6 @@ def detached(tree: Any) -> Any:
 
 def sample_count(batch: object) -> int:
     """Count the samples of a batch: the first dimension of its first tensor that has one."""
-    if isinstance(batch, tuple) and batch and isinstance(batch[0], Tensor) and batch[0].ndim:
-        return batch[0].shape[0]
     found = _first_length(batch)
     if found is None:
         raise DataError(f"The batch ({described(batch)}) has no tensor with a batch dimension to count samples by.")
@@ -91,7 +89,8 @@ def sample_count(batch: object) -> int:
 
 def _first_length(tree: object) -> int | None:
     if isinstance(tree, Tensor):
-        return tree.shape[0] if tree.ndim else None
+        shape = tree.shape
+        return shape[0] if shape else None
     children: Any = ()
     if isinstance(tree, (tuple, list)):
         children = tree
@@ -113,6 +112,8 @@ def unpacked(batch: object) -> Unpacked:
     dataclass the target is the one field named target, label or y (or their plurals), else the last; a single other
     field is given to the model by position, several by name.
     """
+    if type(batch) is tuple and len(batch) == 2:
+        return batch[:1], {}, batch[1]
     if isinstance(batch, (tuple, list)) and not hasattr(batch, "_fields"):
         if len(batch) < 2:
             raise DataError(

@@ -116,6 +116,7 @@ class Machine(Generic[Batch]):
 
     def __post_init__(self) -> None:
         self._generators = self.workspace.generators
+        self._sums_device = None if self.workspace.device.type == "cpu" else self.workspace.device
         self._training: bool | None = None
         self._noise_key: Key | None = None
         self._noise = (0, 0)
@@ -303,7 +304,8 @@ class Machine(Generic[Batch]):
         try:
             preds = output.preds
             means: list[Tensor | float] = [output.loss]
-            means += [self._measure(name, metric, preds, target) for name, metric in self.metrics.items()]
+            for name, metric in self.metrics.items():
+                means.append(self._measure(name, metric, preds, target))
             sums = state.sums
             after = TrainState(
                 progress=Progress(
@@ -317,7 +319,7 @@ class Machine(Generic[Batch]):
                 ),
                 tensors=workspace.pending(state.tensors),
                 sums=Sums(
-                    totals=sums.totals.add(means, samples, workspace.device),
+                    totals=sums.totals.add(means, samples, self._sums_device),
                     samples=sums.samples + samples,
                     batches=sums.batches + 1,
                     seconds=sums.seconds + time.perf_counter() - began,

@@ -193,24 +193,31 @@ class Totals:
     def __init__(self, values: Sequence[float] | Tensor = ()) -> None:
         self._values = values
 
-    def add(self, means: list[Tensor | float], samples: int, device: torch.device) -> Totals:
-        """Add one batch: `means` are the loss and each metric, means over `samples`; the sums live on `device`."""
+    def add(self, means: Sequence[Tensor | float], samples: int, device: torch.device | None) -> Totals:
+        """Add one batch: `means` are the loss and each metric, means over `samples`.
+
+        The sums live on `device`; None keeps them as Python floats, for a device that reading waits for nothing.
+        """
         before = self._values
-        if device.type == "cpu" and not isinstance(before, Tensor):
-            terms = [float(mean) * samples for mean in means]
-            return Totals([total + term for total, term in zip(before, terms, strict=True)] if before else terms)
+        if device is None and not isinstance(before, Tensor):
+            if not before:
+                return Totals([float(mean) * samples for mean in means])
+            added = list(before)
+            for index, mean in enumerate(means):
+                added[index] += float(mean) * samples
+            return Totals(added)
         parts = [
             mean.to(device=device, dtype=torch.float64)
             if isinstance(mean, Tensor)
             else torch.tensor(mean, dtype=torch.float64, device=device)
             for mean in means
         ]
-        added = torch.stack(parts).mul_(samples)
+        summed = torch.stack(parts).mul_(samples)
         if isinstance(before, Tensor):
-            added.add_(before.to(device))
+            summed.add_(before.to(summed.device))
         elif before:
-            added.add_(torch.tensor(before, dtype=torch.float64, device=device))
-        return Totals(added)
+            summed.add_(torch.tensor(before, dtype=torch.float64, device=device))
+        return Totals(summed)
 
     def tolist(self) -> list[float]:
         """Read the sums; on a device, this waits for it."""

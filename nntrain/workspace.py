@@ -306,7 +306,7 @@ class Workspace:
         self._detach()
         if self._step is not None:
             self._optimize(handle, self._step)
-        if self._changed_in_forward():
+        if self.buffers and self._changed_in_forward():
             self._keep_identity()  # an optimizer that evaluates the model may have put others in their place
             self._old_versions = []
         self._lent = None

@@ -48,7 +48,7 @@ def fit(  # noqa: PLR0917 - click calls it by name
 
     Prints the statistics of each phase, and writes an event log of JSON lines.
     """
-    # torch and datasets take seconds to import; bad options are told before that.
+    # datasets takes seconds to import; bad options are told before that.
     _check_data(data, data_dir)
     import torch
 
@@ -79,15 +79,15 @@ def fit(  # noqa: PLR0917 - click calls it by name
         except KeyboardInterrupt:
             click.echo(f"interrupted; log: {path}", err=True)
             raise SystemExit(130) from None
-    _tell(outcome, path)
+    _tell(outcome, path, log.lost)
 
 
-def _tell(outcome: Outcome, path: Path) -> None:
+def _tell(outcome: Outcome, path: Path, lost: int) -> None:
     from nntrain.verdicts import Cancelled
 
     if isinstance(outcome, Cancelled):
         click.echo(f"stopped by {outcome.by}: {outcome.verdict.reason}")
-    click.echo(f"log: {path}")
+    click.echo(f"log: {path}" + (f" ({lost} lines lost)" if lost else ""))
 
 
 def _check_data(data: str, data_dir: Path | None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, MutableMapping
@@ -28,8 +27,9 @@ class JsonLog:
     """Append the events of a run to `path`, one JSON object a line. A sink, and a context manager.
 
     Each line is one write of a whole line with `O_APPEND`; epochs' ends and the run's end are synced to disk. Each fit
-    is a run: its own `run_id`, `seq` from 0. A line that cannot be written never ends a training: it is counted in
-    `lost`, reported once on stderr, and the next line that gets through says how many were lost.
+    is a run: its own `run_id`, `seq` from 0. A line that cannot be written is counted in `lost`, and the next line that
+    gets through says how many were lost. The log then fails as any sink does: it is reported once, and the training
+    goes on. A file that the log made itself and wrote nothing to is removed when it is closed.
 
     Raises `LogError` at once where `path` cannot be opened for writing.
     """
@@ -41,7 +41,8 @@ class JsonLog:
         self._run: tuple[str, float] | None = None
         self._seq = 0
         self._unsaid = 0
-        self._warned = False
+        self._failure: OSError | None = None
+        self._made = not self.path.exists()
         self._file: int | None = _open(self.path)
         self._logger = structlog.wrap_logger(
             _Lines(self._write),
@@ -50,7 +51,8 @@ class JsonLog:
         )
 
     def __call__(self, transition: Transition, /) -> None:
-        """Write the events that a transition comes to."""
+        """Write the events that a transition comes to. Raises `LogError` where a line is lost."""
+        self._failure = None
         if self._run is None:
             self._begin(transition)
         for event in events_of(transition):
@@ -59,6 +61,8 @@ class JsonLog:
                 self._run = None
             if event.event not in {"run_started", "cancelled"}:
                 self._sync()
+        if self._failure is not None:
+            raise LogError(f"the log {self.path} cannot be written ({self._failure})") from self._failure
 
     def _begin(self, transition: Transition) -> None:
         self._run = (self._given_id or _new_id(), time.monotonic())
@@ -114,15 +118,10 @@ class JsonLog:
         except OSError as error:
             self.lost += 1
             self._unsaid += 1
-            if not self._warned:
-                self._warned = True
-                print(  # noqa: T201 - the one report of a failing log
-                    f"nntrain: the log {self.path} cannot be written ({error}); the training goes on, "
-                    f"lost lines are counted",
-                    file=sys.stderr,
-                )
+            self._failure = error
         else:
             self._unsaid = 0
+            self._made = False
 
     def _sync(self) -> None:
         if self._file is not None:
@@ -131,10 +130,14 @@ class JsonLog:
 
     def close(self) -> None:
         """Close the file. Lines after this are lost, and counted."""
-        if self._file is not None:
-            self._sync()
-            os.close(self._file)
-            self._file = None
+        if self._file is None:
+            return
+        self._sync()
+        os.close(self._file)
+        self._file = None
+        if self._made:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
 
     def __enter__(self) -> Self:
         return self

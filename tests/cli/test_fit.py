@@ -1,0 +1,195 @@
+"""`nntrain fit` as a person runs it: a process, its output, its exit code, its log."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from datasets.dataset_dict import DatasetDict
+
+from nntrain.cli import nntrain
+from nntrain.data import load_digits
+from nntrain.data.png import grey_images
+
+LINE: Final = re.compile(r"epoch=(\d\d) \| (train|eval ) \| loss=(\d+\.\d{3}) \| metric=([01]\.\d{3})")
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "nntrain", "fit", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+
+
+def called(*arguments: str) -> Result:
+    """Call the command in this process: quicker, for all that needs no process of its own."""
+    return CliRunner().invoke(nntrain, ["fit", *arguments])
+
+
+def events(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_default_trains_the_embedded_digits(tmp_path: Path) -> None:
+    done = run(cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    *lines, last = done.stdout.splitlines()
+    found = [LINE.fullmatch(line) for line in lines]
+    assert all(found)
+    assert [(one[1], one[2]) for one in found if one] == [
+        (f"{e:02d}", p) for e in range(10) for p in ("train", "eval ")
+    ]
+    accuracy = float(found[-1][4]) if found[-1] else 0.0
+    assert accuracy >= 0.90
+    log = tmp_path / last.removeprefix("log: ")
+    names = [event["event"] for event in events(log)]
+    assert names == ["run_started", *["epoch_finished"] * 20, "run_finished"]
+    assert f"{events(log)[-2]['metrics']['metric']:.3f}" == f"{accuracy:.3f}"
+
+
+def test_the_same_seed_gives_the_same_lines() -> None:
+    one, other, third = (called("--epochs", "1", "--seed", seed, "--log", "run.jsonl") for seed in ("3", "3", "4"))
+    assert one.exit_code == 0, one.output
+    assert one.output == other.output
+    assert one.output != third.output
+
+
+def test_patience_stops_and_says_so() -> None:
+    done = called("--epochs", "50", "--lr", "1000", "--patience", "2", "--log", "run.jsonl")
+    assert done.exit_code == 0
+    assert "stopped by EarlyStopping: eval loss has not got better" in done.output
+    assert events(Path("run.jsonl"))[-1]["outcome"] == "cancelled"
+
+
+def test_quiet_prints_no_statistics() -> None:
+    done = called("--epochs", "1", "--quiet", "--log", "run.jsonl")
+    assert done.output == "log: run.jsonl\n"
+
+
+def test_a_saved_dataset(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 5), dtype=np.uint8)
+    split = grey_images(pixels, np.arange(20) % 4, ["a", "b", "c", "d"])
+    DatasetDict({"train": split, "validation": split}).save_to_disk(str(tmp_path / "saved"))
+    done = called("--data", "saved", "--epochs", "1", "--hidden", "7", "--log", "run.jsonl")
+    assert done.exit_code == 0, done.output
+    assert events(Path("run.jsonl"))[0]["config"]["parameters"] == 15 * 7 + 7 + 7 * 4 + 4
+
+
+REAL = Path("/usr/share/datasets/fashion-mnist")
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL}: install the package dataset-fashion-mnist")
+def test_fashion_mnist_from_its_files() -> None:
+    arguments = ("--data-dir", str(REAL), "--epochs", "1", "--batch-size", "1024", "--lr", "0.01", "--log", "run.jsonl")
+    done = called("--data", "fashion-mnist", *arguments)
+    assert done.exit_code == 0, done.output
+    loss = events(Path("run.jsonl"))[1]["loss"]
+    assert 2.15 <= loss <= 2.23
+
+
+BAD: Final = {
+    "unknown data": (["--data", "mnist3"], "'mnist3' is neither 'digits' nor 'fashion-mnist' nor a folder"),
+    "no saved dataset": (["--data", "empty"], "holds no saved DatasetDict"),
+    "data-dir for digits": (["--data-dir", "empty"], "it is for --data fashion-mnist, not for 'digits'"),
+    "no idx files": (["--data", "fashion-mnist", "--data-dir", "empty"], "empty has no file of train-images"),
+    "no folder": (["--data", "fashion-mnist", "--data-dir", "none"], "none is not a folder"),
+    "epochs": (["--epochs", "-1"], "-1 is not in the range x>=0"),
+    "batch size": (["--batch-size", "0"], "0 is not in the range x>=1"),
+    "lr": (["--lr", "0"], "0.0 is not in the range x>0"),
+    "lr nan": (["--lr", "nan"], "nan"),
+    "hidden": (["--hidden", "0"], "0 is not in the range x>=1"),
+    "seed": (["--seed", "-3"], "-3 is not in the range"),
+    "device": (["--device", "tpu"], "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
+    "log": (["--log", "none/run.jsonl"], "The log none/run.jsonl cannot be written: No such file or directory"),
+    "log folder": (["--log", "empty"], "The log empty cannot be written: Is a directory"),
+    "option": (["--epoch-s", "1"], "No such option"),
+}
+if not torch.cuda.is_available():
+    BAD["cuda"] = (["--device", "cuda"], "torch sees no CUDA device here")
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD.values(), ids=BAD)
+def test_bad_input_ends_with_2_and_leaves_nothing_behind(
+    tmp_path: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nntrain.cli import main
+
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(sys, "argv", ["nntrain", "fit", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert said in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_the_process_ends_with_2(tmp_path: Path) -> None:
+    done = run("--data", "mnist3", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGINT is sent as on POSIX")
+def test_ctrl_c_ends_with_130_and_closes_the_log(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "nntrain", "fit", "--epochs", "100000", "--log", "run.jsonl"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert LINE.fullmatch(process.stdout.readline().rstrip("\n"))
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "interrupted; log: run.jsonl\n"
+    lines = events(tmp_path / "run.jsonl")
+    assert lines[0]["event"] == "run_started"
+    assert lines[-1]["event"] == "run_failed"
+    assert lines[-1]["error_type"] == "KeyboardInterrupt"
+
+
+def test_a_log_on_a_full_disk_is_told_and_the_training_goes_on(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    done = run("--epochs", "1", "--log", "/dev/full", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "No space left on device" in done.stderr
+    assert done.stdout.splitlines()[-1] == "log: /dev/full (4 lines lost)"
+
+
+def test_help_tells_every_option() -> None:
+    said = called("--help").output
+    options = "data data-dir epochs batch-size lr hidden seed device patience log quiet"
+    assert [name for name in options.split() if f"--{name}" not in said] == []
+
+
+def test_digits_are_split_as_documented() -> None:
+    dd = load_digits()
+    assert {name: len(split) for name, split in dd.items()} == {"train": 1433, "test": 364}

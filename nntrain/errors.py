@@ -7,6 +7,7 @@ that says where it happened, and `state_before(error)` leads back to the trainin
 
 from __future__ import annotations
 
+import pickle
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ class VerdictError(NNTrainError, ValueError):
 
 class StateError(NNTrainError, ValueError):
     """A state whose tensors do not fit the learner, or whose tensors were lost."""
+
+
+class StatePicklingError(NNTrainError, pickle.PicklingError):
+    """A state that was to be pickled."""
 
 
 class BorrowError(NNTrainError, RuntimeError):

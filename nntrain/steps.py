@@ -97,6 +97,9 @@ def with_goal(state: TrainState, epochs: int | None) -> TrainState:
         return state
     if progress.at == "finished" or fresh:
         return next_fit(state, epochs)
+    if progress.phase == "train" and progress.at in {"before_epoch", "after_fit"}:
+        # Between epochs the goal says where the machine stands: before one more, or at the fit's end.
+        return moved_to(state, epochs=epochs, at="before_epoch" if progress.epoch < epochs else "after_fit")
     return moved_to(state, epochs=epochs)
 
 

@@ -13,7 +13,6 @@ The value seen through a handle never changes.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from pydantic_core import CoreSchema, core_schema
 from torch import Tensor, nn
 
 from nntrain.bits import same_bits
-from nntrain.errors import StateError
+from nntrain.errors import StateError, StatePicklingError
 
 Read = TypeVar("Read")
 ModelSource = nn.Module | Callable[[], nn.Module]
@@ -175,7 +174,7 @@ class Tensors:
         return twin
 
     def __reduce__(self) -> NoReturn:
-        raise pickle.PicklingError(
+        raise StatePicklingError(
             "A TrainState is not pickled: loading a pickle runs code, and a state's tensors may be the live ones "
             "that a learner goes on training. Take copies with state.params, or copy.deepcopy(state)."
         )

@@ -1,0 +1,138 @@
+"""Early stopping: when it stops, what it remembers, and that a resumed fit stops where the straight one does."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from nntrain import Cancelled, Completed, DataLoaders, EarlyStopping, Learner, advance, fit_step
+from nntrain.errors import ConfigError
+
+Batch = tuple[Tensor, Tensor]
+BATCH = [(torch.ones(2, 1), torch.zeros(2, 1))]
+
+
+def learner_of(values: list[float], stopping: EarlyStopping) -> Learner[Batch]:
+    """Make a learner whose eval loss, and metric, of epoch e is `values[e]`; its only weight counts the epochs."""
+
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.epochs = nn.Parameter(torch.zeros(()))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.epochs.expand(len(inputs), 1)
+
+    def loss_fn(preds: Tensor, target: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return -preds.mean()
+        return torch.tensor(values[min(round(preds[0].item()), len(values)) - 1])
+
+    return Learner(
+        Counts(),
+        DataLoaders(BATCH, BATCH),
+        loss_fn,
+        lambda preds, target: values[max(min(round(preds[0].item()), len(values)) - 1, 0)],
+        torch.optim.SGD,
+        1.0,
+        [stopping],
+    )
+
+
+def epochs_run(values: list[float], stopping: EarlyStopping) -> int:
+    outcome = learner_of(values, stopping).fit(len(values), print_stats=False)
+    return len(outcome.state.history) // 2
+
+
+def reference(values: list[float], *, mode: str, patience: int, min_delta: float) -> int:
+    """Say after how many epochs to stop, by looking back over the values instead of remembering."""
+    best_at, best = -1, math.inf
+    for epoch, value in enumerate(values):
+        signed = value if mode == "min" else -value
+        if not math.isnan(value) and ((best_at < 0 and math.isinf(best)) or signed < best - min_delta):
+            best_at, best = epoch, signed
+        if epoch - best_at >= patience:
+            return epoch + 1
+    return len(values)
+
+
+@given(
+    values=st.lists(st.sampled_from([math.nan, 0.0, 1.0, 1.5, 2.0, 3.0, -1.0]), min_size=1, max_size=8),
+    mode=st.sampled_from(["min", "max"]),
+    patience=st.integers(1, 4),
+    min_delta=st.sampled_from([0.0, 0.5, 1.0]),
+    monitor=st.sampled_from(["loss", "metric"]),
+)
+def test_it_stops_when_patience_has_run_out(
+    values: list[float], mode: Any, patience: int, min_delta: float, monitor: str
+) -> None:
+    stopping = EarlyStopping(monitor, mode, patience, min_delta)
+    assert epochs_run(values, stopping) == reference(values, mode=mode, patience=patience, min_delta=min_delta)
+
+
+def test_it_says_who_and_why_and_keeps_its_memory() -> None:
+    stopping = EarlyStopping(patience=2)
+    outcome = learner_of([1.0, 2.0, 2.0, 2.0], stopping).fit(4, print_stats=False)
+    assert isinstance(outcome, Cancelled)
+    assert (outcome.by, outcome.event) == ("EarlyStopping", "after_epoch")
+    assert outcome.verdict.reason == "eval loss has not got better than 1.0 for 2 epochs"
+    memory = outcome.state.get(stopping.slot)
+    assert (memory.best, memory.waited) == (1.0, 2)
+
+
+def test_a_resumed_fit_stops_where_the_straight_one_does() -> None:
+    values = [3.0, 2.0, 2.5, 2.4, 2.3, 1.0]
+    straight = learner_of(values, EarlyStopping(patience=3)).fit(6, print_stats=False)
+    learner = learner_of(values, EarlyStopping(patience=3))
+    state = learner.init(epochs=6)
+    while state.progress.at != "finished":
+        resumed = fit_step(learner_of(values, EarlyStopping(patience=3)), copy.deepcopy(state))
+        assert resumed.state == straight.state
+        state = advance(learner, state).state
+    assert len(straight.state.history) == 10
+
+
+def test_a_second_fit_begins_with_full_patience() -> None:
+    learner = learner_of([1.0] * 9, EarlyStopping(patience=2))
+    first = learner.fit(9, print_stats=False)
+    assert len(first.state.history) == 6
+    second = fit_step(learner, first.state, 9)
+    assert isinstance(second, Cancelled)
+    assert len(second.state.history) == 12
+
+
+def test_two_with_other_monitors_do_not_share_their_memory() -> None:
+    learner = learner_of([1.0, 1.0, 1.0], EarlyStopping("loss", "min", 5))
+    both = learner.replace(subs=[EarlyStopping("loss", "min", 5), EarlyStopping("metric", "max", 5)])
+    outcome = both.fit(3, print_stats=False)
+    assert isinstance(outcome, Completed)
+    assert len(outcome.state.slots) == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mode": "low"},
+        {"patience": 0},
+        {"patience": True},
+        {"min_delta": -1},
+        {"min_delta": math.nan},
+        {"phase": "test"},
+        {"monitor": ""},
+    ],
+)
+def test_what_cannot_be_meant_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is"):
+        EarlyStopping(**wrong)
+
+
+def test_a_metric_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match="monitors 'accuracy'; there are loss, metric"):
+        learner_of([1.0], EarlyStopping("accuracy", "max")).fit(1, print_stats=False)

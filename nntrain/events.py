@@ -116,8 +116,20 @@ class AfterBatch(Protocol[BatchIn_contra]):
         ...
 
 
-Listening = BeforeFit | AfterFit | BeforeEpoch | AfterEpoch | BeforeBatch[BatchIn_contra] | AfterBatch[BatchIn_contra]
-"""Whatever listens to at least one event: a `Subscriber`, or an object with such methods and an `order`."""
+class Listening(
+    BeforeFit,
+    AfterFit,
+    BeforeEpoch,
+    AfterEpoch,
+    BeforeBatch[BatchIn_contra],
+    AfterBatch[BatchIn_contra],
+    Protocol[BatchIn_contra],
+):
+    """What a learner takes: a `Subscriber`, or whatever has all six methods and an `order`.
+
+    Untyped callers may pass objects that have some of them. In types that would not do: an object made for other
+    batches would pass for one that only listens to `before_fit`.
+    """
 
 
 class Subscriber(Generic[BatchIn_contra]):

@@ -27,7 +27,6 @@ from nntrain.verdicts import Cancel, Event
 from nntrain.workspace import Turn, Workspace
 
 Batch = TypeVar("Batch")
-BatchAny_co = TypeVar("BatchAny_co", covariant=True)
 Metric = Callable[[Any, Any], Tensor | float]
 
 Cause = Literal["done", "exhausted", "next phase", "goal reached", "CancelBatch", "CancelEpoch", "CancelFit"]
@@ -66,11 +65,11 @@ def ordinary_tensors() -> AbstractContextManager[object]:
     return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
 
 
-class HasMachine(Protocol[BatchAny_co]):
+class HasMachine(Protocol[Batch]):
     """What steps take: a `Learner`."""
 
     @property
-    def machine(self) -> Machine[Any]:
+    def machine(self) -> Machine[Batch]:
         """The machine that the learner made."""
         ...
 

@@ -1,0 +1,145 @@
+"""What mypy must accept and infer. Checked, never run: `tests/typing/test_typing.py`, and mypy itself."""
+
+from __future__ import annotations
+
+from typing import assert_never, assert_type
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from nntrain import (
+    BatchOutput,
+    CancelBatch,
+    CancelFit,
+    Cancelled,
+    Completed,
+    DataLoaders,
+    EarlyStopping,
+    Learner,
+    Outcome,
+    PrintStats,
+    Slot,
+    Subscriber,
+    TrainState,
+    Transition,
+    accuracy,
+    advance,
+    batch_step,
+    epoch_step,
+    fit_step,
+    on,
+)
+from nntrain.events import BeforeFit
+from nntrain.records import Record
+from nntrain.verdicts import Cancel
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Seen(Record, frozen=True):
+    """A record of one's own."""
+
+    batches: int = 0
+
+
+SEEN = Slot("typing.seen", Seen, default=Seen())
+
+
+class SkipOdd(Subscriber[Batch]):
+    """Overrides two events; answers may be narrower than the event allows."""
+
+    order = 3
+
+    def before_batch(self, state: TrainState, batch: Batch) -> TrainState | CancelBatch:
+        """Skip every other batch."""
+        inputs, _ = batch
+        assert_type(inputs, Tensor)
+        if state.progress.batch % 2:
+            return CancelBatch(reason="odd")
+        return state.put(SEEN, Seen(batches=state.get(SEEN).batches + 1))
+
+    def after_batch(self, state: TrainState, batch: Batch, output: BatchOutput) -> TrainState:
+        """Read the loss."""
+        assert_type(output.loss, Tensor)
+        return state
+
+
+@on("after_epoch", order=1)
+def enough(state: TrainState) -> TrainState | CancelFit:
+    """Stop."""
+    return CancelFit(reason="enough") if state.history[-1].loss < 0.1 else state
+
+
+@on("before_batch")
+def look(state: TrainState, batch: Batch) -> TrainState:
+    """See a batch of this type."""
+    return state
+
+
+class Structural:
+    """No subclass: one event's protocol is enough for who asks for no more."""
+
+    order: int = 0
+
+    def before_fit(self, state: TrainState) -> TrainState | CancelFit:
+        """Answer."""
+        return state
+
+
+def told_before(listener: BeforeFit) -> BeforeFit:
+    """Take what listens to one event."""
+    return listener
+
+
+told_before(Structural())
+told_before(SkipOdd())
+
+
+def tell(transition: Transition) -> None:
+    """Tell."""
+    assert_type(transition.state, TrainState)
+    assert_type(transition.verdict, Cancel | None)
+
+
+def from_pairs(pairs: list[Batch]) -> Learner[Batch]:
+    """The batch type is inferred from the data."""
+    dls = DataLoaders(pairs, pairs)
+    assert_type(dls, DataLoaders[tuple[Tensor, Tensor]])
+    learner = Learner(
+        nn.Linear(2, 2),
+        dls,
+        cross_entropy,
+        accuracy,
+        torch.optim.SGD,
+        0.1,
+        [SkipOdd(), enough, look, EarlyStopping()],
+        sinks=[PrintStats(), tell],
+    )
+    assert_type(learner, Learner[tuple[Tensor, Tensor]])
+    assert_type(learner.replace(lr=0.2), Learner[tuple[Tensor, Tensor]])
+    return learner
+
+
+def every_step(learner: Learner[Batch], batch: Batch) -> TrainState:
+    """Steps take a state and give an outcome."""
+    state = learner.init(0, epochs=1)
+    assert_type(state, TrainState)
+    assert_type(state.get(SEEN), Seen)
+    assert_type(state.params["weight"], Tensor)
+    assert_type(state.history[-1].metrics["metric"], float)
+    assert_type(advance(learner, state), Outcome)
+    assert_type(batch_step(learner, state, batch), Outcome)
+    assert_type(epoch_step(learner, state), Outcome)
+    return fit_step(learner, state).state
+
+
+def told(outcome: Outcome) -> str:
+    """A match over an outcome is exhaustive."""
+    match outcome:
+        case Completed(state=state):
+            return f"done: {state}"
+        case Cancelled(by=by, verdict=verdict):
+            return f"{by}: {verdict.reason}"
+        case _:
+            assert_never(outcome)

@@ -27,4 +27,8 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     name = str(request.param)
     if name == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device on this machine")
+    if name == "cuda":
+        # The laws speak of bits; cuDNN may choose kernels that add in an order of their own.
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
     return torch.device(name)

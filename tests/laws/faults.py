@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from nntrain import Learner, Outcome, Sink, Subscriber, TrainState, accuracy
 from nntrain.events import BatchOutput
 from nntrain.records import Key
-from tests.laws.strategies import CPU, Batch, Setup
+from tests.laws.strategies import Batch, Setup
 
 POINTS: Final = (
     "before_fit",
@@ -210,5 +210,5 @@ class Fused:
             setup.lr if lr is None else lr,
             [FusedSubscriber(fuse), *subs],
             sinks=sinks,
-            device=CPU,
+            device=setup.device,
         )

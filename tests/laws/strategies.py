@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import torch
@@ -135,6 +135,11 @@ class Setup:
     train: tuple[int, ...] = (4, 4, 2)
     valid: tuple[int, ...] = (5, 2)
     data_seed: int = 0
+    device: torch.device = CPU
+
+    def on(self, device: torch.device) -> Setup:
+        """Give the same on another device."""
+        return replace(self, device=device)
 
     def make_model(self) -> nn.Module:
         """Make the model, with the same weights each time, and leave torch's generator as it is."""
@@ -167,7 +172,7 @@ class Setup:
         return Loaders(self.batches("train"), self.batches("valid"))
 
     def learner(
-        self, subs: Sequence[Subscriber[Batch]] = (), sinks: Sequence[Sink] = (), device: torch.device = CPU
+        self, subs: Sequence[Subscriber[Batch]] = (), sinks: Sequence[Sink] = (), device: torch.device | None = None
     ) -> Learner[Batch]:
         """Make a learner that shares no memory with any other."""
         return Learner(
@@ -179,7 +184,7 @@ class Setup:
             self.lr,
             subs,
             sinks=sinks,
-            device=device,
+            device=self.device if device is None else device,
         )
 
 

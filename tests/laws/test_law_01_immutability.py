@@ -8,7 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from nntrain import (
     CancelFit,
@@ -25,7 +32,7 @@ from nntrain import (
 )
 from nntrain.events import AnswerBatch, BatchOutput
 from tests.laws.faults import BEFORE_WRITING, POINTS, BlownError, Fused, tried
-from tests.laws.strategies import Batch, Kept, Setup, setups
+from tests.laws.strategies import CPU, Batch, Kept, Setup, setups
 
 MOST_KEPT = 12
 numbers = st.integers(0, 1 << 20)
@@ -34,8 +41,11 @@ numbers = st.integers(0, 1 << 20)
 class Steps(RuleBasedStateMachine):
     """Two learners of one model, with different learning rates, step whatever was kept; some steps fail."""
 
+    device: torch.device = CPU
+
     @initialize(setup=setups())
     def begin(self, setup: Setup) -> None:
+        setup = setup.on(self.device)
         self.fused = Fused(setup)
         self.setup = setup
         self.learners = [self.fused.learner(), self.fused.learner(lr=lambda step: 0.1 / (1 + step))]
@@ -116,8 +126,9 @@ class Steps(RuleBasedStateMachine):
             kept.check()
 
 
-Steps.TestCase.settings = settings(stateful_step_count=20)
-TestSteps = Steps.TestCase
+def test_any_program_of_steps(device: torch.device) -> None:
+    here = type("StepsHere", (Steps,), {"device": device})
+    run_state_machine_as_test(here, settings=settings(stateful_step_count=20))
 
 
 class Keeper(Subscriber[Batch]):
@@ -136,7 +147,10 @@ class Keeper(Subscriber[Batch]):
 
 
 @given(setup=setups(), epochs=st.integers(1, 2), every=st.integers(1, 3))
-def test_states_kept_by_subscribers_and_sinks_in_the_midst_of_a_fit(setup: Setup, epochs: int, every: int) -> None:
+def test_states_kept_by_subscribers_and_sinks_in_the_midst_of_a_fit(
+    device: torch.device, setup: Setup, epochs: int, every: int
+) -> None:
+    setup = setup.on(device)
     keeper, told = Keeper(), list[Kept]()
 
     def sink(transition: Transition) -> None:
@@ -156,8 +170,11 @@ def setup_alone(setup: Setup, epochs: int) -> TrainState:
 
 
 @given(setup=setups(), point=st.sampled_from(POINTS), passes=st.integers(0, 5), held=st.booleans())
-def test_a_failed_fit_goes_on_from_the_state_before(setup: Setup, point: str, passes: int, held: bool) -> None:
+def test_a_failed_fit_goes_on_from_the_state_before(
+    device: torch.device, setup: Setup, point: str, passes: int, held: bool
+) -> None:
     """A step is a transaction: going on from what remains ends as if nothing had failed."""
+    setup = setup.on(device)
     straight = setup_alone(setup, 2)
     fused, seen = Fused(setup), list[Transition]()
     learner = fused.learner(sinks=[seen.append] if held else [])
@@ -182,8 +199,9 @@ def test_a_failed_fit_goes_on_from_the_state_before(setup: Setup, point: str, pa
 
 
 @given(setup=setups(), point=st.sampled_from(POINTS), steps=st.integers(0, 8))
-def test_a_failed_transition_leaves_its_state_whole(setup: Setup, point: str, steps: int) -> None:
+def test_a_failed_transition_leaves_its_state_whole(device: torch.device, setup: Setup, point: str, steps: int) -> None:
     """The same, one transition at a time, with the state before it kept by the caller."""
+    setup = setup.on(device)
     fused = Fused(setup)
     learner = fused.learner()
     state = learner.init(3, epochs=1)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -107,7 +108,10 @@ def shown(told: list[Transition]) -> list[object]:
     stopping=st.booleans(),
     seed=st.integers(0, 5),
 )
-def test_every_transition_of_a_fit_can_be_gone_on_from(setup: Setup, data: str, stopping: bool, seed: int) -> None:
+def test_every_transition_of_a_fit_can_be_gone_on_from(
+    device: torch.device, setup: Setup, data: str, stopping: bool, seed: int
+) -> None:
+    setup = setup.on(device)
     run, told = Run(setup, data, stopping), list[Transition]()
     learner = run.learner(told)
     straight = fit_step(learner, learner.init(seed), 2)
@@ -123,7 +127,10 @@ def test_every_transition_of_a_fit_can_be_gone_on_from(setup: Setup, data: str, 
 
 
 @given(setup=setups(), seed=st.integers(0, 3), first=st.integers(0, 2), second=st.integers(1, 2))
-def test_a_second_fit_goes_on_in_a_new_learner(setup: Setup, seed: int, first: int, second: int) -> None:
+def test_a_second_fit_goes_on_in_a_new_learner(
+    device: torch.device, setup: Setup, seed: int, first: int, second: int
+) -> None:
+    setup = setup.on(device)
     learner = setup.learner()
     finished = fit_step(learner, learner.init(seed), first).state
     twin = copy.deepcopy(finished)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,7 +28,10 @@ def other_batch(setup: Setup) -> Batch:
 
 
 @given(setup=setups(), transitions=st.integers(2, 3), turns=st.lists(st.booleans(), max_size=30))
-def test_two_branches_in_turns_on_one_learner(setup: Setup, transitions: int, turns: list[bool]) -> None:
+def test_two_branches_in_turns_on_one_learner(
+    device: torch.device, setup: Setup, transitions: int, turns: list[bool]
+) -> None:
+    setup = setup.on(device)
     trunk = ahead(setup, transitions)
     kept = Kept(trunk)
     alone = setup.learner()
@@ -48,8 +52,9 @@ def test_two_branches_in_turns_on_one_learner(setup: Setup, transitions: int, tu
 
 
 @given(setup=setups(), transitions=st.integers(0, 3), epochs=st.integers(1, 2))
-def test_a_branch_by_another_learner(setup: Setup, transitions: int, epochs: int) -> None:
+def test_a_branch_by_another_learner(device: torch.device, setup: Setup, transitions: int, epochs: int) -> None:
     """Another learning rate, subscribers or none: the trunk's own learner goes on as if nothing had been."""
+    setup = setup.on(device)
     learner = setup.learner()
     trunk = ahead(setup, transitions)
     straight = fit_step(setup.learner(), copy.deepcopy(trunk), epochs)
@@ -64,8 +69,9 @@ def test_a_branch_by_another_learner(setup: Setup, transitions: int, epochs: int
 
 
 @given(setup=setups(), back=st.integers(0, 20))
-def test_going_back_and_on_again(setup: Setup, back: int) -> None:
+def test_going_back_and_on_again(device: torch.device, setup: Setup, back: int) -> None:
     """Any state of a finished fit, stepped once more by the same learner, leads to the next one of that fit."""
+    setup = setup.on(device)
     learner = setup.learner()
     states = [learner.init(0, epochs=1)]
     while states[-1].progress.at != "finished":

@@ -38,7 +38,7 @@ from nntrain import (
 from nntrain.events import EVENTS, AnswerBatch, AnswerEpoch, AnswerFit, BatchOutput
 from nntrain.verdicts import Event
 from tests import seed_loop
-from tests.laws.strategies import CPU, Batch, Loaders
+from tests.laws.strategies import Batch, Loaders
 
 Scope = Literal["batch", "epoch", "fit"]
 SCOPES: Final[Mapping[Event, tuple[Scope, ...]]] = {
@@ -280,6 +280,11 @@ def batches(sizes: tuple[int, ...], seed: int) -> tuple[Batch, ...]:
     )
 
 
+def on(device: torch.device, data: tuple[Batch, ...]) -> tuple[Batch, ...]:
+    """Move batches, for the loop that does not."""
+    return tuple((inputs.to(device), target.to(device)) for inputs, target in data)
+
+
 def seed_metric(preds: Tensor, target: Tensor) -> Tensor:
     """Count the right ones, per sample."""
     return (preds.argmax(1) == target).float().mean()
@@ -293,13 +298,13 @@ def seed_metric(preds: Tensor, target: Tensor) -> Tensor:
     valid=st.sampled_from(SIZES),
 )
 def test_same_trace_lines_and_weights_as_the_seed(
-    program: tuple[Plan, ...], epochs: int, train: tuple[int, ...], valid: tuple[int, ...]
+    device: torch.device, program: tuple[Plan, ...], epochs: int, *, train: tuple[int, ...], valid: tuple[int, ...]
 ) -> None:
     seeds_model, seeds_file, seeds_trace = model(), io.StringIO(), list[Call]()
     seeds = seed_loop.Learner(
-        seeds_model,
-        batches(train, 1),
-        batches(valid, 2),
+        seeds_model.to(device),
+        on(device, batches(train, 1)),
+        on(device, batches(valid, 2)),
         loss_fn=cross_entropy,
         metric_fn=seed_metric,
         optim_class=optim_class,
@@ -319,7 +324,7 @@ def test_same_trace_lines_and_weights_as_the_seed(
         0.1,
         [planned_class(plan.listens)(plan, trace) for plan in program],
         sinks=[PrintStats(file=file)],
-        device=CPU,
+        device=device,
     )
     outcome = fit_step(learner, learner.init(0), epochs)
 

@@ -133,7 +133,10 @@ SINKS: Final[Mapping[str, Callable[[], Sink]]] = {
     subs=st.lists(st.sampled_from(sorted(SUBSCRIBERS)), max_size=4),
     sinks=st.lists(st.sampled_from(sorted(SINKS)), max_size=3),
 )
-def test_observers_change_no_bit(setup: Setup, epochs: int, subs: list[str], sinks: list[str]) -> None:
+def test_observers_change_no_bit(
+    device: torch.device, setup: Setup, epochs: int, subs: list[str], sinks: list[str]
+) -> None:
+    setup = setup.on(device)
     bare = states_of(setup.learner(), epochs)
     watched = states_of(
         setup.learner([SUBSCRIBERS[name]() for name in subs], [SINKS[name]() for name in sinks]), epochs

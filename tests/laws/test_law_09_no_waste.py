@@ -68,7 +68,7 @@ def make_batches(count: int) -> list[Batch]:
 
 
 def make_learner(
-    optimizer: str, train: int, valid: int, subs: list[Subscriber[Batch]], sinks: list[Sink]
+    optimizer: str, train: int, valid: int, subs: list[Subscriber[Batch]], sinks: list[Sink], device: torch.device
 ) -> Learner[Batch]:
     return Learner(
         make_model(),
@@ -79,19 +79,19 @@ def make_learner(
         0.01,
         subs,
         sinks=sinks,
-        device=torch.device("cpu"),
+        device=device,
     )
 
 
-def by_hand(optimizer: str, train: int, epochs: int) -> int:
+def by_hand(optimizer: str, train: int, epochs: int, device: torch.device) -> int:
     """Count the copies of the hand-written loop after its first batch."""
-    model = make_model()
+    model = make_model().to(device)
     stepper = OPTIMIZERS[optimizer][0](model.parameters(), lr=0.01)
     copies, after_first = CountCopies(), None
     with copies:
         for _ in range(epochs):
             for inputs, target in make_batches(train):
-                cross_entropy(model(inputs), target).backward()  # type: ignore[no-untyped-call] # torch's
+                cross_entropy(model(inputs.to(device)), target.to(device)).backward()  # type: ignore[no-untyped-call] # torch's
                 stepper.step()
                 stepper.zero_grad()
                 after_first = copies.count if after_first is None else after_first
@@ -136,16 +136,16 @@ class Counting:
     listening=st.booleans(),
 )
 def test_no_copy_where_nobody_keeps_a_state(
-    optimizer: str, train: int, valid: int, epochs: int, listening: bool
+    device: torch.device, optimizer: str, train: int, valid: int, epochs: int, listening: bool
 ) -> None:
     copies = CountCopies()
     sink = Counting(copies)
-    learner = make_learner(optimizer, train, valid, [Looks()] if listening else [], [sink])
+    learner = make_learner(optimizer, train, valid, [Looks()] if listening else [], [sink], device)
     with copies:
         outcome = learner.fit(epochs, print_stats=False)
     assert outcome.state.progress.epoch == epochs
     assert sink.after_first is not None
-    assert copies.count - sink.after_first == by_hand(optimizer, train, epochs)
+    assert copies.count - sink.after_first == by_hand(optimizer, train, epochs, device)
 
 
 @given(
@@ -156,22 +156,22 @@ def test_no_copy_where_nobody_keeps_a_state(
     keep=st.frozensets(st.integers(0, 20), max_size=6),
 )
 def test_one_copy_for_each_kept_value(
-    optimizer: str, train: int, valid: int, epochs: int, keep: frozenset[int]
+    device: torch.device, optimizer: str, train: int, valid: int, epochs: int, keep: frozenset[int]
 ) -> None:
     """One set per kept value that is overwritten; states between two optimizer steps share theirs."""
     copies = CountCopies()
     sink = Counting(copies, keep)
-    learner = make_learner(optimizer, train, valid, [], [sink])
+    learner = make_learner(optimizer, train, valid, [], [sink], device)
     with copies:
         fit_step(learner, learner.init(0), epochs)
     assert sink.after_first is not None
     overwritten = {state.progress.step for state in sink.kept} - {train * epochs}
-    made = copies.count - sink.after_first - by_hand(optimizer, train, epochs)
+    made = copies.count - sink.after_first - by_hand(optimizer, train, epochs, device)
     assert made == len(overwritten) * OPTIMIZERS[optimizer][1]
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_the_live_tensors_stay_the_same_memory(keep: bool) -> None:
+def test_the_live_tensors_stay_the_same_memory(device: torch.device, keep: bool) -> None:
     """Their identity never changes: what nntrain writes, it writes in place."""
     places: set[int] = set()
     states: list[TrainState] = []
@@ -183,7 +183,7 @@ def test_the_live_tensors_stay_the_same_memory(keep: bool) -> None:
             if keep:
                 states.append(transition.state)
 
-    learner = make_learner("adam", 3, 1, [], [sink])
+    learner = make_learner("adam", 3, 1, [], [sink], device)
     learner.fit(2, print_stats=False)
     assert len(places) == 1
 

@@ -146,8 +146,9 @@ DOINGS: Final[Mapping[str, Callable[[Learner[Batch], Setup], object]]] = {
     flags=st.tuples(st.booleans(), st.booleans()),
 )
 def test_all_is_as_it_was(
-    setup: Setup, doing: str, mode: str, cancels: str, *, loader: str, flags: tuple[bool, bool]
+    device: torch.device, setup: Setup, doing: str, mode: str, cancels: str, *, loader: str, flags: tuple[bool, bool]
 ) -> None:
+    setup = setup.on(device)
     training, with_grads = flags
     module = setup.make_model().train(training)
     if with_grads:
@@ -163,7 +164,7 @@ def test_all_is_as_it_was(
         setup.make_optimizer(),
         setup.lr,
         [Cancels(cancels)],
-        device=CPU,
+        device=device,
     )
     with MODES[mode]():
         before, seen = world(), picture(module)
@@ -173,7 +174,8 @@ def test_all_is_as_it_was(
 
 
 @given(setup=setups(), point=st.sampled_from(POINTS), passes=st.integers(0, 2))
-def test_all_is_as_it_was_after_a_failure(setup: Setup, point: str, passes: int) -> None:
+def test_all_is_as_it_was_after_a_failure(device: torch.device, setup: Setup, point: str, passes: int) -> None:
+    setup = setup.on(device)
     fused = Fused(setup)
     learner = fused.learner()
     before = world()

@@ -139,7 +139,7 @@ class Machine(Generic[Batch]):
         state = cell.pop()
         progress = state.progress
         at = progress.at
-        with self.workspace.lock:
+        with self.workspace.held(state.tensors):
             if at == "batch":
                 cell.append(state)
                 del state

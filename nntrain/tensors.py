@@ -157,7 +157,9 @@ class Tensors:
             return NotImplemented
         if self is other:
             return True
-        return self.read(lambda mine: other.read(lambda theirs: _same_snapshot(mine, theirs)))
+        # Two threads that compare the same two states take their sources' locks in the same order.
+        first, second = sorted((self, other), key=lambda one: id(one.source))
+        return first.read(lambda one: second.read(lambda two: _same_snapshot(one, two)))
 
     def __hash__(self) -> int:
         return hash((tuple(self.spec.params), tuple(self.spec.buffers)))

@@ -26,7 +26,7 @@ import inspect
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -154,6 +154,19 @@ class Workspace:
         return handle
 
     # -- reading --------------------------------------------------------------------------------------------------
+
+    def held(self, handle: Tensors) -> AbstractContextManager[object]:
+        """Give the lock to step from `handle`: this workspace's, with its source's where that is another one.
+
+        Two threads that hand each other's states around take the same two locks in the same order.
+        """
+        source = handle.source
+        if source is self or not isinstance(source, Workspace):
+            return self.lock
+        both = ExitStack()
+        for one in sorted((self, source), key=id):
+            both.enter_context(one.lock)
+        return both
 
     def read(self, handle: Tensors, reader: Callable[[Snapshot], Read]) -> Read:
         """Call `reader` with the handle's tensors; live ones cannot be written meanwhile."""

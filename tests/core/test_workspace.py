@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import signal
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -454,3 +455,26 @@ def test_what_is_handed_out_is_the_callers_own() -> None:
     assert state == twin
     with pytest.raises(KeyError, match=r"are 0\.weight"):
         state.params["nope"]
+
+
+def test_two_threads_may_hand_each_others_states_around() -> None:
+    learners = [learner_of("linear"), learner_of("linear")]
+    states = [learner.init(epochs=1) for learner in learners]
+    twin = copy.deepcopy(states[0])
+    ends: list[list[TrainState]] = [[], []]
+
+    def step(mine: int) -> None:
+        for _ in range(40):
+            ends[mine].append(fit_step(learners[mine], states[1 - mine]).state)
+            assert ends[mine][-1] != states[1 - mine]
+            states[mine] = learners[mine].init(epochs=1)
+
+    threads = [threading.Thread(target=step, args=(mine,), daemon=True) for mine in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert not any(thread.is_alive() for thread in threads)
+    straight = fit_step(learner_of("linear"), twin).state
+    assert len(ends[0]) == len(ends[1]) == 40
+    assert all(state == straight for state in ends[0] + ends[1])

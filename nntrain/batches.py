@@ -5,8 +5,9 @@ A batch is any tree of tuples, lists, mappings and dataclasses over tensors.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -41,7 +42,11 @@ def mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
         values = {name: mapped(value, change) for name, value in tree.items()}
         if all(values[name] is tree[name] for name in tree):
             return tree
-        return values if type(tree) is dict else type(tree)(values)  # type: ignore[call-arg] # mappings are made from mappings
+        if isinstance(tree, MutableMapping):
+            changed_tree = copy.copy(tree)  # keeps what its class is made with, such as a defaultdict's factory
+            changed_tree.update(values)
+            return changed_tree
+        return type(tree)(values)  # type: ignore[call-arg] # mappings are made from mappings
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         fields = {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree) if field.init}
         changed = {name: mapped(value, change) for name, value in fields.items()}
@@ -70,13 +75,6 @@ def moved(batch: Tree, device: torch.device) -> Tree:
 
     moved_batch: Tree = mapped(batch, move)
     return moved_batch
-
-
-def detached(tree: Any) -> Any:
-    """Detach every tensor of a tree from the graph."""
-    if isinstance(tree, Tensor):
-        return tree.detach()
-    return mapped(tree, Tensor.detach)
 
 
 def sample_count(batch: object) -> int:

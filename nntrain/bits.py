@@ -43,7 +43,7 @@ def same_tensor(one: torch.Tensor, other: torch.Tensor) -> bool:
         return False
     one, other = one.detach(), other.detach()
     if one.layout != torch.strided:
-        return bool(torch.equal(one, other))
+        return same_tensor(one.to_dense(), other.to_dense())
     if other.device != one.device:
         other = other.to(one.device)
     return bool(torch.equal(_as_bytes(one), _as_bytes(other)))

@@ -44,11 +44,16 @@ class _ReadOnly(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch lea
 
 @contextmanager
 def lent(tensors: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
-    """Lend `tensors` by name for a block."""
+    """Lend `tensors` by name for a block. When it ends they are taken back: whoever kept a view has an empty tensor."""
     views = {name: tensor.detach() for name, tensor in tensors.items()}
     versions = [view._version for view in views.values()]
-    with _ReadOnly(views):
-        yield views
-    written = [name for (name, view), version in zip(views.items(), versions, strict=True) if view._version != version]
+    try:
+        with _ReadOnly(views):
+            yield views
+    finally:
+        after = [view._version for view in views.values()]
+        for view in views.values():
+            view.data = view.new_empty(0)
+    written = [name for name, old, new in zip(views, versions, after, strict=True) if old != new]
     if written:
         raise BorrowError(f"Lent tensors were written to: {', '.join(written)}. Work on copies.")

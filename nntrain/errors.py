@@ -8,6 +8,7 @@ that says where it happened, and `state_before(error)` leads back to the trainin
 from __future__ import annotations
 
 import pickle
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -69,10 +70,16 @@ class SinkWarning(UserWarning):
 _STATE = "__nntrain_state_before__"
 
 
-def remember_state(error: BaseException, state: TrainState) -> None:
-    """Let `state_before` find `state` from `error`; the innermost step's state stays."""
-    if getattr(error, _STATE, None) is None:
-        setattr(error, _STATE, state)
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note (PEP 678), where the error takes one: a frozen exception passes on without."""
+    with suppress(Exception):
+        error.add_note(note)
+
+
+def remember_state(error: BaseException, state: TrainState | None) -> None:
+    """Let `state_before` find `state` from `error`, whatever it found before."""
+    with suppress(Exception):
+        object.__setattr__(error, _STATE, state)
 
 
 def state_before(error: BaseException) -> TrainState | None:

@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, TypeVar, 
 
 from torch import Tensor
 
-from nntrain.errors import SubscriberError, VerdictError
+from nntrain.errors import SubscriberError, VerdictError, add_note
 from nntrain.records import TrainState
 from nntrain.verdicts import Cancel, CancelBatch, CancelEpoch, CancelFit, Event
 
@@ -145,7 +145,7 @@ class Subscriber(Generic[BatchIn_contra]):
         """Name a misspelt event when the class is made."""
         super().__init_subclass__(**keywords)
         for name in vars(cls):
-            if name not in EVENTS:
+            if name not in EVENTS and not name.startswith("_"):
                 likely = difflib.get_close_matches(name, EVENTS, n=1, cutoff=0.85)
                 if likely or name.startswith(("before_", "after_")):
                     meant = likely[0] if likely else " or ".join(EVENTS)
@@ -307,7 +307,7 @@ def publish(event: Event, heard_by: tuple[Listener, ...], state: TrainState, *re
         try:
             answer = listener.call(state, *rest)
         except BaseException as error:
-            error.add_note(f"nntrain: raised by subscriber {listener.name} at {event}")
+            add_note(error, f"nntrain: raised by subscriber {listener.name} at {event}")
             raise
         if isinstance(answer, TrainState):
             if answer is not state:

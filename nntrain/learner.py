@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from nntrain.batches import Unpacked, unpacked
-from nntrain.errors import ConfigError
+from nntrain.errors import ConfigError, DataError
 from nntrain.events import Listening, listeners, subscriber_name
 from nntrain.loaders import Stream, TrainValid, as_loader, length_of
 from nntrain.machine import Machine, Metric, ordinary_tensors
 from nntrain.modules import check_initialised
-from nntrain.records import Key, Progress, TrainState
+from nntrain.records import FrozenMapping, Key, Progress, TrainState
 from nntrain.sinks.print_stats import PrintStats
 from nntrain.steps import fold, with_goal
 from nntrain.tensors import ModelSource
@@ -69,13 +69,7 @@ class Learner(Generic[Batch]):
             raise ConfigError(
                 f"model is {self.model!r}; expected a torch.nn.Module, or a function of no arguments that makes one."
             )
-        for name in ("train", "valid"):
-            if not hasattr(self.dls, name):
-                raise ConfigError(
-                    f"dls is {type(self.dls).__name__} without .{name}; expected DataLoaders(train, valid) "
-                    f"or DataLoaders.from_hf_dd(dataset_dict)."
-                )
-            as_loader(getattr(self.dls, name), name)
+        _check_data(self.dls)
         for name, given in (
             ("loss_fn", self.loss_fn),
             ("optim_class", self.optim_class),
@@ -83,9 +77,9 @@ class Learner(Generic[Batch]):
         ):
             if not callable(given):
                 raise ConfigError(f"{name} is {given!r}; expected something that can be called.")
-        for name, metric in _metrics(self.metric_fn).items():
-            if not callable(metric):
-                raise ConfigError(f"metric {name} is {metric!r}; expected a function of (preds, target).")
+        _check_metrics(_metrics(self.metric_fn))
+        if isinstance(self.metric_fn, Mapping):
+            object.__setattr__(self, "metric_fn", FrozenMapping(self.metric_fn))
         _check_lr(self.lr)
         for name in ("subs", "sinks"):
             given = getattr(self, name)
@@ -104,6 +98,10 @@ class Learner(Generic[Batch]):
             f"Learner({config['model']}, {config['loss_fn']}, {config['optimizer']}, lr={config['lr']}, "
             f"subs={config['subscribers']})"
         )
+
+    def __getstate__(self) -> dict[str, object]:
+        """Give what a copy is made of: the arguments, and no workspace."""
+        return {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
 
     @property
     def machine(self) -> Machine[Batch]:
@@ -206,6 +204,26 @@ class Learner(Generic[Batch]):
 
 def _metrics(metric_fn: Metric | Mapping[str, Metric]) -> Mapping[str, Metric]:
     return dict(metric_fn) if isinstance(metric_fn, Mapping) else {"metric": metric_fn}
+
+
+def _check_data(dls: object) -> None:
+    for name in ("train", "valid"):
+        if not hasattr(dls, name):
+            raise ConfigError(
+                f"dls is {type(dls).__name__} without .{name}; expected DataLoaders(train, valid) "
+                f"or DataLoaders.from_hf_dd(dataset_dict)."
+            )
+        as_loader(getattr(dls, name), name)
+        if length_of(getattr(dls, name)) == 0:
+            raise DataError(f"dls.{name} has no batch; expected at least one. Check what it was made from.")
+
+
+def _check_metrics(metrics: Mapping[str, Metric]) -> None:
+    for name, metric in metrics.items():
+        if not callable(metric):
+            raise ConfigError(f"metric {name} is {metric!r}; expected a function of (preds, target).")
+        if name == "loss" or not isinstance(name, str):
+            raise ConfigError(f"A metric is named {name!r}; expected a string other than 'loss', which is taken.")
 
 
 def _name(thing: object) -> str:

@@ -103,12 +103,17 @@ def _generators_of(loader: object) -> list[torch.Generator]:
 
 def as_loader(items: Iterable[Batch], name: str) -> Loader[Batch]:
     """Make a `Loader` of whatever can be iterated again. `name` is for the error."""
-    if isinstance(items, Loader):
+    if callable(getattr(items, "batches", None)) and isinstance(items, Loader):
         return items
     if isinstance(items, Iterator) or not isinstance(items, Iterable):
         raise ConfigError(
             f"dls.{name} is {type(items).__name__}, which cannot be read once per epoch. "
             f"Pass a list of batches or a torch DataLoader."
+        )
+    if getattr(items, "persistent_workers", False):
+        raise ConfigError(
+            f"dls.{name} keeps its workers from epoch to epoch (persistent_workers=True), and in them randomness "
+            f"that no state holds. Make the DataLoader with persistent_workers=False."
         )
     if isinstance(items, Sequence):
         return _Indexed(items)
@@ -124,16 +129,23 @@ def length_of(items: object) -> int | None:
 
 
 class Stream(Generic[Batch]):
-    """One loader's running iterator, kept while the batches are asked for in order; any other batch begins anew."""
+    """One loader's running iterator, kept while the batches are asked for in order; any other batch begins anew.
+
+    Whatever draws from torch's generator while a batch is made (an augmentation) draws what (key, epoch, batch) say.
+    The caller keeps the generator.
+    """
 
     def __init__(self, loader: Loader[Batch], fold: int) -> None:
         self._loader = loader
         self._fold = fold
+        self._draws = not (isinstance(loader, _Indexed) and type(loader.items) in {list, tuple})
         self._place: tuple[Key, int, int] | None = None
         self._iterator: Iterator[Any] = iter(())
 
     def batch(self, key: Key, epoch: int, index: int) -> tuple[Batch] | None:
         """Give batch `index` of `epoch` in a 1-tuple, or None past the last."""
+        if self._draws:
+            torch.default_generator.manual_seed(key.derived(self._fold, epoch, index))
         if self._place != (key, epoch, index):
             self.close()
             self._iterator = iter(self._loader.batches(key.fold(self._fold), epoch, index))

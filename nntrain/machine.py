@@ -16,13 +16,23 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from nntrain.batches import Unpacked, described, detached, moved, sample_count
-from nntrain.errors import ConfigError, DataError, LossError, MetricError, remember_state
+from nntrain.batches import Unpacked, described, mapped, moved, sample_count
+from nntrain.errors import (
+    ConfigError,
+    DataError,
+    LossError,
+    MetricError,
+    StateError,
+    add_note,
+    remember_state,
+    state_before,
+)
 from nntrain.events import BatchOutput, Listener, Published, publish
 from nntrain.loaders import Stream
 from nntrain.randomness import kept, seed_all
 from nntrain.records import EpochStats, FrozenMapping, History, Key, Phase, Place, Progress, Sums, TrainState
-from nntrain.transitions import Audience, RunInfo, Transition
+from nntrain.tensors import Tensors
+from nntrain.transitions import Audience, RunInfo, Sink, Transition
 from nntrain.verdicts import Cancel, Event
 from nntrain.workspace import Turn, Workspace
 
@@ -81,13 +91,8 @@ class Step(NamedTuple):
     verdict: Cancel | None = None
     by: str = ""
     event: Event | None = None
-
-
-class _Exhausted(NamedTuple):
-    """A phase whose batches have run out, with its statistics if any batch counted."""
-
-    state: TrainState
-    stats: EpochStats | None
+    output: BatchOutput | None = None
+    stats: EpochStats | None = None
 
 
 class _Computed(NamedTuple, Generic[Batch]):
@@ -116,6 +121,7 @@ class Machine(Generic[Batch]):
     def __post_init__(self) -> None:
         self._generators = self.workspace.generators
         self._sums_device = None if self.workspace.device.type == "cpu" else self.workspace.device
+        self._metric_names = tuple(self.metrics)
         self._training: bool | None = None
         self._noise_key: Key | None = None
         self._noise = (0, 0)
@@ -129,36 +135,52 @@ class Machine(Generic[Batch]):
         with self.turn.taken(), ordinary_tensors(), torch.no_grad(), kept(self._generators):
             yield
 
+    def check_sums(self, state: TrainState) -> None:
+        """Refuse a state in the middle of a phase whose sums are of other metrics."""
+        theirs, ours = state.sums.metrics, tuple(self.metrics)
+        if state.progress.at == "batch" and state.sums.batches and theirs != ours:
+            raise StateError(
+                f"The state is amid a phase, whose sums are of the metrics {', '.join(theirs) or '(none)'}; "
+                f"the learner has {', '.join(ours) or 'none'}. Finish the phase with a learner of the same metrics: "
+                f"epoch_step(learner, state)."
+            )
+
     # -- one step -------------------------------------------------------------------------------------------------
 
     def step(self, cell: list[TrainState], audience: Audience, batch: tuple[Batch] | None = None) -> Step:
         """Do what stands at the place of the state in `cell`, which is taken out: its tensors may be overwritten.
 
         `batch`, if given, is used instead of the loader's. A failure leaves the state before it with the error.
+        Sinks are told when nothing is locked any more, so that one may have another thread read the state.
         """
-        state = cell.pop()
+        progress = cell[0].progress
+        try:
+            with self.workspace.held(cell[0].tensors):
+                step = self._batch(cell, batch) if progress.at == "batch" else self._event(cell)
+        except BaseException as error:
+            if cell:
+                self._failed(error, cell.pop(), progress, audience)
+            raise
+        sinks = audience.at(progress.at)
+        if sinks:
+            self._tell(audience, sinks, progress, step)
+        return step
+
+    def _event(self, cell: list[TrainState]) -> Step:
+        """Publish a place's event, and go where the table leads after it."""
+        state = cell[0]
         progress = state.progress
         at = progress.at
-        with self.workspace.held(state.tensors):
-            if at == "batch":
-                cell.append(state)
-                del state
-                return self._batch(cell, progress, audience, batch)
-            if at == "finished":
-                raise ConfigError("This state's fit is finished. Begin another: fit_step(learner, state, epochs=...).")
-            try:
-                if self.heard_by[at]:
-                    self._seed(state, _EVENTS, _PLACES[at], progress.epoch, _PHASES[progress.phase])
-                    published = publish(at, self.heard_by[at], state)
-                else:
-                    published = Published(state)
-            except BaseException as error:
-                self._failed(error, state, progress, audience)
-                raise
-            return self._leave(published, at, progress, audience)
+        if at == "finished" or at == "batch":  # noqa: PLR1714 - so that mypy narrows the place to an event
+            raise ConfigError("This state's fit is finished. Begin another: fit_step(learner, state, epochs=...).")
+        published = Published(state)
+        if self.heard_by[at]:
+            self._seed(state, _EVENTS, _PLACES[at], progress.epoch, _PHASES[progress.phase])
+            published = self._fitting(publish(at, self.heard_by[at], state))
+        cell.clear()
+        return self._leave(published, at)
 
-    def _leave(self, published: Published, event: Event, progress: Progress, audience: Audience) -> Step:
-        """Go where the table leads after a place's event."""
+    def _leave(self, published: Published, event: Event) -> Step:
         state, verdict = published.state, published.verdict
         if verdict is not None and verdict.scope == "fit":
             after = moved_to(state, at="finished")
@@ -171,54 +193,46 @@ class Machine(Generic[Batch]):
             after = moved_to(state, at="finished")
         else:
             after = next_phase(state)
-        step = Step(after, verdict, published.by, event)
-        self._tell(audience, progress, step)
-        return step
+        return Step(after, verdict, published.by, event)
+
+    def _fitting(self, published: Published) -> Published:
+        """Check that the state which a subscriber answered is one for this learner."""
+        if published.state.tensors.spec is not self.workspace.spec:
+            self.workspace.check_fit(published.state.tensors)
+        return published
 
     # -- a batch --------------------------------------------------------------------------------------------------
 
-    def _batch(
-        self, cell: list[TrainState], progress: Progress, audience: Audience, given: tuple[Batch] | None
-    ) -> Step:
-        state = cell.pop()
+    def _batch(self, cell: list[TrainState], given: tuple[Batch] | None) -> Step:
         workspace = self.workspace
-        try:
-            came_to = self._compute(state, given)
-        except BaseException as error:
-            self._failed(error, state, progress, audience)
-            raise
-        if isinstance(came_to, _Exhausted):
-            step = Step(came_to.state)
-            self._tell(audience, progress, step, stats=came_to.stats)
-            return step
+        came_to = self._compute(cell[0], given)
+        if isinstance(came_to, Step):
+            cell.clear()
+            return came_to
         if isinstance(came_to, Published):
-            return self._cancelled(came_to, "before_batch", progress, audience)
+            cell.clear()
+            return _cancelled(came_to, "before_batch")
+        # Only `cell` holds the state before, so that it can be let go before the optimizer writes.
         batch, output, after, keep = came_to
-        # From here on only `cell` holds the state before, so that it can be let go before the optimizer writes.
-        cell.append(state)
-        del state, came_to
+        del came_to
         verdict, by = None, ""
         if self.heard_by["after_batch"]:
-            after, verdict, by = self._ask_after(cell[0], after, batch, output, audience)
+            after, verdict, by = self._ask_after(after, batch, output)
         parts = _parts(cell[0])
         if not keep:
             cell.clear()
         try:
             workspace.commit(after.tensors)
-        except BaseException as error:
+        except BaseException:
             if not cell:
-                cell.extend(self._revived(parts))
-            self._failed(error, cell[0] if cell else None, progress, audience)
+                cell.append(_whole(parts, workspace.revived() or after.tensors))
             raise
         cell.clear()
         if verdict is not None:
-            return self._cancelled(Published(after, verdict, by), "after_batch", progress, audience)
-        step = Step(after, event="after_batch")
-        if audience.at("batch"):
-            self._tell(audience, progress, step, output=output)
-        return step
+            return _cancelled(Published(after, verdict, by), "after_batch")
+        return Step(after, event="after_batch", output=output)
 
-    def _compute(self, state: TrainState, given: tuple[Batch] | None) -> _Exhausted | Published | _Computed[Batch]:
+    def _compute(self, state: TrainState, given: tuple[Batch] | None) -> Step | Published | _Computed[Batch]:
         """Take a batch as far as the optimizer's write: or find no batch left, or a verdict in `before_batch`."""
         began = time.perf_counter()
         found = given if given is not None else self._next_batch(state)
@@ -239,32 +253,21 @@ class Machine(Generic[Batch]):
     def _ask_before(self, state: TrainState, batch: Batch) -> Published:
         place = state.progress
         self._seed(state, _EVENTS, _PLACES["batch"], place.epoch, _PHASES[place.phase], place.batch)
-        return publish("before_batch", self.heard_by["before_batch"], state, batch)
+        return self._fitting(publish("before_batch", self.heard_by["before_batch"], state, batch))
 
-    def _ask_after(
-        self, before: TrainState, after: TrainState, batch: Batch, output: BatchOutput, audience: Audience
-    ) -> Published:
+    def _ask_after(self, after: TrainState, batch: Batch, output: BatchOutput) -> Published:
         """Publish `after_batch`, while the optimizer's write is pending; drop the write if it is not wanted."""
         try:
-            answered = publish("after_batch", self.heard_by["after_batch"], after, batch, output)
-        except BaseException as error:
+            answered = self._fitting(publish("after_batch", self.heard_by["after_batch"], after, batch, output))
+        except BaseException:
             del after
             self.workspace.abandon()
-            self._failed(error, before, before.progress, audience)
             raise
         wanted = answered.state.tensors is after.tensors
         del after
         if not wanted:
             self.workspace.abandon()
         return answered
-
-    def _revived(self, parts: _Parts) -> list[TrainState]:
-        """After a write that failed: the state before, where the optimizer had not touched its tensors yet."""
-        tensors = self.workspace.revived()
-        if tensors is None:
-            return []
-        progress, sums, history, key, slots = parts
-        return [TrainState(progress=progress, tensors=tensors, sums=sums, history=history, key=key, slots=slots)]
 
     def _body(self, state: TrainState, batch: Batch, began: float) -> tuple[BatchOutput, TrainState]:
         """Forward, loss, backward and metrics; the write is pending in the state that is given back."""
@@ -273,7 +276,7 @@ class Machine(Generic[Batch]):
         if self._training is not train or workspace.module.training is not train:
             workspace.module.train(train)
             self._training = train
-        inputs, named, target = self.unpack(batch)
+        inputs, named, target = self._unpacked(batch)
         samples = sample_count(batch)
         if samples == 0:
             raise DataError(f"The batch ({described(batch)}) has no samples.")
@@ -284,14 +287,15 @@ class Machine(Generic[Batch]):
             try:
                 loss = self.loss_fn(preds, target)
             except Exception as error:
-                error.add_note(
-                    f"nntrain: raised by loss_fn; preds are {described(preds)}, the target is {described(target)}"
+                add_note(
+                    error,
+                    f"nntrain: raised by loss_fn; preds are {described(preds)}, the target is {described(target)}",
                 )
                 raise
             if not isinstance(loss, Tensor) or loss.ndim or (train and not loss.requires_grad):
                 self._refuse_loss(loss)
             if not outputs:
-                outputs.append(BatchOutput(loss.detach(), detached(preds)))
+                outputs.append(BatchOutput(workspace.own(loss), mapped(preds, workspace.own)))
             return loss
 
         if state.key is not self._noise_key:
@@ -322,6 +326,7 @@ class Machine(Generic[Batch]):
                     samples=sums.samples + samples,
                     batches=sums.batches + 1,
                     seconds=sums.seconds + time.perf_counter() - began,
+                    metrics=self._metric_names,
                 ),
                 history=state.history,
                 key=state.key,
@@ -331,6 +336,15 @@ class Machine(Generic[Batch]):
             workspace.abandon()
             raise
         return output, after
+
+    def _unpacked(self, batch: Batch) -> Unpacked:
+        parts: object = self.unpack(batch)
+        if isinstance(parts, tuple) and len(parts) == 3:
+            return parts
+        raise DataError(
+            f"unpack {_name(self.unpack)} returned {described(parts)}; expected a tuple of three: inputs by position "
+            f"(a tuple), inputs by name (a mapping), target."
+        )
 
     def _refuse_loss(self, loss: object) -> None:
         name = _name(self.loss_fn)
@@ -348,7 +362,7 @@ class Machine(Generic[Batch]):
         try:
             value = metric(preds, target)
         except Exception as error:
-            error.add_note(f"nntrain: raised by metric {name}; preds {described(preds)}, target {described(target)}")
+            add_note(error, f"nntrain: raised by metric {name}; preds {described(preds)}, target {described(target)}")
             raise
         if isinstance(value, Tensor) and not value.ndim and not value.is_complex():
             return value.detach()
@@ -357,26 +371,12 @@ class Machine(Generic[Batch]):
         given = described(value) if isinstance(value, Tensor) else repr(value)[:80]
         raise MetricError(f"metric {name} returned {given}; expected a number, as a 0-dim tensor or a float.")
 
-    def _cancelled(self, published: Published, event: Event, progress: Progress, audience: Audience) -> Step:
-        """Skip what the verdict says: this batch, this phase or this fit."""
-        state, verdict = published.state, published.verdict
-        if verdict is None or verdict.scope == "batch":
-            if event == "before_batch":
-                state = moved_to(state, batch=state.progress.batch + 1)
-        elif verdict.scope == "epoch":
-            state = next_phase(state)
-        else:
-            state = moved_to(state, at="finished")
-        step = Step(state, verdict, published.by, event)
-        self._tell(audience, progress, step)
-        return step
-
-    def _finish_phase(self, state: TrainState) -> _Exhausted:
+    def _finish_phase(self, state: TrainState) -> Step:
         """Take the phase's means, once its batches are exhausted; a phase without a finished batch has none."""
         sums, place = state.sums, state.progress
         after = moved_to(state, at="after_epoch")
         if not sums.batches:
-            return _Exhausted(after, None)
+            return Step(after)
         loss, *metrics = (total / sums.samples for total in sums.totals.tolist())
         stats = EpochStats(
             epoch=place.epoch,
@@ -387,7 +387,7 @@ class Machine(Generic[Batch]):
             batches=sums.batches,
             seconds=sums.seconds,
         )
-        return _Exhausted(_with(after, history=History((*state.history, stats))), stats)
+        return Step(_with(after, history=History((*state.history, stats))), stats=stats)
 
     # -- small things ---------------------------------------------------------------------------------------------
 
@@ -403,10 +403,7 @@ class Machine(Generic[Batch]):
     def _seed(self, state: TrainState, *folds: int) -> None:
         seed_all(self._generators, state.key.derived(*folds))
 
-    def _tell(self, audience: Audience, progress: Progress, step: Step, **more: Any) -> None:
-        sinks = audience.at(progress.at)
-        if not sinks:
-            return
+    def _tell(self, audience: Audience, sinks: tuple[Sink, ...], progress: Progress, step: Step) -> None:
         transition = Transition(
             at=progress.at,
             progress=progress,
@@ -415,7 +412,8 @@ class Machine(Generic[Batch]):
             event=step.event,
             verdict=step.verdict,
             by=step.by or None,
-            **more,
+            output=step.output if step.verdict is None else None,
+            stats=step.stats,
         )
         try:
             audience.tell(sinks, transition)
@@ -423,21 +421,30 @@ class Machine(Generic[Batch]):
             self._failed(error, step.state, progress, audience)
             raise
 
-    def _failed(self, error: BaseException, state: TrainState | None, progress: Progress, audience: Audience) -> None:
+    def _failed(self, error: BaseException, state: TrainState, progress: Progress, audience: Audience) -> None:
         """Say where it happened, leave the state before with the error, and tell the sinks."""
-        error.add_note(
+        lost = state.tensors.lost is not None
+        add_note(
+            error,
             f"nntrain: in {progress.phase} of epoch {progress.epoch}, at {progress.at}"
             + (f" {progress.batch}" if progress.at == "batch" else "")
-            + f", step {progress.step}; nntrain.state_before(error) gives the state before it"
+            + f", step {progress.step}; "
+            + ("the state before it is lost" if lost else "nntrain.state_before(error) gives the state before it"),
         )
-        if state is None:
-            return
-        remember_state(error, state)
+        remember_state(error, None if lost else state)
         audience.tell(
             audience.sinks,
             Transition(at=progress.at, progress=progress, state=state, run=self.info(state.key.seed), error=error),
             leniently=True,
         )
+
+    @staticmethod
+    def interrupted_by(error: Exception) -> KeyboardInterrupt:
+        """Make the interrupt that waited for the end of a step which failed, perhaps of the same Ctrl-C."""
+        interrupt = KeyboardInterrupt("interrupted")
+        interrupt.__cause__ = error
+        remember_state(interrupt, state_before(error))
+        return interrupt
 
     def interruption(self, state: TrainState, audience: Audience) -> KeyboardInterrupt:
         """Make the interrupt that waited for the end of a step."""
@@ -452,6 +459,24 @@ _Parts = tuple[Progress, Sums, History, Key, FrozenMapping[BaseModel]]
 def _parts(state: TrainState) -> _Parts:
     """Give all of a state but its tensors, so that they can be let go."""
     return state.progress, state.sums, state.history, state.key, state.slots
+
+
+def _whole(parts: _Parts, tensors: Tensors) -> TrainState:
+    progress, sums, history, key, slots = parts
+    return TrainState(progress=progress, tensors=tensors, sums=sums, history=history, key=key, slots=slots)
+
+
+def _cancelled(published: Published, event: Event) -> Step:
+    """Skip what the verdict says: this batch, this phase or this fit."""
+    state, verdict = published.state, published.verdict
+    if verdict is None or verdict.scope == "batch":
+        if event == "before_batch":
+            state = moved_to(state, batch=state.progress.batch + 1)
+    elif verdict.scope == "epoch":
+        state = next_phase(state)
+    else:
+        state = moved_to(state, at="finished")
+    return Step(state, verdict, published.by, event)
 
 
 def _name(function: object) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 import torch
 from pydantic import BaseModel, Field, GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, core_schema, to_jsonable_python
 from torch import Tensor, nn
 
 from nntrain.bits import same_bits, same_tensor
@@ -81,7 +81,22 @@ class FrozenMapping(Mapping[str, Value], Generic[Value]):
 
 def _as_is(value: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
     """Serialise numbers as numbers (a NaN as null) and records by their own fields, whatever their class."""
-    return handler.generate_schema(value) if value is float else core_schema.any_schema()
+    if value is float:
+        return handler.generate_schema(value)
+    return core_schema.any_schema(
+        serialization=core_schema.plain_serializer_function_ser_schema(_plain, when_used="json")
+    )
+
+
+def _plain(value: object) -> object:
+    return to_jsonable_python(value, fallback=_summary, inf_nan_mode="null")
+
+
+def _summary(value: object) -> object:
+    """Summarise a tensor that a subscriber keeps in its record."""
+    if isinstance(value, Tensor):
+        return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+    return repr(value)
 
 
 class Key(Record, frozen=True):
@@ -249,17 +264,23 @@ class Totals:
 
 
 class Sums(Record, frozen=True):
-    """A phase's running sums: of loss and metrics over `samples`, the `batches` that ran, the `seconds` spent."""
+    """A phase's running sums: of loss and `metrics` over `samples`, the `batches` that ran, the `seconds` spent."""
 
     totals: Totals = Totals()
     samples: int = 0
     batches: int = 0
     seconds: float = 0.0
+    metrics: tuple[str, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sums):
             return NotImplemented
-        return (self.samples, self.batches, self.totals) == (other.samples, other.batches, other.totals)
+        return (self.samples, self.batches, self.metrics, self.totals) == (
+            other.samples,
+            other.batches,
+            other.metrics,
+            other.totals,
+        )
 
     def __hash__(self) -> int:
         return hash((self.samples, self.batches))

@@ -126,9 +126,15 @@ def fold(
     """
     machine: Machine[Batch] = learner.machine
     audience = Audience((*sinks, *machine.audience.sinks))
+    machine.check_sums(cell[0])
     with machine.running(), held_back() as interrupts:
         while True:
-            step = machine.step(cell, audience, batch)
+            try:
+                step = machine.step(cell, audience, batch)
+            except Exception as error:
+                if interrupts.pressed:
+                    interrupts.let_through(machine.interrupted_by(error))
+                raise
             if interrupts.pressed:
                 interrupts.let_through(machine.interruption(step.state, audience))
             if done(step):

@@ -13,6 +13,7 @@ The value seen through a handle never changes.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def copied(tree: Any) -> Any:
         return {name: copied(value) for name, value in tree.items()}
     if isinstance(tree, (list, tuple)):
         return type(tree)(copied(value) for value in tree)
-    return tree
+    return copy.deepcopy(tree)  # of numbers and strings the very same
 
 
 def copied_snapshot(snapshot: Snapshot) -> Snapshot:

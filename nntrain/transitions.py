@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from nntrain.errors import SinkWarning
+from nntrain.errors import SinkWarning, add_note
 from nntrain.events import BatchOutput
 from nntrain.records import EpochStats, FrozenMapping, Place, Progress, TrainState
 from nntrain.verdicts import Cancel, Event
@@ -87,9 +88,11 @@ class Audience:
                 sink(transition)
             except Exception as error:
                 if not leniently and getattr(sink, "strict", False):
-                    error.add_note(f"nntrain: raised by the strict sink {sink_name(sink)}")
+                    add_note(error, f"nntrain: raised by the strict sink {sink_name(sink)}")
                     raise
-                self._count(sink, error)
+                # A failure's own error must pass on, even where the caller has made warnings errors.
+                with suppress(SinkWarning) if leniently else nullcontext():
+                    self._count(sink, error)
 
     def _count(self, sink: Sink, error: Exception) -> None:
         name = sink_name(sink)

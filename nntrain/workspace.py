@@ -4,12 +4,13 @@ It owns a module, an optimizer and their tensors, whose identity stays for its l
 handles (see `nntrain.tensors`); the workspace knows the one handle whose value the live tensors hold only by a weak
 reference. The argument that no kept value ever changes:
 
-1. The live tensors are written in four places only: `_load` (another value is brought in), the forward pass (buffers),
-   `_write` (the optimizer), and `_restore_buffers`.
+1. The live tensors are written in four places only: `_load` (another value is brought in), the forward pass (buffers,
+   and the parameters that the first one is seen to write, such as an embedding's with `max_norm`), `_write` (the
+   optimizer), and `_restore`.
 2. Before `_load` and `_write`, `_detach` looks whether anybody still holds the current handle. If so, it first
-   receives a copy of its own, with the buffers as they were before the forward pass. If not, nobody can see the write.
-3. A forward pass that fails, or is not followed by `_write`, puts the buffers back, or (eval phases whose model wrote
-   buffers) becomes a new value by the same look as in 2.
+   receives a copy of its own, with all as it was before the forward pass. If not, nobody can see the write.
+3. A forward pass that fails, or is not followed by `_write`, puts back what it wrote, or (eval phases whose model
+   writes) becomes a new value by the same look as in 2.
 4. Everything handed out is a copy, or lent for a block that refuses writes; readers in other threads wait.
 
 So: one copy for each state that somebody kept, none otherwise. The caller of `compute` and `commit` must drop its
@@ -32,7 +33,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from nntrain.bits import same_bits
+from nntrain.bits import same_bits, same_tensor
 from nntrain.borrowing import lent
 from nntrain.errors import BorrowError, BusyError, ConfigError, StateError
 from nntrain.modules import make_module
@@ -66,7 +67,7 @@ class Workspace:
         module = make_module(template, bits)
         first = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
         wanted = device if device is not None else first
-        self.module = module.to(wanted)
+        self.module = _own_memory(module.to(wanted))
         self.params = dict(self.module.named_parameters())
         self.buffers = dict(self.module.named_buffers())
         self.device = next((tensor.device for tensor in (*self.params.values(), *self.buffers.values())), wanted)
@@ -78,7 +79,8 @@ class Workspace:
             )
         self.generators = generators(self.device)
         """torch's global generators that a step draws from."""
-        self._buffer_homes = _homes(self.module, self.buffers)
+        self._buffer_homes, self._empty_homes = _homes(self.module, self.buffers)
+        self._addresses = {one.untyped_storage()._cdata for one in (*self.params.values(), *self.buffers.values())}
         self._schedule = lr if callable(lr) else None
         self._make_optimizer(optim_class, lr)
         self._fresh_optim = self._read_optim(copied)
@@ -88,11 +90,15 @@ class Workspace:
         self._step: int | None = None
         self._untouched = False
         self._closure: Callable[[], Tensor] | None = None
-        self._old_buffers: list[Tensor] = []
-        self._old_versions: list[int] = []
         self._param_list = list(self.params.values())
+        self._watched = {**self.params, **self.buffers}
+        """What a forward pass may write, and so is kept until the step is done; all, until one was seen."""
+        self._silent: dict[bool, list[Tensor]] = {}
+        """What it writes without torch's version counters noticing; in training, and in eval, once seen."""
+        self._old: list[Tensor] = []
+        self._old_versions: list[int] = []
         self._lent: list[int] | None = None
-        """The versions of the parameters when the current value was lent, if it was."""
+        """The versions of the live tensors when the current value was lent, if it was."""
         self.lock = threading.RLock()
         """Held for each step and each read of live tensors."""
 
@@ -110,6 +116,12 @@ class Workspace:
         self._lr_ratios = [
             float(group["lr"]) / made_with if callable(lr) else 1.0 for group in self.optimizer.param_groups
         ]
+        # torch's own optimizers, and those derived from one, write under torch's version counters.
+        self._counts = any(
+            base.__module__.startswith("torch.optim.") and base is not torch.optim.Optimizer
+            for base in type(self.optimizer).__mro__
+        )
+        self._brought_in = False
         self._kind = f"{type(self.optimizer).__module__}.{type(self.optimizer).__qualname__}"
         self._fresh_groups = [_group_values(group) for group in self.optimizer.param_groups]
         self._param_names = {id(param): name for name, param in self.params.items()}
@@ -192,7 +204,9 @@ class Workspace:
         """Make the live tensors hold the value of a handle that is pending or live."""
         if self._pending is not None and self._pending() is handle:
             self._write(handle)
-        elif handle.source is not None and self._changed_in_forward():
+        elif handle.source is self:
+            self._check_lent(handle)
+        if handle.source is not None and self._changed_in_forward():
             # The old value is read while a batch is being worked on: its buffers are those from before.
             self._give_copy(handle)
 
@@ -207,7 +221,7 @@ class Workspace:
             {
                 name: change(value)
                 for name, value in _group_values(group).items()
-                if name != "lr" and not (name in fresh and same_bits(value, fresh[name]))
+                if not (name in fresh and same_bits(value, fresh[name])) and (name != "lr" or self._schedule is None)
             }
             for group, fresh in zip(self.optimizer.param_groups, self._fresh_groups, strict=True)
         )
@@ -219,8 +233,8 @@ class Workspace:
         """Make the live tensors hold the handle's value, whoever's it is."""
         with self.lock:
             if self._current is not None and self._current() is handle:
-                if handle.source is self and self._lent is not None and self._lent != self._versions():
-                    self._lose("somebody wrote to its tensors after state.borrow() had taken them back")
+                self._check_lent(handle)
+                self._lent = None
                 return
             if handle.spec is not self.spec:
                 self.check_fit(handle)
@@ -240,10 +254,10 @@ class Workspace:
     def compute(self, forward: Callable[[], Tensor], *, step: int | None) -> None:
         """Run `forward` (which returns the loss) and, in training (`step` given), the backward pass.
 
-        A failure puts the buffers back. Afterwards `commit` or `abandon` is due.
+        A failure puts back what was written. Afterwards `commit` or `abandon` is due.
         """
-        if self.buffers:
-            self._save_buffers()
+        if self._watched:
+            self._save()
         self._step = step
         try:
             if step is None:
@@ -252,8 +266,13 @@ class Workspace:
                 loss = self._backward(forward)
                 if self.needs_closure:
                     self._closure = self._closure_over(forward, loss.detach())
-            if self.buffers:
+            if self._buffer_homes or self._empty_homes:
                 self._keep_identity()
+            training = step is not None
+            if training not in self._silent:
+                self._probe(training)
+            for tensor in self._silent[training]:
+                _touch(tensor)
         except BaseException:
             self._undo()
             raise
@@ -311,7 +330,7 @@ class Workspace:
         self._pending = None
         self._closure = None
         self._clear_gradients()
-        self._restore_buffers()
+        self._restore()
 
     def _write(self, handle: Tensors) -> None:
         """Write in place, after seeing to whoever still holds the old value."""
@@ -319,7 +338,7 @@ class Workspace:
         self._detach()
         if self._step is not None:
             self._optimize(handle, self._step)
-        if self.buffers and self._changed_in_forward():
+        if self._watched and self._changed_in_forward():
             self._keep_identity()  # an optimizer that evaluates the model may have put others in their place
             self._old_versions = []
         self._lent = None
@@ -328,26 +347,50 @@ class Workspace:
 
     def _optimize(self, handle: Tensors, step: int) -> None:
         known = len(self.optimizer.state)
-        versions = self._versions()
+        before = self._written() if self._counts else None
+        self._untouched = True
         try:
             if self._schedule is not None:
                 self._set_lr(self._schedule(step), step)
-            if self._closure is not None:
-                with kept(self.generators):
-                    self.optimizer.step(self._closure)  # type: ignore[arg-type] # torch: float, and gives it tensors
-            else:
-                self.optimizer.step()
+            try:
+                self._optimizer_step()
+            except KeyError:
+                # A memory made by the same class with other options (Adam's amsgrad) lacks what these options need.
+                if not self._brought_in or before != self._written():
+                    raise
+                self.optimizer.state.clear()
+                self._optimizer_step()
+            if not known:
+                self._check_memory()
         except BaseException as error:
-            handle.source = None
-            handle.lost = f"the optimizer failed while it was writing ({type(error).__name__}: {error})"
-            self._untouched = self._versions() == versions
+            # Optimizers of other packages may write past the version counters.
             for param in list(self.optimizer.state)[known:]:
                 del self.optimizer.state[param]
-            self._restore_buffers()
+            self._untouched = self._untouched or (before is not None and before == self._written())
+            handle.source = None
+            handle.lost = f"the optimizer failed while it was writing ({type(error).__name__}: {error})"
+            self._restore()
             raise
         finally:
             self._closure = None
             self._clear_gradients()
+        self._brought_in = False
+
+    def _optimizer_step(self) -> None:
+        self._untouched = False
+        if self._closure is not None:
+            with kept(self.generators):
+                self.optimizer.step(self._closure)  # type: ignore[arg-type] # torch: float, and gives it tensors
+        else:
+            self.optimizer.step()
+
+    def _check_memory(self) -> None:
+        strangers = [key for key in self.optimizer.state if id(key) not in self._param_names]
+        if strangers:
+            raise ConfigError(
+                f"The optimizer {self._kind} keeps state under {strangers[0]!r:.40}, which is no parameter. A state "
+                f"holds what is kept for each parameter, and what a parameter group holds: keep it there."
+            )
 
     def revived(self) -> Tensors | None:
         """After a write that failed: a handle on the old value, where the optimizer had not touched it yet."""
@@ -365,10 +408,18 @@ class Workspace:
     def _give_copy(self, handle: Tensors) -> None:
         live = self._live_snapshot()
         if self._changed_in_forward():
-            old = dict(zip(self.buffers, self._old_buffers, strict=True))
-            live = Snapshot(live.params, old, live.optim)
+            old = dict(zip(self._watched, self._old, strict=True))
+            live = Snapshot(
+                {name: old.get(name, tensor) for name, tensor in live.params.items()},
+                {name: old.get(name, tensor) for name, tensor in live.buffers.items()},
+                live.optim,
+            )
         handle.owned = copied_snapshot(live)
         handle.source = None
+
+    def _check_lent(self, handle: Tensors) -> None:
+        if handle.source is self and self._lent is not None and self._lent != self._versions():
+            self._lose("somebody wrote to its tensors after state.borrow() had taken them back")
 
     def _lose(self, reason: str) -> None:
         current = self._current() if self._current is not None else None
@@ -396,12 +447,13 @@ class Workspace:
             if pairs:
                 _copy_all([live for live, _ in pairs], [theirs.detach() for _, theirs in pairs])
             optim = snapshot.optim if snapshot.optim.kind == self._kind else self._fresh_optim
+            self._brought_in = True
             for name, param in self.params.items():
                 kept = optim.state.get(name)
                 if kept is None:
                     self.optimizer.state.pop(param, None)
                 else:
-                    self.optimizer.state[param] = _brought_in(self.optimizer.state.get(param, {}), kept, self.device)
+                    self.optimizer.state[param] = _taken_over(self.optimizer.state.get(param, {}), kept, self.device)
             for index, (group, fresh) in enumerate(zip(self.optimizer.param_groups, self._fresh_groups, strict=True)):
                 changed = optim.groups[index] if index < len(optim.groups) else {}
                 group.update(copied({**fresh, **changed}))
@@ -422,48 +474,92 @@ class Workspace:
             param.grad = None
 
     def _versions(self) -> list[int]:
-        return [param._version for param in self._param_list]
+        return [tensor._version for tensor in (*self.params.values(), *self.buffers.values())]
 
-    def _save_buffers(self) -> None:
-        """Keep the buffers as they are; costs nothing where nobody wrote to them since the last time."""
-        versions = [live._version for live in self.buffers.values()]
+    def _written(self) -> list[object]:
+        """Give what tells whether an optimizer of torch's has written anything yet."""
+        seen: list[object] = [param._version for param in self._param_list]
+        for memory in self.optimizer.state.values():
+            seen += [value._version if isinstance(value, Tensor) else value for value in memory.values()]
+        return seen
+
+    def _save(self) -> None:
+        """Keep what a forward pass may write; costs nothing where nobody wrote to it since the last time."""
+        versions = [live._version for live in self._watched.values()]
         if versions == self._old_versions:
             return
-        live = [buffer.detach() for buffer in self.buffers.values()]
-        if self._old_buffers:
-            _copy_all(self._old_buffers, live)
+        live = [tensor.detach() for tensor in self._watched.values()]
+        if self._old:
+            _copy_all(self._old, live)
         else:
-            self._old_buffers = [copied(buffer) for buffer in live]
+            self._old = [copied(tensor) for tensor in live]
         self._old_versions = versions
 
     def _changed_in_forward(self) -> bool:
-        return bool(self._old_versions) and self._old_versions != [live._version for live in self.buffers.values()]
+        return bool(self._old_versions) and self._old_versions != [live._version for live in self._watched.values()]
+
+    def _probe(self, training: bool) -> None:
+        """Find out, at a first forward pass, which parameters it writes, and what it writes unnoticed."""
+        before = dict(zip(self._watched, zip(self._old, self._old_versions, strict=True), strict=True))
+        written = {name for name, live in self._watched.items() if not same_tensor(live, before[name][0])}
+        self._silent[training] = [
+            live for name, live in self._watched.items() if name in written and live._version == before[name][1]
+        ]
+        self._watched = {name: live for name, live in self._watched.items() if name in self.buffers or name in written}
+        self._old = [before[name][0] for name in self._watched]
+        self._old_versions = [before[name][1] for name in self._watched]
 
     def _keep_identity(self) -> None:
         """Where a forward pass put another tensor in a buffer's place, take its value and put the live one back."""
+        replaced: list[tuple[Tensor, Tensor]] = []
         for home, key, name in self._buffer_homes:
             found = home._buffers.get(key)
             live = self.buffers[name]
             if found is live:
                 continue
+            home._buffers[key] = live
             if found is None or found.shape != live.shape or found.dtype != live.dtype:
-                home._buffers[key] = live
                 given = "None" if found is None else f"{found.dtype} {list(found.shape)}"
                 raise StateError(
                     f"The model replaced its buffer {name} ({live.dtype} {list(live.shape)}) by {given}. "
                     f"Buffers keep their shape and dtype in training."
                 )
+            replaced.append((live, found))
+        if replaced:
+            # All are read before one is written: a buffer may have taken another's place.
+            values = [found.detach().clone() for _, found in replaced]
             with torch.no_grad():
-                live.copy_(found)
-            home._buffers[key] = live
+                for (live, _), value in zip(replaced, values, strict=True):
+                    live.copy_(value)
+        for home, key in self._empty_homes:
+            if home._buffers.get(key) is not None:
+                home._buffers[key] = None
+                raise StateError(
+                    f"The model made its buffer {key}, registered as None, in the forward pass. A state holds what "
+                    f"is there from the beginning: register it with its shape, like torch.zeros(3)."
+                )
 
-    def _restore_buffers(self) -> None:
+    def _restore(self) -> None:
         for home, key, name in self._buffer_homes:
             home._buffers[key] = self.buffers[name]
+        for home, key in self._empty_homes:
+            home._buffers[key] = None
+        if len(self._silent) < 2 and self._old_versions:
+            # A first forward pass may have failed: what it wrote, and whether torch noticed, is not known yet.
+            for tensor in self._watched.values():
+                _touch(tensor)
         if self._changed_in_forward():
             with torch.no_grad():
-                _copy_all([live.detach() for live in self.buffers.values()], self._old_buffers)
-            self._old_versions = [live._version for live in self.buffers.values()]
+                _copy_all([live.detach() for live in self._watched.values()], self._old)
+            self._old_versions = [live._version for live in self._watched.values()]
+
+    def own(self, tensor: Tensor) -> Tensor:
+        """Detach a tensor that the model or the loss gave; where it is a view of live memory, copy it."""
+        found = tensor.detach()
+        may_alias = tensor.is_leaf or tensor._base is not None
+        if may_alias and tensor.layout == torch.strided and tensor.untyped_storage()._cdata in self._addresses:
+            return found.clone()
+        return found
 
 
 def _spec_of(params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], device: torch.device) -> Spec:
@@ -479,21 +575,38 @@ def _copy_all(to: list[Tensor], values: list[Tensor]) -> None:
     torch._foreach_copy_(to, values)  # pyright: ignore[reportPrivateImportUsage] # torch's only fused copy
 
 
-def _homes(module: nn.Module, buffers: Mapping[str, Tensor]) -> list[tuple[nn.Module, str, str]]:
+def _own_memory(module: nn.Module) -> nn.Module:
+    """Give each buffer memory of its own where its elements share some (an expanded tensor cannot be written to)."""
+    for home in module.modules():
+        for key, tensor in home._buffers.items():
+            if tensor is not None and tensor.layout == torch.strided and 0 in tensor.stride():
+                home._buffers[key] = tensor.clone(memory_format=torch.contiguous_format)
+    return module
+
+
+def _touch(tensor: Tensor) -> None:
+    """Count a write on the tensor's version counter, and change nothing."""
+    with torch.no_grad():
+        tensor.copy_(tensor)
+
+
+def _homes(
+    module: nn.Module, buffers: Mapping[str, Tensor]
+) -> tuple[list[tuple[nn.Module, str, str]], list[tuple[nn.Module, str]]]:
+    """Find where the buffers are registered, and the places registered as None."""
     names = {id(tensor): name for name, tensor in buffers.items()}
-    return [
-        (home, key, names[id(tensor)])
-        for home in module.modules()
-        for key, tensor in home._buffers.items()
-        if tensor is not None
-    ]
+    places = [(home, key, tensor) for home in module.modules() for key, tensor in home._buffers.items()]
+    return (
+        [(home, key, names[id(tensor)]) for home, key, tensor in places if tensor is not None],
+        [(home, key) for home, key, tensor in places if tensor is None],
+    )
 
 
 def _group_values(group: Mapping[str, Any]) -> dict[str, Any]:
     return {name: copied(value) for name, value in group.items() if name not in {"params", "param_names"}}
 
 
-def _brought_in(mine: Mapping[str, Any], theirs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+def _taken_over(mine: Mapping[str, Any], theirs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Bring an optimizer's memory of one parameter in, into the tensors that are there where they fit."""
     brought: dict[str, Any] = {}
     for name, value in theirs.items():

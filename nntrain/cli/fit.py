@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 @click.option("--epochs", type=click.IntRange(min=0), default=10, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=0.2, show_default=True)
-@click.option("--hidden", type=click.IntRange(min=1), default=50, show_default=True, help="Width of the hidden layer.")
+@click.option(
+    "--hidden",
+    type=click.IntRange(min=1, max=1 << 20),
+    default=50,
+    show_default=True,
+    help="Width of the hidden layer.",
+)
 @click.option("--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--patience", type=click.IntRange(min=1), help="Stop after so many epochs without a better eval loss.")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Batch = TypeVar("Batch", covariant=True)  # noqa: PLC0105  (the name that readers of an error message know)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class DataLoaders(Generic[Batch]):
     """Where the batches of the two phases come from.
 

@@ -52,8 +52,10 @@ class EarlyStopping(Subscriber[object]):
         self.min_delta = min_delta
         self.phase = phase
         self.order = order
-        name = "".join(letter if letter.isalnum() else "_" for letter in monitor)
-        self.slot = Slot(f"nntrain.early_stopping.{phase}_{mode}_{name}", Patience, default=Patience())
+        # Two that differ in anything remember apart.
+        said = f"{phase}_{mode}_{patience}_{float(min_delta)}_{monitor}"
+        name = "".join(letter if letter.isalnum() or letter == "_" else f"x{ord(letter):x}" for letter in said)
+        self.slot = Slot(f"nntrain.early_stopping.{name}", Patience, default=Patience())
 
     def before_fit(self, state: TrainState) -> TrainState:
         """Begin each fit with full patience."""

@@ -119,7 +119,7 @@ BAD: Final = {
     "batch size": (["--batch-size", "0"], "0 is not in the range x>=1"),
     "lr": (["--lr", "0"], "0.0 is not in the range x>0"),
     "lr nan": (["--lr", "nan"], "nan"),
-    "hidden": (["--hidden", "0"], "0 is not in the range x>=1"),
+    "hidden": (["--hidden", "0"], "0 is not in the range 1<=x<=1048576"),
     "seed": (["--seed", "-3"], "-3 is not in the range"),
     "device": (["--device", "tpu"], "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
     "log": (["--log", "none/run.jsonl"], "The log none/run.jsonl cannot be written: No such file or directory"),
@@ -156,6 +156,8 @@ def test_the_process_ends_with_2(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGINT is sent as on POSIX")
 def test_ctrl_c_ends_with_130_and_closes_the_log(tmp_path: Path) -> None:
+    # A shell's background job starts with SIGINT ignored, and so would the child.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "nntrain", "fit", "--epochs", "100000", "--log", "run.jsonl"],
         cwd=tmp_path,
@@ -163,6 +165,7 @@ def test_ctrl_c_ends_with_130_and_closes_the_log(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     assert LINE.fullmatch(process.stdout.readline().rstrip("\n"))
     process.send_signal(signal.SIGINT)

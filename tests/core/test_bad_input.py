@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from nntrain import (
     CancelBatch,
     CancelEpoch,
+    CancelFit,
     DataLoaders,
     Learner,
     NNTrainError,
@@ -27,8 +28,9 @@ from nntrain import (
     batch_step,
     fit_step,
     on,
+    state_before,
 )
-from nntrain.errors import BusyError, ConfigError, DataError, SinkWarning, SubscriberError, VerdictError
+from nntrain.errors import BusyError, ConfigError, DataError, SinkWarning, StateError, SubscriberError, VerdictError
 from nntrain.records import Record
 
 SOURCE = torch.Generator().manual_seed(0)
@@ -301,3 +303,111 @@ def test_a_later_fit_counts_on_and_an_unfinished_one_goes_on() -> None:
         state = advance(learner, state).state
     assert fit_step(learner, state).state == first
     assert fit_step(learner, state, 3).state.history == second.history
+
+
+def test_metrics_are_named_apart_and_stay_the_same_amid_a_phase() -> None:
+    with pytest.raises(ConfigError, match="'loss', which is taken"):
+        learner_of(metric_fn={"loss": accuracy})
+    learner = learner_of()
+    state = learner.init(epochs=1)
+    for _ in range(3):
+        state = advance(learner, state).state
+    for metrics in ({"acc": accuracy}, {}, {"metric": accuracy, "more": accuracy}):
+        with pytest.raises(StateError, match="sums are of the metrics metric"):
+            fit_step(learner.replace(metric_fn=metrics), state)
+    assert fit_step(learner.replace(metric_fn={"metric": accuracy}), state).state == fit_step(learner, state).state
+
+
+def test_a_verdict_with_a_state_of_another_model_is_refused() -> None:
+    other = learner_of(model=nn.Linear(3, 7)).init()
+
+    class Strange(Subscriber[object]):
+        def after_epoch(self, state: TrainState) -> CancelFit:
+            return CancelFit(state=other)
+
+    with pytest.raises(StateError, match=r"weight is \[7, 3\]"):
+        learner_of(subs=[Strange()]).fit(1, print_stats=False)
+
+
+def test_unpack_that_gives_no_three_things() -> None:
+    with pytest.raises(DataError, match=r"unpack pair returned tuple\(.*expected a tuple of three"):
+        learner_of(unpack=pair).fit(1)
+
+
+def pair(batch: tuple[Tensor, Tensor]) -> Any:
+    return batch
+
+
+def test_methods_with_an_underscore_are_ones_own() -> None:
+    class Mine(Subscriber[object]):
+        def _before_batch(self) -> None: ...
+
+    assert Mine().order == 0
+
+
+class ClosedError(Exception):
+    """Takes no attribute, so no note."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name != "__traceback__":  # contextlib's own
+            raise AttributeError(name)
+        super().__setattr__(name, value)
+
+
+def test_an_exception_that_takes_no_note_passes_as_it_is() -> None:
+    def broken(preds: Tensor, target: Tensor) -> Tensor:
+        raise ClosedError
+
+    with pytest.raises(ClosedError) as caught:
+        learner_of(loss_fn=broken).fit(1)
+    before = state_before(caught.value)
+    assert before is not None
+    assert before.progress.batch == 0
+
+
+def test_one_exception_raised_twice_leads_to_the_later_state() -> None:
+    error, calls = RuntimeError("again"), [0]
+
+    def loss_fn(preds: Tensor, target: Tensor) -> Tensor:
+        calls[0] += 1
+        if calls[0] in {2, 4}:
+            raise error
+        return cross_entropy(preds, target)
+
+    learner = learner_of(loss_fn=loss_fn)
+    with pytest.raises(RuntimeError):
+        learner.fit(1)
+    before = state_before(error)
+    assert before is not None
+    assert before.progress.batch == 1
+    with pytest.raises(RuntimeError):
+        fit_step(learner, before)
+    later = state_before(error)
+    assert later is not None
+    assert later.progress.batch == 2
+
+
+def test_a_sink_may_have_another_thread_read_the_state() -> None:
+    read: list[bool] = []
+
+    def sink(transition: Transition) -> None:
+        thread = threading.Thread(target=lambda: read.append("weight" in dict(transition.state.params)), daemon=True)
+        thread.start()
+        thread.join(timeout=20)
+
+    learner_of(sinks=[sink]).fit(1, print_stats=False)
+    assert len(read) == 14
+    assert all(read)
+
+
+@pytest.mark.filterwarnings("error")
+def test_warnings_as_errors_do_not_hide_the_error_itself() -> None:
+    def broken(preds: Tensor, target: Tensor) -> Tensor:
+        raise KeyError("real")
+
+    def sink(transition: Transition) -> None:
+        if transition.error is not None:
+            raise ValueError("sink")
+
+    with pytest.raises(KeyError, match="real"):
+        learner_of(loss_fn=broken, sinks=[sink]).fit(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -40,6 +40,7 @@ BATCHES: dict[str, Any] = {
     "tuple": (X, Y),
     "list": [X, Y],
     "mapping": {"image": X, "label": Y},
+    "defaultdict": defaultdict(list, image=X, label=Y),
     "ordered": OrderedDict(image=X, label=Y),
     "dataclass": Example(X, Y),
     "named tuple": Named(X, Y),
@@ -79,7 +80,7 @@ def test_samples_are_counted(name: str) -> None:
     assert sample_count(BATCHES[name]) == 4
 
 
-@pytest.mark.parametrize("name", ["tuple", "list", "mapping", "ordered", "dataclass", "named tuple"])
+@pytest.mark.parametrize("name", ["tuple", "list", "mapping", "defaultdict", "ordered", "dataclass", "named tuple"])
 def test_every_kind_trains_to_the_same_weights(name: str) -> None:
     torch.manual_seed(0)
     batch = BATCHES[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import math
@@ -162,3 +163,11 @@ def test_a_new_goal_holds_wherever_the_state_stands() -> None:
                 assert done.progress.epoch == max(goal, begun)
             assert done.progress.at == "finished"
         state = advance(learner, state).state
+
+
+def test_a_learner_is_compared_hashed_and_copied_used_or_not() -> None:
+    learner = learner_of(metric_fn={"acc": accuracy})
+    state = learner.fit(1, print_stats=False).state
+    assert learner != learner_of(metric_fn={"acc": accuracy})  # other data, though equal
+    assert hash(learner) == hash(learner.replace())
+    assert copy.deepcopy(learner).fit(1, print_stats=False).state == state

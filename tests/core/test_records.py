@@ -32,6 +32,7 @@ from nntrain import (
     accuracy,
     advance,
 )
+from nntrain.bits import same_bits
 from nntrain.records import FrozenMapping, History, Sums, Totals
 
 
@@ -188,3 +189,24 @@ def test_frozen_mapping_and_history_are_values() -> None:
     assert hash(FrozenMapping({"a": 1})) == hash(one)
     assert repr(one) == "{'a': 1}"
     assert History() == ()
+
+
+class Average(BaseModel, frozen=True, arbitrary_types_allowed=True):
+    weights: Tensor
+    loss: float = math.nan
+
+
+def test_a_tensor_in_a_slot_is_compared_copied_and_summarised() -> None:
+    slot = Slot("tests.average", Average, default=Average(weights=torch.zeros(2)))
+    state = learner_of().init().put(slot, Average(weights=torch.ones(2, 3)))
+    assert json.loads(state.model_dump_json())["slots"] == {
+        "tests.average": {"weights": {"shape": [2, 3], "dtype": "float32"}, "loss": None}
+    }
+    assert copy.deepcopy(state) == state
+    assert state != state.put(slot, Average(weights=torch.zeros(2, 3)))
+
+
+def test_sparse_tensors_are_compared_by_their_values() -> None:
+    one, other = torch.eye(3).to_sparse(), (2 * torch.eye(3)).to_sparse()
+    assert same_bits(one, torch.eye(3).to_sparse())
+    assert not same_bits(one, other)

@@ -331,6 +331,40 @@ def test_an_interrupt_waits_for_the_end_of_the_step(handler: Callable[..., Any])
     assert fit_step(learner, before).state == learner_of().fit(2, print_stats=False).state
 
 
+def test_an_interrupt_in_a_step_that_fails_is_no_less_an_interrupt(handler: Callable[..., Any]) -> None:
+    calls = Fuse(2)
+
+    def loss_fn(preds: Tensor, target: Tensor) -> Tensor:
+        calls.left -= 1
+        if calls.left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+            raise ValueError("at the same time")
+        return nn.functional.cross_entropy(preds, target)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        learner_of(loss_fn=loss_fn).fit(2, print_stats=False)
+    assert isinstance(caught.value.__cause__, ValueError)
+    before = state_before(caught.value)
+    assert before is not None
+    assert before.progress.step == 1
+
+
+def test_two_threads_may_compare_two_live_states_in_any_order() -> None:
+    one, other = learner_of("linear"), learner_of("linear")
+    states = one.init(), other.init()
+
+    def compare(left: TrainState, right: TrainState) -> None:
+        for _ in range(2000):
+            assert left == right
+
+    threads = [threading.Thread(target=compare, args=pair, daemon=True) for pair in (states, states[::-1])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert not any(thread.is_alive() for thread in threads)
+
+
 class Reader(Subscriber[Batch]):
     def __init__(self) -> None:
         self.seen: list[tuple[TrainState, Tensor]] = []

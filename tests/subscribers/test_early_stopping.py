@@ -116,6 +116,15 @@ def test_two_with_other_monitors_do_not_share_their_memory() -> None:
     assert len(outcome.state.slots) == 2
 
 
+def test_two_of_one_monitor_with_other_patience_stop_as_each_alone() -> None:
+    values = [1.0, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9]
+    for one, other in ((4, 8), (8, 4)):
+        learner = learner_of(values, EarlyStopping(patience=one))
+        both = learner.replace(subs=[EarlyStopping(patience=one), EarlyStopping(patience=other, min_delta=0.5)])
+        alone = (epochs_run(values, stop) for stop in both.subs if isinstance(stop, EarlyStopping))
+        assert len(both.fit(7, print_stats=False).state.history) // 2 == min(alone)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

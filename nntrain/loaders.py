@@ -138,14 +138,18 @@ class Stream(Generic[Batch]):
     def __init__(self, loader: Loader[Batch], fold: int) -> None:
         self._loader = loader
         self._fold = fold
-        self._draws = not (isinstance(loader, _Indexed) and type(loader.items) in {list, tuple})
+        self._ready: Sequence[Batch] | None = None
+        """The batches, where they are there already: a list or a tuple."""
+        if isinstance(loader, _Indexed) and type(loader.items) in {list, tuple}:
+            self._ready = loader.items
         self._place: tuple[Key, int, int] | None = None
         self._iterator: Iterator[Any] = iter(())
 
     def batch(self, key: Key, epoch: int, index: int) -> tuple[Batch] | None:
         """Give batch `index` of `epoch` in a 1-tuple, or None past the last."""
-        if self._draws:
-            torch.default_generator.manual_seed(key.derived(self._fold, epoch, index))
+        if self._ready is not None:
+            return (self._ready[index],) if index < len(self._ready) else None
+        torch.default_generator.manual_seed(key.derived(self._fold, epoch, index))
         if self._place != (key, epoch, index):
             self.close()
             self._iterator = iter(self._loader.batches(key.fold(self._fold), epoch, index))

@@ -30,7 +30,7 @@ from nntrain.errors import (
 from nntrain.events import BatchOutput, Listener, Published, publish
 from nntrain.loaders import Stream
 from nntrain.randomness import kept, seed_all
-from nntrain.records import EpochStats, FrozenMapping, History, Key, Phase, Place, Progress, Sums, TrainState
+from nntrain.records import EpochStats, FrozenMapping, History, Key, Phase, Place, Progress, Sums, TrainState, evolved
 from nntrain.tensors import Tensors
 from nntrain.transitions import Audience, RunInfo, Sink, Transition
 from nntrain.verdicts import Cancel, Event
@@ -137,7 +137,7 @@ class Machine(Generic[Batch]):
 
     def check_sums(self, state: TrainState) -> None:
         """Refuse a state in the middle of a phase whose sums are of other metrics."""
-        theirs, ours = state.sums.metrics, tuple(self.metrics)
+        theirs, ours = state.sums.totals.metrics, self._metric_names
         if state.progress.at == "batch" and state.sums.batches and theirs != ours:
             raise StateError(
                 f"The state is amid a phase, whose sums are of the metrics {', '.join(theirs) or '(none)'}; "
@@ -230,7 +230,7 @@ class Machine(Generic[Batch]):
         cell.clear()
         if verdict is not None:
             return _cancelled(Published(after, verdict, by), "after_batch")
-        return Step(after, event="after_batch", output=output)
+        return Step(after, None, "", "after_batch", output)
 
     def _compute(self, state: TrainState, given: tuple[Batch] | None) -> Step | Published | _Computed[Batch]:
         """Take a batch as far as the optimizer's write: or find no batch left, or a verdict in `before_batch`."""
@@ -310,27 +310,23 @@ class Machine(Generic[Batch]):
             for name, metric in self.metrics.items():
                 means.append(self._measure(name, metric, preds, target))
             sums = state.sums
-            after = TrainState(
-                progress=Progress(
+            after = evolved(
+                state,
+                progress=evolved(
+                    place,
                     at="batch",
-                    epochs=place.epochs,
-                    epoch=place.epoch,
-                    phase=place.phase,
                     batch=place.batch + 1,
                     step=place.step + train,
                     samples=place.samples + samples,
                 ),
                 tensors=workspace.pending(state.tensors),
-                sums=Sums(
-                    totals=sums.totals.add(means, samples, self._sums_device),
+                sums=evolved(
+                    sums,
+                    totals=sums.totals.add(means, samples, self._sums_device, self._metric_names),
                     samples=sums.samples + samples,
                     batches=sums.batches + 1,
                     seconds=sums.seconds + time.perf_counter() - began,
-                    metrics=self._metric_names,
                 ),
-                history=state.history,
-                key=state.key,
-                slots=state.slots,
             )
         except BaseException:
             workspace.abandon()
@@ -387,7 +383,7 @@ class Machine(Generic[Batch]):
             batches=sums.batches,
             seconds=sums.seconds,
         )
-        return Step(_with(after, history=History((*state.history, stats))), stats=stats)
+        return Step(evolved(after, history=History((*state.history, stats))), stats=stats)
 
     # -- small things ---------------------------------------------------------------------------------------------
 
@@ -483,26 +479,9 @@ def _name(function: object) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def _with(
-    state: TrainState,
-    *,
-    progress: Progress | None = None,
-    sums: Sums | None = None,
-    history: History | None = None,
-) -> TrainState:
-    return TrainState(
-        progress=state.progress if progress is None else progress,
-        tensors=state.tensors,
-        sums=state.sums if sums is None else sums,
-        history=state.history if history is None else history,
-        key=state.key,
-        slots=state.slots,
-    )
-
-
-def moved_to(state: TrainState, **changes: Any) -> TrainState:
+def moved_to(state: TrainState, **changes: object) -> TrainState:
     """Give the state with another `progress`: only the named fields change."""
-    return _with(state, progress=Progress(**{**state.progress.__dict__, **changes}))
+    return evolved(state, progress=evolved(state.progress, **changes))
 
 
 def next_phase(state: TrainState) -> TrainState:
@@ -515,7 +494,7 @@ def next_phase(state: TrainState) -> TrainState:
         changes |= {"phase": "train", "epoch": place.epoch + 1}
         if place.epoch + 1 >= place.epochs:
             changes["at"] = "after_fit"
-    return _with(moved_to(state, **changes), sums=Sums())
+    return evolved(moved_to(state, **changes), sums=Sums())
 
 
 def next_fit(state: TrainState, epochs: int) -> TrainState:
@@ -524,4 +503,4 @@ def next_fit(state: TrainState, epochs: int) -> TrainState:
     begun = place.phase == "eval" or place.batch > 0
     epoch = place.epoch + begun
     progress = Progress(at="before_fit", epochs=epoch + epochs, epoch=epoch, step=place.step)
-    return _with(state, sums=Sums(), progress=progress)
+    return evolved(state, sums=Sums(), progress=progress)

@@ -176,7 +176,7 @@ def test_sums_are_float64_wherever_they_are(batches: list[tuple[float, float, in
     for number, (loss, metric, samples) in enumerate(batches):
         if where == "moved":  # from a device's sums to floats and back, as where a state changes learners
             device = torch.device("cpu") if number % 3 == 1 else None
-        totals = totals.add([torch.tensor(loss), metric], samples, device)
+        totals = totals.add([torch.tensor(loss), metric], samples, device, ("metric",))
     exact = [math.fsum(batch[which] * batch[2] for batch in batches) for which in (0, 1)]
     for total, wanted in zip(totals.tolist(), exact, strict=True):
         assert total == pytest.approx(wanted, rel=1e-12, abs=1e-6)

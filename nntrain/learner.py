@@ -18,13 +18,14 @@ from nntrain.events import Listening, listeners, subscriber_name
 from nntrain.loaders import Stream, TrainValid, as_loader, length_of
 from nntrain.machine import Machine, Metric, ordinary_tensors
 from nntrain.modules import check_initialised
+from nntrain.optimizer import OptimizerFactory, Schedule
 from nntrain.records import FrozenMapping, Key, Progress, TrainState
 from nntrain.sinks.print_stats import PrintStats
 from nntrain.steps import fold, with_goal
 from nntrain.tensors import ModelSource
 from nntrain.transitions import Audience, RunInfo, Sink, sink_name
 from nntrain.verdicts import Outcome
-from nntrain.workspace import OptimizerFactory, Schedule, Workspace
+from nntrain.workspace import Workspace
 
 Batch = TypeVar("Batch")
 

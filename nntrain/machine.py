@@ -33,8 +33,9 @@ from nntrain.randomness import kept, seed_all
 from nntrain.records import EpochStats, FrozenMapping, History, Key, Phase, Place, Progress, Sums, TrainState, evolved
 from nntrain.tensors import Tensors
 from nntrain.transitions import Audience, RunInfo, Sink, Transition
+from nntrain.turn import Turn
 from nntrain.verdicts import Cancel, Event
-from nntrain.workspace import Turn, Workspace
+from nntrain.workspace import Workspace
 
 Batch = TypeVar("Batch")
 Metric = Callable[[Any, Any], Tensor | float]

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[2] / "nntrain"
 ORDER = [
     ["errors", "bits", "randomness", "interrupts"],
     ["borrowing", "tensors"],
-    ["modules"],
+    ["modules", "optimizer", "watch", "turn"],
     ["records"],
     ["verdicts"],
     ["events", "loaders", "batches", "metrics"],

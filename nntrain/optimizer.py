@@ -1,0 +1,177 @@
+"""The optimizer of a workspace: made once, its memory read out and brought in, its step told apart from its failure."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from nntrain.bits import same_bits
+from nntrain.errors import ConfigError
+from nntrain.tensors import OptimState, copied
+
+Schedule = Callable[[int], float]
+
+
+class OptimizerFactory(Protocol):
+    """Anything that makes an optimizer from parameters and `lr`: a class of torch.optim, a partial, a function."""
+
+    def __call__(self, params: Any, /, *, lr: float) -> torch.optim.Optimizer:
+        """Make the optimizer."""
+        ...
+
+
+class LiveOptimizer:
+    """A torch optimizer over a workspace's parameters, with its learning rate's schedule.
+
+    Its memory is the part of a state that `OptimState` holds. Only the workspace calls it.
+    """
+
+    def __init__(self, params: Mapping[str, Tensor], optim_class: OptimizerFactory, lr: float | Schedule) -> None:
+        self._params = params
+        self._schedule = lr if callable(lr) else None
+        first = float(lr(0)) if callable(lr) else lr
+        made_with = first if first != 0.0 or not callable(lr) else 1.0
+        self._optimizer = optim_class(list(params.values()), lr=made_with)
+        if not hasattr(self._optimizer, "param_groups") or not hasattr(self._optimizer, "step"):
+            raise ConfigError(
+                f"optim_class made {type(self._optimizer).__name__}, expected a torch.optim.Optimizer. Pass a class "
+                f"like torch.optim.SGD, or a function of (params, lr) that returns an optimizer."
+            )
+        self._lr_ratios = [
+            float(group["lr"]) / made_with if callable(lr) else 1.0 for group in self._optimizer.param_groups
+        ]
+        # torch's own optimizers, and those derived from one, write under torch's version counters.
+        self._counts = any(
+            base.__module__.startswith("torch.optim.") and base is not torch.optim.Optimizer
+            for base in type(self._optimizer).__mro__
+        )
+        self._brought_in = False
+        self.untouched = False
+        """Of a step that failed: whether nothing had been written yet."""
+        self.kind = f"{type(self._optimizer).__module__}.{type(self._optimizer).__qualname__}"
+        self._fresh_groups = [_group_values(group) for group in self._optimizer.param_groups]
+        self._param_names = {id(param): name for name, param in params.items()}
+        for group in self._optimizer.param_groups:
+            for param in group["params"]:
+                if id(param) not in self._param_names:
+                    raise ConfigError(
+                        f"The optimizer holds a tensor {list(param.shape)} that is no parameter of the model. "
+                        f"Give it only parameters out of those it is passed."
+                    )
+        closure = inspect.signature(self._optimizer.step).parameters.get("closure")
+        self.needs_closure = closure is not None and closure.default is inspect.Parameter.empty
+        self.fresh = self.read(copied)
+        """The memory before any step."""
+
+    def read(self, change: Callable[[Any], Any]) -> OptimState:
+        """Give the memory, each part of it as `change` gives it: copied, or as it lives."""
+        state = {
+            self._param_names[id(param)]: change(dict(kept)) for param, kept in self._optimizer.state.items() if kept
+        }
+        groups = tuple(
+            {
+                name: change(value)
+                for name, value in _group_values(group).items()
+                if not (name in fresh and same_bits(value, fresh[name])) and (name != "lr" or self._schedule is None)
+            }
+            for group, fresh in zip(self._optimizer.param_groups, self._fresh_groups, strict=True)
+        )
+        return OptimState(self.kind, state, groups)
+
+    def bring_in(self, optim: OptimState, device: torch.device) -> None:
+        """Make the memory what `optim` says; that of another class is begun anew."""
+        if optim.kind != self.kind:
+            optim = self.fresh
+        self._brought_in = True
+        state = self._optimizer.state
+        for name, param in self._params.items():
+            kept = optim.state.get(name)
+            if kept is None:
+                state.pop(param, None)
+            else:
+                state[param] = _taken_over(state.get(param, {}), kept, device)
+        for index, (group, fresh) in enumerate(zip(self._optimizer.param_groups, self._fresh_groups, strict=True)):
+            changed = optim.groups[index] if index < len(optim.groups) else {}
+            group.update(copied({**fresh, **changed}))
+
+    def step(self, number: int, closure: Callable[[], Tensor] | None) -> None:
+        """Write the parameters, as step `number`. After a failure `untouched` says whether anything was written."""
+        known = len(self._optimizer.state)
+        before = self._written() if self._counts else None
+        self.untouched = True
+        try:
+            if self._schedule is not None:
+                self._set_lr(self._schedule(number), number)
+            self.untouched = False
+            try:
+                self._step(closure)
+            except KeyError:
+                # A memory made by the same class with other options (Adam's amsgrad) lacks what these options need.
+                if not self._brought_in or before != self._written():
+                    raise
+                self._optimizer.state.clear()
+                self._step(closure)
+            if not known:
+                self._check_memory()
+        except BaseException:
+            for param in list(self._optimizer.state)[known:]:
+                del self._optimizer.state[param]
+            # Optimizers of other packages may write past the version counters.
+            self.untouched = self.untouched or (before is not None and before == self._written())
+            raise
+        self._brought_in = False
+
+    def _step(self, closure: Callable[[], Tensor] | None) -> None:
+        if closure is None:
+            self._optimizer.step()
+        else:
+            self._optimizer.step(closure)  # type: ignore[arg-type] # torch: float, and gives it tensors
+
+    def _check_memory(self) -> None:
+        strangers = [key for key in self._optimizer.state if id(key) not in self._param_names]
+        if strangers:
+            raise ConfigError(
+                f"The optimizer {self.kind} keeps state under {strangers[0]!r:.40}, which is no parameter. A state "
+                f"holds what is kept for each parameter, and what a parameter group holds: keep it there."
+            )
+
+    def _set_lr(self, lr: object, step: int) -> None:
+        if isinstance(lr, bool) or not isinstance(lr, (int, float)):
+            raise ConfigError(f"The lr schedule returned {lr!r} at step {step}; expected a number.")
+        for group, ratio in zip(self._optimizer.param_groups, self._lr_ratios, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr * ratio)
+            else:
+                group["lr"] = lr * ratio
+
+    def _written(self) -> list[object]:
+        """Give what tells whether an optimizer of torch's has written anything yet."""
+        seen: list[object] = [param._version for param in self._params.values()]
+        for memory in self._optimizer.state.values():
+            seen += [value._version if isinstance(value, Tensor) else value for value in memory.values()]
+        return seen
+
+
+def _group_values(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: copied(value) for name, value in group.items() if name not in {"params", "param_names"}}
+
+
+def _taken_over(mine: Mapping[str, Any], theirs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Bring an optimizer's memory of one parameter in, into the tensors that are there where they fit."""
+    brought: dict[str, Any] = {}
+    for name, value in theirs.items():
+        here = mine.get(name)
+        if isinstance(value, Tensor):
+            if isinstance(here, Tensor) and here.shape == value.shape and here.dtype == value.dtype:
+                here.copy_(value)
+                brought[name] = here
+            else:
+                fresh = copied(value)
+                brought[name] = fresh.to(device) if value.device.type != "cpu" or value.ndim else fresh
+        else:
+            brought[name] = copied(value)
+    return brought

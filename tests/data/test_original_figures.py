@@ -29,7 +29,8 @@ def decoded(real: tuple[HFLoader, HFLoader]) -> tuple[Decoded, Decoded]:
 
 
 def documented() -> dict[str, Figures]:
-    rows = [line.strip("|").split("|") for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    page = PAGE.read_text().split("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| ")]
     return {name.strip(): Figures(*map(float, values)) for name, *values in rows[1:]}
 
 

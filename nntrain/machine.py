@@ -173,7 +173,7 @@ class Machine(Generic[Batch]):
         progress = state.progress
         at = progress.at
         if at == "finished" or at == "batch":  # noqa: PLR1714 - so that mypy narrows the place to an event
-            raise ConfigError("This state's fit is finished. Begin another: fit_step(learner, state, epochs=...).")
+            raise ConfigError(f"No event stands at {at}.")
         published = Published(state)
         if self.heard_by[at]:
             self._seed(state, _EVENTS, _PLACES[at], progress.epoch, _PHASES[progress.phase])

@@ -37,6 +37,8 @@ def advance(learner: HasMachine[Batch], state: TrainState) -> Outcome:
     A fresh state needs a goal first: `learner.init(seed, epochs=...)`. Raises `ConfigError` on a finished state.
     """
     _check_state(state)
+    if state.progress.at == "finished":
+        raise ConfigError("This state's fit is finished. Begin another: fit_step(learner, state, epochs=...).")
     if state.progress.at == "before_fit" and state.progress.epochs == 0:
         raise ConfigError("This state has no goal: make it with learner.init(seed, epochs=...), or use fit_step.")
     return fold(learner, [state], _at_once)

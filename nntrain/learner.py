@@ -76,6 +76,12 @@ class Learner(Generic[Batch]):
             ("optim_class", self.optim_class),
             ("unpack", self.unpack),
         ):
+            if isinstance(given, torch.optim.Optimizer):
+                made = type(given).__name__
+                raise ConfigError(
+                    f"{name} is an optimizer made already, over other parameters. Pass what makes one: {made}, or "
+                    f"functools.partial({made}, ...)."
+                )
             if not callable(given):
                 raise ConfigError(f"{name} is {given!r}; expected something that can be called.")
         _check_metrics(_metrics(self.metric_fn))

@@ -109,6 +109,12 @@ CASES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("loss", {"loss_fn": None}, ConfigError, "loss_fn is None"),
     ("metric", {"metric_fn": {"acc": 3}}, ConfigError, "metric acc is 3"),
     ("no optimizer", {"optim_class": lambda params, lr: None}, ConfigError, "optim_class made NoneType"),
+    (
+        "optimizer made already",
+        {"optim_class": torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)},
+        ConfigError,
+        r"functools\.partial\(SGD",
+    ),
     ("subs no list", {"subs": Forgets()}, ConfigError, "expected a list"),
     ("sub class", {"subs": [Forgets]}, SubscriberError, r"pass an instance: Forgets\(\)"),
     ("sub nobody", {"subs": [Nobody()]}, SubscriberError, "listens to no event"),

@@ -71,11 +71,12 @@ class Learner(Generic[Batch]):
                 f"model is {self.model!r}; expected a torch.nn.Module, or a function of no arguments that makes one."
             )
         _check_data(self.dls)
-        for name, given in (
-            ("loss_fn", self.loss_fn),
-            ("optim_class", self.optim_class),
-            ("unpack", self.unpack),
-        ):
+        functions: dict[str, object] = {
+            "loss_fn": self.loss_fn,
+            "optim_class": self.optim_class,
+            "unpack": self.unpack,
+        }
+        for name, given in functions.items():
             if isinstance(given, torch.optim.Optimizer):
                 made = type(given).__name__
                 raise ConfigError(

@@ -44,7 +44,8 @@ def mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
             return tree
         if isinstance(tree, MutableMapping):
             changed_tree = copy.copy(tree)  # keeps what its class is made with, such as a defaultdict's factory
-            changed_tree.update(values)
+            for name, value in values.items():
+                changed_tree[name] = value
             return changed_tree
         return type(tree)(values)  # type: ignore[call-arg] # mappings are made from mappings
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):

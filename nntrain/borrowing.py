@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -20,7 +21,9 @@ from nntrain.errors import BorrowError
 class _ReadOnly(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves it untyped
     def __init__(self, lent: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # torch leaves it untyped
-        self._names = {tensor.untyped_storage()._cdata: name for name, tensor in lent.items()}
+        self._names = {
+            tensor.untyped_storage()._cdata: name for name, tensor in lent.items() if tensor.layout == torch.strided
+        }
 
     def __torch_dispatch__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -34,7 +37,9 @@ class _ReadOnly(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch lea
 
     def _refuse_lent(self, value: object, func: object) -> None:
         for tensor in value if isinstance(value, (list, tuple)) else (value,):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata in self._names:
+            if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+                continue
+            if tensor.untyped_storage()._cdata in self._names:
                 name = self._names[tensor.untyped_storage()._cdata]
                 raise BorrowError(
                     f"{func} would write to {name!r}, which state.borrow() lent for reading. Nothing was written. "

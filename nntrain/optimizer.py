@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -44,16 +45,13 @@ class LiveOptimizer:
         self._lr_ratios = [
             float(group["lr"]) / made_with if callable(lr) else 1.0 for group in self._optimizer.param_groups
         ]
-        # torch's own optimizers, and those derived from one, write under torch's version counters.
-        self._counts = any(
-            base.__module__.startswith("torch.optim.") and base is not torch.optim.Optimizer
-            for base in type(self._optimizer).__mro__
-        )
-        self._brought_in = False
+        # The steps of torch's own optimizers write under torch's version counters.
+        self._counts = type(self._optimizer).step.__module__.startswith("torch.optim.")
+        self._other_options = False
         self.untouched = False
         """Of a step that failed: whether nothing had been written yet."""
         self.kind = f"{type(self._optimizer).__module__}.{type(self._optimizer).__qualname__}"
-        self._fresh_groups = [_group_values(group) for group in self._optimizer.param_groups]
+        self._fresh_groups = tuple(_group_values(group) for group in self._optimizer.param_groups)
         self._param_names = {id(param): name for name, param in params.items()}
         for group in self._optimizer.param_groups:
             for param in group["params"]:
@@ -80,13 +78,13 @@ class LiveOptimizer:
             }
             for group, fresh in zip(self._optimizer.param_groups, self._fresh_groups, strict=True)
         )
-        return OptimState(self.kind, state, groups)
+        return OptimState(self.kind, state, groups, self._fresh_groups)
 
     def bring_in(self, optim: OptimState, device: torch.device) -> None:
         """Make the memory what `optim` says; that of another class is begun anew."""
         if optim.kind != self.kind:
             optim = self.fresh
-        self._brought_in = True
+        self._other_options = bool(optim.state) and not same_bits(optim.options, self._fresh_groups)
         state = self._optimizer.state
         for name, param in self._params.items():
             kept = optim.state.get(name)
@@ -111,7 +109,7 @@ class LiveOptimizer:
                 self._step(closure)
             except KeyError:
                 # A memory made by the same class with other options (Adam's amsgrad) lacks what these options need.
-                if not self._brought_in or before != self._written():
+                if not self._other_options or before != self._written():
                     raise
                 self._optimizer.state.clear()
                 self._step(closure)
@@ -123,7 +121,7 @@ class LiveOptimizer:
             # Optimizers of other packages may write past the version counters.
             self.untouched = self.untouched or (before is not None and before == self._written())
             raise
-        self._brought_in = False
+        self._other_options = False
 
     def _step(self, closure: Callable[[], Tensor] | None) -> None:
         if closure is None:
@@ -140,8 +138,8 @@ class LiveOptimizer:
             )
 
     def _set_lr(self, lr: object, step: int) -> None:
-        if isinstance(lr, bool) or not isinstance(lr, (int, float)):
-            raise ConfigError(f"The lr schedule returned {lr!r} at step {step}; expected a number.")
+        if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not math.isfinite(lr) or lr < 0:
+            raise ConfigError(f"The lr schedule returned {lr!r} at step {step}; expected a finite number of 0 or more.")
         for group, ratio in zip(self._optimizer.param_groups, self._lr_ratios, strict=True):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(lr * ratio)

@@ -404,12 +404,15 @@ class TrainState(Record, frozen=True):
 
     def __repr__(self) -> str:
         place, sums = self.progress, self.sums
-        loss = sums.totals.tolist()[0] / sums.samples if sums.samples else math.nan
+        if sums.samples:
+            said = f"loss={sums.totals.tolist()[0] / sums.samples:.4g}, "
+        else:
+            said = f"loss={self.history[-1].loss:.4g}, " if self.history else ""
         spec = self.tensors.spec
         count = sum(math.prod(shape) for shape, _ in spec.params.values())
         return (
             f"TrainState(at={place.at}, epoch={place.epoch}/{place.epochs}, phase={place.phase}, batch={place.batch}, "
-            f"step={place.step}, loss={loss:.4g}, parameters={count:,}, device={spec.device})"
+            f"step={place.step}, {said}parameters={count:,}, device={spec.device})"
         )
 
     __str__ = __repr__

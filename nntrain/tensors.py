@@ -66,12 +66,14 @@ class OptimState:
     """What an optimizer remembers.
 
     `kind` is the class; `state` maps a parameter's name to what is kept for it; `groups` holds, for each parameter
-    group, the values that the optimizer itself changed since it was made (most change none).
+    group, the values that the optimizer itself changed since it was made (most change none). `options` are the values
+    it was made with; they are no part of a state's value.
     """
 
     kind: str
     state: Mapping[str, Mapping[str, Any]]
     groups: tuple[Mapping[str, Any], ...]
+    options: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Snapshot:
 def copied(tree: Any) -> Any:
     """Copy a tree of dicts, lists and tuples down to its tensors; strides are kept."""
     if isinstance(tree, Tensor):
-        return tree.detach().clone(memory_format=torch.preserve_format)
+        return tree.detach().clone()
     if isinstance(tree, Mapping):
         return {name: copied(value) for name, value in tree.items()}
     if isinstance(tree, (list, tuple)):
@@ -100,7 +102,7 @@ def copied_snapshot(snapshot: Snapshot) -> Snapshot:
     return Snapshot(
         copied(snapshot.params),
         copied(snapshot.buffers),
-        OptimState(optim.kind, copied(optim.state), copied(optim.groups)),
+        OptimState(optim.kind, copied(optim.state), copied(optim.groups), optim.options),
     )
 
 
@@ -225,7 +227,7 @@ class TensorMap(Mapping[str, Tensor]):
 
         def one(snapshot: Snapshot) -> Tensor:
             tensors: Mapping[str, Tensor] = getattr(snapshot, self._kind)
-            return tensors[name].detach().clone(memory_format=torch.preserve_format)
+            return tensors[name].detach().clone()
 
         return self._handle.read(one)
 

@@ -9,6 +9,7 @@ with what was before, bit by bit; later ones cost a comparison of version counte
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,12 @@ class Watch:
         self._homes, self._empty_homes = _homes(module, buffers)
         self._watched = {**params, **buffers}
         """What a forward pass may write; all, until one was seen."""
+        self._renormed = {
+            id(home.weight)
+            for home in module.modules()
+            if isinstance(home, (nn.Embedding, nn.EmbeddingBag)) and home.max_norm is not None
+        }
+        """What an embedding writes when a row of it grows too long, which may be later."""
         self._silent: dict[bool, list[Tensor]] = {}
         """What it writes without torch's version counters noticing; in training, and in eval, once seen."""
         self._old: list[Tensor] = []
@@ -74,7 +81,11 @@ class Watch:
         self._silent[training] = [
             live for name, live in self._watched.items() if name in written and live._version == before[name][1]
         ]
-        self._watched = {name: live for name, live in self._watched.items() if name in self._buffers or name in written}
+        self._watched = {
+            name: live
+            for name, live in self._watched.items()
+            if name in self._buffers or name in written or id(live) in self._renormed
+        }
         self._old = [before[name][0] for name in self._watched]
         self._old_versions = [before[name][1] for name in self._watched]
 
@@ -114,9 +125,10 @@ class Watch:
             home._buffers[key] = self._buffers[name]
         for home, key in self._empty_homes:
             home._buffers[key] = None
-        if len(self._silent) < 2 and self._old_versions:
-            # A first forward pass may have failed: what it wrote, and whether torch noticed, is not known yet.
-            for tensor in self._watched.values():
+        if self._old_versions:
+            # A forward pass that failed was not seen to; and what a first one writes is not known yet.
+            unseen = self._watched.values() if len(self._silent) < 2 else chain(*self._silent.values())
+            for tensor in unseen:
                 _touch(tensor)
         if self.changed():
             with torch.no_grad():

@@ -72,7 +72,11 @@ class Workspace:
         self.generators = generators(self.device)
         """torch's global generators that a step draws from."""
         self._watch = Watch(self.module, self.params, self.buffers)
-        self._addresses = {one.untyped_storage()._cdata for one in (*self.params.values(), *self.buffers.values())}
+        self._addresses = {
+            tensor.untyped_storage()._cdata
+            for tensor in (*self.params.values(), *self.buffers.values())
+            if tensor.layout == torch.strided
+        }
         self._optimizer = LiveOptimizer(self.params, optim_class, lr)
         self.needs_closure = self._optimizer.needs_closure
         self._fresh_bits: int | None = bits

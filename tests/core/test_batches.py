@@ -128,3 +128,40 @@ def test_a_batch_without_a_batch_dimension_is_refused() -> None:
 
 def test_batches_are_described_by_shape_and_type() -> None:
     assert described((X, {"y": Y})) == "tuple(float32[4, 3], {y: int64[4]})"
+
+
+class Outputs(OrderedDict[str, Tensor]):
+    """As the outputs of transformers: items may be set, but not all at once."""
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError("not at once")
+
+
+def test_outputs_of_ones_own_class_are_kept_as_such() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+
+        def forward(self, inputs: Tensor) -> Outputs:
+            found = Outputs()
+            found["logits"] = self.linear(inputs)
+            return found
+
+    seen: list[type] = []
+
+    def metric(preds: Outputs, target: Tensor) -> float:
+        seen.append(type(preds))
+        assert not preds["logits"].requires_grad
+        return 0.0
+
+    learner: Learner[Any] = Learner(
+        Model(),
+        DataLoaders([(X, Y)], [(X, Y)]),
+        lambda preds, target: nn.functional.cross_entropy(preds["logits"], target),
+        metric,
+        torch.optim.SGD,
+        0.1,
+    )
+    learner.fit(1, print_stats=False)
+    assert seen == [Outputs, Outputs]

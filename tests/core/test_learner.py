@@ -171,3 +171,9 @@ def test_a_learner_is_compared_hashed_and_copied_used_or_not() -> None:
     assert learner != learner_of(metric_fn={"acc": accuracy})  # other data, though equal
     assert hash(learner) == hash(learner.replace())
     assert copy.deepcopy(learner).fit(1, print_stats=False).state == state
+
+
+@pytest.mark.parametrize("wrong", [-1.0, math.nan, "fast"])
+def test_a_schedule_is_held_to_what_a_constant_is(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="at step 2; expected a finite number of 0 or more"):
+        learner_of(lr=lambda step: 0.1 if step < 2 else wrong).fit(1, print_stats=False)

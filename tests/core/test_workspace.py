@@ -223,12 +223,15 @@ class Faulty(Subscriber[Batch]):
         return state
 
 
-class FaultyAdam(torch.optim.Adam):
-    fuse = Fuse(0)
+def faulty_adam(fuse: Fuse) -> Callable[..., torch.optim.Optimizer]:
+    """Give what makes an Adam whose step fails before it writes."""
 
-    def step(self, closure: Any = None) -> Any:
-        FaultyAdam.fuse.burn()
-        return super().step(closure)
+    def make(params: Any, *, lr: float) -> torch.optim.Optimizer:
+        optimizer = torch.optim.Adam(params, lr=lr)
+        optimizer.register_step_pre_hook(lambda *_: fuse.burn())
+        return optimizer
+
+    return make
 
 
 PLACES = ["model", "loss", "metric", "optimizer", "lr", "before_epoch", "after_epoch", "before_batch", "after_batch"]
@@ -261,8 +264,7 @@ def test_a_fault_anywhere_leaves_the_state_before_whole(place: str, at: int, opt
         return 0.05
 
     if place == "optimizer":
-        FaultyAdam.fuse = fuse
-        more["optim_class"] = FaultyAdam
+        more["optim_class"] = faulty_adam(fuse)
     elif place.startswith(("before", "after")):
         subs = [Faulty(place, fuse)]
     elif place == "lr":

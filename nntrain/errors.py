@@ -71,7 +71,7 @@ _STATE = "__nntrain_state_before__"
 
 
 def add_note(error: BaseException, note: str) -> None:
-    """Add a note (PEP 678), where the error takes one: a frozen exception passes on without."""
+    """Add a note (PEP 678), where the error takes one: what takes no attribute passes on without."""
     with suppress(Exception):
         error.add_note(note)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,10 +17,10 @@ from nntrain.events import Listening, listeners, subscriber_name
 from nntrain.loaders import Stream, TrainValid, as_loader, length_of
 from nntrain.machine import Machine, Metric, ordinary_tensors
 from nntrain.modules import check_initialised
-from nntrain.optimizer import OptimizerFactory, Schedule
+from nntrain.optimizer import OptimizerFactory, Schedule, is_lr
 from nntrain.records import FrozenMapping, Key, Progress, TrainState
 from nntrain.sinks.print_stats import PrintStats
-from nntrain.steps import fold, with_goal
+from nntrain.steps import check_epochs, fold, with_goal
 from nntrain.tensors import ModelSource
 from nntrain.transitions import Audience, RunInfo, Sink, sink_name
 from nntrain.verdicts import Outcome
@@ -147,8 +146,7 @@ class Learner(Generic[Batch]):
         """
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 63:
             raise ConfigError(f"seed is {seed!r}; expected a whole number from 0 up to 2**63 - 1.")
-        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
-            raise ConfigError(f"epochs is {epochs!r}; expected a whole number of 0 or more.")
+        check_epochs(epochs)
         key = Key(seed=seed)
         bits = key.derived(_FACTORY)
         machine = self._machine(bits)
@@ -163,7 +161,7 @@ class Learner(Generic[Batch]):
         the training as it stood before.
         """
         printing = print_stats and not any(isinstance(sink, PrintStats) for sink in self.sinks)
-        _check_goal(epochs)
+        check_epochs(epochs)
         cell = [with_goal(self.init(seed), epochs)]
         return fold(
             self,
@@ -240,18 +238,13 @@ def _name(thing: object) -> str:
     return name if isinstance(name, str) else type(function).__name__
 
 
-def _check_goal(epochs: object) -> None:
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
-        raise ConfigError(f"epochs is {epochs!r}; expected a whole number of 0 or more.")
-
-
 def _check_lr(lr: object) -> None:
     if callable(lr):
         lr = lr(0)
         where = "lr(0)"
     else:
         where = "lr"
-    if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not math.isfinite(lr) or lr < 0:
+    if not is_lr(lr):
         raise ConfigError(f"{where} is {lr!r}; expected a finite number of 0 or more, or a function of the step.")
 
 

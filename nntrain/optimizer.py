@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -138,7 +138,7 @@ class LiveOptimizer:
             )
 
     def _set_lr(self, lr: object, step: int) -> None:
-        if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not math.isfinite(lr) or lr < 0:
+        if not is_lr(lr):
             raise ConfigError(f"The lr schedule returned {lr!r} at step {step}; expected a finite number of 0 or more.")
         for group, ratio in zip(self._optimizer.param_groups, self._lr_ratios, strict=True):
             if isinstance(group["lr"], Tensor):
@@ -152,6 +152,11 @@ class LiveOptimizer:
         for memory in self._optimizer.state.values():
             seen += [value._version if isinstance(value, Tensor) else value for value in memory.values()]
         return seen
+
+
+def is_lr(lr: object) -> TypeGuard[float]:
+    """Tell whether `lr` can be a learning rate: a finite number of 0 or more."""
+    return isinstance(lr, (int, float)) and not isinstance(lr, bool) and math.isfinite(lr) and lr >= 0
 
 
 def _group_values(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from nntrain.bits import same_bits, same_tensor
 from nntrain.borrowing import lent
 from nntrain.errors import ConfigError
 from nntrain.modules import module_with
-from nntrain.tensors import Tensors
+from nntrain.tensors import Tensors, summarised
 
 Phase = Literal["train", "eval"]
 Place = Literal["before_fit", "before_epoch", "batch", "after_epoch", "after_fit", "finished"]
@@ -110,7 +110,7 @@ def _plain(value: object) -> object:
 def _summary(value: object) -> object:
     """Summarise a tensor that a subscriber keeps in its record."""
     if isinstance(value, Tensor):
-        return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        return summarised(value.shape, value.dtype)
     return repr(value)
 
 

@@ -87,8 +87,8 @@ def fit_step(learner: HasMachine[Batch], state: TrainState, epochs: int | None =
 
 def with_goal(state: TrainState, epochs: int | None) -> TrainState:
     """Give the state with the goal that `fit_step` would train to."""
-    if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0):
-        raise ConfigError(f"epochs is {epochs!r}; expected a whole number of 0 or more.")
+    if epochs is not None:
+        check_epochs(epochs)
     progress = state.progress
     fresh = progress.at == "before_fit"
     if epochs is None:
@@ -103,6 +103,12 @@ def with_goal(state: TrainState, epochs: int | None) -> TrainState:
         # Between epochs the goal says where the machine stands: before one more, or at the fit's end.
         return moved_to(state, epochs=epochs, at="before_epoch" if progress.epoch < epochs else "after_fit")
     return moved_to(state, epochs=epochs)
+
+
+def check_epochs(epochs: object) -> None:
+    """Refuse what is no number of epochs."""
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+        raise ConfigError(f"epochs is {epochs!r}; expected a whole number of 0 or more.")
 
 
 def _check_state(state: object) -> None:

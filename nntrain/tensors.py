@@ -85,6 +85,11 @@ class Snapshot:
     optim: OptimState
 
 
+def summarised(shape: torch.Size, dtype: torch.dtype) -> dict[str, object]:
+    """Summarise a tensor as plain values."""
+    return {"shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
+
+
 def copied(tree: Any) -> Any:
     """Copy a tree of dicts, lists and tuples down to its tensors; strides are kept."""
     if isinstance(tree, Tensor):
@@ -187,10 +192,7 @@ class Tensors:
     def summary(self) -> dict[str, dict[str, dict[str, object]]]:
         """Summarise each tensor by shape and dtype."""
         return {
-            kind: {
-                name: {"shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
-                for name, (shape, dtype) in tensors.items()
-            }
+            kind: {name: summarised(shape, dtype) for name, (shape, dtype) in tensors.items()}
             for kind, tensors in (("params", self.spec.params), ("buffers", self.spec.buffers))
         }
 

@@ -41,39 +41,21 @@ from tests import seed_loop
 from tests.laws.strategies import Batch, Loaders
 
 Scope = Literal["batch", "epoch", "fit"]
+
+
+def weighted(batch: int, epoch: int, fit: int) -> tuple[Scope, ...]:
+    """Name each scope as often as it is to be drawn."""
+    weights: dict[Scope, int] = {"batch": batch, "epoch": epoch, "fit": fit}
+    return tuple(scope for scope, weight in weights.items() for _ in range(weight))
+
+
 SCOPES: Final[Mapping[Event, tuple[Scope, ...]]] = {
-    "before_fit": ("fit",),
-    "before_epoch": ("epoch", "epoch", "epoch", "epoch", "epoch", "epoch", "epoch", "epoch", "epoch", "fit"),
-    "before_batch": (
-        "batch",
-        "batch",
-        "batch",
-        "batch",
-        "batch",
-        "batch",
-        "batch",
-        "epoch",
-        "epoch",
-        "epoch",
-        "epoch",
-        "fit",
-    ),
-    "after_batch": (
-        "batch",
-        "batch",
-        "batch",
-        "batch",
-        "batch",
-        "batch",
-        "batch",
-        "epoch",
-        "epoch",
-        "epoch",
-        "epoch",
-        "fit",
-    ),
-    "after_epoch": ("epoch", "epoch", "epoch", "epoch", "epoch", "epoch", "epoch", "epoch", "epoch", "fit"),
-    "after_fit": ("fit",),
+    "before_fit": weighted(0, 0, 1),
+    "before_epoch": weighted(0, 9, 1),
+    "before_batch": weighted(7, 4, 1),
+    "after_batch": weighted(7, 4, 1),
+    "after_epoch": weighted(0, 9, 1),
+    "after_fit": weighted(0, 0, 1),
 }
 """What may be cancelled at each event; inner scopes more often, so that long traces are drawn too."""
 

@@ -43,7 +43,7 @@ class Watch:
         versions = [live._version for live in self._watched.values()]
         if versions == self._old_versions:
             return
-        live = [tensor.detach() for tensor in self._watched.values()]
+        live = [tensor.detach() if tensor.requires_grad else tensor for tensor in self._watched.values()]
         if self._old:
             copy_all(self._old, live)
         else:
@@ -60,8 +60,7 @@ class Watch:
             self.keep_identity()
         if training not in self._silent:
             self._probe(training)
-        for tensor in self._silent[training]:
-            _touch(tensor)
+        _touch(self._silent[training])
 
     def before(self, live: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give `live` tensors by name as they were at `save`."""
@@ -128,8 +127,7 @@ class Watch:
         if self._old_versions:
             # A forward pass that failed was not seen to; and what a first one writes is not known yet.
             unseen = self._watched.values() if len(self._silent) < 2 else chain(*self._silent.values())
-            for tensor in unseen:
-                _touch(tensor)
+            _touch(list(unseen))
         if self.changed():
             with torch.no_grad():
                 copy_all([live.detach() for live in self._watched.values()], self._old)
@@ -150,10 +148,10 @@ def with_own_memory(module: nn.Module) -> nn.Module:
     return module
 
 
-def _touch(tensor: Tensor) -> None:
-    """Count a write on the tensor's version counter, and change nothing."""
-    with torch.no_grad():
-        tensor.copy_(tensor)
+def _touch(tensors: list[Tensor]) -> None:
+    """Count a write on the tensors' version counters, and change nothing."""
+    if tensors:
+        torch.autograd.graph.increment_version(tensors)
 
 
 def _homes(

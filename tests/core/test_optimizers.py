@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from nntrain import DataLoaders, Learner, accuracy, advance, fit_step
+from nntrain import DataLoaders, Learner, accuracy, advance, epoch_step, fit_step
 
 CLASSES = sorted(
     (
@@ -102,3 +104,93 @@ def test_a_kept_state_can_be_gone_on_from_anywhere(optim_class: type[torch.optim
     assert kept == twin
     # Back to before the first step: no moments are left over.
     assert fit_step(learner, fresh, 2).state == straight
+
+
+# What torch wraps around a step is left out only while nobody uses it.
+
+
+class Doubled(torch.optim.SGD):
+    """A subclass with a step of its own."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override] # torch's overloads do not matter here
+        super().step(closure)
+        super().step(closure)
+
+
+def learner_with(make: Callable[..., torch.optim.Optimizer] = torch.optim.SGD, batches: int = 3) -> Learner[Any]:
+    batch = (torch.ones(4, 2), torch.zeros(4, dtype=torch.long))
+    dls = DataLoaders([batch] * batches, [batch])
+    return Learner(nn.Linear(2, 2), dls, nn.functional.cross_entropy, accuracy, make, 0.05)
+
+
+def train(learner: Learner[Any]) -> None:
+    epoch_step(learner, learner.init(epochs=1))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_hooks_of_one_optimizer_see_each_step(when: str) -> None:
+    seen: list[object] = []
+
+    def make(params: Any, *, lr: float) -> torch.optim.Optimizer:
+        optimizer = torch.optim.SGD(params, lr=lr)
+        register: Any = optimizer.register_step_pre_hook if when == "before" else optimizer.register_step_post_hook
+        register(lambda *given: seen.append(given[0]))
+        return optimizer
+
+    train(learner_with(make))
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("register", [register_optimizer_step_pre_hook, register_optimizer_step_post_hook])
+def test_hooks_of_all_optimizers_see_each_step_until_they_are_removed(register: Callable[..., Any]) -> None:
+    seen: list[object] = []
+    learner = learner_with()
+    handle = register(lambda *given: seen.append(given[0]))
+    try:
+        train(learner)
+    finally:
+        handle.remove()
+    train(learner)
+    assert len(seen) == 3
+
+
+def test_the_profiler_sees_each_step() -> None:
+    learner = learner_with()
+    profile = torch.autograd.profiler.profile()
+    with profile:
+        train(learner)
+    (row,) = [row for row in profile.key_averages() if row.key == "Optimizer.step#SGD.step"]
+    assert row.count == 3
+
+
+def test_a_step_replaced_on_the_optimizer_is_the_one_taken() -> None:
+    made: list[torch.optim.Optimizer] = []
+    taken: list[int] = []
+
+    def make(params: Any, *, lr: float) -> torch.optim.Optimizer:
+        made.append(torch.optim.SGD(params, lr=lr))
+        return made[-1]
+
+    learner = learner_with(make)
+    train(learner)
+    plain = made[0].step
+
+    def counted() -> None:
+        taken.append(1)
+        plain()
+
+    vars(made[0])["step"] = counted  # as torch's schedulers do
+    train(learner)
+    assert len(taken) == 3
+
+
+def test_a_subclass_takes_its_own_step() -> None:
+    torch.manual_seed(0)
+    plain = learner_with(batches=1)
+    doubled = replace(plain, optim_class=Doubled)
+    before, once, twice = (
+        state.params["bias"]
+        for state in (plain.init(), *(epoch_step(one, one.init(epochs=1)).state for one in (plain, doubled)))
+    )
+    assert torch.allclose(twice - before, 2 * (once - before))
+    assert not torch.equal(once, before)

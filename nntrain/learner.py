@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nntrain.batches import Unpacked, unpacked
 from nntrain.errors import ConfigError, DataError
 from nntrain.events import Listening, listeners, subscriber_name
-from nntrain.loaders import Stream, TrainValid, as_loader, length_of
+from nntrain.loaders import Stream, TrainValid, as_loader, description_of, length_of, on_device
 from nntrain.machine import Machine, Metric, ordinary_tensors
 from nntrain.modules import check_initialised
 from nntrain.optimizer import OptimizerFactory, Schedule, is_lr
@@ -128,8 +128,8 @@ class Learner(Generic[Batch]):
         return Machine(
             workspace=workspace,
             streams={
-                "train": Stream(as_loader(self.dls.train, "train"), 0),
-                "eval": Stream(as_loader(self.dls.valid, "valid"), 1),
+                "train": Stream(on_device(as_loader(self.dls.train, "train"), workspace.device), 0),
+                "eval": Stream(on_device(as_loader(self.dls.valid, "valid"), workspace.device), 1),
             },
             loss_fn=self.loss_fn,
             metrics=_metrics(self.metric_fn),
@@ -204,7 +204,9 @@ class Learner(Generic[Batch]):
     def _info(self, seed: int) -> RunInfo:
         infos: dict[int, RunInfo] = self.__dict__.setdefault("_infos", {})
         if seed not in infos:
-            infos[seed] = RunInfo(repr(self), self._config, str(self.machine.workspace.device), seed)
+            machine = self.machine
+            data = {phase: dict(description_of(stream.loader)) for phase, stream in machine.streams.items()}
+            infos[seed] = RunInfo(repr(self), {**self._config, "data": data}, str(machine.workspace.device), seed)
         return infos[seed]
 
 

@@ -1,20 +1,19 @@
 """Where batches come from: batch k of epoch e is a function of (key, epoch, k).
 
 A `Loader` is asked for an epoch's batches from a start. Sequences of batches, torch DataLoaders and anything that can
-be iterated again are made into one by `as_loader`. A foreign loader knows no start: the batches before it are produced
-and dropped, under the same seeds, so that the result is the same.
+be iterated again are made into one by `as_loader`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 
 from nntrain.errors import ConfigError
-from nntrain.randomness import generators, kept, seed_all
+from nntrain.foreign import foreign
 from nntrain.records import Key
 
 Batch = TypeVar("Batch")
@@ -27,6 +26,25 @@ class Loader(Protocol[BatchOut_co]):
 
     def batches(self, key: Key, epoch: int, start: int) -> Iterator[BatchOut_co]:
         """Iterate over an epoch's batches, beginning with number `start`; the order depends on nothing else."""
+        ...
+
+
+@runtime_checkable
+class Movable(Protocol[BatchOut_co]):
+    """A loader that can make its batches on a device itself, better than by moving each of them there."""
+
+    def to(self, device: torch.device) -> Loader[BatchOut_co]:
+        """Give a loader of the same batches, on `device`."""
+        ...
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A loader that has something to say of itself in the run's log."""
+
+    @property
+    def description(self) -> Mapping[str, object]:
+        """Plain values: the kind of loader, and how it was chosen."""
         ...
 
 
@@ -45,7 +63,7 @@ class TrainValid(Protocol[BatchOut_co]):
 
 
 @dataclass(frozen=True)
-class _Indexed(Generic[Batch]):
+class _Listed(Generic[Batch]):
     """A sequence of batches, in its own order."""
 
     items: Sequence[Batch]
@@ -53,52 +71,10 @@ class _Indexed(Generic[Batch]):
     def batches(self, key: Key, epoch: int, start: int) -> Iterator[Batch]:  # noqa: ARG002 - a sequence has one order
         return (self.items[index] for index in range(start, len(self.items)))
 
-
-@dataclass(frozen=True)
-class _Foreign(Generic[Batch]):
-    """A torch DataLoader or another iterable, each batch produced under a seed of its own.
-
-    The generators that the loader was given by its owner are seeded likewise, and put back after each batch.
-    """
-
-    items: Iterable[Batch]
-
-    def batches(self, key: Key, epoch: int, start: int) -> Iterator[Batch]:
-        own = _generators_of(self.items)
-        sources = [*generators(), *own]
-        order = key.fold(epoch)
-        states: list[torch.Tensor] = []
-        iterator: Iterator[Batch] | None = None
-        index = 0
-        while True:
-            with kept(sources):
-                seed_all(sources[:1], order.fold(index).bits)
-                if iterator is None:
-                    seed_all(own, order.bits)
-                    iterator = iter(self.items)
-                else:
-                    for source, state in zip(own, states, strict=True):
-                        source.set_state(state)
-                try:
-                    batch = next(iterator)
-                except StopIteration:
-                    return
-                states = [source.get_state() for source in own]
-            if index >= start:
-                yield batch
-            index += 1
-
-
-def _generators_of(loader: object) -> list[torch.Generator]:
-    """Find the generators that a DataLoader or its samplers were given."""
-    found: list[torch.Generator] = []
-    sampler = getattr(loader, "sampler", None)
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    for holder in (loader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None)):
-        generator = getattr(holder, "generator", None)
-        if isinstance(generator, torch.Generator) and generator not in found:
-            found.append(generator)
-    return [generator for generator in found if generator is not torch.default_generator]
+    @property
+    def description(self) -> Mapping[str, object]:
+        """Say how a start within an epoch is reached."""
+        return {"kind": type(self.items).__name__, "start": "by index"}
 
 
 def as_loader(items: Iterable[Batch], name: str) -> Loader[Batch]:
@@ -116,8 +92,18 @@ def as_loader(items: Iterable[Batch], name: str) -> Loader[Batch]:
             f"that no state holds. Make the DataLoader with persistent_workers=False."
         )
     if isinstance(items, Sequence):
-        return _Indexed(items)
-    return _Foreign(items)
+        return _Listed(items)
+    return foreign(items)
+
+
+def on_device(loader: Loader[Batch], device: torch.device) -> Loader[Batch]:
+    """Give the loader that makes its batches on `device`, where it can."""
+    return loader.to(device) if isinstance(loader, Movable) else loader
+
+
+def description_of(loader: Loader[Batch]) -> Mapping[str, object]:
+    """Give what the run's log says of a loader."""
+    return loader.description if isinstance(loader, Described) else {"kind": type(loader).__name__}
 
 
 def length_of(items: object) -> int | None:
@@ -136,11 +122,11 @@ class Stream(Generic[Batch]):
     """
 
     def __init__(self, loader: Loader[Batch], fold: int) -> None:
-        self._loader = loader
+        self.loader = loader
         self._fold = fold
         self._ready: Sequence[Batch] | None = None
         """The batches, where they are there already: a list or a tuple."""
-        if isinstance(loader, _Indexed) and type(loader.items) in {list, tuple}:
+        if isinstance(loader, _Listed) and type(loader.items) in {list, tuple}:
             self._ready = loader.items
         self._place: tuple[Key, int, int] | None = None
         self._iterator: Iterator[Any] = iter(())
@@ -152,7 +138,7 @@ class Stream(Generic[Batch]):
         torch.default_generator.manual_seed(key.derived(self._fold, epoch, index))
         if self._place != (key, epoch, index):
             self.close()
-            self._iterator = iter(self._loader.batches(key.fold(self._fold), epoch, index))
+            self._iterator = iter(self.loader.batches(key.fold(self._fold), epoch, index))
         self._place = None
         try:
             batch: Batch = next(self._iterator)

@@ -159,7 +159,11 @@ def test_the_profiler_sees_each_step() -> None:
     profile = torch.autograd.profiler.profile()
     with profile:
         train(learner)
-    (row,) = [row for row in profile.key_averages() if row.key == "Optimizer.step#SGD.step"]
+    (row,) = [
+        row
+        for row in profile.key_averages()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        if row.key == "Optimizer.step#SGD.step"
+    ]
     assert row.count == 3
 
 

@@ -78,6 +78,26 @@ def moved(batch: Tree, device: torch.device) -> Tree:
     return moved_batch
 
 
+def structure(tree: object, tensors: list[Tensor]) -> object:
+    """Give what two batches have in common whose tensors can take each other's places; collect the tensors.
+
+    Raises `DataError` where there is something in the tree that is no tensor, or a tensor with a gradient.
+    """
+    if isinstance(tree, Tensor):
+        if tree.requires_grad or tree.layout != torch.strided:
+            raise DataError(f"{described(tree)} has a gradient or is sparse")
+        tensors.append(tree)
+        return tree.shape, tree.dtype, tree.stride()
+    if isinstance(tree, (tuple, list)):
+        return type(tree), *[structure(item, tensors) for item in tree]
+    if isinstance(tree, Mapping):
+        return type(tree), *[(name, structure(item, tensors)) for name, item in tree.items()]
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        fields = ((field.name, getattr(tree, field.name)) for field in dataclasses.fields(tree))
+        return type(tree), *[(name, structure(item, tensors)) for name, item in fields]
+    raise DataError(f"a {type(tree).__name__} is no tensor, and may be another one in the next batch")
+
+
 def sample_count(batch: object) -> int:
     """Count the samples of a batch: the first dimension of its first tensor that has one."""
     found = _first_length(batch)

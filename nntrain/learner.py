@@ -12,17 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from nntrain.batches import Unpacked, unpacked
+from nntrain.capture import captured
+from nntrain.compiled import compile_options
 from nntrain.errors import ConfigError, DataError
 from nntrain.events import Listening, listeners, subscriber_name
 from nntrain.loaders import Stream, TrainValid, as_loader, description_of, length_of, on_device
-from nntrain.machine import Machine, Metric, ordinary_tensors
+from nntrain.machine import Machine, ordinary_tensors
 from nntrain.modules import check_initialised
 from nntrain.optimizer import OptimizerFactory, Schedule, is_lr
+from nntrain.passes import Metric, Pass
 from nntrain.records import FrozenMapping, Key, Progress, TrainState
 from nntrain.sinks.print_stats import PrintStats
 from nntrain.steps import check_epochs, fold, with_goal
 from nntrain.tensors import ModelSource
-from nntrain.transitions import Audience, RunInfo, Sink, sink_name
+from nntrain.transitions import Audience, Note, RunInfo, Sink, sink_name
 from nntrain.verdicts import Outcome
 from nntrain.workspace import Workspace
 
@@ -46,6 +49,10 @@ class Learner(Generic[Batch]):
         sinks: the sinks, told of each transition.
         device: where to train; by default where the model is.
         unpack: tells a batch's inputs from its target: batch to (positional inputs, keyword inputs, target).
+        compile: whether `torch.compile` is to compile the model with the loss, and the optimizer's step; or its
+            options, like `{"mode": "max-autotune"}`.
+        capture: whether to record each shape of batch once as CUDA graphs, and then launch these. What cannot be
+            recorded, and everything on a CPU, runs plainly; the log says so.
 
     Raises `ConfigError` or `SubscriberError` for arguments that cannot be meant, before anything runs.
     """
@@ -60,6 +67,8 @@ class Learner(Generic[Batch]):
     sinks: Sequence[Sink] = field(default=(), kw_only=True)
     device: torch.device | str | None = field(default=None, kw_only=True)
     unpack: Callable[[Batch], Unpacked] = field(default=unpacked, kw_only=True)
+    compile: bool | Mapping[str, Any] = field(default=False, kw_only=True)
+    capture: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         """Check every argument, and make sequences into tuples."""
@@ -88,6 +97,11 @@ class Learner(Generic[Batch]):
         if isinstance(self.metric_fn, Mapping):
             object.__setattr__(self, "metric_fn", FrozenMapping(self.metric_fn))
         _check_lr(self.lr)
+        compile_options(self.compile)
+        if not isinstance(self.capture, bool):
+            raise ConfigError(f"capture is {self.capture!r}; expected True or False.")
+        if isinstance(self.compile, Mapping):
+            object.__setattr__(self, "compile", FrozenMapping(self.compile))
         for name in ("subs", "sinks"):
             given = getattr(self, name)
             if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
@@ -123,20 +137,22 @@ class Learner(Generic[Batch]):
 
     def _make_machine(self, bits: int) -> Machine[Batch]:
         device = None if self.device is None else torch.device(self.device)
+        options = compile_options(self.compile)
         with ordinary_tensors():
-            workspace = Workspace(self.model, self.optim_class, self.lr, device, bits)
+            workspace = Workspace(self.model, self.optim_class, self.lr, device, bits=bits, compile_options=options)
+        notes: list[Note] = []
+        passing = Pass(workspace, self.loss_fn, _metrics(self.metric_fn), self.unpack, options)
         return Machine(
             workspace=workspace,
             streams={
                 "train": Stream(on_device(as_loader(self.dls.train, "train"), workspace.device), 0),
                 "eval": Stream(on_device(as_loader(self.dls.valid, "valid"), workspace.device), 1),
             },
-            loss_fn=self.loss_fn,
-            metrics=_metrics(self.metric_fn),
-            unpack=self.unpack,
+            passing=captured(passing, notes.append) if self.capture else passing,
             heard_by=listeners(self.subs),
             audience=Audience(tuple(self.sinks)),
             info=self._info,
+            notes=notes,
         )
 
     def init(self, seed: int = 0, epochs: int = 0) -> TrainState:
@@ -191,6 +207,8 @@ class Learner(Generic[Batch]):
             "loss_fn": _name(self.loss_fn),
             "metrics": list(_metrics(self.metric_fn)),
             "optimizer": _name(self.optim_class),
+            "compile": dict(self.compile) if isinstance(self.compile, Mapping) else self.compile,
+            "capture": self.capture,
             "lr": _name(self.lr) if callable(self.lr) else float(self.lr),
             "subscribers": [subscriber_name(subscriber) for subscriber in self.subs],
             "sinks": [sink_name(sink) for sink in self.sinks],

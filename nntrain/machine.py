@@ -10,35 +10,26 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from pydantic import BaseModel
-from torch import Tensor
 
-from nntrain.batches import Unpacked, described, mapped, moved, sample_count
-from nntrain.errors import (
-    ConfigError,
-    DataError,
-    LossError,
-    MetricError,
-    StateError,
-    add_note,
-    remember_state,
-    state_before,
-)
+from nntrain.batches import moved
+from nntrain.capture import CapturedPass
+from nntrain.errors import ConfigError, DataError, StateError, add_note, remember_state, state_before
 from nntrain.events import BatchOutput, Listener, Published, publish
 from nntrain.loaders import Stream
+from nntrain.passes import Pass
 from nntrain.randomness import kept, seed_all
 from nntrain.records import EpochStats, FrozenMapping, History, Key, Phase, Place, Progress, Sums, TrainState, evolved
 from nntrain.tensors import Tensors
-from nntrain.transitions import Audience, RunInfo, Sink, Transition
+from nntrain.transitions import Audience, Note, RunInfo, Sink, Transition
 from nntrain.turn import Turn
 from nntrain.verdicts import Cancel, Event
 from nntrain.workspace import Workspace
 
 Batch = TypeVar("Batch")
-Metric = Callable[[Any, Any], Tensor | float]
 
 Cause = Literal["done", "exhausted", "next phase", "goal reached", "CancelBatch", "CancelEpoch", "CancelFit"]
 
@@ -111,19 +102,16 @@ class Machine(Generic[Batch]):
 
     workspace: Workspace
     streams: Mapping[Phase, Stream[Batch]]
-    loss_fn: Callable[[Any, Any], Tensor]
-    metrics: Mapping[str, Metric]
-    unpack: Callable[[Batch], Unpacked]
+    passing: Pass[Batch] | CapturedPass[Batch]
     heard_by: Mapping[Event, tuple[Listener, ...]]
     audience: Audience
     info: Callable[[int], RunInfo]
     turn: Turn = field(default_factory=Turn)
+    notes: list[Note] = field(default_factory=list)
+    """What is still to be told."""
 
     def __post_init__(self) -> None:
         self._generators = self.workspace.generators
-        self._sums_device = None if self.workspace.device.type == "cpu" else self.workspace.device
-        self._metric_names = tuple(self.metrics)
-        self._training: bool | None = None
         self._noise_key: Key | None = None
         self._noise = (0, 0)
 
@@ -138,7 +126,7 @@ class Machine(Generic[Batch]):
 
     def check_sums(self, state: TrainState) -> None:
         """Refuse a state in the middle of a phase whose sums are of other metrics."""
-        theirs, ours = state.sums.totals.metrics, self._metric_names
+        theirs, ours = state.sums.totals.metrics, self.passing.names
         if state.progress.at == "batch" and state.sums.batches and theirs != ours:
             raise StateError(
                 f"The state is amid a phase, whose sums are of the metrics {', '.join(theirs) or '(none)'}; "
@@ -157,12 +145,14 @@ class Machine(Generic[Batch]):
         progress = cell[0].progress
         try:
             with self.workspace.held(cell[0].tensors):
-                step = self._batch(cell, batch) if progress.at == "batch" else self._event(cell)
+                step = self._batch(cell, batch, audience) if progress.at == "batch" else self._event(cell)
         except BaseException as error:
             if cell:
                 self._failed(error, cell.pop(), progress, audience)
             raise
-        sinks = audience.at(progress.at)
+        merely_ran = step.event == "after_batch" and step.verdict is None and audience.began and not self.notes
+        sinks = audience.at(progress.at, merely_ran=merely_ran)
+        audience.began = True
         if sinks:
             self._tell(audience, sinks, progress, step)
         return step
@@ -204,9 +194,12 @@ class Machine(Generic[Batch]):
 
     # -- a batch --------------------------------------------------------------------------------------------------
 
-    def _batch(self, cell: list[TrainState], given: tuple[Batch] | None) -> Step:
+    def _batch(self, cell: list[TrainState], given: tuple[Batch] | None, audience: Audience) -> Step:
         workspace = self.workspace
-        came_to = self._compute(cell[0], given)
+        seen = bool(
+            self.heard_by["after_batch"] or audience.at("batch", merely_ran=True) or self.notes or not audience.began
+        )
+        came_to = self._compute(cell[0], given, seen)
         if isinstance(came_to, Step):
             cell.clear()
             return came_to
@@ -233,7 +226,9 @@ class Machine(Generic[Batch]):
             return _cancelled(Published(after, verdict, by), "after_batch")
         return Step(after, None, "", "after_batch", output)
 
-    def _compute(self, state: TrainState, given: tuple[Batch] | None) -> Step | Published | _Computed[Batch]:
+    def _compute(
+        self, state: TrainState, given: tuple[Batch] | None, seen: bool
+    ) -> Step | Published | _Computed[Batch]:
         """Take a batch as far as the optimizer's write: or find no batch left, or a verdict in `before_batch`."""
         began = time.perf_counter()
         found = given if given is not None else self._next_batch(state)
@@ -247,7 +242,7 @@ class Machine(Generic[Batch]):
                 return asked
             resumed = asked.state
         self.workspace.ready(resumed.tensors)
-        output, after = self._body(resumed, batch, began)
+        output, after = self._body(resumed, batch, began, seen)
         # Where another value was brought in, the state before has a copy of its own, and is kept in case of a failure.
         return _Computed(batch, output, after, self.workspace.needs_closure or resumed.tensors is not state.tensors)
 
@@ -270,103 +265,35 @@ class Machine(Generic[Batch]):
             self.workspace.abandon()
         return answered
 
-    def _body(self, state: TrainState, batch: Batch, began: float) -> tuple[BatchOutput, TrainState]:
-        """Forward, loss, backward and metrics; the write is pending in the state that is given back."""
-        workspace, place = self.workspace, state.progress
+    def _body(self, state: TrainState, batch: Batch, began: float, seen: bool) -> tuple[BatchOutput, TrainState]:
+        """Pass the batch through the model; the write is pending in the state that is given back."""
+        place, sums = state.progress, state.sums
         train = place.phase == "train"
-        if self._training is not train or workspace.module.training is not train:
-            workspace.module.train(train)
-            self._training = train
-        inputs, named, target = self._unpacked(batch)
-        samples = sample_count(batch)
-        if samples == 0:
-            raise DataError(f"The batch ({described(batch)}) has no samples.")
-        outputs: list[BatchOutput] = []
-
-        def forward() -> Tensor:
-            preds = workspace.module(*inputs, **named)
-            try:
-                loss = self.loss_fn(preds, target)
-            except Exception as error:
-                add_note(
-                    error,
-                    f"nntrain: raised by loss_fn; preds are {described(preds)}, the target is {described(target)}",
-                )
-                raise
-            if not isinstance(loss, Tensor) or loss.ndim or (train and not loss.requires_grad):
-                self._refuse_loss(loss)
-            if not outputs:
-                outputs.append(BatchOutput(workspace.own(loss), mapped(preds, workspace.own)))
-            return loss
-
         if state.key is not self._noise_key:
             self._noise_key, self._noise = state.key, (state.key.derived(_NOISE), state.key.derived(_EVAL_NOISE))
         noise = self._noise[0] + place.step if train else self._noise[1] + (place.epoch << 32) + place.batch
-        seed_all(self._generators, noise & _BITS)
-        workspace.compute(forward, step=place.step if train else None)
-        (output,) = outputs
-        try:
-            preds = output.preds
-            means: list[Tensor | float] = [output.loss]
-            for name, metric in self.metrics.items():
-                means.append(self._measure(name, metric, preds, target))
-            sums = state.sums
-            after = evolved(
-                state,
-                progress=evolved(
-                    place,
-                    at="batch",
-                    batch=place.batch + 1,
-                    step=place.step + train,
-                    samples=place.samples + samples,
-                ),
-                tensors=workspace.pending(state.tensors),
-                sums=evolved(
-                    sums,
-                    totals=sums.totals.add(means, samples, self._sums_device, self._metric_names),
-                    samples=sums.samples + samples,
-                    batches=sums.batches + 1,
-                    seconds=sums.seconds + time.perf_counter() - began,
-                ),
-            )
-        except BaseException:
-            workspace.abandon()
-            raise
+        output, samples, totals = self.passing.run(
+            batch, sums.totals, step=place.step if train else None, bits=noise & _BITS, seen=seen
+        )
+        after = evolved(
+            state,
+            progress=evolved(
+                place,
+                at="batch",
+                batch=place.batch + 1,
+                step=place.step + train,
+                samples=place.samples + samples,
+            ),
+            tensors=self.workspace.pending(state.tensors),
+            sums=evolved(
+                sums,
+                totals=totals,
+                samples=sums.samples + samples,
+                batches=sums.batches + 1,
+                seconds=sums.seconds + time.perf_counter() - began,
+            ),
+        )
         return output, after
-
-    def _unpacked(self, batch: Batch) -> Unpacked:
-        parts: object = self.unpack(batch)
-        if isinstance(parts, tuple) and len(parts) == 3:
-            return parts
-        raise DataError(
-            f"unpack {_name(self.unpack)} returned {described(parts)}; expected a tuple of three: inputs by position "
-            f"(a tuple), inputs by name (a mapping), target."
-        )
-
-    def _refuse_loss(self, loss: object) -> None:
-        name = _name(self.loss_fn)
-        if not isinstance(loss, Tensor) or loss.ndim:
-            given = described(loss) if isinstance(loss, Tensor) else repr(loss)[:80]
-            raise LossError(
-                f"loss_fn {name} returned {given}; expected one number as a 0-dim tensor, like loss.mean()."
-            )
-        raise LossError(
-            f"loss_fn {name} returned a loss without a gradient. Compute it from the model's output with torch "
-            f"operations (no .item(), .detach() or argmax on the way)."
-        )
-
-    def _measure(self, name: str, metric: Metric, preds: object, target: object) -> Tensor | float:
-        try:
-            value = metric(preds, target)
-        except Exception as error:
-            add_note(error, f"nntrain: raised by metric {name}; preds {described(preds)}, target {described(target)}")
-            raise
-        if isinstance(value, Tensor) and not value.ndim and not value.is_complex():
-            return value.detach()
-        if isinstance(value, (int, float)):
-            return float(value)
-        given = described(value) if isinstance(value, Tensor) else repr(value)[:80]
-        raise MetricError(f"metric {name} returned {given}; expected a number, as a 0-dim tensor or a float.")
 
     def _finish_phase(self, state: TrainState) -> Step:
         """Take the phase's means, once its batches are exhausted; a phase without a finished batch has none."""
@@ -379,7 +306,7 @@ class Machine(Generic[Batch]):
             epoch=place.epoch,
             phase=place.phase,
             loss=loss,
-            metrics=FrozenMapping(dict(zip(self.metrics, metrics, strict=True))),
+            metrics=FrozenMapping(dict(zip(self.passing.names, metrics, strict=True))),
             samples=sums.samples,
             batches=sums.batches,
             seconds=sums.seconds,
@@ -411,12 +338,18 @@ class Machine(Generic[Batch]):
             by=step.by or None,
             output=step.output if step.verdict is None else None,
             stats=step.stats,
+            notes=self._taken_notes(),
         )
         try:
             audience.tell(sinks, transition)
         except BaseException as error:
             self._failed(error, step.state, progress, audience)
             raise
+
+    def _taken_notes(self) -> tuple[Note, ...]:
+        notes = tuple(self.notes)
+        self.notes.clear()
+        return notes
 
     def _failed(self, error: BaseException, state: TrainState, progress: Progress, audience: Audience) -> None:
         """Say where it happened, leave the state before with the error, and tell the sinks."""
@@ -431,7 +364,14 @@ class Machine(Generic[Batch]):
         remember_state(error, None if lost else state)
         audience.tell(
             audience.sinks,
-            Transition(at=progress.at, progress=progress, state=state, run=self.info(state.key.seed), error=error),
+            Transition(
+                at=progress.at,
+                progress=progress,
+                state=state,
+                run=self.info(state.key.seed),
+                error=error,
+                notes=self._taken_notes(),
+            ),
             leniently=True,
         )
 
@@ -474,10 +414,6 @@ def _cancelled(published: Published, event: Event) -> Step:
     else:
         state = moved_to(state, at="finished")
     return Step(state, verdict, published.by, event)
-
-
-def _name(function: object) -> str:
-    return getattr(function, "__name__", type(function).__name__)
 
 
 def moved_to(state: TrainState, **changes: object) -> TrainState:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from nntrain.bits import same_bits
+from nntrain.compiled import CompileOptions, compiled
 from nntrain.errors import ConfigError
 from nntrain.tensors import OptimState, copied
 
@@ -32,7 +33,13 @@ class LiveOptimizer:
     Its memory is the part of a state that `OptimState` holds. Only the workspace calls it.
     """
 
-    def __init__(self, params: Mapping[str, Tensor], optim_class: OptimizerFactory, lr: float | Schedule) -> None:
+    def __init__(
+        self,
+        params: Mapping[str, Tensor],
+        optim_class: OptimizerFactory,
+        lr: float | Schedule,
+        compile_options: CompileOptions | None,
+    ) -> None:
         self._params = params
         self._schedule = lr if callable(lr) else None
         first = float(lr(0)) if callable(lr) else lr
@@ -46,9 +53,18 @@ class LiveOptimizer:
         self._lr_ratios = [
             float(group["lr"]) / made_with if callable(lr) else 1.0 for group in self._optimizer.param_groups
         ]
+        if compile_options is not None and callable(lr):
+            # A number would be compiled in, and each new one compiled anew.
+            for group in self._optimizer.param_groups:
+                if not isinstance(group["lr"], Tensor):
+                    group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float64)
         # The steps of torch's own optimizers write under torch's version counters.
         self._counts = type(self._optimizer).step.__module__.startswith("torch.optim.")
         self._other_options = False
+        self.memory = 0
+        """Counts the times that the memory may have come to lie elsewhere."""
+        self.settled = False
+        """Whether a step was taken with this memory."""
         self.untouched = False
         """Of a step that failed: whether nothing had been written yet."""
         self.kind = f"{type(self._optimizer).__module__}.{type(self._optimizer).__qualname__}"
@@ -64,6 +80,9 @@ class LiveOptimizer:
         closure = inspect.signature(self._optimizer.step).parameters.get("closure")
         self.needs_closure = closure is not None and closure.default is inspect.Parameter.empty
         self._unwrapped = _unwrapped_step(self._optimizer)
+        if self._unwrapped is not None and compile_options is not None:
+            # All the wrapping goes: within it torch asks for graph breaks. Steps are taken under no_grad in any case.
+            self._unwrapped = compiled(inspect.unwrap(type(self._optimizer).step), compile_options)
         self.fresh = self.read(copied)
         """The memory before any step."""
 
@@ -87,6 +106,7 @@ class LiveOptimizer:
         if optim.kind != self.kind:
             optim = self.fresh
         self._other_options = bool(optim.state) and not same_bits(optim.options, self._fresh_groups)
+        self._unsettle()
         state = self._optimizer.state
         for name, param in self._params.items():
             kept = optim.state.get(name)
@@ -98,8 +118,16 @@ class LiveOptimizer:
             changed = optim.groups[index] if index < len(optim.groups) else {}
             group.update(copied({**fresh, **changed}))
 
-    def step(self, number: int, closure: Callable[[], Tensor] | None) -> None:
-        """Write the parameters, as step `number`. After a failure `untouched` says whether anything was written."""
+    def step(
+        self,
+        number: int,
+        closure: Callable[[], Tensor] | None,
+        through: Callable[[Callable[[], None]], None] | None = None,
+    ) -> None:
+        """Write the parameters, as step `number`, `through` what may do it faster.
+
+        After a failure `untouched` says whether anything was written.
+        """
         known = len(self._optimizer.state)
         before = self._written() if self._counts else None
         self.untouched = True
@@ -108,26 +136,68 @@ class LiveOptimizer:
                 self._set_lr(self._schedule(number), number)
             self.untouched = False
             try:
-                self._step(closure)
+                if through is not None:
+                    through(self._step_alone)
+                else:
+                    self._step(closure)
             except KeyError:
                 # A memory made by the same class with other options (Adam's amsgrad) lacks what these options need.
                 if not self._other_options or before != self._written():
                     raise
+                self._unsettle()
                 self._optimizer.state.clear()
                 self._step(closure)
             if not known:
                 self._check_memory()
         except BaseException:
+            self._unsettle()
             for param in list(self._optimizer.state)[known:]:
                 del self._optimizer.state[param]
             # Optimizers of other packages may write past the version counters.
             self.untouched = self.untouched or (before is not None and before == self._written())
             raise
         self._other_options = False
+        self.settled = True
+
+    def _unsettle(self) -> None:
+        self.memory += 1
+        self.settled = False
+
+    @property
+    def watched(self) -> bool:
+        """Whether a hook, the profiler or a replaced method is to see each step."""
+        return self._unwrapped is None or _watched(self._optimizer)
+
+    def unrecordable(self, device: torch.device) -> str | None:
+        """Say why a step cannot be recorded and launched again, if so. To be asked after a step."""
+        if not self._counts:
+            return f"{self.kind} is no class of torch.optim, and may do in Python what a recording would leave out"
+        for group, fresh in zip(self._optimizer.param_groups, self._fresh_groups, strict=True):
+            lr = group["lr"]
+            if self._schedule is not None and not (isinstance(lr, Tensor) and lr.device == device):
+                return (
+                    "the learning rate is a number, and changes. Make the optimizer with a tensor: "
+                    f"lambda params, lr: torch.optim.Adam(params, torch.tensor(lr, device='{device.type}'), "
+                    "capturable=True)"
+                )
+            changed = [name for name, value in _group_values(group).items() if not same_bits(value, fresh[name])]
+            if any(name != "lr" or self._schedule is None for name in changed):
+                return f"it changes {', '.join(changed)} of its parameter groups in Python"
+        for kept in self._optimizer.state.values():
+            for name, value in kept.items():
+                if value is not None and not (isinstance(value, Tensor) and value.device == device):
+                    return (
+                        f"it keeps {name} on the CPU. Pass functools.partial({type(self._optimizer).__name__}, "
+                        "capturable=True), where the optimizer has that"
+                    )
+        return None
+
+    def _step_alone(self) -> None:
+        self._step(None)
 
     def _step(self, closure: Callable[[], Tensor] | None) -> None:
         if closure is None:
-            if self._unwrapped is None or _watched(self._optimizer):
+            if self.watched or self._unwrapped is None:
                 self._optimizer.step()
             else:
                 self._unwrapped(self._optimizer)

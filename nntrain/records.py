@@ -240,18 +240,27 @@ class Totals:
             for index, mean in enumerate(means):
                 added[index] += float(mean) * samples
             return Totals(added, metrics)
+        return self.plus(Totals.summed(means, samples, device), metrics)
+
+    @staticmethod
+    def summed(means: Sequence[Tensor | float], samples: int, device: torch.device | None) -> Tensor:
+        """Give one batch's sums, float64 on `device`: `means` times `samples`."""
         parts = [
             mean.to(device=device, dtype=torch.float64)
             if isinstance(mean, Tensor)
             else torch.tensor(mean, dtype=torch.float64, device=device)
             for mean in means
         ]
-        summed = torch.stack(parts).mul_(samples)
-        if isinstance(before, Tensor):
-            summed.add_(before.to(summed.device))
-        elif before:
-            summed.add_(torch.tensor(before, dtype=torch.float64, device=device))
-        return Totals(summed, metrics)
+        return torch.stack(parts).mul_(samples)
+
+    def plus(self, summed: Tensor, metrics: tuple[str, ...]) -> Totals:
+        """Add one batch's sums, which may be overwritten afterwards."""
+        before = self._values
+        if not isinstance(before, Tensor):
+            if not before:
+                return Totals(summed.clone(), metrics)
+            before = torch.tensor(before, dtype=torch.float64, device=summed.device)
+        return Totals(before.to(summed.device) + summed, metrics)
 
     def tolist(self) -> list[float]:
         """Read the sums; on a device, this waits for it."""

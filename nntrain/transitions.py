@@ -29,13 +29,21 @@ class RunInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """Something that whoever runs a training should know, and that ends nothing: a code to look for, and a text."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Transition:
     """One step of the machine, after it was taken.
 
     `at` is where the machine stood and `progress` where the training did, when it began; `state` is the state after
     it. `event` is the last event that was published, and `verdict` and `by` who cancelled it. `output` is a batch's.
     `stats` is there where a phase's statistics were finished. `error` is there where the step failed; `state` is then
-    the one that remains. `run` is what may be told of the run.
+    the one that remains. `run` is what may be told of the run. `notes` are those that came up since the last one.
     """
 
     at: Place
@@ -48,6 +56,7 @@ class Transition:
     output: BatchOutput | None = None
     stats: EpochStats | None = None
     error: BaseException | None = None
+    notes: tuple[Note, ...] = ()
 
 
 class Sink(Protocol):
@@ -55,7 +64,8 @@ class Sink(Protocol):
 
     A sink that fails does not end a training: it is reported once, counted, and shown in the outcome. With an
     attribute `strict = True` it does. With `places`, a set of places, it is only shown the transitions that began
-    there, and costs nothing elsewhere.
+    there, and costs nothing elsewhere. With `every_batch = False` it is not shown the batches that merely ran, unless
+    a step began with one.
     """
 
     def __call__(self, transition: Transition, /) -> object:
@@ -71,14 +81,21 @@ class Audience:
     failures: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._by_place: dict[Place, tuple[Sink, ...]] = {}
+        self.began = False
+        """Whether anything was told yet."""
+        self._by_place: dict[tuple[Place, bool], tuple[Sink, ...]] = {}
 
-    def at(self, place: Place) -> tuple[Sink, ...]:
-        """Give the sinks that want the transitions which begin at `place`."""
-        found = self._by_place.get(place)
+    def at(self, place: Place, *, merely_ran: bool = False) -> tuple[Sink, ...]:
+        """Give the sinks that want the transitions which begin at `place`: of a batch that `merely_ran`, or others."""
+        found = self._by_place.get((place, merely_ran))
         if found is None:
-            found = tuple(sink for sink in self.sinks if place in getattr(sink, "places", (place,)))
-            self._by_place[place] = found
+            found = tuple(
+                sink
+                for sink in self.sinks
+                if place in getattr(sink, "places", (place,))
+                and not (merely_ran and getattr(sink, "every_batch", True) is False)
+            )
+            self._by_place[place, merely_ran] = found
         return found
 
     def tell(self, sinks: Sequence[Sink], transition: Transition, *, leniently: bool = False) -> None:

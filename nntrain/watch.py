@@ -8,7 +8,7 @@ with what was before, bit by bit; later ones cost a comparison of version counte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 
 import torch
@@ -60,7 +60,7 @@ class Watch:
             self.keep_identity()
         if training not in self._silent:
             self._probe(training)
-        _touch(self._silent[training])
+        touch(self._silent[training])
 
     def before(self, live: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give `live` tensors by name as they were at `save`."""
@@ -72,6 +72,14 @@ class Watch:
     def changed(self) -> bool:
         """Tell whether anything was written since `save`."""
         return bool(self._old_versions) and self._old_versions != [live._version for live in self._watched.values()]
+
+    def written(self) -> list[Tensor]:
+        """Give what was written since `save`, as far as the first passes have shown or the counters tell."""
+        return [
+            live
+            for live, version in zip(self._watched.values(), self._old_versions, strict=True)
+            if live._version != version
+        ]
 
     def _probe(self, training: bool) -> None:
         """Find out, at a first forward pass, which parameters it writes, and what it writes unnoticed."""
@@ -127,7 +135,7 @@ class Watch:
         if self._old_versions:
             # A forward pass that failed was not seen to; and what a first one writes is not known yet.
             unseen = self._watched.values() if len(self._silent) < 2 else chain(*self._silent.values())
-            _touch(list(unseen))
+            touch(list(unseen))
         if self.changed():
             with torch.no_grad():
                 copy_all([live.detach() for live in self._watched.values()], self._old)
@@ -148,7 +156,7 @@ def with_own_memory(module: nn.Module) -> nn.Module:
     return module
 
 
-def _touch(tensors: list[Tensor]) -> None:
+def touch(tensors: Sequence[Tensor]) -> None:
     """Count a write on the tensors' version counters, and change nothing."""
     if tensors:
         torch.autograd.graph.increment_version(tensors)

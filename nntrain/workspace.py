@@ -34,12 +34,13 @@ from torch import Tensor, nn
 
 from nntrain.bits import same_bits
 from nntrain.borrowing import lent
+from nntrain.compiled import CompileOptions
 from nntrain.errors import BorrowError, ConfigError, StateError
 from nntrain.modules import make_module
 from nntrain.optimizer import LiveOptimizer, OptimizerFactory, Schedule
 from nntrain.randomness import generators, kept
 from nntrain.tensors import ModelSource, Snapshot, Spec, Tensors, copied_snapshot
-from nntrain.watch import Watch, copy_all, with_own_memory
+from nntrain.watch import Watch, copy_all, touch, with_own_memory
 
 Read = TypeVar("Read")
 
@@ -53,7 +54,9 @@ class Workspace:
         optim_class: OptimizerFactory,
         lr: float | Schedule,
         device: torch.device | None,
+        *,
         bits: int,
+        compile_options: CompileOptions | None,
     ) -> None:
         self.template = template
         module = make_module(template, bits)
@@ -77,13 +80,15 @@ class Workspace:
             for tensor in (*self.params.values(), *self.buffers.values())
             if tensor.layout == torch.strided
         }
-        self._optimizer = LiveOptimizer(self.params, optim_class, lr)
-        self.needs_closure = self._optimizer.needs_closure
+        self.optimizer = LiveOptimizer(self.params, optim_class, lr, compile_options)
+        self.needs_closure = self.optimizer.needs_closure
         self._fresh_bits: int | None = bits
         self._current: weakref.ref[Tensors] | None = None
         self._pending: weakref.ref[Tensors] | None = None
         self._step: int | None = None
         self._closure: Callable[[], Tensor] | None = None
+        self.write_through: Callable[[Callable[[], None]], None] | None = None
+        """What takes the optimizer's step, given how it is taken plainly, until the batch at hand is done."""
         self._param_list = list(self.params.values())
         self._lent: list[int] | None = None
         """The versions of the live tensors when the current value was lent, if it was."""
@@ -103,7 +108,7 @@ class Workspace:
             source = self.template if isinstance(self.template, nn.Module) else make_module(self.template, bits)
             params, buffers = dict(source.named_parameters()), dict(source.named_buffers())
             spec = _spec_of(params, buffers, self.device)
-            handle = Tensors(spec, self.template, None, Snapshot(params, buffers, self._optimizer.fresh))
+            handle = Tensors(spec, self.template, None, Snapshot(params, buffers, self.optimizer.fresh))
             self.check_fit(handle)
             self._load(handle)
             return self._now_live()
@@ -168,7 +173,7 @@ class Workspace:
             self._give_copy(handle)
 
     def _live_snapshot(self) -> Snapshot:
-        return Snapshot(self.params, self.buffers, self._optimizer.read(lambda tree: tree))
+        return Snapshot(self.params, self.buffers, self.optimizer.read(lambda tree: tree))
 
     # -- stepping -------------------------------------------------------------------------------------------------
 
@@ -212,6 +217,40 @@ class Workspace:
         except BaseException:
             self._undo()
             raise
+
+    def replay(self, recording: Callable[[], None], written: list[Tensor], *, step: int | None) -> None:
+        """Let a recording do what `compute` does. `written` are the tensors that it writes, past torch's counting."""
+        self._watch.save()
+        self._step = step
+        try:
+            recording()
+            touch(written)
+        except BaseException:
+            self._undo()
+            raise
+
+    def rehearse(self, run: Callable[[], None], *, train: bool) -> list[Tensor]:
+        """Run what `compute` would, put back what it writes, and tell which tensors these are."""
+        self._watch.save()
+        try:
+            run()
+            self._watch.ran(training=train)
+            return self._watch.written()
+        finally:
+            self._undo()
+
+    def keep_identity(self) -> None:
+        """Where the model put another tensor in a buffer's place, take its value and put the live one back."""
+        self._watch.keep_identity()
+
+    def gradients(self) -> list[Tensor | None]:
+        """Give the gradients that the parameters have now."""
+        return [param.grad for param in self._param_list]
+
+    def give_gradients(self, grads: list[Tensor | None]) -> None:
+        """Let the parameters have these gradients."""
+        for param, grad in zip(self._param_list, grads, strict=True):
+            param.grad = grad
 
     @staticmethod
     def _backward(forward: Callable[[], Tensor]) -> Tensor:
@@ -265,6 +304,7 @@ class Workspace:
     def _undo(self) -> None:
         self._pending = None
         self._closure = None
+        self.write_through = None
         self._clear_gradients()
         self._watch.restore()
 
@@ -285,7 +325,7 @@ class Workspace:
         try:
             # A closure evaluates the model again, and draws its noise anew.
             with nullcontext() if self._closure is None else kept(self.generators):
-                self._optimizer.step(step, self._closure)
+                self.optimizer.step(step, self._closure, self.write_through)
         except BaseException as error:
             handle.source = None
             handle.lost = f"the optimizer failed while it was writing ({type(error).__name__}: {error})"
@@ -293,11 +333,12 @@ class Workspace:
             raise
         finally:
             self._closure = None
+            self.write_through = None
             self._clear_gradients()
 
     def revived(self) -> Tensors | None:
         """After a write that failed: a handle on the old value, where the optimizer had not touched it yet."""
-        return self._now_live() if self._optimizer.untouched else None
+        return self._now_live() if self.optimizer.untouched else None
 
     # -- whoever kept the old value -------------------------------------------------------------------------------
 
@@ -343,7 +384,7 @@ class Workspace:
             pairs += [(self.buffers[name], tensor) for name, tensor in snapshot.buffers.items()]
             if pairs:
                 copy_all([live for live, _ in pairs], [theirs.detach() for _, theirs in pairs])
-            self._optimizer.bring_in(snapshot.optim, self.device)
+            self.optimizer.bring_in(snapshot.optim, self.device)
 
     # -- small things ---------------------------------------------------------------------------------------------
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from nntrain import capture
+from tests.tape import TapeRecorder
 
 # One thread: tiny tensors gain nothing from more, and two test runs on one machine do not slow each other down.
 torch.set_num_threads(1)
@@ -32,3 +37,16 @@ def device(request: pytest.FixtureRequest) -> torch.device:
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
     return torch.device(name)
+
+
+@pytest.fixture(scope="module")
+def tapes() -> Iterator[None]:
+    """Let `Learner(capture=True)` record on the CPU too."""
+    cuda = capture.recorder_for
+
+    def recorder_for(device: torch.device) -> capture.Recorder | None:
+        return cuda(device) or TapeRecorder()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(capture, "recorder_for", recorder_for)
+        yield

@@ -59,6 +59,15 @@ class CancelledEvent(LogRecord, frozen=True):
     at: Event
 
 
+class WarningEvent(LogRecord, frozen=True):
+    """Something came up that ends nothing: a code to look for, and what it means."""
+
+    event: Literal["warning"] = "warning"
+    level: Literal["debug", "info", "warning", "error"] = "warning"
+    code: str
+    text: str
+
+
 class RunFailed(LogRecord, frozen=True):
     """A step failed with an error, Ctrl-C included. Nothing follows in this run."""
 
@@ -78,7 +87,7 @@ class RunFinished(LogRecord, frozen=True):
 
 
 LogEvent = Annotated[
-    RunStarted | EpochFinished | CancelledEvent | RunFailed | RunFinished, Field(discriminator="event")
+    RunStarted | EpochFinished | CancelledEvent | WarningEvent | RunFailed | RunFinished, Field(discriminator="event")
 ]
 
 
@@ -93,6 +102,8 @@ def events_of(transition: Transition) -> Iterator[LogEvent]:
         "samples": progress.samples,
     }
     stats, verdict, error = transition.stats, transition.verdict, transition.error
+    for note in transition.notes:
+        yield WarningEvent(**place, code=note.code, text=note.text)
     if stats is not None:
         yield EpochFinished(
             **place, loss=stats.loss, metrics=stats.metrics, batches=stats.batches, seconds=stats.seconds

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import pydantic
 import structlog
@@ -33,6 +33,8 @@ class JsonLog:
 
     Raises `LogError` at once where `path` cannot be opened for writing.
     """
+
+    every_batch: Final = False
 
     def __init__(self, path: str | os.PathLike[str], *, run_id: str | None = None) -> None:
         self.path = Path(path)

@@ -17,6 +17,7 @@ class PrintStats:
 
     places: Final[frozenset[Place]] = frozenset({"batch"})
     """The statistics are finished at the end of the batches."""
+    every_batch: Final = False
 
     def __init__(self, file: TextIO | None = None) -> None:
         self.file = file

@@ -194,9 +194,12 @@ def by_hand(model: nn.Module, data: list[Batch], epochs: int) -> dict[str, Tenso
     return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
 
+@pytest.mark.parametrize("capture", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_every_kept_state_stays_and_goes_on_to_the_hand_written_loops_bits(name: str) -> None:
-    learner = learner_of(MODELS[name])
+def test_every_kept_state_stays_and_goes_on_to_the_hand_written_loops_bits(
+    tapes: None, name: str, capture: bool
+) -> None:
+    learner = learner_of(MODELS[name]).replace(capture=capture)
     torch.manual_seed(0)
     expected = by_hand(MODELS[name](), list(learner.dls.train), 2)
     state = learner.init(epochs=2)

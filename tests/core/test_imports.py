@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "nntrain"
 ORDER = [
     ["errors", "bits", "randomness", "interrupts"],
-    ["borrowing", "tensors"],
+    ["borrowing", "tensors", "compiled"],
     ["modules", "optimizer", "watch", "turn"],
     ["records"],
     ["verdicts"],
@@ -16,6 +16,8 @@ ORDER = [
     ["loaders"],
     ["transitions"],
     ["workspace"],
+    ["passes"],
+    ["capture"],
     ["machine"],
     ["steps"],
     ["learner"],

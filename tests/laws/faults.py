@@ -198,7 +198,8 @@ class Fused:
                 fuse.at("optimizer's end")
                 return result
 
-            made.step = fused_step  # type: ignore[assignment] # on this one optimizer
+            if not setup.capture:  # a step that was replaced is never recorded
+                made.step = fused_step  # type: ignore[assignment] # on this one optimizer
             return made
 
         return Learner(
@@ -211,4 +212,5 @@ class Fused:
             [FusedSubscriber(fuse), *subs],
             sinks=sinks,
             device=setup.device,
+            capture=setup.capture,
         )

@@ -136,6 +136,7 @@ class Setup:
     valid: tuple[int, ...] = (5, 2)
     data_seed: int = 0
     device: torch.device = CPU
+    capture: bool = False
 
     def on(self, device: torch.device) -> Setup:
         """Give the same on another device."""
@@ -185,6 +186,7 @@ class Setup:
             subs,
             sinks=sinks,
             device=self.device if device is None else device,
+            capture=self.capture,
         )
 
 
@@ -205,6 +207,7 @@ def setups(
         train=full.flatmap(sizes),
         valid=full.flatmap(sizes),
         data_seed=st.integers(0, 1000),
+        capture=st.booleans(),
     )
 
 

@@ -1,0 +1,254 @@
+"""Passes and optimizer steps recorded once and launched again as a whole: CUDA graphs, one for each shape of a batch.
+
+A recording is what a stretch of Python launched on the device, with the addresses it launched it on. Launching it again
+costs microseconds, and runs no Python. So a batch is copied into the recording's own inputs; the gradients and the
+output lie where the recording put them; and the buffers that it writes are counted as written by hand.
+
+The pass and the optimizer's step are two recordings, launched one after the other, so that a subscriber of
+`after_batch` is asked between them, as it is without recording. What cannot be recorded runs as always, and a note
+for the log says why.
+
+A shape's first batch always runs plainly: it makes the optimizer's memory, and the workspace sees what it writes. The
+second is rehearsed (on a stream of its own, with all it writes put back), recorded, and launched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from nntrain.batches import described, mapped, structure
+from nntrain.errors import DataError
+from nntrain.events import BatchOutput
+from nntrain.passes import Pass, Passed
+from nntrain.randomness import seed_all
+from nntrain.records import Totals
+from nntrain.transitions import Note
+from nntrain.watch import copy_all
+from nntrain.workspace import Workspace
+
+Batch = TypeVar("Batch")
+Tell = Callable[[Note], None]
+_Shape = tuple[bool, object]
+"""Whether it trains, and a batch's structure."""
+
+MOST_SHAPES: Final = 8
+"""How many shapes of batches a learner records; each holds memory for its inputs, activations and gradients."""
+
+
+class Recorder(Protocol):
+    """What records work for a device."""
+
+    def rehearse(self, function: Callable[[], None]) -> None:
+        """Run what is to be recorded, as it asks to be run before that."""
+        ...
+
+    def record(self, function: Callable[[], None]) -> Callable[[], None]:
+        """Record what `function` launches, without doing it; give what does it. Raises where that can't be."""
+        ...
+
+
+class CudaGraphs:
+    """Recordings as CUDA graphs, each with memory of its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def rehearse(self, function: Callable[[], None]) -> None:
+        """Run on a side stream, as torch asks for before a capture."""
+        with torch.cuda.device(self.device):
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call] # torch leaves it untyped
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                function()
+            torch.cuda.current_stream().wait_stream(stream)
+
+    def record(self, function: Callable[[], None]) -> Callable[[], None]:
+        """Capture into a graph. Other threads, such as one that pins memory, may use CUDA meanwhile."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(self.device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            function()
+        return graph.replay
+
+
+def recorder_for(device: torch.device) -> Recorder | None:
+    """Give what records on a device, where something does."""
+    return CudaGraphs(device) if device.type == "cuda" else None
+
+
+class _Write:
+    """The optimizer's step on one recording's gradients: plainly until its memory is there, then recorded."""
+
+    def __init__(self, workspace: Workspace, grads: list[Tensor | None], recorder: Recorder, tell: Tell) -> None:
+        self._workspace = workspace
+        self._grads = grads
+        self._recorder = recorder
+        self._tell = tell
+        self._launch: Callable[[], None] | None = None
+        self._decided_for: int | None = None
+        """For which memory of the optimizer it was decided whether to launch: another one lies elsewhere."""
+
+    def __call__(self, plain: Callable[[], None]) -> None:
+        """Take the step, given how it is taken plainly."""
+        optimizer = self._workspace.optimizer
+        if optimizer.settled and not optimizer.watched and self._decided_for != optimizer.memory:
+            self._launch = self._recorded(plain)
+            self._decided_for = optimizer.memory
+        if self._launch is None or optimizer.watched or self._decided_for != optimizer.memory:
+            self._workspace.give_gradients(self._grads)
+            plain()
+        else:
+            self._launch()
+
+    def _recorded(self, plain: Callable[[], None]) -> Callable[[], None] | None:
+        workspace = self._workspace
+        why = workspace.optimizer.unrecordable(workspace.device)
+        if why is None:
+            workspace.give_gradients(self._grads)
+            try:
+                return self._recorder.record(plain)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the step is taken plainly
+                why = _failure(error)
+        self._tell(Note("capture.optimizer", f"the optimizer's step is not recorded: {why}"))
+        return None
+
+
+@dataclass
+class _Recording:
+    """One shape's pass: how it is launched, its inputs, and where it puts what it makes."""
+
+    launch: Callable[[], None]
+    inputs: list[Tensor]
+    samples: int
+    output: BatchOutput
+    summed: Tensor
+    written: list[Tensor]
+    """The buffers that the model writes."""
+    write: _Write
+
+    def run(self, tensors: list[Tensor]) -> None:
+        """Launch it on a batch's tensors."""
+        copy_all(self.inputs, tensors)
+        self.launch()
+
+
+class CapturedPass(Generic[Batch]):
+    """A `Pass` that is recorded for each shape of a batch."""
+
+    def __init__(self, plain: Pass[Batch], recorder: Recorder, tell: Tell) -> None:
+        self.names = plain.names
+        self._plain = plain
+        self._workspace = plain.workspace
+        self._recorder = recorder
+        self._tell = tell
+        self._told: set[Note] = set()
+        self._recordings: dict[_Shape, _Recording | None] = {}
+        """What was recorded for each shape; None where it can't be."""
+        self._met: set[_Shape] = set()
+        """The shapes whose first batch ran."""
+
+    def run(self, batch: Batch, totals: Totals, *, step: int | None, bits: int, seen: bool) -> Passed:
+        """Pass a batch through as `Pass.run` does: by its shape's recording, or plainly."""
+        tensors: list[Tensor] = []
+        recording = None
+        try:
+            shape = (step is not None, structure(batch, tensors))
+        except DataError as error:
+            self._note("capture.batch", f"batches are not recorded: {error}")
+        else:
+            recording = self._recording(batch, shape, train=step is not None, bits=bits)
+        if recording is None:
+            return self._plain.run(batch, totals, step=step, bits=bits, seen=seen)
+        workspace = self._workspace
+        seed_all(workspace.generators, bits)
+        workspace.replay(lambda: recording.run(tensors), recording.written, step=step)
+        if step is not None:
+            workspace.write_through = recording.write
+        output = recording.output
+        if seen:
+            output = BatchOutput(output.loss.clone(), mapped(output.preds, torch.clone))
+        return Passed(output, recording.samples, totals.plus(recording.summed, self.names))
+
+    def _recording(self, batch: Batch, shape: _Shape, *, train: bool, bits: int) -> _Recording | None:
+        if shape in self._recordings:
+            return self._recordings[shape]
+        if shape not in self._met:
+            self._met.add(shape)
+            if any(made is not None and train == for_train for (for_train, _), made in self._recordings.items()):
+                self._note("capture.shape", f"a first batch of {described(batch)} runs plainly; the next is recorded")
+            return None
+        if sum(one is not None for one in self._recordings.values()) >= MOST_SHAPES:
+            self._note("capture.shape", f"batches of {described(batch)} run plainly: {MOST_SHAPES} shapes are recorded")
+            return None
+        try:
+            made = self._record(batch, train=train, bits=bits)
+        except Exception as error:  # noqa: BLE001 - the batch itself then runs plainly, and raises what is the user's
+            self._note("capture.pass", f"batches of {described(batch)} are not recorded: {_failure(error)}")
+            made = None
+        self._recordings[shape] = made
+        return made
+
+    def _record(self, batch: Batch, *, train: bool, bits: int) -> _Recording:
+        """Rehearse and record a pass; nothing of it stays but the recording."""
+        workspace, plain = self._workspace, self._plain
+        own: Batch = mapped(batch, torch.clone)
+        inputs: list[Tensor] = []
+        structure(own, inputs)
+        made: list[tuple[BatchOutput, Tensor, list[Tensor | None], int]] = []
+
+        def whole() -> None:
+            positional, named, target, samples = plain.prepared(own, train=train)
+            with torch.set_grad_enabled(train):
+                preds, loss = plain.evaluated(positional, named, target, train=train)
+                if train:
+                    loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+            grads = workspace.gradients()
+            if any(grad is not None and grad.layout != torch.strided for grad in grads):
+                raise TypeError("the model has sparse gradients")
+            workspace.keep_identity()
+            output = BatchOutput(loss.detach(), mapped(preds, torch.detach))
+            means = [output.loss, *plain.measured(output.preds, target)]
+            if not all(isinstance(mean, Tensor) for mean in means):
+                raise TypeError("a metric returns a Python number, which waits for the device; return a tensor")
+            summed = Totals.summed(means, samples, workspace.device)
+            made.append((output, summed, grads, samples))
+
+        launches: list[Callable[[], None]] = []
+        seed_all(workspace.generators, bits)
+        written = workspace.rehearse(lambda: self._recorder.rehearse(whole), train=train)
+        made.clear()
+        seed_all(workspace.generators, bits)
+        workspace.rehearse(lambda: launches.append(self._recorder.record(whole)), train=train)
+        ((output, summed, grads, samples),) = made
+        (launch,) = launches
+        write = _Write(workspace, grads, self._recorder, self._tell_once)
+        return _Recording(launch, inputs, samples, output, summed, written, write)
+
+    def _note(self, code: str, text: str) -> None:
+        self._tell_once(Note(code, text))
+
+    def _tell_once(self, note: Note) -> None:
+        if note not in self._told:
+            self._told.add(note)
+            self._tell(note)
+
+
+def captured(plain: Pass[Batch], tell: Tell) -> Pass[Batch] | CapturedPass[Batch]:
+    """Give the pass that records, where that can be; where not, the plain one, and a note."""
+    workspace = plain.workspace
+    recorder = recorder_for(workspace.device)
+    if recorder is None:
+        tell(Note("capture.device", f"capture=True does nothing on {workspace.device}; it is for CUDA"))
+        return plain
+    if workspace.needs_closure:
+        tell(Note("capture.optimizer", f"{workspace.optimizer.kind} evaluates the model itself; nothing is recorded"))
+        return plain
+    return CapturedPass(plain, recorder, tell)
+
+
+def _failure(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,47 @@
+"""`torch.compile`, for one learner's functions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import Any, ParamSpec, TypeVar, cast
+
+import torch
+
+from nntrain.errors import ConfigError
+
+Args = ParamSpec("Args")
+Returned = TypeVar("Returned")
+CompileOptions = Mapping[str, Any]
+"""Keyword arguments of `torch.compile`: mode, backend, dynamic ..."""
+
+
+def compiled(function: Callable[Args, Returned], options: CompileOptions) -> Callable[Args, Returned]:
+    """Compile a plain function when it is first called.
+
+    torch limits how often a code object is compiled anew, so each learner's function has one of its own.
+    """
+    plain = cast(FunctionType, function)
+    own = FunctionType(
+        plain.__code__.replace(), plain.__globals__, plain.__name__, plain.__defaults__, plain.__closure__
+    )
+    made: Callable[Args, Returned] = torch.compile(own, **options)
+    return made
+
+
+def compile_options(given: object) -> CompileOptions | None:
+    """Give the options that a learner's `compile` means; None for no compiling. Raises `ConfigError`."""
+    if isinstance(given, bool):
+        return {} if given else None
+    known = [name for name in inspect.signature(torch.compile).parameters if name != "model"]
+    if not isinstance(given, Mapping):
+        raise ConfigError(
+            f"compile is {given!r}; expected True, False or torch.compile's options, like {{'mode': 'max-autotune'}}."
+        )
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"compile has {', '.join(map(repr, unknown))}; torch.compile's options are {', '.join(known)}."
+        )
+    return dict(given)

@@ -4,6 +4,7 @@ Buffers are written by many models (BatchNorm's statistics), parameters by few (
 counts the writes to each tensor in a version counter, but not all of them: it does not mark the statistics of
 `batch_norm` as written, nor what goes through `.data`. So the first forward pass, in training and in eval, is compared
 with what was before, bit by bit; later ones cost a comparison of version counters, and a copy of what is written.
+The copies of parameters are let go before the first backward pass, so that they and the gradients do not add up.
 """
 
 from __future__ import annotations
@@ -54,6 +55,22 @@ class Watch:
         """Let go what was saved: another value is live now."""
         self._old_versions = []
 
+    def forwarded(self, *, training: bool) -> None:
+        """Let go, before the gradients take their memory, of the parameters that a first forward pass did not write."""
+        if training in self._silent:
+            return
+        names = list(self._watched)
+        kept = [
+            index
+            for index, (name, old) in enumerate(zip(names, self._old, strict=True))
+            if name in self._buffers
+            or id(self._watched[name]) in self._renormed
+            or not same_tensor(self._watched[name], old)
+        ]
+        self._watched = {names[index]: self._watched[names[index]] for index in kept}
+        self._old = [self._old[index] for index in kept]
+        self._old_versions = [self._old_versions[index] for index in kept]
+
     def ran(self, *, training: bool) -> None:
         """See to what a forward pass has written."""
         if self._homes or self._empty_homes:
@@ -88,13 +105,6 @@ class Watch:
         self._silent[training] = [
             live for name, live in self._watched.items() if name in written and live._version == before[name][1]
         ]
-        self._watched = {
-            name: live
-            for name, live in self._watched.items()
-            if name in self._buffers or name in written or id(live) in self._renormed
-        }
-        self._old = [before[name][0] for name in self._watched]
-        self._old_versions = [before[name][1] for name in self._watched]
 
     def keep_identity(self) -> None:
         """Where a forward pass put another tensor in a buffer's place, take its value and put the live one back."""

@@ -209,6 +209,7 @@ class Workspace:
         try:
             if step is None:
                 forward()
+                self._watch.forwarded(training=False)
             else:
                 loss = self._backward(forward)
                 if self.needs_closure:
@@ -252,10 +253,10 @@ class Workspace:
         for param, grad in zip(self._param_list, grads, strict=True):
             param.grad = grad
 
-    @staticmethod
-    def _backward(forward: Callable[[], Tensor]) -> Tensor:
+    def _backward(self, forward: Callable[[], Tensor]) -> Tensor:
         with torch.enable_grad():
             loss = forward()
+            self._watch.forwarded(training=True)
             loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
         return loss
 

@@ -128,14 +128,12 @@ def _device(device: Literal["auto", "cpu", "cuda"]) -> str:
 
 def _sizes(dls: DataLoaders[tuple[torch.Tensor, torch.Tensor]]) -> tuple[int, int]:
     """Give the width of the inputs and the number of classes."""
-    from nntrain.data.hf import HFLoader
+    from nntrain.data import ImageLoader
 
     inputs, _ = next(iter(dls.train))
-    if not isinstance(dls.train, HFLoader):
+    if not isinstance(dls.train, ImageLoader):
         raise TypeError(type(dls.train).__name__)
-    labels = dls.train.dataset.features[dls.train.label]
-    classes = getattr(labels, "num_classes", None)
-    return inputs.shape[1], classes if classes is not None else 1 + max(dls.train.dataset[dls.train.label])
+    return inputs.shape[1], dls.train.classes
 
 
 def _model(inputs: int, classes: int, hidden: int, seed: int) -> torch.nn.Module:

@@ -1,14 +1,19 @@
-"""Data: loaders whose order is a value, the reference path for images, and two data sets to begin with."""
+"""Data: loaders whose order is a value, images decoded once or streamed, and two data sets to begin with."""
 
 from nntrain.data.dataloaders import DataLoaders
 from nntrain.data.digits import load_digits
 from nntrain.data.fashion_mnist import load_fashion_mnist
-from nntrain.data.hf import HFLoader, hf_ds_collate_fn
+from nntrain.data.image_loader import ImageLoader
+from nntrain.data.reference import hf_ds_collate_fn
+from nntrain.data.resident import ResidentLoader
 from nntrain.data.saved import load_saved
+from nntrain.data.streamed import HFLoader
 
 __all__ = [
     "DataLoaders",
     "HFLoader",
+    "ImageLoader",
+    "ResidentLoader",
     "hf_ds_collate_fn",
     "load_digits",
     "load_fashion_mnist",

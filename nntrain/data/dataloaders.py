@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Batch = TypeVar("Batch", covariant=True)  # noqa: PLC0105  (the name that readers of an error message know)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class DataLoaders(Generic[Batch]):
     """Where the batches of the two phases come from.
 
@@ -49,6 +49,8 @@ class DataLoaders(Generic[Batch]):
         label: str | None = None,
         flatten: bool = True,
         shuffle: bool = True,
+        memory_budget: int | None = None,
+        num_workers: int | None = None,
     ) -> DataLoaders[tuple[Tensor, Tensor]]:
         """Make loaders of (images, labels) from a Hugging Face `DatasetDict` of images.
 
@@ -61,10 +63,19 @@ class DataLoaders(Generic[Batch]):
         feature `datasets.Image`; `label` the only `datasets.ClassLabel`, or if there is none the only integer
         column.
 
+        Where the images of a split have one size and take, as uint8, no more than `memory_budget` bytes, they are
+        decoded here, once (`ResidentLoader`). Both splits share the budget, the train split first; None is half of the
+        memory that is free, 0 allows nothing. Otherwise, and where the dataset has a transform of its own, which may
+        answer differently each time, images are decoded whenever they are read (`HFLoader`), by `num_workers`
+        processes: None is one fewer than there are processors, 8 at most, and 0 decodes in this one. The batches are
+        the same in either case. Each loader's `description` says which way was taken and why.
+
         Raises:
-            ConfigError: `dd` is no DatasetDict, `batch_size` is not a positive integer, or a split or a
-                column is missing, ambiguous or of the wrong kind.
-            DataError: a split is empty, or the splits' labels mean different classes.
+            ConfigError: `dd` is no DatasetDict, `batch_size` is not a positive integer, `memory_budget` or
+                `num_workers` is a negative number or none, or a split or a column is missing, ambiguous or of the
+                wrong kind.
+            DataError: a split is empty, the splits' labels mean different classes, or an image that is decoded here is
+                broken or missing, or its label is; the error names the row.
         """
         train_loader, valid_loader = hf_loaders(
             dd,
@@ -75,6 +86,8 @@ class DataLoaders(Generic[Batch]):
             label=label,
             flatten=flatten,
             shuffle=shuffle,
+            memory_budget=memory_budget,
+            num_workers=num_workers,
         )
         return DataLoaders(train_loader, valid_loader)
 

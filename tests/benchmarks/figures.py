@@ -7,16 +7,14 @@ idx files; by default it is where Debian's package dataset-fashion-mnist puts th
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from nntrain import DataLoaders, Key, Learner, TrainState, accuracy
-from nntrain.data import HFLoader, load_fashion_mnist
+from nntrain import DataLoaders, Learner, TrainState, accuracy
+from nntrain.data import load_fashion_mnist
 
 REAL: Final = Path("/usr/share/datasets/fashion-mnist")
 SEEDS: Final = range(5)
@@ -38,39 +36,9 @@ HIGHEST: Final = Figures(2.23, 1.35, 1.28, 0.665)
 """What each figure must be within, ends included."""
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """An `HFLoader` whose images were decoded once: the same batches, without five epochs of decoding a seed."""
-
-    loader: HFLoader
-    images: Tensor
-    labels: Tensor
-
-    @staticmethod
-    def of(loader: HFLoader) -> Decoded:
-        """Decode a whole split, in the order of its rows."""
-        plain = HFLoader(loader.dataset, loader.batch_size, loader.image, loader.label, shuffle=False)
-        batches = list(plain)
-        return Decoded(loader, torch.cat([one for one, _ in batches]), torch.cat([one for _, one in batches]))
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.batches(Key(seed=0), 0, 0)
-
-    def batches(self, key: Key, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give the batches of an epoch, in the order of the loader that was decoded."""
-        size = self.loader.batch_size
-        order = self.loader.order(key, epoch)
-        for first in range(start * size, len(order), size):
-            rows = order[first : first + size]
-            yield self.images[rows], self.labels[rows]
-
-
-def loaders(folder: Path = REAL) -> tuple[HFLoader, HFLoader]:
+def loaders(folder: Path = REAL) -> DataLoaders[tuple[Tensor, Tensor]]:
     """Make the loaders that a user gets."""
-    dls = DataLoaders.from_hf_dd(load_fashion_mnist(folder), batch_size=1024)
-    assert isinstance(dls.train, HFLoader)
-    assert isinstance(dls.valid, HFLoader)
-    return dls.train, dls.valid
+    return DataLoaders.from_hf_dd(load_fashion_mnist(folder), batch_size=1024)
 
 
 def trained(dls: DataLoaders[tuple[Tensor, Tensor]], seed: int, epochs: int = EPOCHS) -> TrainState:
@@ -101,8 +69,7 @@ def table(rows: dict[str, Figures]) -> str:
 
 def main() -> None:
     """Train each seed and print the table."""
-    train, valid = loaders(Path(sys.argv[1]) if len(sys.argv) > 1 else REAL)
-    dls = DataLoaders(Decoded.of(train), Decoded.of(valid))
+    dls = loaders(Path(sys.argv[1]) if len(sys.argv) > 1 else REAL)
     rows = {f"seed {seed}": figures(trained(dls, seed)) for seed in SEEDS}
     print(table({"the original": ORIGINAL, **rows}))
 

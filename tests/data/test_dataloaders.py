@@ -111,3 +111,8 @@ def test_import_loads_neither_datasets_nor_torchvision() -> None:
         "nntrain.data.DataLoaders([1], [2])\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_batch_type_can_be_written_out() -> None:
+    batches = [(torch.ones(2, 3), torch.zeros(2))]
+    assert DataLoaders[tuple[Tensor, Tensor]](batches, batches).train is batches

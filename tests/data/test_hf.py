@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapDataset
 from torchvision.transforms.functional import to_tensor  # type: ignore[import-untyped]  # it has no py.typed
 
-from nntrain.data import DataLoaders, HFLoader, hf_ds_collate_fn
+from nntrain.data import DataLoaders, HFLoader, ResidentLoader, hf_ds_collate_fn
 from nntrain.data.hf import find_columns, find_splits
 from nntrain.errors import ConfigError, DataError, NNTrainError
 from nntrain.records import Key
@@ -230,8 +230,8 @@ def test_a_start_outside_the_epoch_is_refused_at_once(start: int) -> None:
 def test_train_is_shuffled_and_valid_never_is() -> None:
     dd = DatasetDict({"train": numbered(40), "test": numbered(30)})
     dls = DataLoaders.from_hf_dd(dd, batch_size=16)
-    assert isinstance(dls.train, HFLoader)
-    assert isinstance(dls.valid, HFLoader)
+    assert isinstance(dls.train, ResidentLoader)
+    assert isinstance(dls.valid, ResidentLoader)
     assert len(dls.train) == 3
     assert len(dls.valid) == 2
     key = Key(seed=5)
@@ -307,8 +307,8 @@ def test_splits_can_be_named() -> None:
     assert find_splits(["train", "test"], train="test", valid="train") == ("test", "train")
     assert find_splits(["train", "test"], train="train", valid="train") == ("train", "train")
     dls = DataLoaders.from_hf_dd(dataset_dict(7, 4), train="test", valid="train", batch_size=1)
-    assert isinstance(dls.train, HFLoader)
-    assert isinstance(dls.valid, HFLoader)
+    assert isinstance(dls.train, ResidentLoader)
+    assert isinstance(dls.valid, ResidentLoader)
     assert (len(dls.train), len(dls.valid)) == (4, 7)
 
 
@@ -417,7 +417,9 @@ def test_a_broken_image_is_named_by_its_row() -> None:
     content = [png(picture("L", row)) for row in range(6)]
     content[4] = content[4][:40]
     dd = DatasetDict({"train": dataset(2), "test": stored(content, [0] * 6)})
-    batches = iter(DataLoaders.from_hf_dd(dd, 3).valid)
+    with pytest.raises(DataError, match="image of row 4, column 'image', cannot be decoded"):
+        DataLoaders.from_hf_dd(dd, 3)
+    batches = iter(DataLoaders.from_hf_dd(dd, 3, memory_budget=0).valid)
     next(batches)
     with pytest.raises(DataError, match="image of row 4, column 'image', cannot be decoded"):
         next(batches)

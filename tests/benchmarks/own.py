@@ -1,0 +1,135 @@
+"""The loops that need nothing installed: the hand-written one, the original's, and nntrain's."""
+
+from __future__ import annotations
+
+import copy
+import io
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nntrain import DataLoaders, Learner, Sink, Subscriber, TrainState, accuracy
+from nntrain.events import BatchOutput
+from nntrain.log import JsonLog
+from tests import seed_loop
+from tests.benchmarks.setting import LR, Batches, Loop, Prepared, Reported
+
+
+class PassThrough(Subscriber[tuple[Tensor, Tensor]]):
+    """Answers the state it is shown, at both batch events."""
+
+    def before_batch(self, state: TrainState, batch: tuple[Tensor, Tensor]) -> TrainState:
+        return state
+
+    def after_batch(self, state: TrainState, batch: tuple[Tensor, Tensor], output: BatchOutput) -> TrainState:
+        return state
+
+
+def epoch_by_hand(
+    model: nn.Module, optimizer: torch.optim.Optimizer, train: Batches, valid: Batches
+) -> list[tuple[float, float]]:
+    """Train and evaluate one epoch as one would write it by hand. Gives (loss, accuracy) of each phase."""
+    figures = []
+    for phase, batches in (("train", train), ("eval", valid)):
+        model.train(phase == "train")
+        loss_sum = accuracy_sum = 0.0
+        samples = 0
+        with torch.set_grad_enabled(phase == "train"):
+            for inputs, target in batches:
+                preds = model(inputs)
+                loss = nn.functional.cross_entropy(preds, target)
+                if phase == "train":
+                    optimizer.zero_grad()
+                    loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+                    optimizer.step()
+                loss_sum += loss.item() * len(inputs)
+                accuracy_sum += accuracy(preds.detach(), target).item() * len(inputs)
+                samples += len(inputs)
+        figures.append((loss_sum / samples, accuracy_sum / samples))
+    return figures
+
+
+def hand_written(model: nn.Module, train: Batches, valid: Batches) -> Prepared:
+    """Prepare the loop that all are measured by."""
+    model = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+    figures: list[tuple[float, float]] = []
+
+    def fit() -> None:
+        figures.extend(epoch_by_hand(model, optimizer, train, valid))
+
+    return Prepared(fit, lambda: Reported(model.state_dict(), *figures[0], *figures[1]))
+
+
+def original(model: nn.Module, train: Batches, valid: Batches) -> Prepared:
+    """Prepare the transcription of the original loop."""
+    learner = seed_loop.Learner(
+        copy.deepcopy(model),
+        train,
+        valid,
+        loss_fn=nn.functional.cross_entropy,
+        metric_fn=accuracy,
+        optim_class=torch.optim.SGD,
+        lr=LR,
+        subs=[],
+        file=io.StringIO(),
+    )
+
+    def report() -> Reported:
+        (_, _, train_loss, train_accuracy, _), (_, _, valid_loss, valid_accuracy, _) = learner.history
+        return Reported(learner.model.state_dict(), train_loss, train_accuracy, valid_loss, valid_accuracy)
+
+    return Prepared(partial(learner.fit, 1), report)
+
+
+def by_nntrain(subs: int = 0, *, log: bool = False) -> Loop:
+    """Prepare nntrain, with so many pass-through subscribers on both batch events, or with a log of events in a file.
+
+    The learner, and the log's file, are made within the fit, and so within the time that is taken.
+    """
+
+    def prepare(model: nn.Module, train: Batches, valid: Batches) -> Prepared:
+        states: list[TrainState] = []
+
+        def fit(*sinks: Sink) -> None:
+            learner = Learner(
+                model,
+                DataLoaders(train, valid),
+                nn.functional.cross_entropy,
+                accuracy,
+                torch.optim.SGD,
+                LR,
+                [PassThrough() for _ in range(subs)],
+                sinks=sinks,
+            )
+            states.append(learner.fit(1, print_stats=False).state)
+
+        def logged() -> None:
+            with tempfile.TemporaryDirectory() as folder, JsonLog(Path(folder) / "events.jsonl") as sink:
+                fit(sink)
+
+        def report() -> Reported:
+            before, after = states[0].history
+            return Reported(
+                states[0].to_module().state_dict(),
+                before.loss,
+                before.metrics["metric"],
+                after.loss,
+                after.metrics["metric"],
+            )
+
+        return Prepared(logged if log else fit, report)
+
+    return prepare
+
+
+OWN: dict[str, Loop] = {
+    "hand-written": hand_written,
+    "the original's": original,
+    "nntrain": by_nntrain(),
+    "nntrain, 3 subscribers": by_nntrain(3),
+    "nntrain, event log": by_nntrain(log=True),
+}

@@ -129,12 +129,17 @@ class Stream(Generic[Batch]):
         if isinstance(loader, _Listed) and type(loader.items) in {list, tuple}:
             self._ready = loader.items
         self._place: tuple[Key, int, int] | None = None
+        self._end: tuple[Key, int, int] | None = None
+        """Where the last batch was found to lie behind: asked again, nothing is begun anew to find it out."""
         self._iterator: Iterator[Any] = iter(())
 
     def batch(self, key: Key, epoch: int, index: int) -> tuple[Batch] | None:
         """Give batch `index` of `epoch` in a 1-tuple, or None past the last."""
         if self._ready is not None:
             return (self._ready[index],) if index < len(self._ready) else None
+        end, self._end = self._end, None
+        if end == (key, epoch, index):
+            return None
         torch.default_generator.manual_seed(key.derived(self._fold, epoch, index))
         if self._place != (key, epoch, index):
             self.close()
@@ -144,6 +149,7 @@ class Stream(Generic[Batch]):
             batch: Batch = next(self._iterator)
         except StopIteration:
             self.close()
+            self._end = (key, epoch, index)
             return None
         self._place = (key, epoch, index + 1)
         return (batch,)

@@ -19,6 +19,7 @@ from nntrain.batches import moved
 from nntrain.capture import CapturedPass
 from nntrain.errors import ConfigError, DataError, StateError, add_note, remember_state, state_before
 from nntrain.events import BatchOutput, Listener, Published, publish
+from nntrain.interrupts import Interrupts
 from nntrain.loaders import Stream
 from nntrain.passes import Pass
 from nntrain.randomness import kept, seed_all
@@ -157,6 +158,73 @@ class Machine(Generic[Batch]):
             self._tell(audience, sinks, progress, step)
         return step
 
+    def run_unseen(self, cell: list[TrainState], audience: Audience, interrupts: Interrupts) -> None:
+        """Take the batches that nobody sees: the transitions of `step`, without a state for each of them.
+
+        The state in `cell` is replaced by the one after them. Ends with the phase, and at a note or Ctrl-C, which are
+        to be told. A failure leaves the state before it with the error.
+        """
+        state = cell[0]
+        if state.progress.at != "batch" or not self._unseen(audience):
+            return
+        place, sums, history, key, slots = _parts(state)
+        workspace, stream = self.workspace, self.streams[place.phase]
+        train = place.phase == "train"
+        noise = self._noise_of(key, place)
+        batch, samples, totals, seconds = place.batch, sums.samples, sums.totals, sums.seconds
+        handle = state.tensors
+        del state
+
+        def reached() -> TrainState:
+            done, more = batch - place.batch, samples - sums.samples
+            progress = evolved(place, batch=batch, step=place.step + done * train, samples=place.samples + more)
+            running = evolved(sums, totals=totals, samples=samples, batches=sums.batches + done, seconds=seconds)
+            return _whole((progress, running, history, key, slots), handle)
+
+        try:
+            with workspace.held(handle):
+                workspace.ready(handle)
+            cell.clear()  # only `handle` holds the value now, and is let go before the optimizer writes
+            while not (interrupts.pressed or self.notes):
+                began = time.perf_counter()
+                with workspace.lock:
+                    found = stream.batch(key, place.epoch, batch)
+                    if found is None:
+                        break
+                    done = batch - place.batch
+                    passed = self.passing.run(
+                        moved(found[0], workspace.device),
+                        totals,
+                        step=place.step + done if train else None,
+                        bits=noise + done & _BITS,
+                        seen=False,
+                    )
+                    after = workspace.pending(handle)
+                    if after is not handle:
+                        handle = after
+                        try:
+                            workspace.commit(handle)
+                        except BaseException:
+                            handle = workspace.revived() or handle
+                            raise
+                    batch, samples, totals = batch + 1, samples + passed.samples, passed.totals
+                seconds += time.perf_counter() - began
+        except BaseException as error:
+            state = reached()
+            self._failed(error, state, state.progress, audience)
+            raise
+        cell[:] = [reached()]
+
+    def _unseen(self, audience: Audience) -> bool:
+        """Tell whether nobody will see the batches that merely run."""
+        return not (
+            self.heard_by["before_batch"]
+            or self.heard_by["after_batch"]
+            or audience.at("batch", merely_ran=True)
+            or not audience.began
+            or self.workspace.needs_closure
+        )
+
     def _event(self, cell: list[TrainState]) -> Step:
         """Publish a place's event, and go where the table leads after it."""
         state = cell[0]
@@ -269,12 +337,9 @@ class Machine(Generic[Batch]):
         """Pass the batch through the model; the write is pending in the state that is given back."""
         place, sums = state.progress, state.sums
         train = place.phase == "train"
-        if state.key is not self._noise_key:
-            self._noise_key, self._noise = state.key, (state.key.derived(_NOISE), state.key.derived(_EVAL_NOISE))
-        noise = self._noise[0] + place.step if train else self._noise[1] + (place.epoch << 32) + place.batch
-        output, samples, totals = self.passing.run(
-            batch, sums.totals, step=place.step if train else None, bits=noise & _BITS, seen=seen
-        )
+        bits = self._noise_of(state.key, place) & _BITS
+        step = place.step if train else None
+        output, samples, totals = self.passing.run(batch, sums.totals, step=step, bits=bits, seen=seen)
         after = evolved(
             state,
             progress=evolved(
@@ -294,6 +359,13 @@ class Machine(Generic[Batch]):
             ),
         )
         return output, after
+
+    def _noise_of(self, key: Key, place: Progress) -> int:
+        """Give what a batch's noise is seeded with, mod 2**63; the next batch's is one more."""
+        if key is not self._noise_key:
+            self._noise_key, self._noise = key, (key.derived(_NOISE), key.derived(_EVAL_NOISE))
+        train, evaluation = self._noise
+        return train + place.step if place.phase == "train" else evaluation + (place.epoch << 32) + place.batch
 
     def _finish_phase(self, state: TrainState) -> Step:
         """Take the phase's means, once its batches are exhausted; a phase without a finished batch has none."""

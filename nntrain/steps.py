@@ -138,6 +138,10 @@ def fold(
     with machine.running(), held_back() as interrupts:
         while True:
             try:
+                if done is not _at_once:
+                    machine.run_unseen(cell, audience, interrupts)
+                if interrupts.pressed:
+                    interrupts.let_through(machine.interruption(cell.pop(), audience))
                 step = machine.step(cell, audience, batch)
             except Exception as error:
                 if interrupts.pressed:

@@ -16,7 +16,7 @@ from typing import Final
 import torch
 
 from tests.benchmarks.growth import growth
-from tests.benchmarks.own import OWN
+from tests.benchmarks.own import ON_A_DEVICE, OWN
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.report import cells, heading, table
 from tests.benchmarks.rounds import interleaved
@@ -27,9 +27,12 @@ HAND: Final = "hand-written"
 
 def compared(loops: Mapping[str, Loop], options: argparse.Namespace) -> str:
     """Measure the loops side by side. Gives the table, and a line for each peer that failed."""
-    model = model_of(options.model)
-    train = batches_of(options.batches, options.batch_size)
-    valid = batches_of(max(1, options.batches // 6), options.batch_size)
+    device = torch.device(options.device)
+    model = model_of(options.model).to(device)
+    train, valid = (
+        [(inputs.to(device), target.to(device)) for inputs, target in batches_of(count, options.batch_size)]
+        for count in (options.batches, max(1, options.batches // 6))
+    )
     warm = interleaved({name: timed(loop, model, train[:10], valid[:2]) for name, loop in loops.items()}, 1, PEERS)
     ready = {name: timed(loops[name], model, train, valid) for name in warm.seconds}
     rounds = interleaved(ready, options.rounds, PEERS)
@@ -45,10 +48,15 @@ def compared(loops: Mapping[str, Loop], options: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def chosen(only: Sequence[str] | None, *, peers: bool) -> tuple[dict[str, Loop], list[str]]:
-    """Give the loops to run, the hand-written one always, and the peers that would be, but are not installed."""
-    wanted = {name for name in (*OWN, *PEERS) if not only or name in only or name == HAND}
-    loops = {name: loop for name, loop in OWN.items() if name in wanted}
+def chosen(only: Sequence[str] | None, *, peers: bool, device: str) -> tuple[dict[str, Loop], list[str]]:
+    """Give the loops to run, the hand-written one always, and the peers that would be, but are not installed.
+
+    On a device other than the CPU there are compiled and captured steps, and no peers.
+    """
+    own = OWN if device == "cpu" else ON_A_DEVICE
+    peers = peers and device == "cpu"
+    wanted = {name for name in (*own, *PEERS) if not only or name in only or name == HAND}
+    loops = {name: loop for name, loop in own.items() if name in wanted}
     absent = []
     for name, peer in PEERS.items():
         if name not in wanted or not peers:
@@ -60,6 +68,10 @@ def chosen(only: Sequence[str] | None, *, peers: bool) -> tuple[dict[str, Loop],
     return loops, absent
 
 
+def _named(device: str) -> str:
+    return "CPU" if device == "cpu" else torch.cuda.get_device_name()
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.loop", description=__doc__)
@@ -67,7 +79,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batches", type=int, default=300, help="of an epoch; a sixth more to evaluate (default 300)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--model", choices=("mlp", "cnn"), default="mlp")
-    parser.add_argument("--only", nargs="+", choices=(*OWN, *PEERS), metavar="NAME", help=", ".join((*OWN, *PEERS)))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    names = (*ON_A_DEVICE, *PEERS)
+    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--no-peers", action="store_true", help="leave out the other libraries")
     parser.add_argument("--growth", action="store_true", help="how nntrain's cost a batch grows, instead of the loops")
     options = parser.parse_args(argv)
@@ -79,12 +93,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"nntrain beside the hand-written loop, batch {options.batch_size}, {options.rounds} rounds")
             print(growth(options.rounds, options.batch_size, options.batches))
             return
-        loops, absent = chosen(options.only, peers=not options.no_peers)
+        loops, absent = chosen(options.only, peers=not options.no_peers, device=options.device)
         distributions = [PEERS[name].distribution for name in loops if name in PEERS]
         print(heading([f"{name} {version(name)}" for name in distributions]))
+        trained, evaluated = options.batches, max(1, options.batches // 6)
         print(
-            f"{options.model}, batch {options.batch_size}, {options.batches} batches to train on and "
-            f"{max(1, options.batches // 6)} to evaluate, {options.rounds} rounds"
+            f"{options.model} on {_named(options.device)}, batch {options.batch_size}, {trained} batches to train on "
+            f"and {evaluated} to evaluate, {options.rounds} rounds"
         )
         if absent:
             print(f"not installed: {', '.join(absent)} (the dependency group `peers` of pyproject.toml)")

@@ -31,11 +31,16 @@ class PassThrough(Subscriber[tuple[Tensor, Tensor]]):
 def epoch_by_hand(
     model: nn.Module, optimizer: torch.optim.Optimizer, train: Batches, valid: Batches
 ) -> list[tuple[float, float]]:
-    """Train and evaluate one epoch as one would write it by hand. Gives (loss, accuracy) of each phase."""
+    """Train and evaluate one epoch as one would write it by hand. Gives (loss, accuracy) of each phase.
+
+    The sums are numbers on a CPU, where reading one waits for nothing, and tensors on a device.
+    """
     figures = []
+    read = torch.Tensor.item if next(model.parameters()).device.type == "cpu" else torch.Tensor.detach
     for phase, batches in (("train", train), ("eval", valid)):
         model.train(phase == "train")
-        loss_sum = accuracy_sum = 0.0
+        loss_sum: Tensor | float = 0.0
+        accuracy_sum: Tensor | float = 0.0
         samples = 0
         with torch.set_grad_enabled(phase == "train"):
             for inputs, target in batches:
@@ -45,10 +50,10 @@ def epoch_by_hand(
                     optimizer.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
                     optimizer.step()
-                loss_sum += loss.item() * len(inputs)
-                accuracy_sum += accuracy(preds.detach(), target).item() * len(inputs)
+                loss_sum += read(loss) * len(inputs)
+                accuracy_sum += read(accuracy(preds.detach(), target)) * len(inputs)
                 samples += len(inputs)
-        figures.append((loss_sum / samples, accuracy_sum / samples))
+        figures.append((float(loss_sum / samples), float(accuracy_sum / samples)))
     return figures
 
 
@@ -85,27 +90,32 @@ def original(model: nn.Module, train: Batches, valid: Batches) -> Prepared:
     return Prepared(partial(learner.fit, 1), report)
 
 
-def by_nntrain(subs: int = 0, *, log: bool = False) -> Loop:
+def by_nntrain(subs: int = 0, *, log: bool = False, compile: bool = False, capture: bool = False) -> Loop:
     """Prepare nntrain, with so many pass-through subscribers on both batch events, or with a log of events in a file.
 
-    The learner, and the log's file, are made within the fit, and so within the time that is taken.
+    The log's file is made within the time that is taken. With `compile` or `capture`, a fit before it has compiled
+    or recorded what there is to.
     """
 
     def prepare(model: nn.Module, train: Batches, valid: Batches) -> Prepared:
         states: list[TrainState] = []
+        learner = Learner(
+            model,
+            DataLoaders(train, valid),
+            nn.functional.cross_entropy,
+            accuracy,
+            torch.optim.SGD,
+            LR,
+            [PassThrough() for _ in range(subs)],
+            compile=compile,
+            capture=capture,
+        )
+        if compile or capture:
+            learner.fit(1, print_stats=False)
 
         def fit(*sinks: Sink) -> None:
-            learner = Learner(
-                model,
-                DataLoaders(train, valid),
-                nn.functional.cross_entropy,
-                accuracy,
-                torch.optim.SGD,
-                LR,
-                [PassThrough() for _ in range(subs)],
-                sinks=sinks,
-            )
-            states.append(learner.fit(1, print_stats=False).state)
+            used = learner.replace(sinks=sinks) if sinks else learner
+            states.append(used.fit(1, print_stats=False).state)
 
         def logged() -> None:
             with tempfile.TemporaryDirectory() as folder, JsonLog(Path(folder) / "events.jsonl") as sink:
@@ -132,4 +142,11 @@ OWN: dict[str, Loop] = {
     "nntrain": by_nntrain(),
     "nntrain, 3 subscribers": by_nntrain(3),
     "nntrain, event log": by_nntrain(log=True),
+}
+
+ON_A_DEVICE: dict[str, Loop] = {
+    **OWN,
+    "nntrain, compiled": by_nntrain(compile=True),
+    "nntrain, captured": by_nntrain(capture=True),
+    "nntrain, compiled and captured": by_nntrain(compile=True, capture=True),
 }

@@ -136,3 +136,16 @@ def test_an_empty_phase_is_told_at_once(name: str) -> None:
     setattr(dls, name, [])
     with pytest.raises(DataError, match=f"dls.{name} has no batch"):
         learner_of(DATA).replace(dls=dls)
+
+
+def test_what_can_only_be_iterated_is_iterated_once_a_phase() -> None:
+    class Counted:
+        begun = 0
+
+        def __iter__(self) -> Iterator[Batch]:
+            self.begun += 1
+            return iter(DATA)
+
+    data = Counted()
+    learner_of(data).fit(3, print_stats=False)
+    assert data.begun == 3

@@ -165,9 +165,10 @@ class FusedSubscriber(Subscriber[Batch]):
 
 @dataclass(frozen=True)
 class Fused:
-    """A setup in which everything of the caller's has a fuse."""
+    """A setup in which everything of the caller's has a fuse; a `quiet` one has no subscriber."""
 
     setup: Setup
+    quiet: bool = False
     fuse: Fuse = field(default_factory=Fuse)
 
     def learner(
@@ -209,7 +210,7 @@ class Fused:
             metric_fn,
             optimizer,
             setup.lr if lr is None else lr,
-            [FusedSubscriber(fuse), *subs],
+            [*([] if self.quiet else [FusedSubscriber(fuse)]), *subs],
             sinks=sinks,
             device=setup.device,
             capture=setup.capture,

@@ -170,14 +170,14 @@ def setup_alone(setup: Setup, epochs: int) -> TrainState:
     return fit_step(learner, learner.init(0), epochs).state
 
 
-@given(setup=setups(), point=st.sampled_from(POINTS), passes=st.integers(0, 5), held=st.booleans())
+@given(setup=setups(), point=st.sampled_from(POINTS), passes=st.integers(0, 5), held=st.booleans(), quiet=st.booleans())
 def test_a_failed_fit_goes_on_from_the_state_before(
-    device: torch.device, setup: Setup, point: str, passes: int, held: bool
+    device: torch.device, setup: Setup, point: str, passes: int, held: bool, quiet: bool
 ) -> None:
-    """A step is a transaction: going on from what remains ends as if nothing had failed."""
+    """A step is a transaction: going on from what remains ends as if nothing had failed, seen by anybody or not."""
     setup = setup.on(device)
     straight = setup_alone(setup, 2)
-    fused, seen = Fused(setup), list[Transition]()
+    fused, seen = Fused(setup, quiet=quiet), list[Transition]()
     learner = fused.learner(sinks=[seen.append] if held else [])
     fused.fuse.arm(point, passes)
     result = tried(lambda: fit_step(learner, learner.init(0), 2))
@@ -199,6 +199,25 @@ def test_a_failed_fit_goes_on_from_the_state_before(
         kept.check()
     assert not isinstance(result, BlownError)
     assert result.state == straight
+
+
+@pytest.mark.parametrize("point", ["loader", "model", "model's end", "loss", "metric", "optimizer"])
+@pytest.mark.parametrize("passes", [0, 1, 4, 9])
+def test_a_batch_that_nobody_sees_fails_as_others_do(device: torch.device, point: str, passes: int) -> None:
+    """Nobody but the caller has a state: the one before the batch is with the error, and goes on to the same end."""
+    setup = Setup(device=device)
+    fused = Fused(setup, quiet=True)
+    learner = fused.learner()
+    fused.fuse.arm(point, passes)
+    result = tried(lambda: fit_step(learner, learner.init(0), 2))
+    assert isinstance(result, BlownError) == (passes < 9 or point != "optimizer")
+    if isinstance(result, BlownError):
+        before = state_before(result)
+        assert before is not None
+        assert before.progress.at == "batch"
+        result = fit_step(learner, before, 2)
+    assert not isinstance(result, BlownError)
+    assert result.state == setup_alone(setup, 2)
 
 
 @given(setup=setups(), point=st.sampled_from(POINTS), steps=st.integers(0, 8))

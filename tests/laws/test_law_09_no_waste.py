@@ -148,6 +148,21 @@ def test_no_copy_where_nobody_keeps_a_state(
     assert copies.count - sink.after_first == by_hand(optimizer, train, epochs, device)
 
 
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+def test_no_copy_where_nobody_looks(device: torch.device, optimizer: str) -> None:
+    """Without any sink or subscriber, two epochs more make the copies that two epochs more by hand make."""
+
+    def copies_of(epochs: int) -> int:
+        learner = make_learner(optimizer, 3, 2, [], [], device)
+        copies = CountCopies()
+        with copies:
+            learner.fit(epochs, print_stats=False)
+        return copies.count
+
+    more_by_hand = by_hand(optimizer, 3, 3, device) - by_hand(optimizer, 3, 1, device)
+    assert copies_of(3) - copies_of(1) == more_by_hand
+
+
 @given(
     optimizer=st.sampled_from(sorted(OPTIMIZERS)),
     train=st.integers(1, 4),

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
 
-BENCHMARKS: Final = {"loop": "loop", "data": "data", "resume": "resume", "import": "imports", "memory": "memory"}
+BENCHMARKS: Final = {
+    "loop": "loop",
+    "profile": "profile",
+    "data": "data",
+    "resume": "resume",
+    "import": "imports",
+    "memory": "memory",
+}
 """The names, and the modules, each of which has `main(argv)`. They are imported when they are run."""
 
 

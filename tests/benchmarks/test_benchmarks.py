@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.benchmarks import __main__, footprint, imports, loop, memory, resume
+from tests.benchmarks import __main__, footprint, imports, loop, memory, profile, resume
 from tests.benchmarks.growth import growth
 from tests.benchmarks.own import OWN
 from tests.benchmarks.peers import PEERS
@@ -114,6 +114,14 @@ def test_growth() -> None:
         assert_ratios(cells[1:])
 
 
+def test_profile(capsys: pytest.CaptureFixture[str]) -> None:
+    profile.main(["--batches", "20", "--epochs", "10", "--subscribers", "1"])
+    rows = rows_of(capsys.readouterr().out)
+    assert rows.pop("part of a batch") == ["µs", "share"]
+    assert {"torch: model and loss", "torch: backward"} < set(rows)
+    assert sum(float(share.strip("%")) for _, share in rows.values()) == pytest.approx(100, abs=1)
+
+
 def test_resume(capsys: pytest.CaptureFixture[str]) -> None:
     resume.main(["--rounds", "1", "--positions", "3"])
     rows = rows_of(capsys.readouterr().out)
@@ -160,7 +168,7 @@ def test_memory_in_a_process_of_its_own() -> None:
 
 
 def test_the_names_lead_to_the_modules(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(__main__.BENCHMARKS) == ["loop", "data", "resume", "import", "memory"]
+    assert list(__main__.BENCHMARKS) == ["loop", "profile", "data", "resume", "import", "memory"]
     __main__.main(["loop", "--rounds", "1", "--batches", "1", "--batch-size", "4", "--only", "nntrain"])
     assert "| nntrain" in capsys.readouterr().out
 

@@ -149,3 +149,19 @@ def test_what_can_only_be_iterated_is_iterated_once_a_phase() -> None:
     data = Counted()
     learner_of(data).fit(3, print_stats=False)
     assert data.begun == 3
+
+
+def test_a_loader_that_can_make_its_batches_on_the_device_is_asked_to() -> None:
+    asked: list[torch.device] = []
+
+    class Moves(NoisyLoader):
+        def to(self, device: torch.device) -> NoisyLoader:
+            asked.append(device)
+            return NoisyLoader()
+
+        def batches(self, key: Key, epoch: int, start: int) -> Iterator[Batch]:
+            raise AssertionError("the loader on the device is the one to be read")
+
+    state = learner_of(Moves()).fit(1, print_stats=False).state
+    assert asked == [torch.device("cpu")]
+    assert state == learner_of(NoisyLoader()).fit(1, print_stats=False).state

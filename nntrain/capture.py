@@ -144,8 +144,7 @@ class CapturedPass(Generic[Batch]):
         self._plain = plain
         self._workspace = plain.workspace
         self._recorder = recorder
-        self._tell = tell
-        self._told: set[Note] = set()
+        self._tell = _once(tell)
         self._recordings: dict[_Shape, _Recording | None] = {}
         """What was recorded for each shape; None where it can't be."""
         self._met: set[_Shape] = set()
@@ -225,16 +224,23 @@ class CapturedPass(Generic[Batch]):
         workspace.rehearse(lambda: launches.append(self._recorder.record(whole)), train=train)
         ((output, summed, grads, samples),) = made
         (launch,) = launches
-        write = _Write(workspace, grads, self._recorder, self._tell_once)
+        write = _Write(workspace, grads, self._recorder, self._tell)
         return _Recording(launch, inputs, samples, output, summed, written, write)
 
     def _note(self, code: str, text: str) -> None:
-        self._tell_once(Note(code, text))
+        self._tell(Note(code, text))
 
-    def _tell_once(self, note: Note) -> None:
-        if note not in self._told:
-            self._told.add(note)
-            self._tell(note)
+
+def _once(tell: Tell) -> Tell:
+    """Give what tells each note once."""
+    told: set[Note] = set()
+
+    def tell_once(note: Note) -> None:
+        if note not in told:
+            told.add(note)
+            tell(note)
+
+    return tell_once
 
 
 def captured(plain: Pass[Batch], tell: Tell) -> Pass[Batch] | CapturedPass[Batch]:

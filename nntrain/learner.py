@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -21,7 +21,7 @@ from nntrain.machine import Machine, ordinary_tensors
 from nntrain.modules import check_initialised
 from nntrain.optimizer import OptimizerFactory, Schedule, is_lr
 from nntrain.passes import Metric, Pass
-from nntrain.records import FrozenMapping, Key, Progress, TrainState
+from nntrain.records import FrozenMapping, Key, Phase, Progress, TrainState
 from nntrain.sinks.print_stats import PrintStats
 from nntrain.steps import check_epochs, fold, with_goal
 from nntrain.tensors import ModelSource
@@ -142,16 +142,21 @@ class Learner(Generic[Batch]):
             workspace = Workspace(self.model, self.optim_class, self.lr, device, bits=bits, compile_options=options)
         notes: list[Note] = []
         passing = Pass(workspace, self.loss_fn, _metrics(self.metric_fn), self.unpack, options)
+        streams: dict[Phase, Stream[Batch]] = {
+            "train": Stream(on_device(as_loader(self.dls.train, "train"), workspace.device), 0),
+            "eval": Stream(on_device(as_loader(self.dls.valid, "valid"), workspace.device), 1),
+        }
+        data = {phase: dict(description_of(stream.loader)) for phase, stream in streams.items()}
+        # Nothing of a machine refers to its learner: memory on a device is to be free when the learner is, not when
+        # Python next looks for cycles.
+        told = partial(RunInfo, repr(self), {**self._config, "data": data}, str(workspace.device))
         return Machine(
             workspace=workspace,
-            streams={
-                "train": Stream(on_device(as_loader(self.dls.train, "train"), workspace.device), 0),
-                "eval": Stream(on_device(as_loader(self.dls.valid, "valid"), workspace.device), 1),
-            },
+            streams=streams,
             passing=captured(passing, notes.append) if self.capture else passing,
             heard_by=listeners(self.subs),
             audience=Audience(tuple(self.sinks)),
-            info=self._info,
+            info=lru_cache(maxsize=None)(told),
             notes=notes,
         )
 
@@ -218,14 +223,6 @@ class Learner(Generic[Batch]):
             if count is not None:
                 config[f"{phase}_batches"] = count
         return config
-
-    def _info(self, seed: int) -> RunInfo:
-        infos: dict[int, RunInfo] = self.__dict__.setdefault("_infos", {})
-        if seed not in infos:
-            machine = self.machine
-            data = {phase: dict(description_of(stream.loader)) for phase, stream in machine.streams.items()}
-            infos[seed] = RunInfo(repr(self), {**self._config, "data": data}, str(machine.workspace.device), seed)
-        return infos[seed]
 
 
 def _metrics(metric_fn: Metric | Mapping[str, Metric]) -> Mapping[str, Metric]:

@@ -48,10 +48,10 @@ class Pass(Generic[Batch]):
         self.names = tuple(metrics)
         self._loss_fn = loss_fn
         self._unpack = unpack
-        self._evaluate: Evaluate = self._eagerly
+        self._compiled: Evaluate | None = None
         self._own = workspace.own
         if compile_options is not None:
-            self._evaluate = _compiled_evaluation(workspace.module, loss_fn, compile_options)
+            self._compiled = _compiled_evaluation(workspace.module, loss_fn, compile_options)
             if compile_options.get("mode") in _REUSING and workspace.device.type == "cuda":
                 self._own = _copied
         self._sums_device = None if workspace.device.type == "cpu" else workspace.device
@@ -103,7 +103,8 @@ class Pass(Generic[Batch]):
         self, inputs: tuple[Any, ...], named: Mapping[str, Any], target: Any, *, train: bool
     ) -> tuple[Any, Tensor]:
         """Compute the predictions and the loss."""
-        preds, loss = self._evaluate(inputs, named, target)
+        evaluate = self._compiled or self._eagerly
+        preds, loss = evaluate(inputs, named, target)
         if not isinstance(loss, Tensor) or loss.ndim or (train and not loss.requires_grad):
             self._refuse_loss(loss)
         return preds, loss

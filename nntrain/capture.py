@@ -14,6 +14,7 @@ second is rehearsed (on a stream of its own, with all it writes put back), recor
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
@@ -52,6 +53,10 @@ class Recorder(Protocol):
         ...
 
 
+_CAPTURING: Final = threading.RLock()
+"""One capture at a time in a process."""
+
+
 class CudaGraphs:
     """Recordings as CUDA graphs, each with memory of its own."""
 
@@ -59,19 +64,27 @@ class CudaGraphs:
         self.device = device
 
     def rehearse(self, function: Callable[[], None]) -> None:
-        """Run on a side stream, as torch asks for before a capture."""
-        with torch.cuda.device(self.device):
+        """Run on a side stream, as torch asks for before a capture. Whatever waits for the device is refused here."""
+        mode = torch.cuda.get_sync_debug_mode()
+        with _CAPTURING, torch.cuda.device(self.device):
             stream = torch.cuda.Stream()  # type: ignore[no-untyped-call] # torch leaves it untyped
             stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                function()
-            torch.cuda.current_stream().wait_stream(stream)
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                with torch.cuda.stream(stream):
+                    function()
+            finally:
+                torch.cuda.set_sync_debug_mode(mode)
+                torch.cuda.current_stream().wait_stream(stream)
 
     def record(self, function: Callable[[], None]) -> Callable[[], None]:
         """Capture into a graph. Other threads, such as one that pins memory, may use CUDA meanwhile."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self.device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            function()
+        with _CAPTURING, torch.cuda.device(self.device):
+            graph = torch.cuda.CUDAGraph()
+            # A stream of its own: torch's default one is of the device on which the first capture was.
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call] # torch leaves it untyped
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                function()
         return graph.replay
 
 
@@ -81,7 +94,7 @@ def recorder_for(device: torch.device) -> Recorder | None:
 
 
 class _Write:
-    """The optimizer's step on one recording's gradients: plainly until its memory is there, then recorded."""
+    """The optimizer's step on one recording's gradients: plainly once, which makes its memory, then recorded."""
 
     def __init__(self, workspace: Workspace, grads: list[Tensor | None], recorder: Recorder, tell: Tell) -> None:
         self._workspace = workspace
@@ -89,18 +102,22 @@ class _Write:
         self._recorder = recorder
         self._tell = tell
         self._launch: Callable[[], None] | None = None
-        self._decided_for: int | None = None
-        """For which memory of the optimizer it was decided whether to launch: another one lies elsewhere."""
+        self._stepped: int | None = None
+        self._decided: int | None = None
+        """For which memory of the optimizer a step was taken, and whether to launch was decided: another memory may lie
+        elsewhere, and may not have all that these gradients' parameters need."""
 
     def __call__(self, plain: Callable[[], None]) -> None:
         """Take the step, given how it is taken plainly."""
         optimizer = self._workspace.optimizer
-        if optimizer.settled and not optimizer.watched and self._decided_for != optimizer.memory:
+        memory = optimizer.memory
+        if self._stepped == memory and self._decided != memory and not optimizer.watched:
             self._launch = self._recorded(plain)
-            self._decided_for = optimizer.memory
-        if self._launch is None or optimizer.watched or self._decided_for != optimizer.memory:
+            self._decided = memory
+        if self._launch is None or optimizer.watched or self._decided != memory:
             self._workspace.give_gradients(self._grads)
             plain()
+            self._stepped = memory
         else:
             self._launch()
 
@@ -175,13 +192,13 @@ class CapturedPass(Generic[Batch]):
     def _recording(self, batch: Batch, shape: _Shape, *, train: bool, bits: int) -> _Recording | None:
         if shape in self._recordings:
             return self._recordings[shape]
+        if sum(one is not None for one in self._recordings.values()) >= MOST_SHAPES:
+            self._note("capture.shape", f"{MOST_SHAPES} shapes are recorded; batches of any other run plainly")
+            return None
         if shape not in self._met:
             self._met.add(shape)
             if any(made is not None and train == for_train for (for_train, _), made in self._recordings.items()):
                 self._note("capture.shape", f"a first batch of {described(batch)} runs plainly; the next is recorded")
-            return None
-        if sum(one is not None for one in self._recordings.values()) >= MOST_SHAPES:
-            self._note("capture.shape", f"batches of {described(batch)} run plainly: {MOST_SHAPES} shapes are recorded")
             return None
         try:
             made = self._record(batch, train=train, bits=bits)
@@ -218,7 +235,10 @@ class CapturedPass(Generic[Batch]):
 
         launches: list[Callable[[], None]] = []
         seed_all(workspace.generators, bits)
+        seeded = torch.default_generator.get_state()
         written = workspace.rehearse(lambda: self._recorder.rehearse(whole), train=train)
+        if workspace.device.type != "cpu" and not torch.equal(seeded, torch.default_generator.get_state()):
+            raise TypeError("the step draws random numbers on the CPU, which a recording would not draw again")
         made.clear()
         seed_all(workspace.generators, bits)
         workspace.rehearse(lambda: launches.append(self._recorder.record(whole)), train=train)

@@ -44,4 +44,12 @@ def compile_options(given: object) -> CompileOptions | None:
         raise ConfigError(
             f"compile has {', '.join(map(repr, unknown))}; torch.compile's options are {', '.join(known)}."
         )
+    try:
+        torch.compile(_nothing, **given)
+    except Exception as error:
+        raise ConfigError(f"compile is {dict(given)!r}, which torch.compile refuses: {error}") from error
     return dict(given)
+
+
+def _nothing() -> None:
+    """Be compiled, in theory."""

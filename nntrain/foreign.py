@@ -63,7 +63,7 @@ class Indexed(Generic[Batch]):
             options: dict[str, Any] = {
                 "prefetch_factor": theirs.prefetch_factor,
                 "multiprocessing_context": theirs.multiprocessing_context,
-                "worker_init_fn": theirs.worker_init_fn,
+                "worker_init_fn": _Begin(theirs.worker_init_fn),
                 "timeout": theirs.timeout,
             }
         else:
@@ -101,7 +101,7 @@ def foreign(items: Iterable[Batch]) -> Indexed[Batch] | Replayed[Batch]:
     """Read a loader by index where it allows that, else by replay."""
     if isinstance(items, DataLoader) and not isinstance(items.dataset, IterableDataset):
         # Another __iter__ may do anything; torchdata's does what torch's does, and keeps count of it.
-        own = type(items).__iter__ is not DataLoader.__iter__
+        own = any(getattr(type(items), name) is not getattr(DataLoader, name) for name in ("__iter__", "_get_iterator"))
         if not own or type(items).__module__.startswith("torchdata.stateful_dataloader"):
             return Indexed(items)
     return Replayed(items)
@@ -111,7 +111,7 @@ class _Seeded:
     """A dataset that makes a whole batch of (seed, indices), under that seed."""
 
     def __init__(self, dataset: Any, collate: Callable[[Any], Any], *, auto_collation: bool) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
         self._collate = collate
         self._auto_collation = auto_collation
 
@@ -123,9 +123,25 @@ class _Seeded:
             if "numpy" in sys.modules:
                 sys.modules["numpy"].random.seed(seed % (1 << 32))
         if not self._auto_collation:
-            return self._collate(self._dataset[indices])
-        at_once = getattr(self._dataset, "__getitems__", None)
-        return self._collate(at_once(indices) if at_once else [self._dataset[index] for index in indices])
+            return self._collate(self.dataset[indices])
+        at_once = getattr(self.dataset, "__getitems__", None)
+        return self._collate(at_once(indices) if at_once else [self.dataset[index] for index in indices])
+
+
+class _Begin:
+    """What a worker begins with: the owner's own function, which finds the owner's own dataset."""
+
+    def __init__(self, theirs: Callable[[int], object] | None) -> None:
+        self._theirs = theirs
+
+    def __call__(self, worker: int) -> None:
+        info = get_worker_info()
+        seeded: object = getattr(info, "dataset", None)
+        if isinstance(seeded, _Seeded):
+            # The worker's own copy of it, which is the one that is read. torch lets nobody assign to its info.
+            object.__setattr__(info, "dataset", seeded.dataset)
+        if self._theirs is not None:
+            self._theirs(worker)
 
 
 class _Once:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from typing import Any, Generic, TypeVar
@@ -17,7 +17,7 @@ from nntrain.compiled import compile_options
 from nntrain.errors import ConfigError, DataError
 from nntrain.events import Listening, listeners, subscriber_name
 from nntrain.loaders import Stream, TrainValid, as_loader, description_of, length_of, on_device
-from nntrain.machine import Machine, ordinary_tensors
+from nntrain.machine import TABLE, Machine, ordinary_tensors
 from nntrain.modules import check_initialised
 from nntrain.optimizer import OptimizerFactory, Schedule, is_lr
 from nntrain.passes import Metric, Pass
@@ -109,8 +109,7 @@ class Learner(Generic[Batch]):
             object.__setattr__(self, name, tuple(given))
         listeners(self.subs)
         for sink in self.sinks:
-            if isinstance(sink, type) or not callable(sink):
-                raise ConfigError(f"sinks has {sink!r}; expected something that can be called with a Transition.")
+            _check_sink(sink)
         object.__setattr__(self, "device", _device(self.device))
 
     def __repr__(self) -> str:
@@ -239,6 +238,16 @@ def _check_data(dls: object) -> None:
         as_loader(getattr(dls, name), name)
         if length_of(getattr(dls, name)) == 0:
             raise DataError(f"dls.{name} has no batch; expected at least one. Check what it was made from.")
+
+
+def _check_sink(sink: object) -> None:
+    if isinstance(sink, type) or not callable(sink):
+        raise ConfigError(f"sinks has {sink!r}; expected something that can be called with a Transition.")
+    places = getattr(sink, "places", TABLE)
+    if isinstance(places, str) or not isinstance(places, Collection) or not set(places) <= set(TABLE):
+        raise ConfigError(
+            f"The sink {sink_name(sink)} has places {places!r}; expected a set of some of {', '.join(TABLE)}."
+        )
 
 
 def _check_metrics(metrics: Mapping[str, Metric]) -> None:

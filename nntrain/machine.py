@@ -113,6 +113,7 @@ class Machine(Generic[Batch]):
 
     def __post_init__(self) -> None:
         self._generators = self.workspace.generators
+        self._noted: tuple[Note, ...] = ()
         self._noise_key: Key | None = None
         self._noise = (0, 0)
 
@@ -185,7 +186,7 @@ class Machine(Generic[Batch]):
             with workspace.held(handle):
                 workspace.ready(handle)
             cell.clear()  # only `handle` holds the value now, and is let go before the optimizer writes
-            while not (interrupts.pressed or self.notes):
+            while not (interrupts.pressed or (self.notes and audience.at("batch"))):
                 began = time.perf_counter()
                 with workspace.lock:
                     found = stream.batch(key, place.epoch, batch)
@@ -200,14 +201,18 @@ class Machine(Generic[Batch]):
                         seen=False,
                     )
                     after = workspace.pending(handle)
+                    before = batch, samples, totals
+                    batch, samples, totals = batch + 1, samples + passed.samples, passed.totals
                     if after is not handle:
                         handle = after
                         try:
                             workspace.commit(handle)
                         except BaseException:
-                            handle = workspace.revived() or handle
+                            revived = workspace.revived()
+                            if revived is not None or handle.lost is not None:
+                                batch, samples, totals = before
+                            handle = revived or handle
                             raise
-                    batch, samples, totals = batch + 1, samples + passed.samples, passed.totals
                 seconds += time.perf_counter() - began
         except BaseException as error:
             state = reached()
@@ -265,7 +270,7 @@ class Machine(Generic[Batch]):
     def _batch(self, cell: list[TrainState], given: tuple[Batch] | None, audience: Audience) -> Step:
         workspace = self.workspace
         seen = bool(
-            self.heard_by["after_batch"] or audience.at("batch", merely_ran=True) or self.notes or not audience.began
+            self.heard_by["after_batch"] or audience.at("batch", merely_ran=self.notes == []) or not audience.began
         )
         came_to = self._compute(cell[0], given, seen)
         if isinstance(came_to, Step):
@@ -287,7 +292,9 @@ class Machine(Generic[Batch]):
             workspace.commit(after.tensors)
         except BaseException:
             if not cell:
-                cell.append(_whole(parts, workspace.revived() or after.tensors))
+                revived = workspace.revived()
+                written = revived is None and after.tensors.lost is None  # an interrupt came when it was done
+                cell.append(after if written else _whole(parts, revived or after.tensors))
             raise
         cell.clear()
         if verdict is not None:
@@ -410,7 +417,7 @@ class Machine(Generic[Batch]):
             by=step.by or None,
             output=step.output if step.verdict is None else None,
             stats=step.stats,
-            notes=self._taken_notes(),
+            notes=self._taken_notes(progress.at),
         )
         try:
             audience.tell(sinks, transition)
@@ -418,10 +425,12 @@ class Machine(Generic[Batch]):
             self._failed(error, step.state, progress, audience)
             raise
 
-    def _taken_notes(self) -> tuple[Note, ...]:
-        notes = tuple(self.notes)
+    def _taken_notes(self, at: Place) -> tuple[Note, ...]:
+        """Give the notes that came up; where a fit begins, those of the fits before it too, which hold of it."""
+        new = tuple(self.notes)
         self.notes.clear()
-        return notes
+        self._noted += new
+        return self._noted if at == "before_fit" else new
 
     def _failed(self, error: BaseException, state: TrainState, progress: Progress, audience: Audience) -> None:
         """Say where it happened, leave the state before with the error, and tell the sinks."""
@@ -442,7 +451,7 @@ class Machine(Generic[Batch]):
                 state=state,
                 run=self.info(state.key.seed),
                 error=error,
-                notes=self._taken_notes(),
+                notes=self._taken_notes(progress.at),
             ),
             leniently=True,
         )

@@ -5,11 +5,16 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeGuard
+from types import CodeType
+from typing import Any, Final, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.optim.optimizer import (
+    _global_optimizer_post_hooks,
+    _global_optimizer_pre_hooks,
+    _use_grad_for_differentiable,
+)
 
 from nntrain.bits import same_bits
 from nntrain.compiled import CompileOptions, compiled
@@ -63,8 +68,6 @@ class LiveOptimizer:
         self._other_options = False
         self.memory = 0
         """Counts the times that the memory may have come to lie elsewhere."""
-        self.settled = False
-        """Whether a step was taken with this memory."""
         self.untouched = False
         """Of a step that failed: whether nothing had been written yet."""
         self.kind = f"{type(self._optimizer).__module__}.{type(self._optimizer).__qualname__}"
@@ -79,10 +82,12 @@ class LiveOptimizer:
                     )
         closure = inspect.signature(self._optimizer.step).parameters.get("closure")
         self.needs_closure = closure is not None and closure.default is inspect.Parameter.empty
-        self._unwrapped = _unwrapped_step(self._optimizer)
+        self._class_step = type(self._optimizer).step
+        self._unwrapped = _without(_HOOKS, self._class_step)
         if self._unwrapped is not None and compile_options is not None:
-            # All the wrapping goes: within it torch asks for graph breaks. Steps are taken under no_grad in any case.
-            self._unwrapped = compiled(inspect.unwrap(type(self._optimizer).step), compile_options)
+            # In its second wrapping torch asks for graph breaks. Steps are taken under no_grad in any case.
+            inner = None if self._optimizer.defaults.get("differentiable") else _without(_GRAD, self._unwrapped)
+            self._unwrapped = compiled(inner or self._unwrapped, compile_options)
         self.fresh = self.read(copied)
         """The memory before any step."""
 
@@ -106,7 +111,7 @@ class LiveOptimizer:
         if optim.kind != self.kind:
             optim = self.fresh
         self._other_options = bool(optim.state) and not same_bits(optim.options, self._fresh_groups)
-        self._unsettle()
+        self.memory += 1
         state = self._optimizer.state
         for name, param in self._params.items():
             kept = optim.state.get(name)
@@ -144,29 +149,25 @@ class LiveOptimizer:
                 # A memory made by the same class with other options (Adam's amsgrad) lacks what these options need.
                 if not self._other_options or before != self._written():
                     raise
-                self._unsettle()
+                self.memory += 1
                 self._optimizer.state.clear()
                 self._step(closure)
             if not known:
                 self._check_memory()
         except BaseException:
-            self._unsettle()
+            self.memory += 1
             for param in list(self._optimizer.state)[known:]:
                 del self._optimizer.state[param]
             # Optimizers of other packages may write past the version counters.
             self.untouched = self.untouched or (before is not None and before == self._written())
             raise
         self._other_options = False
-        self.settled = True
-
-    def _unsettle(self) -> None:
-        self.memory += 1
-        self.settled = False
 
     @property
     def watched(self) -> bool:
         """Whether a hook, the profiler or a replaced method is to see each step."""
-        return self._unwrapped is None or _watched(self._optimizer)
+        replaced = type(self._optimizer).step is not self._class_step or "step" in vars(self._optimizer)
+        return replaced or self._unwrapped is None or _watched(self._optimizer)
 
     def unrecordable(self, device: torch.device) -> str | None:
         """Say why a step cannot be recorded and launched again, if so. To be asked after a step."""
@@ -197,7 +198,7 @@ class LiveOptimizer:
 
     def _step(self, closure: Callable[[], Tensor] | None) -> None:
         if closure is None:
-            if self.watched or self._unwrapped is None:
+            if self._unwrapped is None or self.watched:
                 self._optimizer.step()
             else:
                 self._unwrapped(self._optimizer)
@@ -229,21 +230,28 @@ class LiveOptimizer:
         return seen
 
 
-def _unwrapped_step(optimizer: torch.optim.Optimizer) -> Callable[[torch.optim.Optimizer], object] | None:
-    """Give the step without what torch wraps around it for hooks and the profiler: 25 µs a batch that nobody uses.
+def _code_of(wrap: Callable[[Callable[..., Any]], Any]) -> CodeType:
+    """Give the code that a wrapper of torch's runs, whatever it is around."""
+    code: CodeType = wrap(abs).__code__
+    return code
 
-    None where the step is not as torch wraps it.
-    """
-    step = type(optimizer).step
-    unwrapped: Callable[[torch.optim.Optimizer], object] | None = getattr(step, "__wrapped__", None)
-    return unwrapped if getattr(step, "hooked", False) and callable(unwrapped) else None
+
+_HOOKS: Final = _code_of(torch.optim.Optimizer.profile_hook_step)
+"""Around each step: hooks and the profiler, 25 µs a batch that nobody uses as a rule."""
+_GRAD: Final = _code_of(_use_grad_for_differentiable)
+"""Around the steps of torch's own optimizers: the grad mode."""
+
+
+def _without(code: CodeType, step: Callable[..., Any]) -> Callable[..., Any] | None:
+    """Give what torch's wrapper is around. None where it is not that wrapper: another one is not to be left out."""
+    wrapped: Callable[..., Any] | None = getattr(step, "__wrapped__", None)
+    return wrapped if getattr(step, "__code__", None) is code else None
 
 
 def _watched(optimizer: torch.optim.Optimizer) -> bool:
-    """Tell whether a hook, the profiler or a replaced method (a torch scheduler's) is to see the step."""
+    """Tell whether a hook or the profiler is to see the step."""
     return bool(
-        "step" in vars(optimizer)
-        or optimizer._optimizer_step_pre_hooks
+        optimizer._optimizer_step_pre_hooks
         or optimizer._optimizer_step_post_hooks
         or _global_optimizer_pre_hooks
         or _global_optimizer_post_hooks

@@ -55,6 +55,11 @@ class Watch:
         """Let go what was saved: another value is live now."""
         self._old_versions = []
 
+    def stepped(self) -> None:
+        """Let go what was saved of parameters: the optimizer wrote them, and its writes may not be counted."""
+        if len(self._watched) > len(self._buffers):
+            self._old_versions = []
+
     def forwarded(self, *, training: bool) -> None:
         """Let go, before the gradients take their memory, of the parameters that a first forward pass did not write."""
         if training in self._silent:

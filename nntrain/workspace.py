@@ -165,7 +165,8 @@ class Workspace:
     def _settle(self, handle: Tensors) -> None:
         """Make the live tensors hold the value of a handle that is pending or live."""
         if self._pending is not None and self._pending() is handle:
-            self._write(handle)
+            with torch.no_grad():  # the reader may be in another mode
+                self._write(handle)
         elif handle.source is self:
             self._check_lent(handle)
         if handle.source is not None and self._watch.changed():
@@ -224,8 +225,10 @@ class Workspace:
         self._watch.save()
         self._step = step
         try:
-            recording()
-            touch(written)
+            try:
+                recording()
+            finally:
+                touch(written)
         except BaseException:
             self._undo()
             raise
@@ -313,13 +316,14 @@ class Workspace:
         """Write in place, after seeing to whoever still holds the old value."""
         self._pending = None
         self._detach()
+        self._current = weakref.ref(handle)
         if self._step is not None:
             self._optimize(handle, self._step)
+            self._watch.stepped()
         if self._watch.changed():
             self._watch.keep_identity()  # an optimizer that evaluates the model may have put others in their place
             self._watch.forget()
         self._lent = None
-        self._current = weakref.ref(handle)
         self._fresh_bits = None
 
     def _optimize(self, handle: Tensors, step: int) -> None:
@@ -328,6 +332,7 @@ class Workspace:
             with nullcontext() if self._closure is None else kept(self.generators):
                 self.optimizer.step(step, self._closure, self.write_through)
         except BaseException as error:
+            self._current = None
             handle.source = None
             handle.lost = f"the optimizer failed while it was writing ({type(error).__name__}: {error})"
             self._watch.restore()

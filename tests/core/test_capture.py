@@ -336,3 +336,100 @@ def test_an_error_of_the_model_s_own_is_raised_not_noted(device: torch.device) -
 def test_capture_is_a_bool(given: Any) -> None:
     with pytest.raises(ConfigError, match=r"capture is .*; expected True or False"):
         learner_of(torch.device("cpu"), capture=given)
+
+
+class Two(nn.Module):
+    """Trains one layer with one shape of batch, and another with the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.four = nn.Linear(4, 3)
+        self.five = nn.Linear(5, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scores: Tensor = self.four(inputs) if inputs.shape[1] == 4 else self.five(inputs)
+        return scores
+
+
+@pytest.mark.parametrize("name", ["momentum", "adam"])
+def test_shapes_that_train_other_parameters_each_make_their_memory_plainly(device: torch.device, name: str) -> None:
+    source = torch.Generator().manual_seed(1)
+    data = [(torch.randn(8, 4 + i % 2, generator=source), torch.zeros(8, dtype=torch.long)) for i in range(10)]
+    torch.manual_seed(0)
+    changes: dict[str, Any] = {"model": Two(), "dls": DataLoaders(data, data), "optim_class": OPTIMIZERS[name]}
+    plain = learner_of(device, capture=False, **changes).fit(2, print_stats=False).state
+    learner = learner_of(device, **changes)
+    for _ in range(3):
+        assert learner.fit(2, print_stats=False).state == plain
+
+
+class FirstInit(nn.Module):
+    """Sets a parameter by its first batch, and fails in its first eval batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 3)
+        self.scale = nn.Parameter(torch.zeros(4))
+        self.begun = False
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training and not self.begun:
+            with torch.no_grad():
+                self.scale.copy_(1 / inputs.std(0))
+            self.begun = True
+        if not self.training:
+            raise OSError("broken")
+        scores: Tensor = self.inner(inputs * self.scale)
+        return scores
+
+
+class ByData(torch.optim.SGD):
+    """Writes past torch's version counters."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override] # torch's overloads do not matter here
+        for param in self.param_groups[0]["params"]:
+            param.data.sub_(0.1 * param.grad)
+
+
+@pytest.mark.parametrize(("capture", "optim_class"), [(True, torch.optim.SGD), (False, ByData)])
+def test_what_an_optimizer_writes_uncounted_is_not_put_back(
+    device: torch.device, capture: bool, optim_class: Any
+) -> None:
+    kept: list[tuple[TrainState, Tensor]] = []
+
+    @on("after_epoch")
+    def keep(state: TrainState) -> TrainState:
+        kept.append((state, state.params["scale"]))
+        return state
+
+    dls = DataLoaders(batches(6, 6, 6, 6, 6), VALID)
+    learner = learner_of(device, capture=capture, model=FirstInit(), dls=dls, optim_class=optim_class, subs=[keep])
+    with pytest.raises(OSError, match="broken"):
+        learner.fit(1, print_stats=False)
+    ((state, scale),) = kept
+    assert torch.equal(state.params["scale"], scale)
+
+
+def test_notes_that_nobody_is_told_of_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nntrain.capture.recorder_for", lambda device: None)
+    learner = learner_of(torch.device("cpu"), dls=DataLoaders(TRAIN * 10, VALID))
+    seen: list[int] = []
+    batch = learner.machine._batch
+
+    def counted(*given: Any) -> Any:
+        seen.append(1)
+        return batch(*given)
+
+    monkeypatch.setattr(learner.machine, "_batch", counted)
+    learner.fit(2, print_stats=False)
+    assert len(seen) == 4  # the ends of the phases
+
+
+def test_each_run_of_a_learner_is_told_what_holds_of_it(device: torch.device, tmp_path: Path) -> None:
+    with JsonLog(tmp_path / "log.jsonl") as log:
+        learner = learner_of(device, sinks=[log], lr=lambda step: 0.1)
+        for _ in range(2):
+            learner.fit(2, print_stats=False)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    told = [line["run_id"] for line in lines if line.get("code") == "capture.optimizer"]
+    assert len(told) == len(set(told)) == 2

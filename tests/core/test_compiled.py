@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from nntrain import DataLoaders, Learner, TrainState, accuracy, advance, fit_step
+from nntrain import BatchOutput, DataLoaders, Learner, Subscriber, TrainState, accuracy, advance, fit_step
 from nntrain.errors import ConfigError, LossError
 from nntrain.log import JsonLog
 from tests.laws.strategies import Kept
@@ -150,6 +150,23 @@ def test_what_is_no_bool_and_no_options_is_refused(given: Any) -> None:
 def test_a_misspelt_option_is_named() -> None:
     with pytest.raises(ConfigError, match=r"compile has 'modee'; torch.compile's options are .*mode"):
         learner_of(compile={"modee": "default"})
+
+
+@pytest.mark.parametrize("given", [{"mode": "nope"}, {"backend": "nope"}])
+def test_what_torch_refuses_is_refused_at_once(given: Any) -> None:
+    with pytest.raises(ConfigError, match=r"compile is .*nope.*, which torch.compile refuses"):
+        learner_of(compile=given)
+
+
+def test_the_new_weights_can_be_read_in_any_grad_mode() -> None:
+    class Looks(Subscriber[Batch]):
+        def after_batch(self, state: TrainState, batch: Batch, output: BatchOutput) -> TrainState:
+            with torch.enable_grad():
+                assert state.params["0.weight"].isfinite().all()
+            return state
+
+    plain = learner_of().fit(1, print_stats=False).state
+    assert learner_of(compile={"backend": "eager"}, subs=[Looks()]).fit(1, print_stats=False).state == plain
 
 
 def test_the_log_says_that_it_was_compiled(tmp_path: Path) -> None:

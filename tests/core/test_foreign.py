@@ -175,6 +175,36 @@ def test_workers_are_begun_by_the_owner_s_function() -> None:
         list(foreign(loader).batches(KEY, 0, 0))
 
 
+def _open(worker: int) -> None:
+    info = torch.utils.data.get_worker_info()
+    dataset: Any = info.dataset if info is not None else None
+    dataset.opened = 100
+
+
+class Opened(Noisy):
+    """Is opened in each worker."""
+
+    opened = 0
+
+    def __getitem__(self, index: int) -> Batch:
+        return torch.rand(3), torch.tensor(index + self.opened)
+
+
+def test_a_worker_s_function_finds_the_owner_s_dataset() -> None:
+    loader = DataLoader(Opened(4), batch_size=4, num_workers=1, worker_init_fn=_open)
+    ((_, indices),) = foreign(loader).batches(KEY, 0, 0)
+    assert indices.tolist() == [100, 101, 102, 103]
+
+
+def test_a_loader_with_an_iterator_of_its_own_is_replayed() -> None:
+    class Doubled(DataLoader[Batch]):
+        def _get_iterator(self) -> Any:
+            return ((inputs * 0 + 2, target) for inputs, target in super()._get_iterator())
+
+    ((inputs, _),) = foreign(Doubled(Noisy(4), batch_size=4)).batches(KEY, 0, 0)
+    assert inputs.eq(2).all()
+
+
 def test_a_loader_that_iterates_its_own_way_is_replayed() -> None:
     class Twice(DataLoader[Batch]):
         def __iter__(self) -> Any:

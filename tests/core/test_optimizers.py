@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -198,3 +199,58 @@ def test_a_subclass_takes_its_own_step() -> None:
     )
     assert torch.allclose(twice - before, 2 * (once - before))
     assert not torch.equal(once, before)
+
+
+like_torch: Any = functools.wraps(torch.optim.SGD.step)
+
+
+class Clipped(torch.optim.SGD):
+    """Looks like torch's own wrapping, and is not."""
+
+    @like_torch  # type: ignore[untyped-decorator] # so that no type of torch's step is copied
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        for param in self.param_groups[0]["params"]:
+            param.grad.zero_()
+        return super().step(*args, **kwargs)
+
+
+def decorated(step: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(step)
+    def zeroed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        for param in self.param_groups[0]["params"]:
+            param.grad.zero_()
+        return step(self, *args, **kwargs)
+
+    return zeroed
+
+
+class Decorated(torch.optim.SGD):
+    """Has a decorator of its own around its step."""
+
+    @decorated
+    def step(self, closure: Any = None) -> Any:
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("optim_class", [Clipped, Decorated])
+def test_only_torch_s_own_wrapping_is_left_out(optim_class: Any, compiled: bool) -> None:
+    learner = learner_with(optim_class).replace(compile={"backend": "eager"} if compiled else False)
+    before, after = learner.init().params["bias"], epoch_step(learner, learner.init(epochs=1)).state.params["bias"]
+    assert torch.equal(before, after)
+
+
+def test_a_step_replaced_on_the_class_is_the_one_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    learner = learner_with()
+    train(learner)
+    plain = torch.optim.SGD.step
+
+    @functools.wraps(plain)
+    def counted(self: Any, *args: Any) -> Any:
+        taken.append(1)
+        return plain(self, *args)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", counted)
+    train(learner)
+    assert len(taken) == 3

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from nntrain import CancelBatch, DataLoaders, Learner, Subscriber, TrainState, Transition, accuracy, advance, fit_step
-from nntrain.errors import NNTrainError
+from nntrain.errors import ConfigError, NNTrainError
 
 Batch = tuple[Tensor, Tensor]
 DATA = [(torch.ones(2, 3), torch.zeros(2, dtype=torch.long))] * 4
@@ -92,3 +93,9 @@ def test_a_failure_is_shown_to_all_where_it_happened() -> None:
         assert ends.transitions == [("batch", "train", 2)]
     else:
         raise AssertionError("the third batch does not fit the model")
+
+
+@pytest.mark.parametrize("places", [5, None, "batch", ["nowhere"]])
+def test_places_that_are_none_are_refused_at_once(places: Any) -> None:
+    with pytest.raises(ConfigError, match=r"The sink Seen has places .*; expected a set of some of before_fit"):
+        learner_of(Seen(places=places))

@@ -20,13 +20,15 @@ CompileOptions = Mapping[str, Any]
 def compiled(function: Callable[Args, Returned], options: CompileOptions) -> Callable[Args, Returned]:
     """Compile a plain function when it is first called.
 
-    torch limits how often a code object is compiled anew, so each learner's function has one of its own.
+    torch limits how often a code object is compiled anew, so each learner's function has one of its own. Each shape is
+    compiled for itself unless `dynamic` says otherwise: code for any shape, made when a second one was met, may round
+    otherwise, and the same training would not be the same again.
     """
     plain = cast(FunctionType, function)
     own = FunctionType(
         plain.__code__.replace(), plain.__globals__, plain.__name__, plain.__defaults__, plain.__closure__
     )
-    made: Callable[Args, Returned] = torch.compile(own, **options)
+    made: Callable[Args, Returned] = torch.compile(own, **{"dynamic": False, **options})
     return made
 
 

@@ -10,6 +10,7 @@ the first images of each kind are decoded by both; one bit of difference, and th
 from __future__ import annotations
 
 import struct
+import sys
 import threading
 import zlib
 from collections.abc import Callable
@@ -32,6 +33,9 @@ COMPARED: Final = 16
 
 LARGEST: Final = 1 << 26
 """So many pixels, and PIL begins to suspect a decompression bomb: its answer counts."""
+
+WORTH_AN_IMPORT: Final = 4 << 20
+"""Bytes of files from which on importing torchvision, which takes a second or more, is won back."""
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _PNG_SIDE: Final = 1_000_000
@@ -56,18 +60,20 @@ Decode = Callable[[Tensor, int, bool], Tensor]
 class Decoder:
     """Decodes the images of one column, from many threads if need be.
 
-    `feature` is the column's, whose `mode` is obeyed. A copy in another process compares anew.
+    `feature` is the column's, whose `mode` is obeyed; `stored` is how many bytes there are to decode: for a few, PIL is
+    done before torchvision is imported. A copy in another process compares anew.
     """
 
-    def __init__(self, feature: Image) -> None:
+    def __init__(self, feature: Image, stored: int = WORTH_AN_IMPORT) -> None:
         self._feature = feature
-        self._codecs = codecs()
+        self._stored = stored
+        self._codecs = codecs() if stored >= WORTH_AN_IMPORT or "torchvision" in sys.modules else {}
         self._agreed: dict[Kind, int] = {}
         """How many images of a kind came out alike; -1 where one did not."""
         self._comparing = threading.Lock()
 
-    def __reduce__(self) -> tuple[type[Decoder], tuple[Image]]:
-        return Decoder, (self._feature,)  # a lock and operators cannot be pickled
+    def __reduce__(self) -> tuple[type[Decoder], tuple[Image, int]]:
+        return Decoder, (self._feature, self._stored)  # a lock and operators cannot be pickled
 
     def pixels(self, image: Encoded | None, row: int, column: str) -> NDArray[np.uint8]:
         """Decode one image: uint8 [C, H, W], not to be written to.

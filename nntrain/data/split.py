@@ -131,7 +131,9 @@ class Split:
     def _decoder(self) -> Decoder:
         from datasets.features.image import Image
 
-        return Decoder(Image(mode=self.dataset.features[self.image].mode))
+        # Of files that are only named, the size is not known; few are smaller than this.
+        stored = max(self.dataset.data.nbytes, 2048 * len(self))
+        return Decoder(Image(mode=self.dataset.features[self.image].mode), stored)
 
 
 def _stacked(arrays: Sequence[NDArray[np.uint8]], names: Sequence[str]) -> Tensor:

@@ -6,6 +6,8 @@ import functools
 import io
 import pickle
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any, cast
@@ -341,3 +343,15 @@ def test_encoded_images_are_those_of_the_column_whatever_its_chunks(
         for one in found:
             assert one is not None
             assert one.tensor is None or bytes(one.tensor.tolist()) == bytes(one.content or b"")
+
+
+def test_a_few_small_images_are_not_worth_an_import() -> None:
+    """In a process of its own: here torchvision is imported already."""
+    program = (
+        "import sys\n"
+        "from nntrain.data import DataLoaders, load_digits\n"
+        "DataLoaders.from_hf_dd(load_digits())\n"
+        "print('torchvision' in sys.modules)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert said.stdout == "False\n"

@@ -206,11 +206,13 @@ def _jpeg(content: memoryview) -> Kind | None:
         match marker:
             case 0xE0 | 0xDB | 0xC4 | 0xDD | 0xFE:
                 pass
-            case 0xC0 | 0xC1 | 0xC2 if frame is None:  # Huffman coding: baseline, extended, progressive
+            case 0xC0 | 0xC1 if frame is None:  # Huffman coding: baseline, extended
                 frame = content[place + 1 : place + 2 + length]
             case 0xDA:
                 break
-            case _:  # Exif, XMP and colour transforms among them
+            case (
+                _
+            ):  # Exif, XMP and colour transforms; progressive ones, of which libraries differ when they are damaged
                 return None
         place += 2 + length
         if not segment:

@@ -152,7 +152,7 @@ def test_law_a_damaged_file_gives_what_pil_gives_or_is_refused_as_pil_refuses(
         (png(picture("LA", 0)), "LA"),
         (written(picture("L", 0), "JPEG"), "L"),
         (written(picture("RGB", 0), "JPEG", comment="x"), "RGB"),
-        (written(picture("RGB", 0), "JPEG", progressive=True), "RGB"),
+        (written(picture("RGB", 0), "JPEG", progressive=True), None),
         (png(picture("P", 0)), None),
         (png(picture("1", 0)), None),
         (written(picture("L", 0), "PNG", transparency=3), None),
@@ -218,12 +218,8 @@ def test_a_mode_that_is_not_the_files_is_never_torchvisions() -> None:
 
 def test_files_that_one_library_may_decode_unlike_another_are_of_several_kinds() -> None:
     image = picture("RGB", 0, (16, 16))
-    contents = [
-        written(image, "JPEG", subsampling=sampling, progressive=progressive)
-        for sampling in ("4:4:4", "4:2:2", "4:2:0")
-        for progressive in (False, True)
-    ]
-    assert len({kind_of(memoryview(content)) for content in contents}) == 6
+    contents = [written(image, "JPEG", subsampling=sampling) for sampling in ("4:4:4", "4:2:2", "4:2:0")]
+    assert len({kind_of(memoryview(content)) for content in contents}) == 3
 
 
 class Counting:
@@ -278,6 +274,8 @@ def test_without_torchvisions_decoders_pil_decodes(monkeypatch: pytest.MonkeyPat
 def test_torchvision_is_used_and_says_nothing(recwarn: pytest.WarningsRecorder) -> None:
     assert set(decoding.codecs()) == {"png", "jpeg"}
     for content in WHOLE:
+        if kind_of(memoryview(content)) is None:  # progressive
+            continue
         decoder = believing(content)
         (agreed,) = decoder._agreed.values()
         assert agreed == COMPARED, "the JPEG libraries of this machine differ"

@@ -27,7 +27,7 @@ from nntrain.errors import DataError
 from nntrain.events import BatchOutput
 from nntrain.passes import Pass, Passed
 from nntrain.randomness import seed_all
-from nntrain.records import Totals
+from nntrain.records import FrozenMapping, Totals
 from nntrain.transitions import Note
 from nntrain.watch import copy_all
 from nntrain.workspace import Workspace
@@ -186,7 +186,7 @@ class CapturedPass(Generic[Batch]):
             workspace.write_through = recording.write
         output = recording.output
         if seen:
-            output = BatchOutput(output.loss.clone(), mapped(output.preds, torch.clone))
+            output = _copied(output)
         return Passed(output, recording.samples, totals.plus(recording.summed, self.names))
 
     def _recording(self, batch: Batch, shape: _Shape, *, train: bool, bits: int) -> _Recording | None:
@@ -226,8 +226,9 @@ class CapturedPass(Generic[Batch]):
             if any(grad is not None and grad.layout != torch.strided for grad in grads):
                 raise TypeError("the model has sparse gradients")
             workspace.keep_identity()
-            output = BatchOutput(loss.detach(), mapped(preds, torch.detach))
-            means = [output.loss, *plain.measured(output.preds, target)]
+            detached = mapped(preds, torch.detach)
+            output = BatchOutput(loss.detach(), detached, FrozenMapping(plain.measured(detached, target)))
+            means = [output.loss, *output.metrics.values()]
             if not all(isinstance(mean, Tensor) for mean in means):
                 raise TypeError("a metric returns a Python number, which waits for the device; return a tensor")
             summed = Totals.summed(means, samples, workspace.device)
@@ -249,6 +250,12 @@ class CapturedPass(Generic[Batch]):
 
     def _note(self, code: str, text: str) -> None:
         self._tell(Note(code, text))
+
+
+def _copied(output: BatchOutput) -> BatchOutput:
+    """Give an output in memory of its own."""
+    metrics = {name: value.clone() if isinstance(value, Tensor) else value for name, value in output.metrics.items()}
+    return BatchOutput(output.loss.clone(), mapped(output.preds, torch.clone), FrozenMapping(metrics))
 
 
 def _once(tell: Tell) -> Tell:

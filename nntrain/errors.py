@@ -60,11 +60,23 @@ class BusyError(NNTrainError, RuntimeError):
 
 
 class LogError(NNTrainError, OSError):
-    """An event log that cannot be written or read."""
+    """An event log that cannot be written or read. `lost_lines` counts the lines that it cost."""
+
+    def __init__(self, *arguments: object, lost_lines: int = 0) -> None:
+        super().__init__(*arguments)
+        self.lost_lines = lost_lines
+
+
+class MissingExtraError(NNTrainError, ImportError):
+    """A package that is not installed, and comes with an extra of nntrain's."""
 
 
 class SinkWarning(UserWarning):
     """A sink failed; the training went on without it."""
+
+
+class LogWarning(UserWarning):
+    """A log is not whole: a line of it is torn, or was lost."""
 
 
 _STATE = "__nntrain_state_before__"

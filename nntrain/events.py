@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, TypeVar, get_args, overload
 
 from torch import Tensor
@@ -49,11 +49,15 @@ _ARGUMENTS: Final[dict[Event, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class BatchOutput:
-    """What a batch gave: `loss` (0-dim) and `preds` (what the model returned), both detached from the graph."""
+    """What a batch gave: `loss` (0-dim) and `preds` (what the model returned), both detached from the graph.
+
+    `metrics` are the batch's own, by name: 0-dim tensors, or numbers where the metric gives such.
+    """
 
     loss: Tensor
     preds: Any
     """The model's own output: a tensor, or a tree of tensors."""
+    metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
 
 
 class BeforeFit(Protocol):

@@ -114,8 +114,9 @@ class Learner(Generic[Batch]):
 
     def __repr__(self) -> str:
         config = self._config
+        lr = config["lr_schedule"] if callable(self.lr) else config["lr"]
         return (
-            f"Learner({config['model']}, {config['loss_fn']}, {config['optimizer']}, lr={config['lr']}, "
+            f"Learner({config['model']}, {config['loss_fn']}, {config['optimizer']}, lr={lr}, "
             f"subs={config['subscribers']})"
         )
 
@@ -148,7 +149,9 @@ class Learner(Generic[Batch]):
         data = {phase: dict(description_of(stream.loader)) for phase, stream in streams.items()}
         # Nothing of a machine refers to its learner: memory on a device is to be free when the learner is, not when
         # Python next looks for cycles.
-        told = partial(RunInfo, repr(self), {**self._config, "data": data}, str(workspace.device))
+        lr = self.lr
+        lr_at = lr if callable(lr) else partial(_constant, float(lr))
+        told = partial(RunInfo, repr(self), {**self._config, "data": data}, str(workspace.device), lr_at)
         return Machine(
             workspace=workspace,
             streams=streams,
@@ -211,9 +214,11 @@ class Learner(Generic[Batch]):
             "loss_fn": _name(self.loss_fn),
             "metrics": list(_metrics(self.metric_fn)),
             "optimizer": _name(self.optim_class),
-            "compile": dict(self.compile) if isinstance(self.compile, Mapping) else self.compile,
+            "compile": compile_options(self.compile) is not None,
+            "compile_options": dict(self.compile) if isinstance(self.compile, Mapping) else {},
             "capture": self.capture,
-            "lr": _name(self.lr) if callable(self.lr) else float(self.lr),
+            "lr": float(self.lr(0) if callable(self.lr) else self.lr),
+            "lr_schedule": _name(self.lr) if callable(self.lr) else "constant",
             "subscribers": [subscriber_name(subscriber) for subscriber in self.subs],
             "sinks": [sink_name(sink) for sink in self.sinks],
         }
@@ -222,6 +227,10 @@ class Learner(Generic[Batch]):
             if count is not None:
                 config[f"{phase}_batches"] = count
         return config
+
+
+def _constant(lr: float, step: int) -> float:  # noqa: ARG001 - a schedule takes the step
+    return lr
 
 
 def _metrics(metric_fn: Metric | Mapping[str, Metric]) -> Mapping[str, Metric]:
@@ -243,6 +252,12 @@ def _check_data(dls: object) -> None:
 def _check_sink(sink: object) -> None:
     if isinstance(sink, type) or not callable(sink):
         raise ConfigError(f"sinks has {sink!r}; expected something that can be called with a Transition.")
+    every = getattr(sink, "every_batch", True)
+    if not isinstance(every, int) or every < 0:
+        raise ConfigError(
+            f"The sink {sink_name(sink)} has every_batch {every!r}; expected True, False, or a whole number: 50 for "
+            f"every 50th batch of a phase."
+        )
     places = getattr(sink, "places", TABLE)
     if isinstance(places, str) or not isinstance(places, Collection) or not set(places) <= set(TABLE):
         raise ConfigError(

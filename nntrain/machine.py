@@ -6,6 +6,7 @@ larger is a fold of it (`nntrain.steps`). Cancelling is a value: a verdict picks
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,6 +15,7 @@ from typing import Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from pydantic import BaseModel
+from torch import Tensor
 
 from nntrain.batches import moved
 from nntrain.capture import CapturedPass
@@ -21,11 +23,24 @@ from nntrain.errors import ConfigError, DataError, StateError, add_note, remembe
 from nntrain.events import BatchOutput, Listener, Published, publish
 from nntrain.interrupts import Interrupts
 from nntrain.loaders import Stream
+from nntrain.logged import LogEvent
 from nntrain.passes import Pass
 from nntrain.randomness import kept, seed_all
-from nntrain.records import EpochStats, FrozenMapping, History, Key, Phase, Place, Progress, Sums, TrainState, evolved
+from nntrain.records import (
+    EpochStats,
+    FrozenMapping,
+    History,
+    Key,
+    Phase,
+    Place,
+    Progress,
+    Sums,
+    Totals,
+    TrainState,
+    evolved,
+)
 from nntrain.tensors import Tensors
-from nntrain.transitions import Audience, Note, RunInfo, Sink, Transition
+from nntrain.transitions import Audience, BatchRan, Note, RunInfo, Sink, Transition
 from nntrain.turn import Turn
 from nntrain.verdicts import Cancel, Event
 from nntrain.workspace import Workspace
@@ -58,6 +73,9 @@ TABLE: Final[dict[Place, dict[Cause, Place]]] = {
 
 # What a key is folded with, so that different uses draw different numbers.
 _NOISE, _EVAL_NOISE, _EVENTS = 1, 2, 3
+_GROUP: Final = 64
+_GROUP_SECONDS: Final = 0.5
+"""How many batches, and how much time, a group of those that merely ran may hold."""
 _BITS: Final = (1 << 63) - 1
 _PHASES: Final[dict[Phase, int]] = {"train": 0, "eval": 1}
 _PLACES: Final[dict[Place, int]] = {place: number for number, place in enumerate(TABLE)}
@@ -75,6 +93,10 @@ class HasMachine(Protocol[Batch]):
     def machine(self) -> Machine[Batch]:
         """The machine that the learner made."""
         ...
+
+
+_Ran = tuple[int, int, Tensor, Mapping[str, Tensor | float], float]
+"""Of a batch that merely ran: batches and samples behind, loss, metrics, when."""
 
 
 class Step(NamedTuple):
@@ -152,53 +174,58 @@ class Machine(Generic[Batch]):
             if cell:
                 self._failed(error, cell.pop(), progress, audience)
             raise
-        merely_ran = step.event == "after_batch" and step.verdict is None and audience.began and not self.notes
-        sinks = audience.at(progress.at, merely_ran=merely_ran)
+        logged = step.state.logged
+        if logged:
+            step = step._replace(state=evolved(step.state, logged=()))
+        merely_ran = (
+            step.event == "after_batch" and step.verdict is None and audience.began and not self.notes and not logged
+        )
+        sinks = audience.of_batch(step.state.progress.batch) if merely_ran else audience.at(progress.at)
         audience.began = True
         if sinks:
-            self._tell(audience, sinks, progress, step)
+            self._tell(audience, sinks, self._transition(progress, step, logged))
         return step
 
-    def run_unseen(self, cell: list[TrainState], audience: Audience, interrupts: Interrupts) -> None:
-        """Take the batches that nobody sees: the transitions of `step`, without a state for each of them.
+    def run_batches(self, cell: list[TrainState], audience: Audience, interrupts: Interrupts) -> None:
+        """Take the batches that merely run: the transitions of `step`, without a state for each of them.
 
-        The state in `cell` is replaced by the one after them. Ends with the phase, and at a note or Ctrl-C, which are
-        to be told. A failure leaves the state before it with the error.
+        No subscriber sees them, nor a sink that wants the state; those that take them in groups are told. The state in
+        `cell` is replaced by the one after them. Ends with the phase, before a batch that is wanted with its state,
+        and at a note or Ctrl-C, which are to be told. A failure leaves the state before it with the error.
         """
         state = cell[0]
-        if state.progress.at != "batch" or not self._unseen(audience):
+        if state.progress.at != "batch" or not self._merely_run(audience):
             return
-        place, sums, history, key, slots = _parts(state)
+        parts = _parts(state)
+        place, sums, _, key, _ = parts
         workspace, stream = self.workspace, self.streams[place.phase]
         train = place.phase == "train"
         noise = self._noise_of(key, place)
         batch, samples, totals, seconds = place.batch, sums.samples, sums.totals, sums.seconds
         handle = state.tensors
+        group: list[_Ran] = []
+        every, last = audience.group_every, audience.next_single(batch + 1)
         del state
 
         def reached() -> TrainState:
-            done, more = batch - place.batch, samples - sums.samples
-            progress = evolved(place, batch=batch, step=place.step + done * train, samples=place.samples + more)
-            running = evolved(sums, totals=totals, samples=samples, batches=sums.batches + done, seconds=seconds)
-            return _whole((progress, running, history, key, slots), handle)
+            return _state_amid(parts, batch, samples, totals=totals, seconds=seconds, handle=handle)
 
         try:
             with workspace.held(handle):
                 workspace.ready(handle)
             cell.clear()  # only `handle` holds the value now, and is let go before the optimizer writes
-            while not (interrupts.pressed or (self.notes and audience.at("batch"))):
-                began = time.perf_counter()
+            while batch + 1 != last and not (interrupts.pressed or (self.notes and audience.at("batch"))):
+                began, seen = time.perf_counter(), every > 0 and (batch + 1) % every == 0
                 with workspace.lock:
                     found = stream.batch(key, place.epoch, batch)
                     if found is None:
                         break
-                    done = batch - place.batch
                     passed = self.passing.run(
                         moved(found[0], workspace.device),
                         totals,
-                        step=place.step + done if train else None,
-                        bits=noise + done & _BITS,
-                        seen=False,
+                        step=place.step + batch - place.batch if train else None,
+                        bits=noise + batch - place.batch & _BITS,
+                        seen=seen,
                     )
                     after = workspace.pending(handle)
                     before = batch, samples, totals
@@ -214,18 +241,53 @@ class Machine(Generic[Batch]):
                             handle = revived or handle
                             raise
                 seconds += time.perf_counter() - began
+                if seen:
+                    group.append((batch, samples, passed.output.loss, passed.output.metrics, time.monotonic()))
+                    if len(group) == _GROUP or group[-1][-1] - group[0][-1] > _GROUP_SECONDS:
+                        self._tell_group(audience, key, place, sums, group)
+            self._tell_group(audience, key, place, sums, group)
         except BaseException as error:
             state = reached()
+            self._tell_group(audience, key, place, sums, group, leniently=True)
             self._failed(error, state, state.progress, audience)
             raise
         cell[:] = [reached()]
 
-    def _unseen(self, audience: Audience) -> bool:
-        """Tell whether nobody will see the batches that merely run."""
+    def _tell_group(
+        self,
+        audience: Audience,
+        key: Key,
+        place: Progress,
+        sums: Sums,
+        group: list[_Ran],
+        *,
+        leniently: bool = False,
+    ) -> None:
+        """Tell of batches that merely ran since `place`, and empty the group, whatever comes of it."""
+        if not group:
+            return
+        train = place.phase == "train"
+        ran = [
+            BatchRan(
+                place.epoch,
+                place.phase,
+                batch,
+                place.step + (batch - place.batch) * train,
+                place.samples + samples - sums.samples,
+                loss,
+                metrics,
+                when,
+            )
+            for batch, samples, loss, metrics, when in group
+        ]
+        group.clear()
+        audience.tell_batches(self.info(key.seed), ran, leniently=leniently)
+
+    def _merely_run(self, audience: Audience) -> bool:
+        """Tell whether batches that run are of no subscriber's concern."""
         return not (
             self.heard_by["before_batch"]
             or self.heard_by["after_batch"]
-            or audience.at("batch", merely_ran=True)
             or not audience.began
             or self.workspace.needs_closure
         )
@@ -270,7 +332,9 @@ class Machine(Generic[Batch]):
     def _batch(self, cell: list[TrainState], given: tuple[Batch] | None, audience: Audience) -> Step:
         workspace = self.workspace
         seen = bool(
-            self.heard_by["after_batch"] or audience.at("batch", merely_ran=self.notes == []) or not audience.began
+            self.heard_by["after_batch"]
+            or (audience.at("batch") if self.notes else audience.of_batch(cell[0].progress.batch + 1))
+            or not audience.began
         )
         came_to = self._compute(cell[0], given, seen)
         if isinstance(came_to, Step):
@@ -380,7 +444,9 @@ class Machine(Generic[Batch]):
         after = moved_to(state, at="after_epoch")
         if not sums.batches:
             return Step(after)
-        loss, *metrics = (total / sums.samples for total in sums.totals.tolist())
+        # One NaN for all: a log tells that a value is none, and not which.
+        means = (total / sums.samples for total in sums.totals.tolist())
+        loss, *metrics = (mean if mean == mean else math.nan for mean in means)  # noqa: PLR0124
         stats = EpochStats(
             epoch=place.epoch,
             phase=place.phase,
@@ -406,8 +472,8 @@ class Machine(Generic[Batch]):
     def _seed(self, state: TrainState, *folds: int) -> None:
         seed_all(self._generators, state.key.derived(*folds))
 
-    def _tell(self, audience: Audience, sinks: tuple[Sink, ...], progress: Progress, step: Step) -> None:
-        transition = Transition(
+    def _transition(self, progress: Progress, step: Step, logged: tuple[LogEvent, ...]) -> Transition:
+        return Transition(
             at=progress.at,
             progress=progress,
             state=step.state,
@@ -418,11 +484,14 @@ class Machine(Generic[Batch]):
             output=step.output if step.verdict is None else None,
             stats=step.stats,
             notes=self._taken_notes(progress.at),
+            logged=logged,
         )
+
+    def _tell(self, audience: Audience, sinks: tuple[Sink, ...], transition: Transition) -> None:
         try:
             audience.tell(sinks, transition)
         except BaseException as error:
-            self._failed(error, step.state, progress, audience)
+            self._failed(error, transition.state, transition.progress, audience)
             raise
 
     def _taken_notes(self, at: Place) -> tuple[Note, ...]:
@@ -482,6 +551,18 @@ def _parts(state: TrainState) -> _Parts:
 def _whole(parts: _Parts, tensors: Tensors) -> TrainState:
     progress, sums, history, key, slots = parts
     return TrainState(progress=progress, tensors=tensors, sums=sums, history=history, key=key, slots=slots)
+
+
+def _state_amid(
+    parts: _Parts, batch: int, samples: int, *, totals: Totals, seconds: float, handle: Tensors
+) -> TrainState:
+    """Give the state amid a phase, before `batch`: `parts` are those of the state that its batches began with."""
+    place, sums, history, key, slots = parts
+    done, more = batch - place.batch, samples - sums.samples
+    train = place.phase == "train"
+    progress = evolved(place, batch=batch, step=place.step + done * train, samples=place.samples + more)
+    running = evolved(sums, totals=totals, samples=samples, batches=sums.batches + done, seconds=seconds)
+    return _whole((progress, running, history, key, slots), handle)
 
 
 def _cancelled(published: Published, event: Event) -> Step:

@@ -13,7 +13,7 @@ from nntrain.compiled import CompileOptions, compiled
 from nntrain.errors import DataError, LossError, MetricError, add_note
 from nntrain.events import BatchOutput
 from nntrain.randomness import seed_all
-from nntrain.records import Totals
+from nntrain.records import FrozenMapping, Totals
 from nntrain.workspace import Workspace
 
 Batch = TypeVar("Batch")
@@ -65,18 +65,20 @@ class Pass(Generic[Batch]):
         workspace = self.workspace
         seed_all(workspace.generators, bits)
         inputs, named, target, samples = self.prepared(batch, train=step is not None)
-        outputs: list[BatchOutput] = []
+        outputs: list[tuple[Tensor, Any]] = []
 
         def forward() -> Tensor:
             preds, loss = self.evaluated(inputs, named, target, train=step is not None)
             if not outputs:
-                outputs.append(BatchOutput(self._own(loss), mapped(preds, self._own)))
+                outputs.append((self._own(loss), mapped(preds, self._own)))
             return loss
 
         workspace.compute(forward, step=step)
-        (output,) = outputs
+        ((loss, preds),) = outputs
         try:
-            means = [output.loss, *self.measured(output.preds, target)]
+            measured = self.measured(preds, target)
+            output = BatchOutput(loss, preds, FrozenMapping(measured))
+            means = [loss, *measured.values()]
             return Passed(output, samples, totals.add(means, samples, self._sums_device, self.names))
         except BaseException:
             workspace.abandon()
@@ -131,9 +133,9 @@ class Pass(Generic[Batch]):
             f"operations (no .item(), .detach() or argmax on the way)."
         )
 
-    def measured(self, preds: object, target: object) -> list[Tensor | float]:
+    def measured(self, preds: object, target: object) -> dict[str, Tensor | float]:
         """Compute each metric."""
-        return [self._measure(name, metric, preds, target) for name, metric in self.metrics.items()]
+        return {name: self._measure(name, metric, preds, target) for name, metric in self.metrics.items()}
 
     def _measure(self, name: str, metric: Metric, preds: object, target: object) -> Tensor | float:
         try:

@@ -12,13 +12,14 @@ from types import NotImplementedType
 from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 import torch
-from pydantic import BaseModel, Field, GetCoreSchemaHandler
+from pydantic import BaseModel, Field, GetCoreSchemaHandler, SerializeAsAny
 from pydantic_core import CoreSchema, core_schema, to_jsonable_python
 from torch import Tensor, nn
 
 from nntrain.bits import same_bits, same_tensor
 from nntrain.borrowing import lent
 from nntrain.errors import ConfigError
+from nntrain.logged import LogEvent
 from nntrain.modules import module_with
 from nntrain.tensors import Tensors, summarised
 
@@ -343,7 +344,9 @@ class TrainState(Record, frozen=True):
 
     `progress` says where it stands; `tensors` is the handle on parameters, buffers and optimizer state; `sums` are
     the running sums of this phase; `history` has one `EpochStats` per finished phase; `key` rules all randomness;
-    `slots` hold what subscribers keep. `==` compares bits, and leaves out only what the clock said.
+    `slots` hold what subscribers keep. `logged` are the events that subscribers gave within the transition that runs:
+    the machine takes them out and shows them to the sinks, so a state that a step returns has none. `==` compares
+    bits, and leaves out only what the clock said.
     """
 
     progress: Progress
@@ -352,6 +355,7 @@ class TrainState(Record, frozen=True):
     history: History = History()
     key: Key
     slots: FrozenMapping[BaseModel] = FrozenMapping()
+    logged: tuple[SerializeAsAny[LogEvent], ...] = ()
 
     @property
     def params(self) -> Mapping[str, Tensor]:
@@ -396,6 +400,15 @@ class TrainState(Record, frozen=True):
             )
         return evolved(self, slots=self.slots.put(slot.name, value))
 
+    def log(self, event: LogEvent) -> TrainState:
+        """Give a state with which `event` is told: a subscriber answers with it, and the log writes the event."""
+        if not isinstance(event, LogEvent) or not getattr(event, "event", None):
+            raise ConfigError(
+                f"state.log takes a LogEvent; got {event!r:.80} ({type(event).__name__}). Make a class of yours: "
+                f'class Mixup(LogEvent, frozen=True): event: Literal["acme.mixup"] = "acme.mixup"; alpha: float.'
+            )
+        return evolved(self, logged=(*self.logged, event))
+
     def __eq__(self, other: object) -> bool | NotImplementedType:
         if not isinstance(other, TrainState):
             return NotImplemented
@@ -405,6 +418,7 @@ class TrainState(Record, frozen=True):
             and self.sums == other.sums
             and self.history == other.history
             and same_bits(dict(self.slots), dict(other.slots))
+            and same_bits(self.logged, other.logged)
             and self.tensors == other.tensors
         )
 

@@ -139,7 +139,7 @@ def fold(
         while True:
             try:
                 if done is not _at_once:
-                    machine.run_unseen(cell, audience, interrupts)
+                    machine.run_batches(cell, audience, interrupts)
                 if interrupts.pressed:
                     interrupts.let_through(machine.interruption(cell.pop(), audience))
                 step = machine.step(cell, audience, batch)

@@ -6,25 +6,34 @@ A transition never holds the state before it, which would keep it and cost a cop
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from nntrain.errors import SinkWarning, add_note
+from torch import Tensor
+
+from nntrain.errors import LogError, SinkWarning, add_note
 from nntrain.events import BatchOutput
-from nntrain.records import EpochStats, FrozenMapping, Place, Progress, TrainState
+from nntrain.logged import LogEvent
+from nntrain.records import EpochStats, FrozenMapping, Phase, Place, Progress, TrainState
 from nntrain.verdicts import Cancel, Event
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What may be told of the run: the learner in a line of words, and its configuration as plain values."""
+    """What may be told of the run: the learner in a line of words, and its configuration as plain values.
+
+    `lr_at` gives the learning rate of an optimizer's step (0, 1, ...).
+    """
 
     learner: str
     config: Mapping[str, object]
     device: str
+    lr_at: Callable[[int], float]
     seed: int
 
 
@@ -43,7 +52,8 @@ class Transition:
     `at` is where the machine stood and `progress` where the training did, when it began; `state` is the state after
     it. `event` is the last event that was published, and `verdict` and `by` who cancelled it. `output` is a batch's.
     `stats` is there where a phase's statistics were finished. `error` is there where the step failed; `state` is then
-    the one that remains. `run` is what may be told of the run. `notes` are those that came up since the last one.
+    the one that remains. `run` is what may be told of the run. `notes` are those that came up since the last one,
+    `logged` the events that subscribers gave.
     """
 
     at: Place
@@ -57,6 +67,24 @@ class Transition:
     stats: EpochStats | None = None
     error: BaseException | None = None
     notes: tuple[Note, ...] = ()
+    logged: tuple[LogEvent, ...] = ()
+
+
+class BatchRan(NamedTuple):
+    """A batch that merely ran: where the training stands after it, its loss and metrics, and when that was.
+
+    `epoch` to `samples` are those of `Progress`. `loss` and `metrics` are the batch's own, 0-dim tensors on the device
+    or numbers. `when` is what `time.monotonic()` gave.
+    """
+
+    epoch: int
+    phase: Phase
+    batch: int
+    step: int
+    samples: int
+    loss: Tensor | float
+    metrics: Mapping[str, Tensor | float]
+    when: float
 
 
 class Sink(Protocol):
@@ -65,11 +93,23 @@ class Sink(Protocol):
     A sink that fails does not end a training: it is reported once, counted, and shown in the outcome. With an
     attribute `strict = True` it does. With `places`, a set of places, it is only shown the transitions that began
     there, and costs nothing elsewhere. With `every_batch = False` it is not shown the batches that merely ran, unless
-    a step began with one.
+    a step began with one; with `every_batch = 50` it is shown the 50th of a phase, the 100th ...
+
+    A sink that has a method `batches` as well, like `GroupSink`, is shown such batches through it, many at once and
+    without a state for each, where no subscriber is asked about batches.
     """
 
     def __call__(self, transition: Transition, /) -> object:
         """Take notice of a transition."""
+        ...
+
+
+@runtime_checkable
+class GroupSink(Sink, Protocol):
+    """A sink that takes batches which merely ran in groups: up to 64, or half a second of them."""
+
+    def batches(self, run: RunInfo, ran: Sequence[BatchRan], /) -> object:
+        """Take notice of batches, in the order in which they ran. What came before was told before."""
         ...
 
 
@@ -83,38 +123,59 @@ class Audience:
     def __post_init__(self) -> None:
         self.began = False
         """Whether anything was told yet."""
-        self._by_place: dict[tuple[Place, bool], tuple[Sink, ...]] = {}
+        self._by_place: dict[Place, tuple[Sink, ...]] = {}
+        intervals = [(sink, every) for sink in self.at("batch") if (every := every_batch(sink))]
+        self._each = tuple(intervals)
+        self._groups = tuple((sink, every) for sink, every in intervals if isinstance(sink, GroupSink))
+        self._singly = tuple(every for sink, every in intervals if not isinstance(sink, GroupSink))
+        self.group_every = math.gcd(*(every for _, every in self._groups))
+        """Of how many batches one is wanted by those that take them in groups; 0 where none is."""
 
-    def at(self, place: Place, *, merely_ran: bool = False) -> tuple[Sink, ...]:
-        """Give the sinks that want the transitions which begin at `place`: of a batch that `merely_ran`, or others."""
-        found = self._by_place.get((place, merely_ran))
+    def at(self, place: Place) -> tuple[Sink, ...]:
+        """Give the sinks that want the transitions which begin at `place`."""
+        found = self._by_place.get(place)
         if found is None:
-            found = tuple(
-                sink
-                for sink in self.sinks
-                if place in getattr(sink, "places", (place,))
-                and not (merely_ran and getattr(sink, "every_batch", True) is False)
-            )
-            self._by_place[place, merely_ran] = found
+            found = tuple(sink for sink in self.sinks if place in getattr(sink, "places", (place,)))
+            self._by_place[place] = found
         return found
+
+    def of_batch(self, count: int) -> tuple[Sink, ...]:
+        """Give the sinks that want a batch which merely ran, the `count`th of its phase."""
+        return tuple([sink for sink, every in self._each if not count % every])
+
+    def next_single(self, count: int) -> int | None:
+        """Give which batch of a phase, from the `count`th on, is the next that is wanted with its state."""
+        return min((-(-count // every) * every for every in self._singly), default=None)
+
+    def tell_batches(self, run: RunInfo, ran: Sequence[BatchRan], *, leniently: bool) -> None:
+        """Show batches that merely ran to those that take them in groups; strict ones may raise, unless leniently."""
+        for sink, every in self._groups:
+            wanted = ran if every == 1 else [one for one in ran if not one.batch % every]
+            if wanted:
+                self._guarded(sink, partial(sink.batches, run, wanted), leniently=leniently)
 
     def tell(self, sinks: Sequence[Sink], transition: Transition, *, leniently: bool = False) -> None:
         """Show a transition to `sinks`; strict ones may raise, unless this is `leniently` done."""
         for sink in sinks:
-            try:
-                sink(transition)
-            except Exception as error:
-                if not leniently and getattr(sink, "strict", False):
-                    add_note(error, f"nntrain: raised by the strict sink {sink_name(sink)}")
-                    raise
-                # A failure's own error must pass on, even where the caller has made warnings errors.
-                with suppress(SinkWarning) if leniently else nullcontext():
-                    self._count(sink, error)
+            self._guarded(sink, partial(sink, transition), leniently=leniently)
+
+    def _guarded(self, sink: Sink, tell: Callable[[], object], *, leniently: bool) -> None:
+        try:
+            tell()
+        except Exception as error:
+            if not leniently and getattr(sink, "strict", False):
+                add_note(error, f"nntrain: raised by the strict sink {sink_name(sink)}")
+                raise
+            # A failure's own error must pass on, even where the caller has made warnings errors.
+            with suppress(SinkWarning) if leniently else nullcontext():
+                self._count(sink, error)
 
     def _count(self, sink: Sink, error: Exception) -> None:
         name = sink_name(sink)
-        self.failures[name] = self.failures.get(name, 0) + 1
-        if self.failures[name] == 1:
+        first = name not in self.failures
+        lost = error.lost_lines if isinstance(error, LogError) else 1
+        self.failures[name] = self.failures.get(name, 0) + max(lost, 1)
+        if first:
             warnings.warn(
                 f"sink {name} failed and the training goes on without it: {type(error).__name__}: {error}. "
                 f"Further failures are counted in outcome.sink_failures.",
@@ -125,6 +186,12 @@ class Audience:
     def counted(self) -> FrozenMapping[int]:
         """Give the failures so far, by sink."""
         return FrozenMapping(self.failures)
+
+
+def every_batch(sink: Sink) -> int:
+    """Give of how many batches that merely ran a sink wants one; 0 where it wants none."""
+    every: bool | int = getattr(sink, "every_batch", True)
+    return int(every)
 
 
 def sink_name(sink: object) -> str:

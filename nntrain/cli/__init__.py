@@ -5,6 +5,7 @@ import sys
 import click
 
 from nntrain.cli.fit import fit
+from nntrain.cli.schema import schema
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -14,6 +15,7 @@ def nntrain() -> None:
 
 
 nntrain.add_command(fit)
+nntrain.add_command(schema)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
     from nntrain.data import DataLoaders
     from nntrain.events import Subscriber
-    from nntrain.verdicts import Outcome
 
 
 @click.command()
@@ -35,7 +35,13 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--patience", type=click.IntRange(min=1), help="Stop after so many epochs without a better eval loss.")
-@click.option("--log", "log_path", type=click.Path(path_type=Path), help="Where to write the event log.")
+@click.option(
+    "--log",
+    "log_path",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Where to write the event log; - is stdout, and then the statistics go to stderr.",
+)
+@click.option("--log-every", default="none", show_default=True, metavar="N|all|none", help="Log every Nth batch.")
 @click.option("--quiet", is_flag=True, help="Print no statistics.")
 def fit(  # noqa: PLR0917 - click calls it by name
     data: str,
@@ -48,6 +54,7 @@ def fit(  # noqa: PLR0917 - click calls it by name
     device: Literal["auto", "cpu", "cuda"],
     patience: int | None,
     log_path: Path | None,
+    log_every: str,
     quiet: bool,
 ) -> None:
     """Train an image classifier: a network with one hidden layer, by SGD.
@@ -56,19 +63,26 @@ def fit(  # noqa: PLR0917 - click calls it by name
     """
     # datasets takes seconds to import; bad options are told before that.
     _check_data(data, data_dir)
+    every = _every(log_every)
     import torch
 
     from nntrain.data import DataLoaders
     from nntrain.learner import Learner
     from nntrain.log import JsonLog
     from nntrain.metrics import accuracy
+    from nntrain.sinks import PrintStats
     from nntrain.subscribers import EarlyStopping
+    from nntrain.transitions import Sink
+    from nntrain.verdicts import Cancelled
 
     where = _device(device)
     path = log_path or Path(time.strftime("nntrain-%Y%m%d-%H%M%S.jsonl"))
-    with JsonLog(path) as log:
+    piped = str(path) == "-"
+    said = sys.stderr if piped else sys.stdout
+    with JsonLog(sys.stdout if piped else path, every=every) as log:
         dls = DataLoaders.from_hf_dd(_load(data, data_dir), batch_size=batch_size)
         subs: list[Subscriber[object]] = [EarlyStopping(patience=patience)] if patience is not None else []
+        sinks: list[Sink] = [log] if quiet else [PrintStats(said), log]
         learner = Learner(
             _model(*_sizes(dls), hidden, seed),
             dls,
@@ -77,23 +91,28 @@ def fit(  # noqa: PLR0917 - click calls it by name
             torch.optim.SGD,
             lr,
             subs,
-            sinks=[log],
+            sinks=sinks,
             device=where,
         )
         try:
-            outcome = learner.fit(epochs, seed=seed, print_stats=not quiet)
+            outcome = learner.fit(epochs, seed=seed, print_stats=False)
         except KeyboardInterrupt:
             click.echo(f"interrupted; log: {path}", err=True)
             raise SystemExit(130) from None
-    _tell(outcome, path, log.lost)
-
-
-def _tell(outcome: Outcome, path: Path, lost: int) -> None:
-    from nntrain.verdicts import Cancelled
-
     if isinstance(outcome, Cancelled):
-        click.echo(f"stopped by {outcome.by}: {outcome.verdict.reason}")
-    click.echo(f"log: {path}" + (f" ({lost} lines lost)" if lost else ""))
+        click.echo(f"stopped by {outcome.by}: {outcome.verdict.reason}", file=said)
+    if not piped or log.lost:
+        click.echo(f"log: {path}" + (f" ({log.lost} lines lost)" if log.lost else ""), file=said)
+
+
+def _every(given: str) -> int | Literal["all"] | None:
+    if given == "none":
+        return None
+    if given == "all":
+        return "all"
+    if not given.isdecimal() or int(given) < 1:
+        raise click.BadParameter(f"{given!r} is no number from 1 up, nor 'all', nor 'none'.", param_hint="--log-every")
+    return int(given)
 
 
 def _check_data(data: str, data_dir: Path | None) -> None:

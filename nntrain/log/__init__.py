@@ -1,15 +1,60 @@
-"""The event log: JSON lines that are a function of the machine's transitions."""
+"""The event log: JSON lines that are a function of the machine's transitions; written, read and replayed."""
 
-from nntrain.log.events import CancelledEvent, EpochFinished, LogEvent, RunFailed, RunFinished, RunStarted, WarningEvent
+from nntrain.log.events import (
+    BatchFinished,
+    CancelledEvent,
+    CheckpointLoaded,
+    CheckpointSaved,
+    EpochFinished,
+    EpochStarted,
+    FitFinished,
+    FitStarted,
+    HistoryReplaced,
+    OtherEvent,
+    OwnEvent,
+    PastPhase,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    WarningEvent,
+)
 from nntrain.log.json_log import JsonLog
+from nntrain.log.line import SCHEMA, Line
+from nntrain.log.reading import BadLine, LogReadError, TornLine, read, scan
+from nntrain.log.replay import Run, replay
+from nntrain.log.targets import FileTarget, LoggerTarget, StreamTarget, Target
+from nntrain.logged import LogEvent
 
 __all__ = [
+    "SCHEMA",
+    "BadLine",
+    "BatchFinished",
     "CancelledEvent",
+    "CheckpointLoaded",
+    "CheckpointSaved",
     "EpochFinished",
+    "EpochStarted",
+    "FileTarget",
+    "FitFinished",
+    "FitStarted",
+    "HistoryReplaced",
     "JsonLog",
+    "Line",
     "LogEvent",
+    "LogReadError",
+    "LoggerTarget",
+    "OtherEvent",
+    "OwnEvent",
+    "PastPhase",
+    "Run",
     "RunFailed",
     "RunFinished",
     "RunStarted",
+    "StreamTarget",
+    "Target",
+    "TornLine",
     "WarningEvent",
+    "read",
+    "replay",
+    "scan",
 ]

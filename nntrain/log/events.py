@@ -1,56 +1,68 @@
-"""The events of the log: one frozen model each, and how a transition becomes some of them.
-
-A line is an interface. A value that is not finite is null, and its name and kind stand in `nonfinite`; an absent value
-is an absent key.
-"""
+"""nntrain's own events: what each adds to a line. What every line has is in `nntrain.log.line`."""
 
 from __future__ import annotations
 
-import math
-import traceback
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from nntrain.records import FrozenMapping, Phase, Record
-from nntrain.transitions import Transition
+from nntrain.logged import Level, LogEvent
+from nntrain.records import EpochStats, FrozenMapping, Phase, Record
 from nntrain.verdicts import Event, Scope
 
-SCHEMA: Final = "nntrain.event/1"
 
+class RunStarted(LogEvent, frozen=True):
+    """A run began: what is trained, with what, on what.
 
-class LogRecord(Record, frozen=True):
-    """What every event says: where the training stood (the state's `Progress`)."""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    epoch: int
-    phase: Phase
-    batch: int
-    step: int
-    samples: int
-
-
-class RunStarted(LogRecord, frozen=True):
-    """A run began: what is trained, with what, on what."""
+    `config` has the learner in words, the model and its parameters, loss, metrics, optimizer, learning rate, data,
+    versions, device, seed and host. Never environment variables nor arguments of a command.
+    """
 
     event: Literal["run_started"] = "run_started"
     config: FrozenMapping[Any]
-    """learner (in words), model, loss_fn, metrics, optimizer, lr, ...; versions, device, seed, host."""
 
 
-class EpochFinished(LogRecord, frozen=True):
-    """A phase was finished: its sample-weighted means, and the seconds spent in it."""
+class FitStarted(LogEvent, frozen=True):
+    """A fit began, or went on where it had stopped (`resumed`), towards `epochs` finished epochs."""
+
+    event: Literal["fit_started"] = "fit_started"
+    epochs: int = Field(ge=0)
+    resumed: bool
+
+
+class EpochStarted(LogEvent, frozen=True):
+    """A phase (train or eval) of an epoch began."""
+
+    event: Literal["epoch_started"] = "epoch_started"
+
+
+class BatchFinished(LogEvent, frozen=True):
+    """A batch ran: its own loss and metrics, means over its samples.
+
+    `lr` is the learning rate that it was trained with; there is none in eval. `samples_per_s` is the rate since the
+    values before were read, where there is one.
+    """
+
+    level: ClassVar[Level] = "debug"
+    event: Literal["batch_finished"] = "batch_finished"
+    loss: float
+    metrics: FrozenMapping[float]
+    lr: float | None = None
+    samples_per_s: float | None = Field(default=None, ge=0)
+
+
+class EpochFinished(LogEvent, frozen=True):
+    """A phase was finished: the means over its samples, the batches that ran, the seconds spent in them."""
 
     event: Literal["epoch_finished"] = "epoch_finished"
     loss: float
     metrics: FrozenMapping[float]
-    batches: int
+    batches: int = Field(ge=0)
     seconds: float
 
 
-class CancelledEvent(LogRecord, frozen=True):
-    """A subscriber cancelled a scope."""
+class CancelledEvent(LogEvent, frozen=True):
+    """A subscriber cancelled a scope, at an event."""
 
     event: Literal["cancelled"] = "cancelled"
     scope: Scope
@@ -59,90 +71,127 @@ class CancelledEvent(LogRecord, frozen=True):
     at: Event
 
 
-class WarningEvent(LogRecord, frozen=True):
+class PastPhase(Record, frozen=True):
+    """A finished phase that lies behind a state: `EpochStats` as a log holds it."""
+
+    epoch: int = Field(ge=0)
+    phase: Phase
+    loss: float
+    metrics: FrozenMapping[float]
+    samples: int = Field(ge=0)
+    batches: int = Field(ge=0)
+    seconds: float
+
+    @classmethod
+    def of(cls, stats: EpochStats) -> PastPhase:
+        """Take the statistics over, field by field."""
+        return cls(**{name: getattr(stats, name) for name in cls.model_fields})
+
+    def stats(self) -> EpochStats:
+        """Give the statistics back."""
+        return EpochStats(**self.__dict__)
+
+
+class HistoryReplaced(LogEvent, frozen=True):
+    """The training went on from another state than the one told before: what lies behind is another history now.
+
+    Of the finished phases told so far the first `kept` still hold; `history` are those that come after them. It is
+    told when a kept state is gone on with, or one of another log, or where lines were lost.
+    """
+
+    event: Literal["history_replaced"] = "history_replaced"
+    kept: int = Field(ge=0)
+    history: tuple[PastPhase, ...]
+
+
+class CheckpointSaved(LogEvent, frozen=True):
+    """A state was saved: where, how large it is, how long that took, and its digest."""
+
+    event: Literal["checkpoint_saved"] = "checkpoint_saved"
+    path: str
+    bytes: int = Field(ge=0)
+    seconds: float
+    digest: str
+
+
+class CheckpointLoaded(LogEvent, frozen=True):
+    """A state was loaded, and is gone on with."""
+
+    event: Literal["checkpoint_loaded"] = "checkpoint_loaded"
+    path: str
+    bytes: int = Field(ge=0)
+    seconds: float
+    digest: str
+
+
+class WarningEvent(LogEvent, frozen=True):
     """Something came up that ends nothing: a code to look for, and what it means."""
 
+    level: ClassVar[Level] = "warning"
     event: Literal["warning"] = "warning"
-    level: Literal["debug", "info", "warning", "error"] = "warning"
     code: str
     text: str
 
 
-class RunFailed(LogRecord, frozen=True):
-    """A step failed with an error, Ctrl-C included. Nothing follows in this run."""
+class FitFinished(LogEvent, frozen=True):
+    """A fit ended: completed, or cancelled."""
 
+    event: Literal["fit_finished"] = "fit_finished"
+    outcome: Literal["completed", "cancelled"]
+
+
+class RunFailed(LogEvent, frozen=True):
+    """A step failed, Ctrl-C included. A run that is resumed after it goes on with a `fit_started`."""
+
+    level: ClassVar[Level] = "error"
     event: Literal["run_failed"] = "run_failed"
-    level: Literal["debug", "info", "warning", "error"] = "error"
     error_type: str
-    message: str
+    error_message: str
     where: str
     traceback: str
 
 
-class RunFinished(LogRecord, frozen=True):
-    """A fit ended: completed, or cancelled."""
+class RunFinished(LogEvent, frozen=True):
+    """The run came to its end. One that is trained further goes on with a `fit_started`."""
 
     event: Literal["run_finished"] = "run_finished"
-    outcome: Literal["completed", "cancelled"]
 
 
-LogEvent = Annotated[
-    RunStarted | EpochFinished | CancelledEvent | WarningEvent | RunFailed | RunFinished, Field(discriminator="event")
+class OtherEvent(LogEvent, frozen=True, extra="allow"):
+    """Somebody else's event, read where its class is not known: `model_extra` has its fields."""
+
+
+OWN: tuple[type[LogEvent], ...] = (
+    RunStarted,
+    FitStarted,
+    EpochStarted,
+    BatchFinished,
+    EpochFinished,
+    CancelledEvent,
+    HistoryReplaced,
+    CheckpointSaved,
+    CheckpointLoaded,
+    WarningEvent,
+    FitFinished,
+    RunFailed,
+    RunFinished,
+)
+"""nntrain's own events."""
+
+OwnEvent = Annotated[
+    RunStarted
+    | FitStarted
+    | EpochStarted
+    | BatchFinished
+    | EpochFinished
+    | CancelledEvent
+    | HistoryReplaced
+    | CheckpointSaved
+    | CheckpointLoaded
+    | WarningEvent
+    | FitFinished
+    | RunFailed
+    | RunFinished,
+    Field(discriminator="event"),
 ]
-
-
-def events_of(transition: Transition) -> Iterator[LogEvent]:
-    """Give the events that a transition comes to; most batches come to none."""
-    progress = transition.progress
-    place: dict[str, Any] = {
-        "epoch": progress.epoch,
-        "phase": progress.phase,
-        "batch": progress.batch,
-        "step": progress.step,
-        "samples": progress.samples,
-    }
-    stats, verdict, error = transition.stats, transition.verdict, transition.error
-    for note in transition.notes:
-        yield WarningEvent(**place, code=note.code, text=note.text)
-    if stats is not None:
-        yield EpochFinished(
-            **place, loss=stats.loss, metrics=stats.metrics, batches=stats.batches, seconds=stats.seconds
-        )
-    if verdict is not None and transition.event is not None:
-        yield CancelledEvent(
-            **place, scope=verdict.scope, reason=verdict.reason, subscriber=transition.by or "", at=transition.event
-        )
-    if error is not None:
-        yield RunFailed(
-            **place,
-            error_type=type(error).__name__,
-            message=str(error),
-            where=f"{transition.at}, {progress.phase} of epoch {progress.epoch}",
-            traceback="".join(traceback.format_exception(error)),
-        )
-    elif transition.state.progress.at == "finished":
-        yield RunFinished(**place, outcome="completed" if verdict is None else "cancelled")
-
-
-def fields_of(event: LogEvent) -> dict[str, object]:
-    """Give an event's fields as plain JSON values: what is not finite is None, and named in `nonfinite`."""
-    nonfinite: dict[str, str] = {}
-    fields = {name: _plain(value, name, nonfinite) for name, value in event.__dict__.items()}
-    if nonfinite:
-        fields["nonfinite"] = nonfinite
-    return fields
-
-
-def _plain(value: object, path: str, nonfinite: dict[str, str]) -> object:
-    if isinstance(value, float) and not math.isfinite(value):
-        nonfinite[path] = "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
-        return None
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")  # a lone surrogate is no UTF-8
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item, f"{path}.{name}", nonfinite) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, f"{path}.{index}", nonfinite) for index, item in enumerate(value)]
-    return _plain(repr(value), path, nonfinite)
+"""The union of nntrain's own events, told apart by `event`."""

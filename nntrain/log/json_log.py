@@ -1,145 +1,223 @@
-"""The log as a sink: whole lines, appended, through a structlog logger of its own."""
+"""The log as a sink: what there is to tell of a training, to each of its targets."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import platform
+import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, MutableMapping
-from datetime import UTC, datetime
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Literal, Self, TextIO, get_args
 
-import pydantic
-import structlog
-import torch
+from nntrain.errors import ConfigError, LogError, LogWarning
+from nntrain.log.line import Line
+from nntrain.log.reading import LogReadError, read
+from nntrain.log.replay import replay
+from nntrain.log.stamping import LiveRun, new_run_id, process_rank
+from nntrain.log.story import Told, begins_anew, is_fresh, tell
+from nntrain.log.targets import BoundLogger, FileTarget, Target, target_of
+from nntrain.records import evolved
+from nntrain.transitions import BatchRan, RunInfo, Transition
 
-from nntrain.errors import LogError
-from nntrain.log.events import SCHEMA, LogEvent, RunStarted, events_of, fields_of
-from nntrain.records import FrozenMapping
-from nntrain.transitions import Transition
+Sync = Literal["line", "epoch", "end", "never"]
+_GROUP: Final = 64
+_GROUP_SECONDS: Final = 0.5
 
 
 class JsonLog:
-    """Append the events of a run to `path`, one JSON object a line. A sink, and a context manager.
+    """Write the events of a training to each of `targets`, one JSON object a line. A sink, and a context manager.
 
-    Each line is one write of a whole line with `O_APPEND`; epochs' ends and the run's end are synced to disk. Each fit
-    is a run: its own `run_id`, `seq` from 0. A line that cannot be written is counted in `lost`, and the next line that
-    gets through says how many were lost. The log then fails as any sink does: it is reported once, and the training
-    goes on. A file that the log made itself and wrote nothing to is removed when it is closed.
+    A target is a path (to which lines are appended), an open text stream like `sys.stdout`, an application's own
+    structlog logger, or any `Target`. Each training from its beginning is a run, with its own `run_id`, and `seq` from
+    0; one that goes on, in the same log or in another process with `resume`, continues its run.
 
-    Raises `LogError` at once where `path` cannot be opened for writing.
+    A line that cannot be written never ends a training: it is counted in `lost`, the next line that gets through says
+    how many were lost, and the log fails as any sink does, which is reported once and counted in the outcome.
+
+    Args:
+        targets: where to, all at once.
+        every: of how many batches of a phase one is told: a number, `"all"`, or None for none. Their numbers are read
+            back in groups.
+        sync: when to wait for the disk: after each `"line"`, at each `"epoch"`'s end and the run's, at the run's
+            `"end"` only, or `"never"`.
+        run_id: a UUID for the first run; by default a new one, ordered by time.
+        resume: go on with the last run in the first target, which is a file, or with the run `run_id` in it, when a
+            training that goes on is told. Where there is none, a run begins as always.
+        rank: of this process, among those that train together; by default that of `torch.distributed`.
+
+    Raises `LogError` at once where a target cannot be written, and `ConfigError` for what cannot be meant.
     """
 
-    every_batch: Final = False
-
-    def __init__(self, path: str | os.PathLike[str], *, run_id: str | None = None) -> None:
-        self.path = Path(path)
-        self.lost = 0
+    def __init__(
+        self,
+        *targets: str | os.PathLike[str] | TextIO | BoundLogger | Target,
+        every: int | Literal["all"] | None = None,
+        sync: Sync = "epoch",
+        run_id: str | None = None,
+        resume: bool = False,
+        rank: int | None = None,
+    ) -> None:
+        self.every_batch: Final = _interval(every)
+        _check(targets, sync, run_id, rank)
+        self._again: Callable[..., JsonLog] = partial(JsonLog, every=every, sync=sync, rank=rank)
+        self._sync = sync
+        self._rank = process_rank() if rank is None else rank
+        self._outlets: list[_Outlet] = []
         self._given_id = run_id
-        self._run: tuple[str, float] | None = None
-        self._seq = 0
-        self._unsaid = 0
-        self._failure: OSError | None = None
-        self._made = not self.path.exists()
-        self._file: int | None = _open(self.path)
-        self._logger = structlog.wrap_logger(
-            _Lines(self._write),
-            processors=[_timestamp, structlog.processors.JSONRenderer(ensure_ascii=False, allow_nan=False)],
-            wrapper_class=structlog.BoundLoggerBase,
-        )
+        self._resumable: LiveRun | None = None
+        self._runs: dict[int, LiveRun] = {}
+        self._pending: list[tuple[LiveRun, BatchRan]] = []
+        self._process = os.getpid()
+        self._lock = threading.RLock()
+        try:
+            for target in targets:
+                self._outlets.append(_Outlet(target_of(target), sync))
+            if resume:
+                self._resumable = self._found(run_id)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def path(self) -> Path | None:
+        """The path of the first target that is a file."""
+        return next((one.target.path for one in self._outlets if isinstance(one.target, FileTarget)), None)
+
+    @property
+    def lost(self) -> int:
+        """How many lines were lost, of all targets together."""
+        return sum(one.lost for one in self._outlets)
+
+    # -- told by the machine --------------------------------------------------------------------------------------
 
     def __call__(self, transition: Transition, /) -> None:
-        """Write the events that a transition comes to. Raises `LogError` where a line is lost."""
-        self._failure = None
-        if self._run is None:
-            self._begin(transition)
-        for event in events_of(transition):
-            self._log(event)
-            if event.event in {"run_failed", "run_finished"}:
-                self._run = None
-            if event.event not in {"run_started", "cancelled"}:
-                self._sync()
-        if self._failure is not None:
-            raise LogError(f"the log {self.path} cannot be written ({self._failure})") from self._failure
+        """Write what a transition comes to. Raises `LogError` where a line is lost."""
+        with self._turn():
+            run = self._run_of(transition)
+            run.told, sayings = tell(run.told, transition, self.every_batch)
+            lines: list[Line] = []
+            for saying in sayings:
+                if isinstance(saying, BatchRan):
+                    self._pending.append((run, saying._replace(when=time.monotonic())))
+                    if self._due(saying):
+                        lines += self._read_out()
+                else:
+                    lines += self._read_out()
+                    lines.append(run.line(saying))
+            self._write(lines)
 
-    def _begin(self, transition: Transition) -> None:
-        self._run = (self._given_id or _new_id(), time.monotonic())
-        self._seq = 0
-        run, place = transition.run, transition.progress
-        config: dict[str, object] = {
-            "learner": run.learner,
-            **run.config,
-            "versions": _versions(),
-            "device": run.device,
-            "seed": run.seed,
-            "host": {"system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()},
-        }
-        self._log(
-            RunStarted(
-                epoch=place.epoch,
-                phase=place.phase,
-                batch=place.batch,
-                step=place.step,
-                samples=place.samples,
-                config=FrozenMapping(config),
-            )
-        )
+    def batches(self, info: RunInfo, ran: Sequence[BatchRan], /) -> None:
+        """Write batches that merely ran. Raises `LogError` where a line is lost."""
+        with self._turn():
+            run = self._runs.get(id(info))
+            if run is None or run.told.place is None:
+                return  # in a process that was forked amid a phase, which is the other's
+            last = ran[-1]
+            place = evolved(run.told.place, batch=last.batch, step=last.step, samples=last.samples)
+            run.told = run.told._replace(place=place)
+            self._write([*self._read_out(), *run.batch_lines(ran)])
 
-    def _log(self, event: LogEvent) -> None:
-        if self._run is None:
+    def _turn(self) -> threading.RLock:
+        """Give the lock; in a process that was forked, begin anew: the run, and what waits, are the other's."""
+        if os.getpid() != self._process:
+            self._process, self._lock = os.getpid(), threading.RLock()
+            self._runs, self._pending, self._resumable, self._given_id = {}, [], None, None
+            for outlet in self._outlets:
+                outlet.lost = outlet.unsaid = 0
+        return self._lock
+
+    def _due(self, ran: BatchRan) -> bool:
+        """Tell whether to read the numbers of the batches that wait: at once where that waits for no device."""
+        if not any(getattr(value, "is_cpu", True) is False for value in (ran.loss, *ran.metrics.values())):
+            return True
+        return len(self._pending) >= _GROUP or time.monotonic() - self._pending[0][1].when > _GROUP_SECONDS
+
+    def _read_out(self) -> list[Line]:
+        """Give the lines of the batches that wait."""
+        lines: list[Line] = []
+        while self._pending:
+            run = self._pending[0][0]
+            mine = [one for owner, one in self._pending if owner is run]
+            self._pending = [waiting for waiting in self._pending if waiting[0] is not run]
+            lines += run.batch_lines(mine)
+        return lines
+
+    def _write(self, lines: Sequence[Line]) -> None:
+        """Hand lines to every target, and raise `LogError` where some were lost."""
+        if not lines:
             return
-        run_id, began = self._run
-        fields = fields_of(event)
-        name, level = fields.pop("event"), fields.pop("level")
-        head: dict[str, object] = {
-            "schema": SCHEMA,
-            "timestamp": None,  # the processor's, at its place in the line
-            "level": level,
-            "run_id": run_id,
-            "seq": self._seq,
-            "elapsed_s": round(time.monotonic() - began, 6),
-            "rank": 0,
-        }
-        self._seq += 1
-        if self._unsaid:
-            head["lost_lines"] = self._unsaid
-        self._logger._proxy_to_logger("msg", str(name), **head, **fields)
+        failures = self._taken(lines)
+        if failures:
+            for run in self._runs.values():
+                run.doubtful = True
+        elif any(outlet.recovered for outlet in self._outlets):
+            failures = self._taken([line for run in self._runs.values() for line in run.assured()])
+        if failures:
+            raise LogError(
+                "; ".join(str(failure) for failure in failures), lost_lines=sum(one.lost_lines for one in failures)
+            ) from failures[0].__cause__
 
-    def _write(self, line: str) -> None:
-        content = (line + "\n").encode()
-        try:
-            if self._file is None:
-                raise OSError("the log is closed")
-            written = os.write(self._file, content)
-            if written != len(content):
-                raise OSError(f"only {written} of {len(content)} bytes fitted")
-        except OSError as error:
-            self.lost += 1
-            self._unsaid += 1
-            self._failure = error
+    def _taken(self, lines: Sequence[Line]) -> list[LogError]:
+        return [failure for outlet in self._outlets if (failure := outlet.take(lines)) is not None]
+
+    # -- runs -----------------------------------------------------------------------------------------------------
+
+    def _run_of(self, transition: Transition) -> LiveRun:
+        """Give the run that a transition is of: the learner's, one that is resumed, or a new one."""
+        info = transition.run
+        run = self._runs.get(id(info))
+        if run is not None and not begins_anew(run.told, transition):
+            return run
+        if run is None and self._resumable is not None and not is_fresh(transition):
+            run, self._resumable = self._resumable, None
         else:
-            self._unsaid = 0
-            self._made = False
+            run = LiveRun(self._given_id or new_run_id(), began=time.monotonic(), rank=self._rank)
+        self._given_id = None
+        run.info = info
+        self._runs[id(info)] = run
+        return run
 
-    def _sync(self) -> None:
-        if self._file is not None:
-            with contextlib.suppress(OSError):  # pipes and terminals have nothing to sync
-                os.fsync(self._file)
+    def _found(self, run_id: str | None) -> LiveRun | None:
+        """Give the run to go on with, out of the first target."""
+        path = self.path
+        if path is None or path != getattr(self._outlets[0].target, "path", None):
+            raise ConfigError("resume=True goes on with a run in a file; give the file's path as the first target.")
+        try:
+            lines = [line for line in read(path) if line.rank == self._rank]
+        except LogReadError as error:
+            error.add_note("nntrain: resume=True reads the run that it goes on with; without it a run begins")
+            raise
+        wanted = run_id or (lines[-1].run_id if lines else None)
+        for run in replay(lines):
+            if run.run_id == wanted:
+                told = Told(begun=True, history=None if run.missing else run.history)
+                return LiveRun(
+                    run.run_id,
+                    began=time.monotonic() - run.last.elapsed_s,
+                    rank=self._rank,
+                    seq=run.last.seq + 1,
+                    told=told,
+                )
+        return None
+
+    # -- its end --------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the file. Lines after this are lost, and counted."""
-        if self._file is None:
-            return
-        self._sync()
-        os.close(self._file)
-        self._file = None
-        if self._made:
-            with contextlib.suppress(OSError):
-                self.path.unlink()
+        """Write what waits, and close the targets; streams and loggers stay open. Lines after this are lost.
+
+        What goes wrong is a `LogWarning`: the training is over, and not to be ended.
+        """
+        with self._turn():
+            try:
+                self._write(self._read_out())
+            except LogError as error:
+                warnings.warn(str(error), LogWarning, stacklevel=2)
+            for outlet in self._outlets:
+                outlet.close()
 
     def __enter__(self) -> Self:
         return self
@@ -149,48 +227,108 @@ class JsonLog:
     ) -> None:
         self.close()
 
-
-class _Lines:
-    """The end of the structlog chain: takes each rendered line."""
-
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self.msg = write
+    def __reduce__(self) -> tuple[Callable[..., JsonLog], tuple[Target, ...]]:
+        """Give what makes a log of the same targets: another process tells of runs of its own."""
+        return self._again, tuple(outlet.target for outlet in self._outlets)
 
 
-def _timestamp(logger: object, method: str, fields: MutableMapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG001 - structlog's signature
-    """Put the name first, and the time in: RFC 3339, UTC, microseconds."""
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    return {"event": fields["event"], **fields, "timestamp": now}
+class _Outlet:
+    """A target, and how many lines it lost."""
+
+    def __init__(self, target: Target, sync: Sync) -> None:
+        self.target = target
+        self.lost = 0
+        self.unsaid = 0
+        """How many were lost since the last line that got through."""
+        self.recovered = False
+        """Whether a line got through that came after lost ones, among those that were taken last."""
+        self._sync = sync
+        self._closed = False
+
+    def take(self, lines: Sequence[Line]) -> LogError | None:
+        """Write lines. Gives what went wrong, if something did."""
+        lost, failure, self.recovered = 0, None, False
+        for line in lines:
+            try:
+                if self._closed:
+                    raise OSError("the log is closed")
+                self.target.write(evolved(line, lost_lines=self.unsaid) if self.unsaid else line)
+            except Exception as error:  # noqa: BLE001 - whatever a target raises costs the line, and is told
+                lost += 1
+                self.unsaid += 1
+                failure = error
+            else:
+                self.recovered = self.recovered or self.unsaid > 0
+                self.unsaid = 0
+        self.lost += lost
+        if not self._closed:
+            failure = self._settle(lines) or failure
+        if failure is None:
+            return None
+        told = LogError(f"the log {self._name()} cannot be written ({failure})", lost_lines=lost)
+        told.__cause__ = failure
+        return told
+
+    def _settle(self, lines: Sequence[Line]) -> Exception | None:
+        """Flush, and wait for the disk where that is due."""
+        try:
+            self.target.flush()
+            if self._sync == "line" or any(line.event.event in _SYNCED[self._sync] for line in lines):
+                self.target.sync()
+        except Exception as error:  # noqa: BLE001 - as above
+            return error
+        return None
+
+    def _name(self) -> str:
+        return str(getattr(self.target, "path", type(self.target).__name__))
+
+    def close(self) -> None:
+        """Close the target, once."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._sync != "never":
+                self.target.sync()
+            self.target.close()
+        except Exception as error:  # noqa: BLE001 - as above
+            warnings.warn(f"the log {self._name()} could not be closed well: {error}", LogWarning, stacklevel=3)
 
 
-def _open(path: Path) -> int:
+_SYNCED: Final[Mapping[Sync, frozenset[str]]] = {
+    "line": frozenset(),
+    "epoch": frozenset({"epoch_finished", "fit_finished", "run_failed", "run_finished"}),
+    "end": frozenset({"run_failed", "run_finished"}),
+    "never": frozenset(),
+}
+"""The events after which a log waits for the disk."""
+
+
+def _interval(every: object) -> int:
+    if every is None:
+        return 0
+    if every == "all":
+        return 1
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise ConfigError(f"every is {every!r}; expected 'all', a whole number from 1 up, or None for no batches.")
+    return every
+
+
+def _check(targets: Sequence[object], sync: object, run_id: object, rank: object) -> None:
+    if not targets:
+        raise ConfigError("A JsonLog needs a target: a path, an open stream like sys.stdout, or a structlog logger.")
+    if sync not in get_args(Sync):
+        raise ConfigError(f"sync is {sync!r}; expected one of {', '.join(map(repr, get_args(Sync)))}.")
+    if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 0):
+        raise ConfigError(f"rank is {rank!r}; expected a whole number from 0 up.")
+    if run_id is not None and not _is_uuid(run_id):
+        raise ConfigError(
+            f"run_id is {run_id!r}; expected a UUID like {uuid.UUID(int=1)}, in lower case, or None for a new one."
+        )
+
+
+def _is_uuid(given: object) -> bool:
     try:
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise LogError(
-            f"The log {path} cannot be written: {reason}. Give the path of a file in a folder that exists and that "
-            f"you may write to."
-        ) from error
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        own = version("nntrain")
-    except PackageNotFoundError:  # run from a source tree
-        own = "0"
-    return {
-        "nntrain": own,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "pydantic": pydantic.VERSION,
-        "structlog": version("structlog"),
-    }
-
-
-def _new_id() -> str:
-    """Give a UUID, time-ordered where Python has version 7."""
-    make: Callable[[], uuid.UUID] = getattr(uuid, "uuid7", uuid.uuid4)
-    return str(make())
+        return str(uuid.UUID(str(given))) == given
+    except ValueError:
+        return False

@@ -65,8 +65,9 @@ def test_the_default_trains_the_embedded_digits(tmp_path: Path) -> None:
     assert accuracy >= 0.90
     log = tmp_path / last.removeprefix("log: ")
     names = [event["event"] for event in events(log)]
-    assert names == ["run_started", *["epoch_finished"] * 20, "run_finished"]
-    assert f"{events(log)[-2]['metrics']['metric']:.3f}" == f"{accuracy:.3f}"
+    phase = ["epoch_started", "epoch_finished"]
+    assert names == ["run_started", "fit_started", *phase * 20, "fit_finished", "run_finished"]
+    assert f"{events(log)[-3]['metrics']['metric']:.3f}" == f"{accuracy:.3f}"
 
 
 def test_the_same_seed_gives_the_same_lines() -> None:
@@ -80,7 +81,7 @@ def test_patience_stops_and_says_so() -> None:
     done = called("--epochs", "50", "--lr", "1000", "--patience", "2", "--log", "run.jsonl")
     assert done.exit_code == 0
     assert "stopped by EarlyStopping: eval loss has not got better" in done.output
-    assert events(Path("run.jsonl"))[-1]["outcome"] == "cancelled"
+    assert events(Path("run.jsonl"))[-2]["outcome"] == "cancelled"
 
 
 def test_quiet_prints_no_statistics() -> None:
@@ -105,7 +106,7 @@ def test_fashion_mnist_from_its_files() -> None:
     arguments = ("--data-dir", str(REAL), "--epochs", "1", "--batch-size", "1024", "--lr", "0.01", "--log", "run.jsonl")
     done = called("--data", "fashion-mnist", *arguments)
     assert done.exit_code == 0, done.output
-    loss = events(Path("run.jsonl"))[1]["loss"]
+    loss = next(event["loss"] for event in events(Path("run.jsonl")) if event["event"] == "epoch_finished")
     assert 2.15 <= loss <= 2.23
 
 
@@ -115,6 +116,7 @@ BAD: Final = {
     "data-dir for digits": (["--data-dir", "empty"], "it is for --data fashion-mnist, not for 'digits'"),
     "no idx files": (["--data", "fashion-mnist", "--data-dir", "empty"], "empty has no file of train-images"),
     "no folder": (["--data", "fashion-mnist", "--data-dir", "none"], "none is not a folder"),
+    "log-every": (["--log-every", "0"], "'0' is no number from 1 up, nor 'all', nor 'none'"),
     "epochs": (["--epochs", "-1"], "-1 is not in the range x>=0"),
     "batch size": (["--batch-size", "0"], "0 is not in the range x>=1"),
     "lr": (["--lr", "0"], "0.0 is not in the range x>0"),
@@ -184,12 +186,23 @@ def test_a_log_on_a_full_disk_is_told_and_the_training_goes_on(tmp_path: Path) -
     done = run("--epochs", "1", "--log", "/dev/full", cwd=tmp_path)
     assert done.returncode == 0
     assert "No space left on device" in done.stderr
-    assert done.stdout.splitlines()[-1] == "log: /dev/full (4 lines lost)"
+    assert done.stdout.splitlines()[-1] == "log: /dev/full (8 lines lost)"
+
+
+def test_the_log_goes_to_stdout_and_the_statistics_to_stderr(tmp_path: Path) -> None:
+    done = run("--epochs", "1", "--log", "-", "--log-every", "20", cwd=tmp_path)
+    assert done.returncode == 0
+    names = [json.loads(line)["event"] for line in done.stdout.splitlines()]
+    assert names[:3] == ["run_started", "fit_started", "epoch_started"]
+    assert names.count("batch_finished") == 2
+    assert names[-1] == "run_finished"
+    assert [line[:8] for line in done.stderr.splitlines()] == ["epoch=00"] * 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help_tells_every_option() -> None:
     said = called("--help").output
-    options = "data data-dir epochs batch-size lr hidden seed device patience log quiet"
+    options = "data data-dir epochs batch-size lr hidden seed device patience log log-every quiet"
     assert [name for name in options.split() if f"--{name}" not in said] == []
 
 

@@ -179,7 +179,7 @@ def test_the_log_says_that_it_was_compiled(tmp_path: Path) -> None:
     with JsonLog(tmp_path / "log.jsonl") as log:
         learner_of(compile={"backend": "eager"}, sinks=[log]).fit(1, print_stats=False)
     config = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])["config"]
-    assert config["compile"] == {"backend": "eager"}
+    assert (config["compile"], config["compile_options"]) == (True, {"backend": "eager"})
     assert config["capture"] is False
 
 

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[2] / "nntrain"
 ORDER = [
     ["errors", "bits", "randomness", "interrupts"],
     ["borrowing", "tensors", "compiled"],
-    ["modules", "optimizer", "watch", "turn"],
+    ["modules", "optimizer", "watch", "turn", "logged"],
     ["records"],
     ["verdicts"],
     ["events", "foreign", "batches", "metrics"],

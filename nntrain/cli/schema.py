@@ -1,0 +1,30 @@
+"""`nntrain schema`: the JSON Schema of the event log."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import import_module
+
+import click
+
+
+@click.command()
+@click.option(
+    "--with",
+    "modules",
+    multiple=True,
+    metavar="MODULE",
+    help="A module to import whose events are described in full, like acme.events. May be given more than once.",
+)
+def schema(modules: tuple[str, ...]) -> None:
+    """Print the JSON Schema of a line of the event log."""
+    from nntrain.log.schema import event_schema
+
+    sys.path.insert(0, "")
+    for module in modules:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise click.BadParameter(f"{module!r} cannot be imported ({error}).", param_hint="--with") from error
+    click.echo(json.dumps(event_schema(registered=bool(modules)), indent=2, ensure_ascii=False))

@@ -1,0 +1,49 @@
+"""Text for a line: JSON in which nothing is left that a terminal or a splitter of lines would obey.
+
+The processors are structlog's kind: `(logger, method, fields)` to what goes on.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import structlog
+from pydantic_core import to_json
+
+from nntrain.log.line import Line
+
+# DEL and the C1 controls (one of which begins an escape), Unicode's line and paragraph separators, and what turns the
+# direction of text. JSON itself escapes the controls below the space.
+_OBEYED: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def _serialized(fields: structlog.typing.EventDict, **_: object) -> bytes:
+    """Render a whole line, with the event's name at its beginning, where a reader looks for it.
+
+    pydantic's writer takes a quarter of the time of the standard library's, which was half of what a line cost.
+    """
+    content = to_json({"event": fields.pop("event"), **fields}, inf_nan_mode="null") + b"\n"
+    if content.isascii() and b"\x7f" not in content:
+        return content
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", content.decode()).encode()
+
+
+class EventLogger(structlog.BoundLoggerBase):
+    """A structlog logger for lines: nntrain's own, whatever the application has configured."""
+
+    def line(self, line: Line) -> None:
+        """Render a line, and hand it on."""
+        fields: dict[str, Any] = line.fields()
+        self._proxy_to_logger("msg", fields.pop("event"), **fields)
+
+
+def event_logger(put: object) -> EventLogger:
+    """Give a logger that renders lines as JSON, in UTF-8, and hands each to `put.msg(content)`."""
+    render = structlog.processors.JSONRenderer(serializer=_serialized)
+    return EventLogger(put, processors=[render], context={})
+
+
+def rendered(line: Line) -> bytes:
+    """Give a line as it is written, with its newline."""
+    return _serialized(line.fields())

@@ -1,0 +1,149 @@
+"""What a log says happened: its lines folded into runs, each with the history that its state has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+from nntrain.log.events import (
+    BatchFinished,
+    EpochFinished,
+    FitFinished,
+    FitStarted,
+    HistoryReplaced,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+)
+from nntrain.log.line import Line
+from nntrain.records import EpochStats, FrozenMapping, History, Record
+
+RunOutcome = Literal["running", "completed", "cancelled", "failed"]
+
+
+class Run(Record, frozen=True):
+    """A run, as its lines tell it.
+
+    `history` is the history of the state that was told last. `epochs` is the goal of the fit, in finished epochs.
+    `last` is the last line. `events` are all lines but those of batches. `batches` are the lines of batches, without
+    those that lie behind another state's path: a training that went back goes on from where it went back to.
+    `missing` counts the lines that were lost. `outcome` is `"running"` until the log says how it ended.
+    """
+
+    run_id: str
+    config: FrozenMapping[Any] = FrozenMapping()
+    history: History = History()
+    epochs: int = 0
+    outcome: RunOutcome = "running"
+    started: datetime
+    last: Line
+    events: tuple[Line, ...] = ()
+    batches: tuple[Line, ...] = ()
+    missing: int = 0
+
+    @property
+    def elapsed_s(self) -> float:
+        """The seconds from the run's beginning to its last line."""
+        return self.last.elapsed_s
+
+
+def replay(lines: Iterable[Line]) -> tuple[Run, ...]:
+    """Fold lines into the runs they tell of, in the order in which these began.
+
+    Of a run of many processes the lines of the lowest rank are taken. Lines of several logs may be chained; each
+    run's are to be in order, as they are in a file.
+    """
+    folds: dict[tuple[str, int], _Fold] = {}
+    for line in lines:
+        fold = folds.get((line.run_id, line.rank))
+        if fold is None:
+            fold = folds[line.run_id, line.rank] = _Fold(line)
+        fold.add(line)
+    lowest: dict[str, int] = {}
+    for run_id, rank in folds:
+        lowest[run_id] = min(rank, lowest.get(run_id, rank))
+    return tuple(folds[run_id, rank].run() for run_id, rank in lowest.items())
+
+
+class _Fold:
+    """The fold of one run's lines, half way."""
+
+    def __init__(self, first: Line) -> None:
+        self._first = first
+        self._last = first
+        self._next_seq = first.seq
+        self._config: Mapping[str, Any] = {}
+        self._history: list[EpochStats] = []
+        self._epochs = 0
+        self._outcome: RunOutcome = "running"
+        self._events: list[Line] = []
+        self._batches: list[Line] = []
+        self._missing = 0
+
+    def add(self, line: Line) -> None:
+        """Take one more line."""
+        self._missing += max(0, line.seq - self._next_seq)
+        self._next_seq = line.seq + 1
+        self._last = line
+        if isinstance(line.event, BatchFinished):
+            self._batches.append(line)
+            return
+        self._events.append(line)
+        match line.event:
+            case RunStarted(config=config):
+                self._config = config
+            case FitStarted(epochs=epochs):
+                self._epochs = epochs
+                self._outcome = "running"
+                self._go_back_to(line)
+            case EpochFinished() as event:
+                self._history.append(stats_of(line, event))
+            case HistoryReplaced(kept=kept, history=history):
+                self._history[kept:] = [past.stats() for past in history]
+                self._go_back_to(line)
+            case FitFinished(outcome=outcome):
+                self._outcome = outcome
+            case RunFailed():
+                self._outcome = "failed"
+            case RunFinished() if self._outcome == "running":
+                self._outcome = "completed"
+            case _:
+                pass
+
+    def _go_back_to(self, line: Line) -> None:
+        """Drop the batches after the place where the training goes on."""
+        while self._batches and _place(self._batches[-1]) > _place(line):
+            self._batches.pop()
+
+    def run(self) -> Run:
+        """Give the run as far as it is told."""
+        return Run(
+            run_id=self._first.run_id,
+            config=FrozenMapping(self._config),
+            history=History(self._history),
+            epochs=self._epochs,
+            outcome=self._outcome,
+            started=self._first.timestamp,
+            last=self._last,
+            events=tuple(self._events),
+            batches=tuple(self._batches),
+            missing=self._missing,
+        )
+
+
+def stats_of(line: Line, event: EpochFinished) -> EpochStats:
+    """Give the statistics that a line tells."""
+    return EpochStats(
+        epoch=line.epoch,
+        phase=line.phase,
+        loss=event.loss,
+        metrics=event.metrics,
+        samples=line.samples,
+        batches=event.batches,
+        seconds=event.seconds,
+    )
+
+
+def _place(line: Line) -> tuple[int, bool, int]:
+    return line.epoch, line.phase == "eval", line.batch

@@ -5,6 +5,7 @@ from nntrain.data.hf import hf_ds_collate_fn
 from nntrain.errors import NNTrainError, state_before
 from nntrain.events import BatchOutput, Subscriber, on
 from nntrain.learner import Learner
+from nntrain.logged import LogEvent
 from nntrain.metrics import accuracy
 from nntrain.records import EpochStats, Key, Progress, Slot, TrainState
 from nntrain.sinks import PrintStats
@@ -28,6 +29,7 @@ __all__ = [
     "EpochStats",
     "Key",
     "Learner",
+    "LogEvent",
     "NNTrainError",
     "Outcome",
     "PrintStats",

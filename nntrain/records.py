@@ -6,7 +6,7 @@ All are frozen pydantic models that accept no unknown field. A record is a value
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from contextlib import AbstractContextManager
 from types import NotImplementedType
 from typing import Any, Generic, Literal, NoReturn, TypeVar
@@ -68,6 +68,18 @@ class FrozenMapping(Mapping[str, Value], Generic[Value]):
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def keys(self) -> KeysView[str]:
+        """Give the names."""
+        return self._items.keys()
+
+    def values(self) -> ValuesView[Value]:
+        """Give the values."""
+        return self._items.values()
+
+    def items(self) -> ItemsView[str, Value]:
+        """Give the names with their values, at a dict's speed."""
+        return self._items.items()
 
     def __repr__(self) -> str:
         return repr(self._items)

@@ -17,7 +17,7 @@ from nntrain.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
-    import pyarrow as pa  # type: ignore[import-untyped]  # it has no py.typed
+    import pyarrow as pa
     from datasets.arrow_dataset import Dataset
     from numpy.typing import NDArray
 

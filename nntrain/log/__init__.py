@@ -18,6 +18,7 @@ from nntrain.log.events import (
     RunStarted,
     WarningEvent,
 )
+from nntrain.log.following import follow
 from nntrain.log.json_log import JsonLog
 from nntrain.log.line import SCHEMA, Line
 from nntrain.log.reading import BadLine, LogReadError, TornLine, read, scan
@@ -54,6 +55,7 @@ __all__ = [
     "Target",
     "TornLine",
     "WarningEvent",
+    "follow",
     "read",
     "replay",
     "scan",

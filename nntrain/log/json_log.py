@@ -64,7 +64,7 @@ class JsonLog:
         self.every_batch: Final = _interval(every)
         _check(targets, sync, run_id, rank)
         self._again: Callable[..., JsonLog] = partial(JsonLog, every=every, sync=sync, rank=rank)
-        self._sync = sync
+        self._sync: Sync = sync
         self._rank = process_rank() if rank is None else rank
         self._outlets: list[_Outlet] = []
         self._given_id = run_id
@@ -242,7 +242,7 @@ class _Outlet:
         """How many were lost since the last line that got through."""
         self.recovered = False
         """Whether a line got through that came after lost ones, among those that were taken last."""
-        self._sync = sync
+        self._sync: Sync = sync
         self._closed = False
 
     def take(self, lines: Sequence[Line]) -> LogError | None:
@@ -273,7 +273,8 @@ class _Outlet:
         """Flush, and wait for the disk where that is due."""
         try:
             self.target.flush()
-            if self._sync == "line" or any(line.event.event in _SYNCED[self._sync] for line in lines):
+            due = _SYNCED[self._sync]
+            if self._sync == "line" or any(line.event.event in due for line in lines):
                 self.target.sync()
         except Exception as error:  # noqa: BLE001 - as above
             return error

@@ -36,7 +36,7 @@ class LineError(ValueError):
 
     def __init__(self, problem: Problem, reason: str) -> None:
         super().__init__(reason)
-        self.problem = problem
+        self.problem: Problem = problem
 
 
 def _rfc3339(value: object) -> object:
@@ -89,10 +89,10 @@ class Line(Record, frozen=True):
         if self.lost_lines is None:
             del fields["lost_lines"]
         nonfinite: dict[str, str] = {}
-        values = event.__dict__ if type(event) in OWN else _others_values(event)
+        values = event.__dict__ if type(event) in _OWN_KINDS else _others_values(event)
         for name, value in values.items():
             if name != "event" and value is not None:
-                fields[name] = _plain(value, name, nonfinite)
+                fields[name] = plain(value, name, nonfinite)
         if nonfinite:
             fields["nonfinite"] = nonfinite
         return fields
@@ -101,6 +101,7 @@ class Line(Record, frozen=True):
 HEAD: Final = (*(name for name in Line.model_fields if name != "event"),)
 """The names of what every line has, beside `event` and `schema`."""
 
+_OWN_KINDS: Final = frozenset(OWN)
 _OWN_NAMES: Final = frozenset(str(kind.model_fields["event"].default) for kind in OWN)
 _OWN_EVENTS: Final[TypeAdapter[LogEvent]] = TypeAdapter(OwnEvent)
 
@@ -121,7 +122,8 @@ def _others_values(event: LogEvent) -> Mapping[str, object]:
     }
 
 
-def _plain(value: object, path: str, nonfinite: dict[str, str]) -> object:
+def plain(value: object, path: str, nonfinite: dict[str, str]) -> object:
+    """Give a value as JSON can hold it; what is not finite is None, and `nonfinite` gets its path and kind."""
     if isinstance(value, float):
         if value - value == 0.0:  # twice as fast as math.isfinite, and most values are numbers
             return value
@@ -134,16 +136,16 @@ def _plain(value: object, path: str, nonfinite: dict[str, str]) -> object:
     if value is _NULL:
         return None
     if type(value) is FrozenMapping or isinstance(value, Mapping):
-        plain: dict[str, object] = {}
+        named: dict[str, object] = {}
         for key, item in value.items():
             name = _text(str(key))
-            plain[name] = _plain(item, f"{path}.{name}", nonfinite)
-        return plain
+            named[name] = plain(item, f"{path}.{name}", nonfinite)
+        return named
     if isinstance(value, BaseModel):
-        return _plain(value.__dict__, path, nonfinite)
+        return plain(value.__dict__, path, nonfinite)
     if isinstance(value, (list, tuple)):
-        return [_plain(item, f"{path}.{index}", nonfinite) for index, item in enumerate(value)]
-    return _plain(repr(value), path, nonfinite)
+        return [plain(item, f"{path}.{index}", nonfinite) for index, item in enumerate(value)]
+    return plain(repr(value), path, nonfinite)
 
 
 def _text(text: str) -> str:

@@ -47,7 +47,7 @@ class LogReadError(LogError, ValueError):
         where = "" if line is None else f", line {line} (byte offset {offset})"
         super().__init__(f"{path}{where}: {reason}.")
         self.path = path
-        self.problem = problem
+        self.problem: Problem = problem
         self.line = line
         self.offset = offset
 
@@ -105,9 +105,7 @@ def _scanned(file: BinaryIO) -> Iterator[Line | BadLine | TornLine]:
 
 def line_of(content: bytes, number: int, offset: int) -> Line | BadLine | TornLine:
     """Give what a line's bytes are; without a newline at the end they are the last of a file."""
-    whole = content.endswith(b"\n")
-    problem: Problem
-    if len(content) >= LONGEST and not whole:
+    if len(content) >= LONGEST and not content.endswith(b"\n"):
         return BadLine("binary", f"more than {LONGEST} bytes without a newline: this is no log", number, offset)
     try:
         if b"\0" in content:
@@ -116,10 +114,14 @@ def line_of(content: bytes, number: int, offset: int) -> Line | BadLine | TornLi
             raise LineError("foreign", "the line is empty")
         return parsed(content.decode("utf-8"))
     except UnicodeDecodeError as error:
-        problem = "torn" if content.startswith(BEGINNING.encode()) else "binary"
         reason = f"this is no UTF-8 (byte offset {offset + error.start}: {error.reason})"
+        return _bad("torn" if content.startswith(BEGINNING.encode()) else "binary", reason, content, number, offset)
     except LineError as error:
-        problem, reason = error.problem, str(error)
+        return _bad(error.problem, str(error), content, number, offset)
+
+
+def _bad(problem: Problem, reason: str, content: bytes, number: int, offset: int) -> BadLine | TornLine:
+    whole = content.endswith(b"\n")
     if not whole and (problem == "torn" or (number > 1 and problem in {"binary", "foreign"})):
         return TornLine(number, offset, len(content))
     return BadLine(problem, reason, number, offset)

@@ -19,7 +19,7 @@ def read_out(ran: Sequence[BatchRan]) -> tuple[list[list[float]], bool]:
             if isinstance(value, Tensor) and value.device.type != "cpu":
                 away.setdefault((value.device, value.dtype), []).append(value)
     if not away:
-        return [[float(value) for value in row] for row in rows], False
+        return [[value.item() if isinstance(value, Tensor) else value for value in row] for row in rows], False
     read = {kind: iter(torch.stack(values).tolist()) for kind, values in away.items()}
 
     def number(value: Tensor | float) -> float:

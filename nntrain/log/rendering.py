@@ -6,6 +6,7 @@ The processors are structlog's kind: `(logger, method, fields)` to what goes on.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 import structlog
@@ -19,11 +20,15 @@ _OBEYED: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2
 
 
 def _serialized(fields: structlog.typing.EventDict, **_: object) -> bytes:
-    """Render a whole line, with the event's name at its beginning, where a reader looks for it.
+    return json_line(fields)
+
+
+def json_line(fields: Mapping[str, object]) -> bytes:
+    """Give plain JSON values as one line, with its newline, in which nothing is left that is obeyed.
 
     pydantic's writer takes a quarter of the time of the standard library's, which was half of what a line cost.
     """
-    content = to_json({"event": fields.pop("event"), **fields}, inf_nan_mode="null") + b"\n"
+    content = to_json(fields, inf_nan_mode="null") + b"\n"
     if content.isascii() and b"\x7f" not in content:
         return content
     return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", content.decode()).encode()
@@ -41,9 +46,10 @@ class EventLogger(structlog.BoundLoggerBase):
 def event_logger(put: object) -> EventLogger:
     """Give a logger that renders lines as JSON, in UTF-8, and hands each to `put.msg(content)`."""
     render = structlog.processors.JSONRenderer(serializer=_serialized)
-    return EventLogger(put, processors=[render], context={})
+    # The name's place in the context makes it the first field of each line, where a reader looks for it.
+    return EventLogger(put, processors=[render], context={"event": ""})
 
 
 def rendered(line: Line) -> bytes:
     """Give a line as it is written, with its newline."""
-    return _serialized(line.fields())
+    return json_line(line.fields())

@@ -15,6 +15,7 @@ BENCHMARKS: Final = {
     "resume": "resume",
     "import": "imports",
     "memory": "memory",
+    "log": "log",
 }
 """The names, and the modules, each of which has `main(argv)`. They are imported when they are run."""
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from nntrain import Learner, PrintStats, Sink, Subscriber, TrainState, Transition, fit_step
 from nntrain.errors import SinkWarning
 from nntrain.events import AnswerBatch, AnswerEpoch, AnswerFit, BatchOutput, on
+from nntrain.log import JsonLog
+from nntrain.transitions import BatchRan, RunInfo
 from tests.laws.strategies import Batch, Setup, setups
 
 
@@ -108,6 +111,23 @@ class OnlyEpochs:
         assert transition.at == "after_epoch"
 
 
+class Groups:
+    """Takes batches in groups, and writes to what it is handed."""
+
+    def __init__(self, every: int) -> None:
+        self.every_batch = every
+
+    def __call__(self, transition: Transition, /) -> None:
+        torch.rand(2)
+
+    def batches(self, run: RunInfo, ran: Sequence[BatchRan], /) -> None:
+        torch.rand(2)
+        for one in ran:
+            for value in (one.loss, *one.metrics.values()):
+                if isinstance(value, Tensor):
+                    value.zero_()
+
+
 def passes(what: str) -> Callable[[], Subscriber[Batch]]:
     """Give what makes a passing subscriber, each with an order of its own."""
     return lambda: Passes(WHATS.index(what) - 2, what)
@@ -124,6 +144,9 @@ SINKS: Final[Mapping[str, Callable[[], Sink]]] = {
     "reads": lambda: reads,
     "epochs": OnlyEpochs,
     "prints": lambda: PrintStats(file=io.StringIO()),
+    "groups": lambda: Groups(1),
+    "every second": lambda: Groups(2),
+    "log": lambda: JsonLog(io.StringIO(), every="all"),
 }
 
 

@@ -264,11 +264,12 @@ def test_a_run_is_resumed_in_another_log(tmp_path: Path) -> None:
 def test_a_run_is_resumed_by_its_id(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     ids = [str(uuid.UUID(int=number)) for number in (1, 2)]
+    states = []
     for run_id in ids:
         with JsonLog(path, run_id=run_id) as log:
-            state = learner_of(log).fit(1, print_stats=False).state
+            states.append(learner_of(log).fit(1, print_stats=False).state)
     with JsonLog(path, run_id=ids[0], resume=True) as log:
-        fit_step(learner_of(log), state, 1)
+        fit_step(learner_of(log), states[0], 1)
     first, second = runs_of(lines_of(path))
     assert [line["run_id"] for line in (first[-1], second[-1])] == ids
     assert len(first) > len(second)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import assert_never, assert_type
+import sys
+from typing import Literal, assert_never, assert_type
 
+import structlog
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -17,6 +19,7 @@ from nntrain import (
     DataLoaders,
     EarlyStopping,
     Learner,
+    LogEvent,
     Outcome,
     PrintStats,
     Slot,
@@ -31,6 +34,7 @@ from nntrain import (
     on,
 )
 from nntrain.events import BeforeFit
+from nntrain.log import EpochFinished, JsonLog, Line, read, replay
 from nntrain.records import Record
 from nntrain.verdicts import Cancel
 
@@ -44,6 +48,45 @@ class Seen(Record, frozen=True):
 
 
 SEEN = Slot("typing.seen", Seen, default=Seen())
+
+
+class Mixup(LogEvent, frozen=True):
+    """An event of one's own."""
+
+    event: Literal["typing.mixup"] = "typing.mixup"
+    alpha: float
+
+
+class Mixes(Subscriber[Batch]):
+    """Logs an event."""
+
+    def before_epoch(self, state: TrainState) -> TrainState:
+        """Answer with a state with which an event is told."""
+        return state.log(Mixup(alpha=0.5))
+
+
+def read_log(path: str) -> float:
+    """Match the events of a log."""
+    total = 0.0
+    for line in read(path):
+        assert_type(line, Line)
+        match line.event:
+            case EpochFinished(loss=loss):
+                assert_type(loss, float)
+                total += loss
+            case Mixup(alpha=alpha):
+                total += alpha
+            case _:
+                pass
+    (run,) = replay(read(path))
+    assert_type(run.history[0].loss, float)
+    return total
+
+
+def logs(model: nn.Module, dls: DataLoaders[Batch]) -> None:
+    """A log is a sink, and has many kinds of targets."""
+    log = JsonLog("run.jsonl", sys.stdout, structlog.get_logger(), every=50, sync="end")
+    Learner(model, dls, cross_entropy, accuracy, torch.optim.SGD, 0.1, [Mixes()], sinks=[log])
 
 
 class SkipOdd(Subscriber[Batch]):

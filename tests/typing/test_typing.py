@@ -9,12 +9,13 @@ from mypy import api
 
 ROOT = Path(__file__).parents[2]
 HEAD = """
+from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from nntrain import (
-    BatchOutput, CancelBatch, CancelEpoch, CancelFit, Cancelled, Completed, DataLoaders, Learner, Outcome, Slot,
-    Subscriber, TrainState, accuracy, batch_step, fit_step, on,
+    BatchOutput, CancelBatch, CancelEpoch, CancelFit, Cancelled, Completed, DataLoaders, Learner, LogEvent, Outcome,
+    Slot, Subscriber, TrainState, accuracy, batch_step, fit_step, on,
 )
 from nntrain.records import Record
 
@@ -33,6 +34,24 @@ class Wrong(Subscriber[Batch]):
 """,
         'Return type "CancelBatch" of "before_epoch" incompatible with return type '
         '"TrainState | CancelEpoch | CancelFit" in supertype "nntrain.events.Subscriber"  [override]',
+    ),
+    "logs what is no event": (
+        """
+class Wrong(Subscriber[Batch]):
+    def before_epoch(self, state: TrainState) -> TrainState:
+        return state.log("mixed up")  # here
+""",
+        'Argument 1 to "log" of "TrainState" has incompatible type "str"; expected "LogEvent"  [arg-type]',
+    ),
+    "logs an event with a field of another type": (
+        """
+class Mixup(LogEvent, frozen=True):
+    event: Literal["acme.mixup"] = "acme.mixup"
+    alpha: float
+
+Mixup(alpha="much")  # here
+""",
+        'Argument "alpha" to "Mixup" has incompatible type "str"; expected "float"  [arg-type]',
     ),
     "returns nothing": (
         """

@@ -1,0 +1,176 @@
+"""A log read while it is written: by another process, through rotation, and with half a line at its end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nntrain.errors import ConfigError
+from nntrain.log import Line, LogReadError, follow
+from nntrain.log.rendering import rendered
+from tests.log.samples import scripted, written
+
+WRITES = """
+import sys, time
+source, target = sys.argv[1:]
+with open(target, "ab", buffering=0) as file:
+    for line in open(source, "rb"):
+        file.write(line[:20])
+        time.sleep(0.002)
+        file.write(line[20:])
+"""
+
+
+class Follower:
+    """Follows in a thread, and holds what came."""
+
+    def __init__(self, path: Path) -> None:
+        self.lines: list[Line] = []
+        self.error: Exception | None = None
+        self._stopped = False
+        self._thread = threading.Thread(target=self._follow, args=(path,), daemon=True)
+        self._thread.start()
+
+    def _follow(self, path: Path) -> None:
+        try:
+            for line in follow(path, poll_s=0.01, stop=lambda: self._stopped):
+                self.lines.append(line)
+        except LogReadError as error:
+            self.error = error
+
+    def wait_for(self, count: int) -> None:
+        """Wait until so many lines have come."""
+        until(lambda: len(self.lines) >= count)
+
+    def ended(self) -> bool:
+        """Wait until it has ended by itself."""
+        self._thread.join(5)
+        return not self._thread.is_alive()
+
+    def stop(self) -> None:
+        """End it."""
+        self._stopped = True
+        assert self.ended()
+
+
+def until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not done():
+        assert time.monotonic() < deadline, "waited for ten seconds"
+        time.sleep(0.005)
+
+
+def append(path: Path, lines: list[Line]) -> None:
+    with path.open("ab", buffering=0) as file:
+        for line in lines:
+            file.write(rendered(line))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run.jsonl"
+
+
+@pytest.fixture
+def followers(path: Path) -> Iterator[Callable[[], Follower]]:
+    made: list[Follower] = []
+
+    def make() -> Follower:
+        made.append(Follower(path))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+def test_it_follows_another_process_from_before_the_file_is_there_to_the_end_of_the_run(
+    path: Path, followers: Callable[[], Follower], tmp_path: Path
+) -> None:
+    lines = scripted(every=5, nan_at=3, text="größer\n")
+    follower = followers()
+    source = written(tmp_path / "source.jsonl", lines)
+    subprocess.run([sys.executable, "-c", WRITES, str(source), str(path)], check=True)
+    assert follower.ended()
+    assert [line.fields() for line in follower.lines] == [line.fields() for line in lines]
+
+
+def test_half_a_line_is_held_back(path: Path, followers: Callable[[], Follower]) -> None:
+    lines = scripted()
+    follower = followers()
+    append(path, lines[:3])
+    whole = rendered(lines[3])
+    with path.open("ab", buffering=0) as file:
+        file.write(whole[:50])
+        follower.wait_for(3)
+        time.sleep(0.1)
+        assert len(follower.lines) == 3
+        file.write(whole[50:])
+    follower.wait_for(4)
+    assert follower.lines == lines[:4]
+
+
+@pytest.mark.parametrize("how", ["rename", "delete", "cut"])
+def test_it_goes_on_where_another_file_comes_to_be(path: Path, followers: Callable[[], Follower], how: str) -> None:
+    lines = scripted()
+    follower = followers()
+    append(path, lines[:5])
+    follower.wait_for(5)
+    if how == "rename":
+        old = path.with_suffix(".jsonl.1")
+        subprocess.run(["mv", path, old], check=True)
+        append(old, lines[5:7])  # what the writer had open still goes to the old file
+    elif how == "delete":
+        path.unlink()
+        follower_saw_it_go(follower)
+    else:
+        with path.open("r+b") as file:
+            file.truncate()
+        follower_saw_it_go(follower)
+    begin = 7 if how == "rename" else 5
+    append(path, lines[begin:])
+    assert follower.ended()
+    assert follower.lines == lines
+
+
+def follower_saw_it_go(follower: Follower) -> None:
+    time.sleep(0.1)
+    assert follower.error is None
+
+
+def test_it_ends_with_the_last_run_that_is_open(path: Path, followers: Callable[[], Follower]) -> None:
+    one, other = scripted(0), scripted(1)
+    append(path, [*one[:4], *other[:4], *one[4:]])
+    follower = followers()
+    follower.wait_for(len(one) + 4)
+    time.sleep(0.05)
+    append(path, other[4:])
+    assert follower.ended()
+    assert len(follower.lines) == len(one) + len(other)
+
+
+def test_a_line_that_is_none_is_an_error_that_says_where(path: Path, followers: Callable[[], Follower]) -> None:
+    lines = scripted()
+    append(path, lines[:2])
+    follower = followers()
+    follower.wait_for(2)
+    offset = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(rendered(lines[2])[:40] + rendered(lines[3]))
+    assert follower.ended()
+    assert isinstance(follower.error, LogReadError)
+    assert (follower.error.problem, follower.error.line, follower.error.offset) == ("torn", 3, offset)
+
+
+def test_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(LogReadError, match="it cannot be read") as caught:
+        list(follow(tmp_path))
+    assert caught.value.problem == "unreadable"
+    with pytest.raises(ConfigError, match="poll_s is 0"):
+        next(follow(tmp_path / "run.jsonl", poll_s=0))

@@ -5,6 +5,7 @@ import sys
 import click
 
 from nntrain.cli.fit import fit
+from nntrain.cli.report import report
 from nntrain.cli.schema import schema
 
 
@@ -15,6 +16,7 @@ def nntrain() -> None:
 
 
 nntrain.add_command(fit)
+nntrain.add_command(report)
 nntrain.add_command(schema)
 
 

@@ -1,0 +1,110 @@
+"""What happened in a run beside its phases and batches: verdicts, checkpoints, failures, resumptions, warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final, Literal
+
+from nntrain.log.events import (
+    OWN,
+    CancelledEvent,
+    CheckpointLoaded,
+    CheckpointSaved,
+    FitStarted,
+    HistoryReplaced,
+    RunFailed,
+    WarningEvent,
+)
+from nntrain.log.line import Line
+from nntrain.log.replay import Run
+from nntrain.log.report.series import Scale
+from nntrain.log.report.text import in_a_line, seconds, size, word
+
+Kind = Literal["verdict", "checkpoint", "failure", "resumption", "warning", "other", "nonfinite"]
+
+SYMBOLS: Final[dict[Kind, str]] = {
+    "verdict": "diamond",
+    "checkpoint": "square",
+    "failure": "x",
+    "resumption": "triangle-right",
+    "warning": "triangle-up",
+    "nonfinite": "circle-x-open",
+}
+"""plotly's symbols of what is marked on the curves."""
+
+
+@dataclass(frozen=True)
+class Happening:
+    """Something that happened: a kind, the line that tells it, it in words, and what there is beside."""
+
+    kind: Kind
+    line: Line
+    text: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A mark at `x` epochs: of one happening, or of many of a kind that lie too near each other to be told apart."""
+
+    kind: Kind
+    x: float
+    texts: tuple[str, ...]
+    count: int = 1
+
+
+def happenings(run: Run) -> tuple[Happening, ...]:
+    """Give what happened in a run, in order."""
+    return tuple(found for line in run.events if (found := _happening(line)) is not None)
+
+
+def _happening(line: Line) -> Happening | None:
+    match line.event:
+        case CancelledEvent(scope=scope, reason=reason, subscriber=subscriber, at=at):
+            why = f": {reason}" if reason else ""
+            return Happening("verdict", line, f"{subscriber} cancelled the {scope} at {at}{why}")
+        case CheckpointSaved(path=path, bytes=count, seconds=took, digest=digest):
+            return Happening("checkpoint", line, f"saved {path} ({size(count)}, {seconds(took)})", digest)
+        case CheckpointLoaded(path=path, bytes=count, seconds=took, digest=digest):
+            return Happening("resumption", line, f"loaded {path} ({size(count)}, {seconds(took)})", digest)
+        case FitStarted(epochs=epochs, resumed=True):
+            return Happening("resumption", line, f"went on, to {epochs} epochs")
+        case HistoryReplaced(kept=kept, history=history):
+            return Happening(
+                "resumption",
+                line,
+                f"went on from another state: of the phases told before {kept} hold, {len(history)} are others",
+            )
+        case WarningEvent(code=code, text=text):
+            return Happening("warning", line, f"{code}: {text}")
+        case RunFailed(error_type=error_type, error_message=message, where=where, traceback=traceback):
+            return Happening("failure", line, f"{error_type} in {where}: {message}", traceback)
+        case event if not isinstance(event, OWN):
+            fields = {**event.__dict__, **(event.model_extra or {})}
+            told = {name: value for name, value in fields.items() if name != "event"}
+            said = ", ".join(f"{name}={word(value)}" for name, value in told.items())
+            return Happening("other", line, f"{event.event}: {said}" if said else event.event)
+        case _:
+            return None
+
+
+def marks(run: Run, found: Iterable[Happening]) -> tuple[Mark, ...]:
+    """Give the marks of what happened."""
+    scale = Scale(run)
+    kinds: dict[Kind, list[Mark]] = {}
+    for one in found:
+        if one.kind in SYMBOLS:
+            mark = Mark(one.kind, scale.mark(one.line), (in_a_line(one.text, 180),))
+            kinds.setdefault(one.kind, []).append(mark)
+    return tuple(mark for same in kinds.values() for mark in merged(same))
+
+
+def merged(same: Sequence[Mark], most: int = 200) -> tuple[Mark, ...]:
+    """Make one mark of those of a kind in one place; of more than `most` places, one of each stretch of the axis."""
+    places = {mark.x for mark in same}
+    step = (max(places) - min(places)) / most if len(places) > most else 0.0
+    ordered = sorted(same, key=lambda mark: mark.x)
+    groups = [[*group] for _, group in groupby(ordered, key=lambda mark: mark.x // step if step else mark.x)]
+    return tuple(Mark(near[0].kind, near[0].x, tuple(mark.texts[0] for mark in near[:5]), len(near)) for near in groups)

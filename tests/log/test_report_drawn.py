@@ -1,0 +1,221 @@
+"""The report in a real browser, Debian's Chromium: what is drawn, at two widths, and what hostile text can do there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from nntrain.log import BatchFinished, Line, Run, replay
+from nntrain.log.report import page
+from nntrain.log.report.happenings import happenings
+from tests.log.browser import CHROMIUM, Browser
+from tests.log.pages import HOSTILE, hostile
+from tests.log.samples import scripted
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: apt-get install chromium")
+
+SETTINGS = {"seed": 1, "optimizer": "Adam"}
+LINES: Sequence[Line] = (
+    *scripted(0, epochs=4, every=1, metrics=("accuracy", "f1")),
+    *scripted(1, epochs=4, every=4, metrics=("accuracy",), nan_at=40, ends="cancelled", config=SETTINGS),
+    *scripted(2, epochs=2, ends="failed", text=HOSTILE[0], config={"learner": HOSTILE[1], "lr": 0.01}),
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("pages"), page(replay(LINES), title="Three runs"))
+
+
+def saved(folder: Path, content: str) -> Path:
+    path = folder / "report.html"
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def shown(browser: Browser) -> list[dict[str, Any]]:
+    """Give what is drawn: of each figure its title, its curves that can be seen, and its marks.
+
+    A curve with a gap is many lines.
+    """
+    found: list[dict[str, Any]] = browser.value("""[...document.querySelectorAll("figure")].map((figure) => {
+        const traces = [...figure.querySelectorAll(".scatterlayer .trace")];
+        const curves = traces.map((one) => one.querySelector(".js-line[d]")).filter((line) => line);
+        const marks = traces.filter((one) => !one.querySelector(".js-line"));
+        return {
+            title: figure.querySelector("h3").textContent,
+            curves: curves.length,
+            colours: curves.map((line) => line.style.stroke),
+            dotted: curves.filter((line) => line.style.strokeDasharray.includes(",")).length,
+            marks: marks.reduce((sum, one) => sum + one.querySelectorAll(".point").length, 0),
+            width: figure.querySelector(".main-svg").getBoundingClientRect().width,
+        };
+    })""")
+    return found
+
+
+def phases(run: Run, metric: str | None = None, *, batches: bool = False) -> set[str]:
+    """Give the phases of which a run has a curve."""
+    if not batches:
+        return {one.phase for one in run.history if metric is None or metric in one.metrics}
+    events = [(line.phase, line.event) for line in run.batches if isinstance(line.event, BatchFinished)]
+    return {phase for phase, event in events if metric is None or metric in event.metrics}
+
+
+def test_every_curve_and_every_mark_of_the_runs_is_drawn(browser: Browser, three: Path) -> None:
+    runs = replay(LINES)
+    browser.open(three)
+    found = {one["title"]: one for one in shown(browser)}
+    for metric in (None, "accuracy", "f1"):
+        for batches in (False, True):
+            one = found[f"{metric or 'loss'} by {'batch' if batches else 'epoch'}"]
+            curves = [phases(run, metric, batches=batches) for run in runs]
+            assert one["curves"] == sum(map(len, curves)), one
+            assert one["dotted"] == sum("train" in some for some in curves)
+            # no two of the samples' happenings are of one kind and in one place
+            marks = sum(len(happenings(run)) for run, some in zip(runs, curves, strict=True) if some)
+            gaps = len(curves[1])  # run 1 is nan at step 40, and in the eval after it
+            assert one["marks"] == marks + gaps, one
+    assert {"learning rate", "seconds by epoch", "samples per second by epoch"} <= set(found)
+    assert len(set(found["loss by epoch"]["colours"])) == 3
+    assert set(found["f1 by epoch"]["colours"]) == {found["loss by epoch"]["colours"][0]}
+
+
+def test_nothing_is_asked_for_and_nothing_is_complained_of(browser: Browser, three: Path) -> None:
+    browser.open(three)
+    browser.hover(300, 700)
+    assert browser.complaints() == []
+    assert browser.requested() == []
+    assert browser.value("performance.getEntriesByType('resource').length") == 0
+    assert browser.value("[document.doctype.name, document.compatMode].join()") == "html,CSS1Compat"
+
+
+def test_the_policy_lets_no_other_script_run_and_nothing_be_loaded(browser: Browser, three: Path) -> None:
+    browser.open(three)
+    browser.value("""(() => {
+        const script = document.createElement("script");
+        script.textContent = "window.pwned = 1";
+        document.body.append(script);
+        document.body.insertAdjacentHTML("beforeend", "<img src=https://example.org/x.png onerror='window.pwned=1'>");
+    })()""")
+    assert browser.value("fetch('https://example.org/').then(() => 'got', () => 'refused')") == "refused"
+    assert browser.value("window.pwned === undefined")
+    assert len([one for one in browser.complaints() if "Content Security Policy" in one]) >= 3
+
+
+@pytest.mark.parametrize("text", [HOSTILE[1], "".join(HOSTILE[:-2])], ids=["a script", "all at once"])
+def test_hostile_text_is_read_and_does_nothing(browser: Browser, tmp_path: Path, text: str) -> None:
+    (run,) = replay(hostile(text))
+    path = saved(tmp_path, page([run.model_copy(update={"run_id": text})], title=text))
+    browser.open(path)
+    assert browser.value("window.pwned === undefined")
+    assert browser.value("document.scripts.length") == 3
+    assert browser.value("document.querySelectorAll('img, iframe, a, object, embed, link, base, form').length") == 0
+    assert browser.value("document.title").startswith(text[:20])
+    assert browser.value("document.querySelector('h1').textContent").startswith(text[:20])
+    assert browser.complaints() == []
+    assert browser.value("document.documentElement.scrollWidth <= innerWidth")
+    hovered = told_at_a_mark(browser)
+    assert text[:20] in hovered
+    assert browser.value("document.querySelectorAll('.hoverlayer a, .hoverlayer img').length") == 0
+
+
+def told_at_a_mark(browser: Browser) -> str:
+    """Point at the first mark of the first figure, and give what is told there."""
+    x, y = browser.value("""(() => {
+        const traces = [...document.querySelectorAll("figure .scatterlayer .trace")];
+        const point = traces.find((one) => !one.querySelector(".js-line")).querySelector(".point");
+        point.scrollIntoView({ block: "center" });
+        const box = point.getBoundingClientRect();
+        return [box.x + box.width / 2, box.y + box.height / 2];
+    })()""")
+    browser.hover(x, y)
+    browser.wait("document.querySelector('.hoverlayer .hovertext')")
+    text: str = browser.value("document.querySelector('.hoverlayer .hovertext').textContent")
+    return text
+
+
+def test_a_mark_tells_what_happened_where_one_points_at_it(browser: Browser, three: Path) -> None:
+    browser.open(three)
+    told = told_at_a_mark(browser)
+    assert re.fullmatch(r"warning · 0000000\d \(optimizer=\w+\)capture.device: no better", told), told
+
+
+@pytest.mark.parametrize("width", [1400, 420])
+def test_it_reads_well_at_two_widths(browser: Browser, three: Path, tmp_path: Path, width: int) -> None:
+    browser.open(three, width=width)
+    assert browser.value("document.documentElement.scrollWidth") == width
+    assert browser.value(
+        "[...document.querySelectorAll('body *')].every((one) => one.closest('.scroll, .unseen, svg, "
+        "#legend') || one.getBoundingClientRect().right <= innerWidth)"
+    )
+    figures = shown(browser)
+    assert all(width * 0.4 < one["width"] < width for one in figures), figures
+    assert browser.value(
+        "getComputedStyle(document.querySelector('.figures')).gridTemplateColumns.split(' ').length"
+    ) == (2 if width == 1400 else 1)
+    picture = Image.open(browser.shot(tmp_path / f"{width}.png")).convert("RGB")
+    assert picture.width == width
+    assert picture.height > 3000
+    colours = picture.getcolors(1 << 20)
+    assert colours is not None
+    seen = {colour for count, colour in colours if count > 50}
+    assert {(0x2F, 0x7E, 0xD8), (0xD9, 0x62, 0x2B), (0x2A, 0x9D, 0x6B)} <= seen
+
+
+def test_runs_and_marks_can_be_hidden_and_the_scale_changed(browser: Browser, three: Path) -> None:
+    browser.open(three)
+    before = shown(browser)[0]
+    browser.click("[data-run='1']")
+    browser.wait("document.querySelector('figure .scatterlayer').querySelectorAll('.trace').length == 6")
+    without = shown(browser)[0]
+    assert before["curves"] - without["curves"] == 2
+    assert 0 < without["marks"] < before["marks"]
+    browser.click("#marks")
+    browser.wait("document.querySelector('figure .scatterlayer').querySelectorAll('.trace').length == 4")
+    assert shown(browser)[0]["marks"] == 0
+    browser.click("#logarithmic")
+    browser.wait("document.querySelector('[data-figure]').layout.yaxis.type == 'log'")
+    assert browser.complaints() == []
+
+
+def test_without_scripts_all_tables_are_there_and_no_empty_figure(browser: Browser, three: Path) -> None:
+    browser.open(three, script=False)
+    assert browser.value("document.documentElement.dataset.drawn") is None
+    assert browser.value("document.querySelector('noscript').textContent").startswith(
+        "The curves are drawn by a script"
+    )
+    assert browser.value("document.querySelector('.figures').checkVisibility()") is False
+    rows = browser.value("document.querySelectorAll('details.phases tbody tr').length")
+    assert rows == sum(len(run.history) for run in replay(LINES))
+    assert browser.value("document.querySelector('details.phases summary').checkVisibility()")
+
+
+def test_the_dark_scheme_is_dark_and_paper_is_not(browser: Browser, three: Path, tmp_path: Path) -> None:
+    browser.open(three, dark=True)
+    picture = Image.open(browser.shot(tmp_path / "dark.png", whole=False)).convert("L")
+    assert sum(picture.resize((1, 1)).tobytes()) < 60
+    tick = "getComputedStyle(document.querySelector('.xtick text')).fill"
+    assert browser.value(tick) == "rgb(201, 209, 217)"
+    assert browser.printed(tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+    browser.wait(f"{tick} == 'rgb(201, 209, 217)'")
+    assert browser.complaints() == []
+
+
+def test_100_000_batches_are_drawn(browser: Browser, tmp_path: Path) -> None:
+    content = page(replay(scripted(epochs=10, batches={"train": 10_000, "eval": 10}, every=1)))
+    assert len(content) < 6_000_000
+    browser.open(saved(tmp_path, content))
+    assert [one["curves"] for one in shown(browser)] == [2, 2, 2, 2, 1, 2, 2, 2]
+    assert browser.complaints() == []

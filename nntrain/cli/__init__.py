@@ -5,6 +5,7 @@ import sys
 import click
 
 from nntrain.cli.fit import fit
+from nntrain.cli.log import log
 from nntrain.cli.report import report
 from nntrain.cli.schema import schema
 
@@ -16,6 +17,7 @@ def nntrain() -> None:
 
 
 nntrain.add_command(fit)
+nntrain.add_command(log)
 nntrain.add_command(report)
 nntrain.add_command(schema)
 

@@ -118,13 +118,34 @@ def _others_values(event: LogEvent) -> Mapping[str, object]:
     fields = type(event).model_fields
     return {
         name: _NULL if value is None and name in fields and fields[name].is_required() else value
-        for name, value in event.model_dump(mode="json").items()
+        for name, value in _encodable(event).model_dump(mode="json").items()
     }
+
+
+def _encodable(value: Any) -> Any:
+    """Give a value without lone surrogates, at which pydantic fails, or puts a question mark; itself if it has none."""
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, BaseModel):
+        items = {**value.__dict__, **(value.model_extra or {})}
+        changes = {name: now for name, item in items.items() if (now := _encodable(item)) is not item}
+        return value.model_copy(update=changes) if changes else value
+    if isinstance(value, Mapping):
+        pairs = [(_encodable(key), _encodable(item)) for key, item in value.items()]
+        if all(key is old and now is item for (key, now), (old, item) in zip(pairs, value.items(), strict=True)):
+            return value
+        return FrozenMapping(dict(pairs)) if isinstance(value, FrozenMapping) else dict(pairs)
+    if type(value) in {list, tuple}:
+        given = [_encodable(item) for item in value]
+        return type(value)(given) if any(now is not item for now, item in zip(given, value, strict=True)) else value
+    return value
 
 
 def plain(value: object, path: str, nonfinite: dict[str, str]) -> object:
     """Give a value as JSON can hold it; what is not finite is None, and `nonfinite` gets its path and kind."""
     if isinstance(value, float):
+        if type(value) is not float:
+            value = float(value)  # numpy's warns of what comes next
         if value - value == 0.0:  # twice as fast as math.isfinite, and most values are numbers
             return value
         nonfinite[path] = "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
@@ -150,7 +171,10 @@ def plain(value: object, path: str, nonfinite: dict[str, str]) -> object:
 
 def _text(text: str) -> str:
     """Give what UTF-8 can hold: of a lone surrogate its number."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+    if text.isascii():
+        return text
+    encoded = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if encoded == text else encoded
 
 
 def _no_constant(name: str) -> float:

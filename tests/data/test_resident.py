@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import datasets
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]  # it has no py.typed
+import pyarrow as pa
 import pytest
 import torch
 from datasets.arrow_dataset import Dataset

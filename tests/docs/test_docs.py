@@ -45,7 +45,7 @@ def test_python_blocks_run_one_after_the_other(
     monkeypatch.chdir(tmp_path)
     module = {"__name__": "__docs__"}
     for block in blocks(page, "python"):
-        exec(compile(block, name_of(page), "exec"), module)
+        exec(compile(block, name_of(page), "exec", dont_inherit=True), module)
     said = capsys.readouterr()
     assert "Traceback" not in said.err
     for block in blocks(page, "text"):

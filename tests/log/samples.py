@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from nntrain.log import (
     BatchFinished,
@@ -50,6 +50,9 @@ CONFIG: Mapping[str, Any] = {
 }
 
 
+BATCHES: Final[Mapping[Phase, int]] = {"train": 20, "eval": 5}
+
+
 class Script:
     """Writes lines as a training would: whoever says what happens need not count."""
 
@@ -83,7 +86,7 @@ def scripted(
     number: int = 0,
     *,
     epochs: int = 3,
-    batches: Mapping[Phase, int] = FrozenMapping({"train": 20, "eval": 5}),
+    batches: Mapping[Phase, int] = BATCHES,
     every: int | None = None,
     config: Mapping[str, Any] = FrozenMapping(),
     metrics: tuple[str, ...] = ("metric",),
@@ -115,7 +118,7 @@ def scripted(
                 step += phase == "train"
                 done = epoch + batch / batches[phase]
                 loss = math.nan if step == nan_at else 2.3 * math.exp(-done / 2) + 0.1 * math.sin(7 * done + number)
-                values = FrozenMapping({name: 1 - loss / 3 for name in metrics})
+                values = FrozenMapping(dict.fromkeys(metrics, 1 - loss / 3))
                 if every is not None and batch % every == 0:
                     script.say(
                         BatchFinished(

@@ -56,6 +56,13 @@ def test_it_describes_every_event() -> None:
     assert "schema.noted" in event_schema(registered=True)["$defs"]
 
 
+def test_the_reference_names_every_event_and_field() -> None:
+    page = (PUBLISHED.parent / "log.md").read_text(encoding="utf-8")
+    for name, schema in event_schema()["$defs"].items():
+        for word in {*schema["properties"]} | {name} - {"other"}:
+            assert f"`{word}`" in page, f"{name} has {word}"
+
+
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Lines of a training with all that may be in a log: NaN, custom events, a cancel, a failure, a resumed run."""

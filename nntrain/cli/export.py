@@ -1,0 +1,57 @@
+"""`nntrain log export`: logs in other tools' formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+if TYPE_CHECKING:
+    from nntrain.log.export import Exporter
+
+FORMATS: Final = ("tensorboard", "csv", "parquet", "mlflow", "wandb")
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(allow_dash=True), metavar="FILE...")
+@click.option("--to", type=click.Choice(FORMATS), required=True, help="The format.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    metavar="FOLDER",
+    help="Where to; it is made where there is none.",
+)
+def export(files: tuple[str, ...], to: str, out: Path) -> None:
+    """Export logs into another tool's format, all runs of all FILEs together.
+
+    FOLDER gets, for tensorboard, a folder of event files for each run; for csv and parquet, the files epochs and
+    batches, in the place of what was there; for mlflow, the database mlflow.db, to which the runs are added; for wandb,
+    a folder wandb/offline-run-... for each run, which `wandb sync` uploads. Nothing goes over the network.
+
+    Nothing is written where a FILE cannot be read. A last line that a crash has torn is skipped.
+    """
+    from nntrain.cli.reading import read_or_exit
+    from nntrain.errors import LogError
+    from nntrain.log.export import export as write
+
+    lines = read_or_exit(files)
+    try:
+        count = write(lines, _exporters()[to](out))
+    except LogError:
+        raise
+    except OSError as error:
+        raise LogError(
+            f"{out} cannot be written: {error.strerror or error}. Give a folder you may write to."
+        ) from error
+    runs = len({line.run_id for line in lines})
+    click.echo(f"{count} lines of {runs} run{'' if runs == 1 else 's'} exported to {out}")
+
+
+def _exporters() -> dict[str, Callable[[Path], Exporter]]:
+    from nntrain.log.export import Csv, MLflow, Parquet, TensorBoard, WeightsAndBiases
+
+    return dict(zip(FORMATS, (TensorBoard, Csv, Parquet, MLflow, WeightsAndBiases), strict=True))

@@ -1,0 +1,182 @@
+"""`nntrain log`: look at event logs."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from nntrain.cli.export import export
+from nntrain.cli.reading import EXIT_CODES, exit_for, note_torn, read_or_exit
+
+if TYPE_CHECKING:
+    from nntrain.log.line import Line
+    from nntrain.log.reading import BadLine
+    from nntrain.log.replay import Run
+
+MOST_SHOWN: Final = 20
+"""How many problems of a file are shown; the rest are counted."""
+GAP: Final = 9
+"""What a log with lost or repeated lines ends `check` with."""
+
+_files = click.argument("files", nargs=-1, required=True, type=click.Path(allow_dash=True), metavar="FILE...")
+
+
+@click.group()
+def log() -> None:
+    """Look at event logs.
+
+    Bad logs end a command with an exit code of their own: 1 a line that breaks the schema, 3 cannot be read, 4 empty,
+    5 binary, 6 no log of nntrain's, 7 another version of the schema, 8 a torn line in the middle; and for check 9,
+    lines that are lost or repeated. 2 is for bad usage.
+    """
+
+
+log.add_command(export)
+
+
+@log.command()
+@_files
+def check(files: tuple[str, ...]) -> None:
+    """Check every line of every FILE, and that none is missing.
+
+    FILEs are taken as one sequence: give those of a rotated log in order, the oldest first. - is the standard input.
+    Each problem is told on stderr, with its line and byte offset.
+    """
+    first: int | None = None
+    counted = _Count()
+    for file in files:
+        code = _checked(file, counted)
+        first = first if first is not None else code
+    sys.exit(first or 0)
+
+
+class _Count:
+    """The next `seq` of each run and rank."""
+
+    def __init__(self) -> None:
+        self._next: dict[tuple[str, int], int] = {}
+
+    def problem(self, line: Line) -> str | None:
+        """Say what is wrong with where a line stands among those before it."""
+        run = line.run_id, line.rank
+        expected = self._next.get(run)
+        self._next[run] = line.seq + 1
+        if expected is None or line.seq == expected:
+            return None
+        who = f"run {line.run_id}" + (f", rank {line.rank}" if line.rank else "")
+        if line.seq > expected:
+            missing = line.seq - expected
+            said = " (the log says so)" if line.lost_lines == missing else ""
+            return f"{missing} line{'s are' if missing > 1 else ' is'} missing before seq {line.seq} of {who}{said}"
+        return f"seq {line.seq} of {who} comes after {expected - 1}"
+
+
+def _checked(file: str, counted: _Count) -> int | None:
+    """Check a file. Gives the exit code of what is wrong first, None where nothing is."""
+    from nntrain.log.line import Line
+    from nntrain.log.reading import BadLine, LogReadError, scan
+
+    code: int | None = None
+    problems = 0
+    events: Counter[str] = Counter()
+    runs: dict[str, None] = {}
+
+    def tell(what: str, its_code: int) -> None:
+        nonlocal code, problems
+        code = code if code is not None else its_code
+        problems += 1
+        if problems <= MOST_SHOWN:
+            click.echo(what, err=True)
+
+    number = 0
+    try:
+        for number, one in enumerate(scan(file), 1):
+            if isinstance(one, Line):
+                events[one.event.event] += 1
+                runs[one.run_id] = None
+                gap = counted.problem(one)
+                if gap is not None:
+                    tell(f"{file}, line {number}: {gap}", GAP)
+            elif isinstance(one, BadLine):
+                tell(_said(file, one), EXIT_CODES[one.problem])
+            else:
+                note_torn(file, one)
+    except LogReadError as error:
+        exit_for(error)
+    if not number:
+        tell(f"{file}: it is empty", EXIT_CODES["empty"])
+    if problems > MOST_SHOWN:
+        click.echo(f"{file}: {problems - MOST_SHOWN} more problems", err=True)
+    whole = sum(events.values())
+    click.echo(
+        f"{file}: {'ok' if not problems else f'{problems} problem' + 's' * (problems > 1)}, {whole} events of "
+        f"{len(runs)} run{'s' * (len(runs) != 1)}"
+        + "".join(f", {count} {name}" for name, count in sorted(events.items()))
+    )
+    return code
+
+
+def _said(file: str, bad: BadLine) -> str:
+    return f"{file}, line {bad.line} (byte offset {bad.offset}): {bad.reason}"
+
+
+@log.command()
+@_files
+def show(files: tuple[str, ...]) -> None:
+    """Show what FILEs tell, for a person at a terminal."""
+    from nntrain.log import terminal
+
+    terminal.show(read_or_exit(files))
+
+
+@log.command()
+@click.argument("file", type=click.Path())
+@click.option("--forever", is_flag=True, help="Go on when every run in it has ended.")
+def follow(file: str, *, forever: bool) -> None:
+    """Show what FILE tells while it is written: a bar, with the rate and the time left, and the losses.
+
+    A FILE that is not there yet is waited for.
+    """
+    from nntrain.log import terminal
+    from nntrain.log.following import follow as followed
+    from nntrain.log.reading import LogReadError
+
+    try:
+        terminal.follow(followed(file, until_finished=not forever))
+    except LogReadError as error:
+        exit_for(error)
+
+
+@log.command()
+@_files
+def replay(files: tuple[str, ...]) -> None:
+    """Print the runs that FILEs tell of, one JSON object a line: outcome, goal, and the history of the state.
+
+    FILEs are taken as one sequence: give those of a rotated log in order, the oldest first.
+    """
+    from nntrain.log.replay import replay as replayed
+
+    for line in _replayed(replayed(read_or_exit(files))):
+        click.echo(line, nl=False)
+
+
+def _replayed(runs: Sequence[Run]) -> Iterator[bytes]:
+    from nntrain.log.events import PastPhase
+    from nntrain.log.line import plain
+    from nntrain.log.rendering import json_line
+
+    for run in runs:
+        nonfinite: dict[str, str] = {}
+        fields: dict[str, object] = {
+            "run_id": run.run_id,
+            "outcome": run.outcome,
+            "epochs": run.epochs,
+            "elapsed_s": run.elapsed_s,
+            "missing_lines": run.missing,
+            "history": plain(tuple(map(PastPhase.of, run.history)), "history", nonfinite),
+        }
+        yield json_line(fields | ({"nonfinite": nonfinite} if nonfinite else {}))

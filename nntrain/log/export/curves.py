@@ -1,0 +1,92 @@
+"""The numbers of lines as points of named curves: what TensorBoard, MLflow and Weights & Biases draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, Literal, NamedTuple
+
+from nntrain.log.events import OWN, BatchFinished, EpochFinished
+from nntrain.log.export.names import Names, allowed
+from nntrain.log.export.text import INT64
+from nntrain.log.line import Line
+
+Axis = Literal["step", "evaluated"]
+_LONGEST: Final = 150
+"""Characters of a metric's name in a curve's."""
+_OURS: Final = frozenset({"loss", "lr", "seconds", "samples_per_s", "train_batch", "eval_batch"})
+
+
+class Point(NamedTuple):
+    """A value of a curve, at `x` of its axis."""
+
+    curve: str
+    value: float
+    axis: Axis
+    x: int
+
+
+class Curves:
+    """Gives the points of one run's lines.
+
+    Of an epoch's phase: `loss/train`, `<metric>/train`, `seconds/train`, `samples_per_s/train` (the quotient), and
+    the same of eval. Of batches: `train_batch/loss`, `train_batch/<metric>`, `train_batch/lr`,
+    `train_batch/samples_per_s`, and `eval_batch/...`. Of somebody else's event its numbers, `acme.mixup/alpha`. A
+    metric that has the name of one of ours is `metric.<name>`.
+
+    The axis is the optimizer's step. It stands still in eval, so that of eval's batches is the number of batches
+    evaluated so far.
+    """
+
+    def __init__(self) -> None:
+        self._metrics = Names()
+        self._names = Names()
+        self._evaluated: dict[int, int] = {}
+        self._behind = (0, 0)
+
+    def points(self, line: Line) -> Iterator[Point]:
+        """Yield the points of a line."""
+        event = line.event
+        if isinstance(event, EpochFinished):
+            if line.phase == "eval":
+                self._evaluated[line.epoch] = event.batches
+                self._behind = (-1, 0)
+            rate = as_float(line.samples) / event.seconds if event.seconds > 0 else None
+            ours = {"loss": event.loss, "seconds": event.seconds, "samples_per_s": rate}
+            for name, value in self._with_metrics(ours, event):
+                yield self._point(("epoch", name, line.phase), f"{name}/{line.phase}", value, "step", line.step)
+        elif isinstance(event, BatchFinished):
+            axis: Axis = "step" if line.phase == "train" else "evaluated"
+            x = line.step if line.phase == "train" else self._evaluated_before(line.epoch) + line.batch
+            ours = {"loss": event.loss, "lr": event.lr, "samples_per_s": event.samples_per_s}
+            for name, value in self._with_metrics(ours, event):
+                yield self._point(("batch", name, line.phase), f"{line.phase}_batch/{name}", value, axis, x)
+        elif not isinstance(event, OWN):
+            for name, value in {**event.__dict__, **(event.model_extra or {})}.items():
+                if isinstance(value, (int, float)) and not isinstance(value, bool):
+                    yield self._point((event.event, name), f"{event.event[:_LONGEST]}/{name}", value, "step", line.step)
+
+    def _point(self, thing: tuple[str, ...], wish: str, value: float, axis: Axis, x: int) -> Point:
+        return Point(self._names.of(thing, wish), as_float(value), axis, min(x, INT64))
+
+    def _evaluated_before(self, epoch: int) -> int:
+        if self._behind[0] != epoch:
+            self._behind = (epoch, sum(batches for other, batches in self._evaluated.items() if other < epoch))
+        return self._behind[1]
+
+    def _with_metrics(
+        self, ours: dict[str, float | None], event: EpochFinished | BatchFinished
+    ) -> Iterator[tuple[str, float]]:
+        for name, value in ours.items():
+            if value is not None:
+                yield name, value
+        for name, value in event.metrics.items():
+            wish = name[:_LONGEST]
+            yield self._metrics.of(name, f"metric.{wish}" if allowed(wish) in _OURS else wish), value
+
+
+def as_float(value: float) -> float:
+    """Give a number as a float, which an integer may be too large for."""
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")

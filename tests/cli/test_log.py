@@ -1,0 +1,224 @@
+"""`nntrain log`: check, show, follow and replay, with an exit code for each kind of bad log."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from click.testing import CliRunner, Result
+
+from nntrain.cli import nntrain
+from nntrain.log import Line
+from nntrain.log.rendering import rendered
+from tests.log.samples import scripted, written
+
+LINES: Final = scripted(epochs=2, every=10, nan_at=10, text="größer\n\x1b[31m")
+WHOLE: Final = b"".join(map(rendered, LINES))
+VERSION: Final = rendered(LINES[0]).replace(b"nntrain.event/1", b"nntrain.event/2")
+TORN: Final = rendered(LINES[1])[:60] + rendered(LINES[2])
+WRONG: Final = rendered(LINES[1]).replace(b'"epochs":2', b'"epochs":"two"')
+
+
+def called(*arguments: str, text: bytes | None = None) -> Result:
+    return CliRunner().invoke(nntrain, ["log", *arguments], input=text)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def start(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "nntrain", "log", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def test_a_whole_log_is_checked_and_counted() -> None:
+    Path("run.jsonl").write_bytes(WHOLE)
+    done = called("check", "run.jsonl")
+    assert done.exit_code == 0
+    assert done.stderr == ""
+    assert done.stdout == (
+        f"run.jsonl: ok, {len(LINES)} events of 1 run, 4 batch_finished, 1 checkpoint_saved, 4 epoch_finished, "
+        f"4 epoch_started, 1 fit_finished, 1 fit_started, 1 run_finished, 1 run_started, 1 warning\n"
+    )
+
+
+BAD: Final[dict[str, tuple[bytes, int, str]]] = {
+    "breaks the schema": (WHOLE + WRONG, 1, f"line {len(LINES) + 1} (byte offset {len(WHOLE)}): fit_started.epochs: "),
+    "empty": (b"", 4, "run.jsonl: it "),
+    "binary": (bytes(range(256)) * 20, 5, "line 1 (byte offset 0): "),
+    "no UTF-8": (b"\xff\xfe{}\n", 5, "line 1 (byte offset 0): this is no UTF-8"),
+    "text": (b"once upon a time\n", 6, "line 1 (byte offset 0): the line is no JSON"),
+    "foreign JSON": (b'{"event": "login", "level": "info"}\n', 6, "line 1 (byte offset 0): the line is JSON, but no"),
+    "a JSON array": (b"[1, 2]\n", 6, "line 1 (byte offset 0): the line is JSON, but no"),
+    "an empty line": (rendered(LINES[0]) + b"\n", 6, "line 2 "),
+    "another version": (VERSION, 7, "line 1 (byte offset 0): schema is 'nntrain.event/2'"),
+    "torn in the middle": (
+        rendered(LINES[0]) + TORN,
+        8,
+        f"line 2 (byte offset {len(rendered(LINES[0]))}): the line is",
+    ),
+    "NaN": (rendered(LINES[0]) + rendered(LINES[4]).replace(b'"loss":', b'"loss":NaN,"x":'), 1, "NaN is no JSON"),
+}
+
+
+@pytest.mark.parametrize("command", ["check", "show", "follow", "replay"])
+@pytest.mark.parametrize("kind", BAD)
+def test_each_kind_of_bad_log_has_an_exit_code_and_says_where(command: str, kind: str) -> None:
+    content, code, said = BAD[kind]
+    if command == "follow" and kind == "empty":
+        pytest.skip("an empty file is waited for")
+    Path("run.jsonl").write_bytes(content)
+    done = called(command, "run.jsonl")
+    assert done.exit_code == code
+    assert said in done.stderr
+    assert "Traceback" not in done.output
+    if command in {"show", "replay"}:
+        assert done.stdout == "", "nothing half-done"
+        assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["check", "show", "replay"])
+@pytest.mark.parametrize("path", ["missing.jsonl", "."])
+def test_what_cannot_be_read(command: str, path: str) -> None:
+    done = called(command, path)
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert done.stderr.startswith(f"Error: {path}: it cannot be read")
+    assert called("follow", ".").exit_code == 3
+
+
+def test_bad_usage() -> None:
+    assert called("check").exit_code == 2
+    assert called("nothing").exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["check", "show", "replay"])
+def test_a_torn_last_line_is_skipped_and_said(command: str) -> None:
+    Path("run.jsonl").write_bytes(WHOLE + WHOLE[:30])
+    done = called(command, "run.jsonl")
+    assert done.exit_code == 0
+    assert (
+        done.stderr == f"run.jsonl, line {len(LINES) + 1} (byte offset {len(WHOLE)}): torn; its 30 bytes are skipped\n"
+    )
+
+
+def test_every_problem_is_told_up_to_twenty() -> None:
+    Path("run.jsonl").write_bytes(WRONG * 25 + WHOLE)
+    done = called("check", "run.jsonl")
+    assert done.exit_code == 1
+    *problems, more = done.stderr.splitlines()
+    assert len(problems) == 20
+    assert more == "run.jsonl: 5 more problems"
+    assert done.stdout.startswith(f"run.jsonl: 25 problems, {len(LINES)} events of 1 run")
+
+
+def without(*numbers: int) -> list[Line]:
+    return [line for number, line in enumerate(LINES) if number not in numbers]
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (without(5), "1 line is missing before seq 6 of run"),
+        (without(5, 6), "2 lines are missing before seq 7 of run"),
+        ([*LINES[:5], LINES[4], *LINES[5:]], "seq 4 of run"),
+        (
+            [*LINES[:5], LINES[7].model_copy(update={"lost_lines": 2}), *LINES[8:]],
+            "2 lines are missing before seq 7 of run 0199b9a1-0000-7000-8000-000000000000 (the log says so)",
+        ),
+    ],
+)
+def test_lines_that_are_missing_or_repeated(lines: list[Line], said: str) -> None:
+    written(Path("run.jsonl"), lines)
+    done = called("check", "run.jsonl")
+    assert done.exit_code == 9
+    assert said in done.stderr
+    assert done.stderr.startswith("run.jsonl, line 6: ")
+
+
+def test_a_rotated_log_is_one_sequence() -> None:
+    written(Path("run.jsonl.1"), LINES[:10])
+    written(Path("run.jsonl"), LINES[10:])
+    assert called("check", "run.jsonl.1", "run.jsonl").exit_code == 0
+    assert called("check", "run.jsonl").exit_code == 0, "what is behind a rotated file is not missing in it"
+    assert called("check", "run.jsonl", "run.jsonl.1").exit_code == 9
+    (run,) = [json.loads(line) for line in called("replay", "run.jsonl.1", "run.jsonl").stdout.splitlines()]
+    assert len(run["history"]) == 4
+
+
+def test_standard_input() -> None:
+    assert called("check", "-", text=WHOLE).stdout.startswith("-: ok, ")
+
+
+def test_replay_is_strict_json_for_pipelines() -> None:
+    lines = [*scripted(0, nan_at=20), *scripted(1, ends="failed"), *scripted(2, ends="cancelled")]
+    written(Path("run.jsonl"), lines)
+    done = called("replay", "run.jsonl")
+    assert done.exit_code == 0
+
+    def refused(constant: str) -> float:
+        raise AssertionError(constant)
+
+    runs = [json.loads(line, parse_constant=refused) for line in done.stdout.splitlines()]
+    assert [run["outcome"] for run in runs] == ["completed", "failed", "cancelled"]
+    assert [len(run["history"]) for run in runs] == [6, 5, 5]
+    assert runs[0]["history"][0]["loss"] is None
+    assert runs[0]["nonfinite"] | {"history.0.loss": "nan", "history.0.metrics.metric": "nan"} == runs[0]["nonfinite"]
+    assert math.isfinite(runs[1]["history"][0]["loss"])
+    assert "nonfinite" not in runs[1]
+
+
+def test_show_shows_what_a_person_asks_for() -> None:
+    written(Path("run.jsonl"), scripted(ends="cancelled", text="no better"))
+    done = called("show", "run.jsonl")
+    assert done.exit_code == 0
+    for word in ("0199b9a1", "Sequential", "loss", "metric", "EarlyStopping", "no better", "cancelled"):
+        assert word in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_follow_shows_a_run_while_it_is_written() -> None:
+    process = start("follow", "run.jsonl", cwd=Path.cwd())
+    time.sleep(0.5)
+    with Path("run.jsonl").open("ab", buffering=0) as file:
+        for line in LINES:
+            file.write(rendered(line))
+            time.sleep(0.01)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, b"")
+    assert out.count(b"train") >= 2
+    assert b"\x1b" not in out
+
+
+@pytest.mark.parametrize("arguments", [("show", "run.jsonl"), ("replay", "run.jsonl"), ("follow", "run.jsonl")])
+def test_a_reader_that_goes_away_ends_it_quietly(arguments: tuple[str, ...]) -> None:
+    written(Path("run.jsonl"), [line for number in range(9) for line in scripted(number, epochs=200)])
+    process = start(*arguments)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(60) in {0, 1}
+
+
+def test_ctrl_c_ends_follow_quietly() -> None:
+    written(Path("run.jsonl"), LINES[:5])
+    process = start("follow", "run.jsonl")
+    assert process.stdout is not None
+    threading.Timer(60, process.kill).start()
+    os.read(process.stdout.fileno(), 1)
+    process.send_signal(2)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in err

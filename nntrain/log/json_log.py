@@ -16,6 +16,7 @@ from typing import Final, Literal, Self, TextIO, get_args
 from nntrain.errors import ConfigError, LogError, LogWarning
 from nntrain.log.line import Line
 from nntrain.log.reading import LogReadError, read
+from nntrain.log.readout import values_of, waits
 from nntrain.log.replay import replay
 from nntrain.log.stamping import LiveRun, new_run_id, process_rank
 from nntrain.log.story import Told, begins_anew, is_fresh, tell
@@ -132,7 +133,7 @@ class JsonLog:
 
     def _due(self, ran: BatchRan) -> bool:
         """Tell whether to read the numbers of the batches that wait: at once where that waits for no device."""
-        if not any(getattr(value, "is_cpu", True) is False for value in (ran.loss, *ran.metrics.values())):
+        if not any(map(waits, values_of(ran))):
             return True
         return len(self._pending) >= _GROUP or time.monotonic() - self._pending[0][1].when > _GROUP_SECONDS
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,14 @@ from torch.nn.functional import cross_entropy
 
 from nntrain import DataLoaders, Learner, accuracy, advance
 from nntrain.log import JsonLog, json_log, readout
+from nntrain.passes import Metric
 from nntrain.transitions import BatchRan
 
 Batch = tuple[Tensor, Tensor]
 
 
 @pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Let every tensor be one that reading waits for, and count the reads, each with how many values it had."""
     found: list[int] = []
     stack = torch.stack
@@ -34,14 +34,14 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     monkeypatch.setattr(readout, "waits", waits)
     monkeypatch.setattr(json_log, "waits", waits)
-    monkeypatch.setattr(readout.torch, "stack", counting)
-    yield found
+    monkeypatch.setattr(torch, "stack", counting)
+    return found
 
 
 def learner_of(log: JsonLog, batches: int) -> Learner[Batch]:
     source = torch.Generator().manual_seed(0)
     data = [(torch.randn(4, 3, generator=source), torch.randint(0, 2, (4,), generator=source)) for _ in range(batches)]
-    metrics = {"acc": accuracy, "one": lambda preds, target: 1.0}
+    metrics: dict[str, Metric] = {"acc": accuracy, "one": lambda preds, target: 1.0}
     return Learner(
         nn.Linear(3, 2), DataLoaders(data, data[:2]), cross_entropy, metrics, torch.optim.SGD, 0.1, sinks=[log]
     )

@@ -23,7 +23,7 @@ from nntrain.log import (
 from nntrain.log.report import document, page
 from nntrain.log.report.happenings import Mark, happenings, marks, merged
 from nntrain.log.report.series import Point, Series, by_batch, loss, thinned
-from nntrain.log.report.text import number
+from nntrain.log.text import number
 from nntrain.records import FrozenMapping
 from tests.log.pages import HOSTILE, Structure, curves, drawn, hostile, marked
 from tests.log.samples import CONFIG, Script, scripted

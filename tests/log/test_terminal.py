@@ -241,9 +241,12 @@ def test_what_else_happened() -> None:
         text = output(lines)
         assert "model      5,000 parameters, 50 of them trained\n" in text
         assert "seed       7\n" in text
-        assert "checkpoint epoch 0 train: loaded old.ckpt (5 MB, 1:15)\n" in text
+        assert "checkpoint epoch 0 train: loaded old.ckpt (5 MB, 75 s)\n" in text
         assert "resumed    epoch 2 train: went on, towards 5 epochs\n" in text
-        assert "resumed    epoch 2 train: from another state: of the phases told before, 4 still hold; 0 are" in text
+        assert (
+            "resumed    epoch 2 train: went on from another state: of the phases told before, 4 still hold; 0 are"
+            in text
+        )
         assert "lost       4 lines of the log are missing\n" in text
     assert "events     2 × acme.mixup, 1 × acme.cut\n" in shown(script.lines)
     assert "events     2 × acme.mixup, 1 × acme.cut\n" in followed(script.lines)

@@ -18,7 +18,7 @@ from nntrain.log.export.environment import variable
 from nntrain.log.export.exporter import Exporter
 from nntrain.log.export.names import Names, name_of_run
 from nntrain.log.export.outcomes import Ending, ending
-from nntrain.log.export.text import flat, listed, safe, sentence
+from nntrain.log.export.text import flat, listed, safe, safe_sentence
 from nntrain.log.extras import needed
 from nntrain.log.line import Line
 
@@ -135,7 +135,7 @@ class _Run:
         if isinstance(line.event, RunStarted):
             self._configure(line.event.config)
         if line.level == "error":
-            self._error = sentence(line)
+            self._error = safe_sentence(line)
         if len(self._metrics) >= _METRICS_AT_ONCE or time.monotonic() > self._next:
             self._bring_out()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from nntrain.errors import LogError
 from nntrain.log.events import OWN, RunFailed
 from nntrain.log.export.exporter import Exporter
-from nntrain.log.export.text import Scalar, flat, safe, sentence
+from nntrain.log.export.text import Scalar, flat, safe, safe_sentence
 from nntrain.log.extras import needed
 from nntrain.log.line import HEAD, SCHEMA, Line
 
@@ -59,7 +59,7 @@ class OpenTelemetry(Exporter):
             event_name=event_name(line),
             severity_number=SeverityNumber[_SEVERITY[line.level]],
             severity_text=line.level,
-            body=sentence(line),
+            body=safe_sentence(line),
             attributes=dict(attributes(line)),
         )
 

@@ -24,7 +24,7 @@ from nntrain.log.events import (
 from nntrain.log.export.curves import Curves
 from nntrain.log.export.exporter import Exporter
 from nntrain.log.export.names import name_of_run
-from nntrain.log.export.text import INT64, in_json, safe, sentence
+from nntrain.log.export.text import INT64, in_json, safe, safe_sentence
 from nntrain.log.extras import needed
 from nntrain.log.line import Line
 
@@ -150,9 +150,9 @@ def _text(line: Line) -> str | None:
         case RunStarted(config=config):
             return _code(in_json(config, indent=2))
         case RunFailed(traceback=traceback):
-            return _code(f"{sentence(line)}\n\n{safe(traceback)}")
+            return _code(f"{safe_sentence(line)}\n\n{safe(traceback)}")
         case event if isinstance(event, _TOLD):
-            return _code(sentence(line))
+            return _code(safe_sentence(line))
         case _:
             return None
 

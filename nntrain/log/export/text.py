@@ -10,18 +10,8 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from nntrain.log.events import (
-    BatchFinished,
-    CancelledEvent,
-    CheckpointLoaded,
-    CheckpointSaved,
-    EpochFinished,
-    FitFinished,
-    FitStarted,
-    RunFailed,
-    WarningEvent,
-)
 from nntrain.log.line import Line
+from nntrain.log.sentences import sentence
 
 LONGEST: Final = 1 << 16
 """Characters of the longest text that is passed on; the rest is cut off, and its length told."""
@@ -94,29 +84,9 @@ def plain(value: object) -> object:
     return value if value is None else scalar(value)
 
 
-def sentence(line: Line) -> str:
+def safe_sentence(line: Line) -> str:
     """Say in a few words what a line tells."""
-    where = f"epoch {line.epoch} {line.phase}"
-    match line.event:
-        case FitStarted(epochs=epochs, resumed=resumed):
-            said = f"fit {'resumed' if resumed else 'started'}, to {epochs} epochs"
-        case BatchFinished(loss=loss):
-            said = f"{where}, batch {line.batch}: loss {loss:.6g}"
-        case EpochFinished(loss=loss):
-            said = f"{where}: loss {loss:.6g}"
-        case CancelledEvent(scope=scope, reason=reason, subscriber=subscriber, at=at):
-            said = f"{subscriber} cancelled the {scope} at {at}: {reason}"
-        case CheckpointSaved(path=path) | CheckpointLoaded(path=path):
-            said = f"{line.event.event.replace('_', ' ')}: {path}"
-        case WarningEvent(code=code, text=text):
-            said = f"{code}: {text}"
-        case FitFinished(outcome=outcome):
-            said = f"fit {outcome}"
-        case RunFailed(error_type=error_type, error_message=message, where=place):
-            said = f"{error_type} in {place}: {message}"
-        case _:
-            said = line.event.event.replace("_", " ")
-    return safe(said, 500)
+    return safe(sentence(line), 500)
 
 
 def listed(value: Sequence[Scalar] | Scalar) -> str:

@@ -15,7 +15,7 @@ from nntrain.log.export.environment import variable
 from nntrain.log.export.exporter import Exporter
 from nntrain.log.export.names import name_of_run
 from nntrain.log.export.outcomes import Ending, ending
-from nntrain.log.export.text import plain, safe, sentence
+from nntrain.log.export.text import plain, safe, safe_sentence
 from nntrain.log.extras import needed
 from nntrain.log.line import Line
 
@@ -121,7 +121,7 @@ class _Run:
         elif isinstance(line.event, (CancelledEvent, WarningEvent)) or line.level == "error":
             said = self._told.setdefault("error" if line.level == "error" else line.event.event, [])
             if len(said) < _WARNINGS:
-                said.append(sentence(line))
+                said.append(safe_sentence(line))
 
     def _configure(self, config: dict[str, object]) -> None:
         update: Callable[..., None] = self._run.config.update  # wandb has no types for it

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nntrain.log.replay import Run
-from nntrain.log.report.text import word
+from nntrain.log.text import word
 
 _MOST: Final = 2000
 """Rows of the longest table."""

@@ -20,7 +20,8 @@ from nntrain.log.events import (
 from nntrain.log.line import Line
 from nntrain.log.replay import Run
 from nntrain.log.report.series import Scale
-from nntrain.log.report.text import in_a_line, seconds, size, word
+from nntrain.log.sentences import sentence
+from nntrain.log.text import in_a_line
 
 Kind = Literal["verdict", "checkpoint", "failure", "resumption", "warning", "other", "nonfinite"]
 
@@ -62,30 +63,20 @@ def happenings(run: Run) -> tuple[Happening, ...]:
 
 def _happening(line: Line) -> Happening | None:
     match line.event:
-        case CancelledEvent(scope=scope, reason=reason, subscriber=subscriber, at=at):
-            why = f": {reason}" if reason else ""
-            return Happening("verdict", line, f"{subscriber} cancelled the {scope} at {at}{why}")
-        case CheckpointSaved(path=path, bytes=count, seconds=took, digest=digest):
-            return Happening("checkpoint", line, f"saved {path} ({size(count)}, {seconds(took)})", digest)
-        case CheckpointLoaded(path=path, bytes=count, seconds=took, digest=digest):
-            return Happening("resumption", line, f"loaded {path} ({size(count)}, {seconds(took)})", digest)
-        case FitStarted(epochs=epochs, resumed=True):
-            return Happening("resumption", line, f"went on, to {epochs} epochs")
-        case HistoryReplaced(kept=kept, history=history):
-            return Happening(
-                "resumption",
-                line,
-                f"went on from another state: of the phases told before {kept} hold, {len(history)} are others",
-            )
-        case WarningEvent(code=code, text=text):
-            return Happening("warning", line, f"{code}: {text}")
-        case RunFailed(error_type=error_type, error_message=message, where=where, traceback=traceback):
-            return Happening("failure", line, f"{error_type} in {where}: {message}", traceback)
+        case CancelledEvent():
+            return Happening("verdict", line, sentence(line))
+        case CheckpointSaved(digest=digest):
+            return Happening("checkpoint", line, sentence(line), digest)
+        case CheckpointLoaded(digest=digest):
+            return Happening("resumption", line, sentence(line), digest)
+        case FitStarted(resumed=True) | HistoryReplaced():
+            return Happening("resumption", line, sentence(line))
+        case WarningEvent():
+            return Happening("warning", line, sentence(line))
+        case RunFailed(traceback=traceback):
+            return Happening("failure", line, sentence(line), traceback)
         case event if not isinstance(event, OWN):
-            fields = {**event.__dict__, **(event.model_extra or {})}
-            told = {name: value for name, value in fields.items() if name != "event"}
-            said = ", ".join(f"{name}={word(value)}" for name, value in told.items())
-            return Happening("other", line, f"{event.event}: {said}" if said else event.event)
+            return Happening("other", line, sentence(line))
         case _:
             return None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 
-from nntrain.log.report.text import LONGEST, visible
+from nntrain.log.text import LONGEST, visible
 
 Child = ET.Element | str | None
 
@@ -17,7 +17,7 @@ def tag(name: str, /, *children: Child, **attributes: str | bool | None) -> ET.E
     """Make an element.
 
     In an attribute's name `_` stands for `-`, and one at its end is dropped (`class_`). None and False leave an
-    attribute out; True is one without a value. Text is made visible, as `nntrain.log.report.text.visible` says.
+    attribute out; True is one without a value. Text is made visible, as `nntrain.log.text.visible` says.
     """
     element = ET.Element(name)
     for key, value in attributes.items():

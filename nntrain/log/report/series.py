@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from nntrain.log.events import BatchFinished, EpochFinished
 from nntrain.log.line import Line
 from nntrain.log.replay import Run
-from nntrain.log.report.text import as_float
+from nntrain.log.text import as_float
 from nntrain.records import EpochStats, Phase
 
 PHASES: Final[tuple[Phase, ...]] = ("train", "eval")

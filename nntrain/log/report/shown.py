@@ -9,7 +9,7 @@ from typing import Final
 from nntrain.log.replay import Run
 from nntrain.log.report.config import Setting, told_apart
 from nntrain.log.report.happenings import Happening, happenings
-from nntrain.log.report.text import in_a_line, in_a_plot
+from nntrain.log.text import in_a_line, in_a_plot
 
 _COLOURS: Final = (
     *("#2f7ed8", "#d9622b", "#2a9d6b", "#a05bd6", "#c8417b"),

@@ -15,7 +15,7 @@ from nntrain.log.report.markup import Child, long_text, row, table, tag
 from nntrain.log.report.series import loss, metric, metrics_of, samples_per_s
 from nntrain.log.report.shown import Shown
 from nntrain.log.report.symbols import swatch, symbol
-from nntrain.log.report.text import LONGEST, as_float, in_a_line, number, seconds, whole
+from nntrain.log.text import LONGEST, as_float, in_a_line, number, seconds, whole
 from nntrain.records import EpochStats, Phase
 
 _MOST_OF_A_KIND: Final = 200

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from nntrain.log.line import Line
 from nntrain.log.replay import RunOutcome
-from nntrain.log.report.text import word
 from nntrain.log.terminal import words
 from nntrain.log.terminal.screen import Screen
+from nntrain.log.text import word
 from nntrain.records import EpochStats
 
 _STYLES: Final[dict[RunOutcome, str]] = {

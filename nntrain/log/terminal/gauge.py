@@ -8,7 +8,7 @@ from typing import Final
 
 from nntrain.log.events import BatchFinished, EpochFinished, EpochStarted, FitStarted, RunStarted
 from nntrain.log.line import Line
-from nntrain.log.report.text import as_float
+from nntrain.log.text import as_float
 from nntrain.records import FrozenMapping, Phase
 
 _REMEMBERED: Final = 5

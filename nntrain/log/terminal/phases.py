@@ -10,8 +10,8 @@ from typing import Final
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from nntrain.log.report.text import as_float
 from nntrain.log.terminal import words
+from nntrain.log.text import as_float
 from nntrain.records import EpochStats
 
 _GAP: Final = 2

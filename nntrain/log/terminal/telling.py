@@ -20,7 +20,7 @@ from nntrain.log.events import (
     WarningEvent,
 )
 from nntrain.log.line import Line
-from nntrain.log.report.text import size
+from nntrain.log.sentences import sentence
 from nntrain.log.terminal import words
 from nntrain.log.terminal.screen import Screen
 from nntrain.logged import LogEvent
@@ -37,6 +37,10 @@ STYLES: Final[dict[Kind, str]] = {
 }
 
 
+LONGEST: Final = 400
+"""Characters of the longest sentence; the rest is counted."""
+
+
 @dataclass(frozen=True)
 class Told:
     """What a line tells: its kind, where in the training, it in words, and a traceback. All of it is safe to show."""
@@ -50,23 +54,17 @@ class Told:
 def told(line: Line) -> Told | None:
     """Give what a line tells of, None for one that only says how far the training is, or that is somebody else's."""
     where = f"epoch {words.whole(line.epoch)} {line.phase}"
+    text = words.line(sentence(line), LONGEST)
     match line.event:
-        case CancelledEvent(scope=scope, reason=reason, subscriber=subscriber, at=at):
-            why = f": {words.line(reason)}" if reason else ""
-            return Told("verdict", where, f"{words.line(subscriber)} cancelled the {scope} at {at}{why}")
-        case CheckpointSaved(path=path, bytes=count, seconds=took):
-            return Told("checkpoint", where, f"saved {words.line(path)} ({size(count)}, {words.duration(took)})")
-        case CheckpointLoaded(path=path, bytes=count, seconds=took):
-            return Told("checkpoint", where, f"loaded {words.line(path)} ({size(count)}, {words.duration(took)})")
-        case FitStarted(epochs=epochs, resumed=True):
-            return Told("resumed", where, f"went on, towards {words.counted(epochs, 'epoch')}")
-        case HistoryReplaced(kept=kept, history=history):
-            what = f"of the phases told before, {words.whole(kept)} still hold; {words.whole(len(history))} are others"
-            return Told("resumed", where, f"from another state: {what}")
-        case WarningEvent(code=code, text=text):
-            return Told("warning", where, f"{words.line(code)}: {words.line(text)}")
-        case RunFailed(error_type=error, error_message=message, where=place, traceback=traceback):
-            text = f"{words.line(error)} in {words.line(place)}: {words.line(message)}"
+        case CancelledEvent():
+            return Told("verdict", where, text)
+        case CheckpointSaved() | CheckpointLoaded():
+            return Told("checkpoint", where, text)
+        case FitStarted(resumed=True) | HistoryReplaced():
+            return Told("resumed", where, text)
+        case WarningEvent():
+            return Told("warning", where, text)
+        case RunFailed(traceback=traceback):
             return Told("failure", where, text, words.block(traceback))
         case _:
             return None

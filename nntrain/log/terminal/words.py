@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from nntrain.log.report.text import visible, word
-from nntrain.log.report.text import whole as whole_number
+from nntrain.log.text import visible, word
+from nntrain.log.text import whole as whole_number
 
 LONGEST: Final = 200
 """Characters of the longest text in a line; the rest is counted."""

@@ -14,7 +14,7 @@ from mlflow.utils import validation
 from nntrain.log import EpochFinished, Line
 from nntrain.log.export.curves import Curves
 from nntrain.log.export.names import Names, name_of_run
-from nntrain.log.export.text import INT64, flat, in_json, safe, sentence
+from nntrain.log.export.text import INT64, flat, in_json, safe, safe_sentence
 from nntrain.records import FrozenMapping
 from tests.log.export import hostile
 from tests.log.samples import Script, scripted
@@ -99,8 +99,8 @@ def test_json_text_is_json(value: object) -> None:
 
 def test_every_line_has_a_sentence() -> None:
     for line in [*hostile.lines(*hostile.TEXTS, extreme=True), *scripted(every=5, ends="cancelled")]:
-        assert 0 < len(sentence(line)) <= 500
-    (said,) = {sentence(line) for line in scripted(ends="failed", text="no") if line.event.event == "run_failed"}
+        assert 0 < len(safe_sentence(line)) <= 500
+    (said,) = {safe_sentence(line) for line in scripted(ends="failed", text="no") if line.event.event == "run_failed"}
     assert said == "RuntimeError in batch, eval of epoch 2: no"
 
 

@@ -17,7 +17,7 @@ from nntrain.log import replay
 from nntrain.log.report import document
 from nntrain.log.report.scripts import in_a_script
 from nntrain.log.report.series import by_epoch
-from nntrain.log.report.text import in_a_plot, number, seconds, size, visible, whole, word
+from nntrain.log.text import in_a_plot, number, seconds, size, visible, whole, word
 from tests.log.pages import HOSTILE, Structure, hostile_page
 from tests.log.samples import scripted
 

@@ -1,0 +1,56 @@
+"""What a line tells, in a sentence. It has the line's own text in it: make it safe for where it is shown."""
+
+from __future__ import annotations
+
+from nntrain.log.events import (
+    OWN,
+    BatchFinished,
+    CancelledEvent,
+    CheckpointLoaded,
+    CheckpointSaved,
+    EpochFinished,
+    FitFinished,
+    FitStarted,
+    HistoryReplaced,
+    RunFailed,
+    WarningEvent,
+)
+from nntrain.log.line import Line
+from nntrain.log.text import number, seconds, size, whole, word
+from nntrain.logged import LogEvent
+
+
+def sentence(line: Line) -> str:
+    """Say what a line tells."""
+    match line.event:
+        case FitStarted(epochs=epochs, resumed=resumed):
+            return f"{'went on' if resumed else 'began'}, towards {whole(epochs)} epoch{'' if epochs == 1 else 's'}"
+        case BatchFinished(loss=loss):
+            return f"epoch {line.epoch} {line.phase}, batch {line.batch}: loss {number(loss)}"
+        case EpochFinished(loss=loss):
+            return f"epoch {line.epoch} {line.phase}: loss {number(loss)}"
+        case CancelledEvent(scope=scope, reason=reason, subscriber=subscriber, at=at):
+            return f"{subscriber} cancelled the {scope} at {at}" + (f": {reason}" if reason else "")
+        case CheckpointSaved(path=path, bytes=count, seconds=took):
+            return f"saved {path} ({size(count)}, {seconds(took)})"
+        case CheckpointLoaded(path=path, bytes=count, seconds=took):
+            return f"loaded {path} ({size(count)}, {seconds(took)})"
+        case HistoryReplaced(kept=kept, history=history):
+            what = f"of the phases told before, {whole(kept)} still hold; {whole(len(history))} are others"
+            return f"went on from another state: {what}"
+        case WarningEvent(code=code, text=text):
+            return f"{code}: {text}"
+        case FitFinished(outcome=outcome):
+            return f"fit {outcome}"
+        case RunFailed(error_type=error, error_message=message, where=where):
+            return f"{error} in {where}: {message}"
+        case event if not isinstance(event, OWN):
+            return _others(event)
+        case event:
+            return event.event.replace("_", " ")
+
+
+def _others(event: LogEvent) -> str:
+    fields = {**event.__dict__, **(event.model_extra or {})}
+    said = ", ".join(f"{name}={word(value)}" for name, value in fields.items() if name != "event")
+    return f"{event.event}: {said}" if said else event.event

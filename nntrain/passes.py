@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -13,7 +14,7 @@ from nntrain.compiled import CompileOptions, compiled
 from nntrain.errors import DataError, LossError, MetricError, add_note
 from nntrain.events import BatchOutput
 from nntrain.randomness import seed_all
-from nntrain.records import FrozenMapping, Totals
+from nntrain.records import Totals
 from nntrain.workspace import Workspace
 
 Batch = TypeVar("Batch")
@@ -77,7 +78,7 @@ class Pass(Generic[Batch]):
         ((loss, preds),) = outputs
         try:
             measured = self.measured(preds, target)
-            output = BatchOutput(loss, preds, FrozenMapping(measured))
+            output = BatchOutput(loss, preds, MappingProxyType(measured))
             means = [loss, *measured.values()]
             return Passed(output, samples, totals.add(means, samples, self._sums_device, self.names))
         except BaseException:

@@ -7,8 +7,9 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self, TextIO, get_args
@@ -120,7 +121,7 @@ class JsonLog:
             last = ran[-1]
             place = evolved(run.told.place, batch=last.batch, step=last.step, samples=last.samples)
             run.told = run.told._replace(place=place)
-            self._write([*self._read_out(), *run.batch_lines(ran)])
+            self._write(chain(self._read_out(), run.batch_lines(ran)))
 
     def _turn(self) -> threading.RLock:
         """Give the lock; in a process that was forked, begin anew: the run, and what waits, are the other's."""
@@ -137,33 +138,36 @@ class JsonLog:
             return True
         return len(self._pending) >= _GROUP or time.monotonic() - self._pending[0][1].when > _GROUP_SECONDS
 
-    def _read_out(self) -> list[Line]:
+    def _read_out(self) -> Iterator[Line]:
         """Give the lines of the batches that wait."""
-        lines: list[Line] = []
         while self._pending:
             run = self._pending[0][0]
             mine = [one for owner, one in self._pending if owner is run]
             self._pending = [waiting for waiting in self._pending if waiting[0] is not run]
-            lines += run.batch_lines(mine)
-        return lines
+            yield from run.batch_lines(mine)
 
-    def _write(self, lines: Sequence[Line]) -> None:
-        """Hand lines to every target, and raise `LogError` where some were lost."""
-        if not lines:
-            return
+    def _write(self, lines: Iterable[Line]) -> None:
+        """Hand each line to every target, and raise `LogError` where some were lost."""
         failures = self._taken(lines)
         if failures:
             for run in self._runs.values():
                 run.doubtful = True
         elif any(outlet.recovered for outlet in self._outlets):
-            failures = self._taken([line for run in self._runs.values() for line in run.assured()])
+            failures = self._taken(line for run in self._runs.values() for line in run.assured())
         if failures:
             raise LogError(
                 "; ".join(str(failure) for failure in failures), lost_lines=sum(one.lost_lines for one in failures)
             ) from failures[0].__cause__
 
-    def _taken(self, lines: Sequence[Line]) -> list[LogError]:
-        return [failure for outlet in self._outlets if (failure := outlet.take(lines)) is not None]
+    def _taken(self, lines: Iterable[Line]) -> list[LogError]:
+        """Hand lines over one by one: none is held while the next is made, so the garbage collector has no work."""
+        outlets = self._outlets
+        for outlet in outlets:
+            outlet.begin()
+        for line in lines:
+            for outlet in outlets:
+                outlet.take(line)
+        return [failure for outlet in outlets if (failure := outlet.end()) is not None]
 
     # -- runs -----------------------------------------------------------------------------------------------------
 
@@ -239,47 +243,54 @@ class _Outlet:
     def __init__(self, target: Target, sync: Sync) -> None:
         self.target = target
         self.lost = 0
+        self.recovered = False
+        """Whether a line got through that came after lost ones, in the group that was taken last."""
+        self._sync: Sync = sync
+        self._synced = _SYNCED[sync]
         self.unsaid = 0
         """How many were lost since the last line that got through."""
-        self.recovered = False
-        """Whether a line got through that came after lost ones, among those that were taken last."""
-        self._sync: Sync = sync
         self._closed = False
+        self.begin()
 
-    def take(self, lines: Sequence[Line]) -> LogError | None:
-        """Write lines. Gives what went wrong, if something did."""
-        lost, failure, self.recovered = 0, None, False
-        for line in lines:
-            try:
-                if self._closed:
-                    raise OSError("the log is closed")
-                self.target.write(evolved(line, lost_lines=self.unsaid) if self.unsaid else line)
-            except Exception as error:  # noqa: BLE001 - whatever a target raises costs the line, and is told
-                lost += 1
-                self.unsaid += 1
-                failure = error
-            else:
-                self.recovered = self.recovered or self.unsaid > 0
-                self.unsaid = 0
-        self.lost += lost
-        if not self._closed:
-            failure = self._settle(lines) or failure
-        if failure is None:
-            return None
-        told = LogError(f"the log {self._name()} cannot be written ({failure})", lost_lines=lost)
-        told.__cause__ = failure
-        return told
+    def begin(self) -> None:
+        """Begin a group of lines."""
+        self.recovered = False
+        self._failure: Exception | None = None
+        self._lost_now = 0
+        self._due = self._sync == "line"
 
-    def _settle(self, lines: Sequence[Line]) -> Exception | None:
-        """Flush, and wait for the disk where that is due."""
+    def take(self, line: Line) -> None:
+        """Write a line, or count it."""
         try:
-            self.target.flush()
-            due = _SYNCED[self._sync]
-            if self._sync == "line" or any(line.event.event in due for line in lines):
-                self.target.sync()
-        except Exception as error:  # noqa: BLE001 - as above
-            return error
-        return None
+            if self._closed:
+                raise OSError("the log is closed")
+            self.target.write(evolved(line, lost_lines=self.unsaid) if self.unsaid else line)
+        except Exception as error:  # noqa: BLE001 - whatever a target raises costs the line, and is told
+            self._lost_now += 1
+            self.unsaid += 1
+            self._failure = error
+        else:
+            if self.unsaid:
+                self.recovered = True
+                self.unsaid = 0
+            if line.event.event in self._synced:
+                self._due = True
+
+    def end(self) -> LogError | None:
+        """Flush, and ask for the disk where that is due. Gives what went wrong, if something did."""
+        self.lost += self._lost_now
+        if not self._closed:
+            try:
+                self.target.flush()
+                if self._due:
+                    self.target.sync()
+            except Exception as error:  # noqa: BLE001 - as above
+                self._failure = error
+        if self._failure is None:
+            return None
+        told = LogError(f"the log {self._name()} cannot be written ({self._failure})", lost_lines=self._lost_now)
+        told.__cause__ = self._failure
+        return told
 
     def _name(self) -> str:
         return str(getattr(self.target, "path", type(self.target).__name__))

@@ -30,10 +30,10 @@ def read_out(ran: Sequence[BatchRan]) -> tuple[list[list[float]], bool]:
             if waits(value):
                 away.setdefault((value.device, value.dtype), []).append(value)
     if not away:
-        return [[value.item() if isinstance(value, Tensor) else value for value in row] for row in rows], False
+        return [[float(value) for value in row] for row in rows], False
     read: dict[tuple[torch.device, torch.dtype], Iterator[float]] = {
         kind: iter(torch.stack(values).tolist()) for kind, values in away.items()
     }
     return [
-        [next(read[value.device, value.dtype]) if waits(value) else float(value) for value in row] for row in rows
+        [float(next(read[value.device, value.dtype]) if waits(value) else value) for value in row] for row in rows
     ], True

@@ -19,7 +19,8 @@ from nntrain.log.line import Line
 _OBEYED: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
-def _serialized(fields: structlog.typing.EventDict, **_: object) -> bytes:
+def render(logger: object, method: str, fields: structlog.typing.EventDict) -> bytes:  # noqa: ARG001 - structlog's signature
+    """Render a line: the last processor of the chain."""
     return json_line(fields)
 
 
@@ -40,12 +41,12 @@ class EventLogger(structlog.BoundLoggerBase):
     def line(self, line: Line) -> None:
         """Render a line, and hand it on."""
         fields: dict[str, Any] = line.fields()
-        self._proxy_to_logger("msg", fields.pop("event"), **fields)
+        (content,), _ = self._process_event("msg", fields.pop("event"), fields)
+        self._logger.msg(content)
 
 
 def event_logger(put: object) -> EventLogger:
     """Give a logger that renders lines as JSON, in UTF-8, and hands each to `put.msg(content)`."""
-    render = structlog.processors.JSONRenderer(serializer=_serialized)
     # The name's place in the context makes it the first field of each line, where a reader looks for it.
     return EventLogger(put, processors=[render], context={"event": ""})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -58,22 +58,24 @@ class LiveRun:
         self.doubtful = False
         return [self.line(Saying(place, HistoryReplaced(kept=0, history=tuple(map(PastPhase.of, history)))))]
 
-    def batch_lines(self, ran: Sequence[BatchRan]) -> list[Line]:
-        """Give the lines of batches, each as of when it ran."""
+    def batch_lines(self, ran: Sequence[BatchRan]) -> Iterator[Line]:
+        """Give the lines of a phase's batches, each as of when it ran."""
         values, waited = read_out(ran)
         now, offset = time.monotonic(), time.time() - time.monotonic()
         rates = self._rates(ran, now if waited else None)
         lr_at = self.info.lr_at if self.info is not None and ran[0].phase == "train" else None
-        lines: list[Line] = []
+        first: BatchFinished | None = None
         for one, (loss, *metrics), rate in zip(ran, values, rates, strict=True):
-            event = BatchFinished(
-                loss=loss,
-                metrics=FrozenMapping(dict(zip(one.metrics, metrics, strict=True))),
-                lr=None if lr_at is None else float(lr_at(one.step - 1)),
-                samples_per_s=rate,
-            )
-            lines.append(self._stamped(event, one, one.when, datetime.fromtimestamp(one.when + offset, UTC)))
-        return lines
+            told: dict[str, Any] = {
+                "loss": loss,
+                "metrics": FrozenMapping(dict(zip(one.metrics.keys(), metrics, strict=True))),
+                "lr": None if lr_at is None else float(lr_at(one.step - 1)),
+                "samples_per_s": rate,
+            }
+            # Of a group the first is validated. The others are of the same batches, metrics and rates.
+            event = BatchFinished(**told) if first is None else evolved(first, **told)
+            first = first or event
+            yield self._stamped(event, one, one.when, datetime.fromtimestamp(one.when + offset, UTC))
 
     def _rates(self, ran: Sequence[BatchRan], read_at: float | None) -> list[float | None]:
         """Give the samples per second of each batch of a phase: since the one told before.

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import platform
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, NamedTuple
 
@@ -183,15 +184,18 @@ def config_of(run: RunInfo) -> FrozenMapping[Any]:
     )
 
 
-def _versions() -> dict[str, str]:
+@lru_cache(maxsize=1)
+def _versions() -> Mapping[str, str]:
     try:
         own = version("nntrain")
     except PackageNotFoundError:  # run from a source tree
         own = "0"
-    return {
-        "nntrain": own,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "pydantic": pydantic.VERSION,
-        "structlog": version("structlog"),
-    }
+    return FrozenMapping(
+        {
+            "nntrain": own,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "pydantic": pydantic.VERSION,
+            "structlog": version("structlog"),
+        }
+    )

@@ -127,7 +127,7 @@ class FileTarget(Target):
         content = self._content
         if self._behind_torn:
             content = b"\n" + content
-        written = _write(self._file, content, wait=self._identity is None)
+        written = os.write(self._file, content) if self._identity else _write(self._file, content, wait=True)
         if written == len(content):
             self._made = self._behind_torn = False
             return

@@ -44,8 +44,8 @@ class JsonLog:
         targets: where to, all at once.
         every: of how many batches of a phase one is told: a number, `"all"`, or None for none. Their numbers are read
             back in groups.
-        sync: when to wait for the disk: after each `"line"`, at each `"epoch"`'s end and the run's, at the run's
-            `"end"` only, or `"never"`.
+        sync: when lines are to be on the disk (`fsync`): each `"line"` before training goes on; at each `"epoch"`'s end
+            and the run's, or at the run's `"end"` only, without waiting for it; or `"never"`. Closing waits.
         run_id: a UUID for the first run; by default a new one, ordered by time.
         resume: go on with the last run in the first target, which is a file, or with the run `run_id` in it, when a
             training that goes on is told. Where there is none, a run begins as always.
@@ -284,6 +284,8 @@ class _Outlet:
                 self.target.flush()
                 if self._due:
                     self.target.sync()
+                if self._sync == "line":
+                    self.target.settle()
             except Exception as error:  # noqa: BLE001 - as above
                 self._failure = error
         if self._failure is None:

@@ -18,6 +18,7 @@ from typing import IO, Any, Final, Protocol
 from nntrain.errors import ConfigError, LogError, LogWarning
 from nntrain.log.line import BEGINNING, Line, LineError, parsed
 from nntrain.log.rendering import event_logger
+from nntrain.log.syncing import Syncing
 
 _WAIT_S: Final = 1.0
 """Seconds that a stream which takes nothing at the moment is waited for."""
@@ -37,7 +38,10 @@ class Target(ABC):
         """Let what was taken be seen by others. Called after each group of lines."""
 
     def sync(self) -> None:  # noqa: B027 - as above
-        """Let what was taken outlast the machine. Called as the log's `sync` says."""
+        """Let what was taken outlast the machine, without waiting. Called as the log's `sync` says."""
+
+    def settle(self) -> None:  # noqa: B027 - as above
+        """Wait until what `sync` asked for is done. Called where the log's `sync` is `"line"`."""
 
     def close(self) -> None:  # noqa: B027 - as above
         """End."""
@@ -64,6 +68,7 @@ class FileTarget(Target):
         self._astray = False
         self._content = b""
         self._logger = event_logger(self)
+        self._syncing = Syncing()
         try:
             self._name = os.path.abspath(path)  # noqa: PTH100 - for each line, and a Path takes three times as long
             self._made = not self.path.exists()
@@ -195,12 +200,24 @@ class FileTarget(Target):
         self._followed = False
 
     def sync(self) -> None:
-        """Wait until what was written is on the disk."""
+        """Have what was written brought to the disk, beside the training."""
         if self._file is not None and self._identity is not None:
-            os.fsync(self._file)
+            self._syncing.ask(self._file)
+
+    def settle(self) -> None:
+        """Wait until what was to be brought to the disk is there."""
+        self._syncing.wait()
 
     def close(self) -> None:
-        """Close the file. Lines after this are lost."""
+        """Wait for the disk, and close the file. Lines after this are lost."""
+        if self._file is None:
+            return
+        try:
+            self._syncing.close()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         if self._file is None:
             return
         found, identity = os.fstat(self._file), self._found()

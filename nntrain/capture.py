@@ -187,7 +187,8 @@ class CapturedPass(Generic[Batch]):
         output = recording.output
         if seen:
             output = _copied(output)
-        return Passed(output, recording.samples, totals.plus(recording.summed, self.names))
+        means = (output.loss, *output.metrics.values())
+        return Passed(output, recording.samples, totals.plus(recording.summed, self.names), means)
 
     def _recording(self, batch: Batch, shape: _Shape, *, train: bool, bits: int) -> _Recording | None:
         if shape in self._recordings:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final, Generic, Literal, NamedTuple, Protocol, TypeVar
@@ -95,8 +95,8 @@ class HasMachine(Protocol[Batch]):
         ...
 
 
-_Ran = tuple[int, int, Tensor, Mapping[str, Tensor | float], float]
-"""Of a batch that merely ran: batches and samples behind, loss, metrics, when."""
+_Ran = tuple[int, int, Sequence[Tensor | float], float]
+"""Of a batch that merely ran: batches and samples behind, loss and metrics, when."""
 
 
 class Step(NamedTuple):
@@ -242,7 +242,7 @@ class Machine(Generic[Batch]):
                             raise
                 seconds += time.perf_counter() - began
                 if seen:
-                    group.append((batch, samples, passed.output.loss, passed.output.metrics, time.monotonic()))
+                    group.append((batch, samples, passed.means, time.monotonic()))
                     if len(group) == _GROUP or group[-1][-1] - group[0][-1] > _GROUP_SECONDS:
                         self._tell_group(audience, key, place, sums, group)
             self._tell_group(audience, key, place, sums, group)
@@ -275,10 +275,10 @@ class Machine(Generic[Batch]):
                 place.step + (batch - place.batch) * train,
                 place.samples + samples - sums.samples,
                 loss,
-                metrics,
+                dict(zip(self.passing.names, metrics, strict=True)),
                 when,
             )
-            for batch, samples, loss, metrics, when in group
+            for batch, samples, (loss, *metrics), when in group
         ]
         group.clear()
         audience.tell_batches(self.info(key.seed), ran, leniently=leniently)
@@ -410,7 +410,7 @@ class Machine(Generic[Batch]):
         train = place.phase == "train"
         bits = self._noise_of(state.key, place) & _BITS
         step = place.step if train else None
-        output, samples, totals = self.passing.run(batch, sums.totals, step=step, bits=bits, seen=seen)
+        output, samples, totals, _ = self.passing.run(batch, sums.totals, step=step, bits=bits, seen=seen)
         after = evolved(
             state,
             progress=evolved(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -26,11 +26,15 @@ _REUSING = ("reduce-overhead", "max-autotune")
 
 
 class Passed(NamedTuple):
-    """What a pass came to: the batch's output, its samples, and the phase's totals with it."""
+    """What a pass came to: the batch's output, its samples, and the phase's totals with it.
+
+    `means` are the batch's loss and metrics: numbers where reading one waits for nothing.
+    """
 
     output: BatchOutput
     samples: int
     totals: Totals
+    means: Sequence[Tensor | float]
 
 
 class Pass(Generic[Batch]):
@@ -79,8 +83,10 @@ class Pass(Generic[Batch]):
         try:
             measured = self.measured(preds, target)
             output = BatchOutput(loss, preds, MappingProxyType(measured))
-            means = [loss, *measured.values()]
-            return Passed(output, samples, totals.add(means, samples, self._sums_device, self.names))
+            means: list[Tensor | float] = [loss, *measured.values()]
+            if self._sums_device is None:
+                means = [float(mean) for mean in means]
+            return Passed(output, samples, totals.add(means, samples, self._sums_device, self.names), means)
         except BaseException:
             workspace.abandon()
             raise

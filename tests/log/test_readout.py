@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from nntrain import DataLoaders, Learner, accuracy, advance
 from nntrain.log import JsonLog, json_log, readout
-from nntrain.passes import Metric
+from nntrain.passes import Metric, Pass
 from nntrain.transitions import BatchRan
 
 Batch = tuple[Tensor, Tensor]
@@ -42,9 +42,13 @@ def learner_of(log: JsonLog, batches: int) -> Learner[Batch]:
     source = torch.Generator().manual_seed(0)
     data = [(torch.randn(4, 3, generator=source), torch.randint(0, 2, (4,), generator=source)) for _ in range(batches)]
     metrics: dict[str, Metric] = {"acc": accuracy, "one": lambda preds, target: 1.0}
-    return Learner(
+    learner = Learner(
         nn.Linear(3, 2), DataLoaders(data, data[:2]), cross_entropy, metrics, torch.optim.SGD, 0.1, sinks=[log]
     )
+    passing = learner.machine.passing
+    assert isinstance(passing, Pass)
+    passing._sums_device = torch.device("cpu")  # sums and means stay tensors, as on a device
+    return learner
 
 
 def batch_lines(path: Path) -> list[dict[str, Any]]:

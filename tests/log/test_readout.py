@@ -26,7 +26,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     stack = torch.stack
 
     def counting(values: list[Tensor]) -> Tensor:
-        found.append(len(values))
+        if values[0].dtype != torch.float64:  # of which the phase's sums are
+            found.append(len(values))
         return stack(values)
 
     def waits(value: Any) -> bool:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from nntrain.cli.export import export
-from nntrain.cli.reading import EXIT_CODES, exit_for, note_torn, read_or_exit
+from nntrain.cli.output import printing, say
+from nntrain.cli.reading import EXIT_CODES, code_of, exit_for, note_torn, read_or_exit
 
 if TYPE_CHECKING:
     from nntrain.log.line import Line
@@ -21,6 +22,8 @@ MOST_SHOWN: Final = 20
 """How many problems of a file are shown; the rest are counted."""
 GAP: Final = 9
 """What a log with lost or repeated lines ends `check` with."""
+_NAMES_SHOWN: Final = 20
+"""How many names of events that are somebody else's are shown; the rest are counted."""
 
 _files = click.argument("files", nargs=-1, required=True, type=click.Path(allow_dash=True), metavar="FILE...")
 
@@ -31,7 +34,7 @@ def log() -> None:
 
     Bad logs end a command with an exit code of their own: 1 a line that breaks the schema, 3 cannot be read, 4 empty,
     5 binary, 6 no log of nntrain's, 7 another version of the schema, 8 a torn line in the middle; and for check 9,
-    lines that are lost or repeated. 2 is for bad usage.
+    lines that are lost or repeated. 2 is for bad usage, 10 for output that cannot be written.
     """
 
 
@@ -40,6 +43,7 @@ log.add_command(export)
 
 @log.command()
 @_files
+@printing()
 def check(files: tuple[str, ...]) -> None:
     """Check every line of every FILE, and that none is missing.
 
@@ -90,7 +94,7 @@ def _checked(file: str, counted: _Count) -> int | None:
         code = code if code is not None else its_code
         problems += 1
         if problems <= MOST_SHOWN:
-            click.echo(what, err=True)
+            say(what, err=True, longest=len(file) + 1000)
 
     number = 0
     try:
@@ -106,18 +110,29 @@ def _checked(file: str, counted: _Count) -> int | None:
             else:
                 note_torn(file, one)
     except LogReadError as error:
-        exit_for(error)
+        its_code = code_of(error)
+        return code if code is not None else its_code
     if not number:
         tell(f"{file}: it is empty", EXIT_CODES["empty"])
     if problems > MOST_SHOWN:
-        click.echo(f"{file}: {problems - MOST_SHOWN} more problems", err=True)
+        say(f"{file}: {problems - MOST_SHOWN} more problems", err=True, longest=len(file) + 1000)
     whole = sum(events.values())
-    click.echo(
-        f"{file}: {'ok' if not problems else f'{problems} problem' + 's' * (problems > 1)}, {whole} events of "
-        f"{len(runs)} run{'s' * (len(runs) != 1)}"
-        + "".join(f", {count} {name}" for name, count in sorted(events.items()))
-    )
+    found = "ok" if not problems else f"{problems} problem{'s' * (problems > 1)}"
+    counts = f"{whole} events of {len(runs)} run{'s' * (len(runs) != 1)}"
+    say(f"{file}: {found}, {counts}{_named(events)}", longest=len(file) + 10_000)
     return code
+
+
+def _named(events: Counter[str]) -> str:
+    """Say how many events there are of each name: nntrain's own, then those that are somebody else's."""
+    from nntrain.log.terminal.words import name as shown
+
+    names = sorted(events, key=lambda name: ("." in name, name))
+    others = [name for name in names if "." in name]
+    said = [f"{events[name]} {shown(name, 60)}" for name in names[: len(names) - len(others) + _NAMES_SHOWN]]
+    if len(others) > _NAMES_SHOWN:
+        said.append(f"{len(others) - _NAMES_SHOWN} more names")
+    return "".join(f", {one}" for one in said)
 
 
 def _said(file: str, bad: BadLine) -> str:
@@ -126,6 +141,7 @@ def _said(file: str, bad: BadLine) -> str:
 
 @log.command()
 @_files
+@printing()
 def show(files: tuple[str, ...]) -> None:
     """Show what FILEs tell, for a person at a terminal."""
     from nntrain.log import terminal
@@ -134,25 +150,29 @@ def show(files: tuple[str, ...]) -> None:
 
 
 @log.command()
-@click.argument("file", type=click.Path())
+@click.argument("file", type=click.Path(allow_dash=True))
 @click.option("--forever", is_flag=True, help="Go on when every run in it has ended.")
+@printing()
 def follow(file: str, *, forever: bool) -> None:
     """Show what FILE tells while it is written: a bar, with the rate and the time left, and the losses.
 
-    A FILE that is not there yet is waited for.
+    A FILE that is not there yet is waited for. - is the standard input, which is read to its end.
     """
     from nntrain.log import terminal
     from nntrain.log.following import follow as followed
     from nntrain.log.reading import LogReadError
 
     try:
-        terminal.follow(followed(file, until_finished=not forever))
+        terminal.follow(
+            followed(file, until_finished=not forever, on_torn=lambda torn: note_torn(file, torn)),
+        )
     except LogReadError as error:
         exit_for(error)
 
 
 @log.command()
 @_files
+@printing()
 def replay(files: tuple[str, ...]) -> None:
     """Print the runs that FILEs tell of, one JSON object a line: outcome, goal, and the history of the state.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NoReturn
 
-import click
+from nntrain.cli.output import say
 
 if TYPE_CHECKING:
     from nntrain.log.line import Line, Problem
@@ -45,12 +45,19 @@ def read_or_exit(paths: Sequence[str]) -> list[Line]:
 
 def note_torn(path: str, torn: TornLine) -> None:
     """Say that a last line was skipped."""
-    click.echo(
-        f"{path}, line {torn.line} (byte offset {torn.offset}): torn; its {torn.bytes} bytes are skipped", err=True
+    say(
+        f"{path}, line {torn.line} (byte offset {torn.offset}): torn; its {torn.bytes} bytes are skipped",
+        err=True,
+        longest=len(path) + 1000,
     )
 
 
 def exit_for(error: LogReadError) -> NoReturn:
     """Say what is wrong, and end with its exit code."""
-    click.echo(f"Error: {error}", err=True)
-    sys.exit(EXIT_CODES[error.problem])
+    sys.exit(code_of(error))
+
+
+def code_of(error: LogReadError) -> int:
+    """Say what is wrong, and give its exit code."""
+    say(f"Error: {error}", err=True, longest=len(error.path) + 1000)
+    return EXIT_CODES[error.problem]

@@ -50,10 +50,7 @@ def follow(
         raise ConfigError(f"poll_s is {poll_s!r}; expected a number of seconds above 0.")
     asked = stop if stop is not None else lambda: False
     if str(path) == "-":
-        for line in read(path, on_torn=on_torn):
-            yield line
-            if asked():
-                return
+        yield from _until(asked, read(path, on_torn=on_torn))
         return
     tail = _Tail(Path(path), on_torn if on_torn is not None else lambda torn: _warn(str(path), torn))
     unfinished: set[tuple[str, int]] = set()
@@ -81,6 +78,13 @@ def follow(
             time.sleep(poll_s)
     finally:
         tail.close()
+
+
+def _until(asked: Callable[[], bool], lines: Iterator[Line]) -> Iterator[Line]:
+    for line in lines:
+        yield line
+        if asked():
+            return
 
 
 def _warn(path: str, torn: TornLine) -> None:

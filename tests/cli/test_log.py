@@ -16,9 +16,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nntrain.cli import nntrain
-from nntrain.log import Line
+from nntrain.log import Line, OtherEvent
 from nntrain.log.rendering import rendered
-from tests.log.samples import scripted, written
+from tests.log.samples import Script, scripted, written
 
 LINES: Final = scripted(epochs=2, every=10, nan_at=10, text="größer\n\x1b[31m")
 WHOLE: Final = b"".join(map(rendered, LINES))
@@ -156,8 +156,82 @@ def test_a_rotated_log_is_one_sequence() -> None:
     assert len(run["history"]) == 4
 
 
+@pytest.mark.parametrize("order", [("bad.jsonl", "none.jsonl"), ("none.jsonl", "bad.jsonl")])
+def test_check_goes_on_behind_what_cannot_be_read_and_has_the_code_of_the_first(order: tuple[str, str]) -> None:
+    Path("bad.jsonl").write_bytes(VERSION)
+    Path("run.jsonl").write_bytes(WHOLE)
+    done = called("check", *order, "run.jsonl")
+    assert done.exit_code == {"bad.jsonl": 7, "none.jsonl": 3}[order[0]]
+    assert "Error: none.jsonl: it cannot be read" in done.stderr
+    assert "schema is 'nntrain.event/2'" in done.stderr
+    assert "\nrun.jsonl: ok, " in done.stdout
+
+
+HOSTILE: Final = "\x1b[31mred\x1b]8;;http://a.example\x07\u202e\x9b2J\x85\u2028\n\r\0"
+
+
+def with_field(text: str) -> bytes:
+    """A line that breaks the schema, and says so in a text of its own."""
+    return json.dumps(LINES[-1].fields() | {text: 1}).encode() + b"\n"
+
+
+@pytest.mark.parametrize("command", ["check", "show", "follow", "replay"])
+def test_no_text_of_a_bad_log_is_obeyed(command: str) -> None:
+    Path("run.jsonl").write_bytes(WHOLE + with_field(HOSTILE))
+    done = called(command, "run.jsonl")
+    assert done.exit_code == 1
+    (told,) = done.stderr.splitlines()
+    assert "\\x1b[31mred\\x1b]8;;http://a.example\\x07\\u202e\\x9b2J\\x85\\u2028\\n\\x0d\\x00: Extra inputs" in told
+    assert told.isprintable()
+    Path("run.jsonl").write_bytes(WHOLE + with_field("x" * 1_000_000))
+    assert len(called(command, "run.jsonl").stderr) < 1500
+
+
+def test_names_of_events_are_shown_and_not_obeyed() -> None:
+    script = Script()
+    for number in range(30):
+        script.say(OtherEvent(event=f"acme.{number:02d}"))
+    script.say(OtherEvent(event="acme." + HOSTILE + "\ud800"))
+    script.say(OtherEvent(event="acme." + "x" * 1_000_000))
+    with Path("run.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line.fields() | {"event": line.event.event}) + "\n" for line in script.lines)
+    done = called("check", "run.jsonl")
+    assert done.exit_code == 0
+    (told,) = done.stdout.splitlines()
+    assert told.isprintable()
+    assert len(told) < 1000
+    assert told.endswith(", 12 more names")
+    assert "1 acme.\\x1b[31mred" in told
+
+
+def test_a_name_that_is_no_text_is_shown() -> None:
+    name = b"r\xe9.jsonl"
+    Path(os.fsdecode(name)).write_bytes(WHOLE + WHOLE[:30])
+    command: list[str | bytes] = [sys.executable, "-m", "nntrain", "log", "check", name, b"none\x1b[31m"]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 3
+    assert done.stdout.startswith(rb"r\udce9.jsonl: ok")
+    torn, missing = done.stderr.splitlines()
+    assert torn.startswith(rb"r\udce9.jsonl, line ")
+    assert missing.startswith(rb"Error: none\x1b[31m: it cannot be read")
+
+
+def test_an_output_that_has_few_characters() -> None:
+    script = Script()
+    script.say(OtherEvent(event="acme.größe"))
+    written(Path("run.jsonl"), script.lines)
+    command = [sys.executable, "-m", "nntrain", "log", "check", "run.jsonl"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, check=False, timeout=60, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"1 acme.gr\xf6\xdfe" in done.stdout
+
+
 def test_standard_input() -> None:
     assert called("check", "-", text=WHOLE).stdout.startswith("-: ok, ")
+    for command in ("show", "follow", "replay"):
+        Path("run.jsonl").write_bytes(WHOLE)
+        assert called(command, "-", text=WHOLE).stdout == called(command, "run.jsonl").stdout != ""
 
 
 def test_replay_is_strict_json_for_pipelines() -> None:
@@ -209,7 +283,33 @@ def test_a_reader_that_goes_away_ends_it_quietly(arguments: tuple[str, ...]) -> 
     process.stdout.read(10)
     process.stdout.close()
     assert process.stderr.read() == b""
-    assert process.wait(60) in {0, 1}
+    assert process.wait(60) == 141, "as of a process that SIGPIPE ends, and not that of a bad log"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_told_in_a_line() -> None:
+    Path("run.jsonl").write_bytes(WHOLE)
+    command = [sys.executable, "-m", "nntrain", "log", "show", "run.jsonl"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+    assert done.stderr == b"Error: the output cannot be written (No space left on device).\n"
+    assert done.returncode == 10
+
+
+def test_follow_shows_what_comes_through_a_pipe_as_it_comes() -> None:
+    process = start("follow", "-", stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"".join(map(rendered, LINES[:8])))
+    process.stdin.flush()
+    begun = b""
+    while b"warning" not in begun:
+        begun += os.read(process.stdout.fileno(), 1000)
+    assert process.poll() is None
+    out, err = process.communicate(b"".join(map(rendered, LINES[8:])) + b'{"event', timeout=60)
+    assert process.returncode == 0
+    assert err == f"-, line {len(LINES) + 1} (byte offset {len(WHOLE)}): torn; its 7 bytes are skipped\n".encode()
+    assert b"completed  2 of 2 epochs" in begun + out
 
 
 def test_ctrl_c_ends_follow_quietly() -> None:

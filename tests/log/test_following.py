@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from nntrain.errors import ConfigError
-from nntrain.log import Line, LogReadError, follow
+from nntrain.errors import ConfigError, LogWarning
+from nntrain.log import FileTarget, Line, LogReadError, TornLine, follow
 from nntrain.log.rendering import rendered
 from tests.log.samples import scripted, written
 
@@ -144,6 +145,130 @@ def follower_saw_it_go(follower: Follower) -> None:
     assert follower.error is None
 
 
+def test_a_file_that_was_cut_and_has_grown_beyond_is_read_from_its_beginning(path: Path) -> None:
+    lines = scripted()
+    append(path, lines[:5])
+    followed = follow(path, poll_s=0.01)
+    found = [next(followed) for _ in range(5)]
+    before = path.stat().st_size
+    with path.open("r+b") as file:
+        file.truncate()
+    append(path, lines[5:])
+    assert path.stat().st_size > before
+    assert [*found, *followed] == lines
+
+
+def test_who_has_the_old_file_open_may_write_to_it_for_a_while(path: Path) -> None:
+    """As `logrotate` does with `create`: a new file is there before the writer has looked."""
+    lines = scripted()
+    append(path, lines[:5])
+    old = path.with_suffix(".jsonl.1")
+    waits = 0
+
+    def stop() -> bool:
+        nonlocal waits
+        waits += 1
+        if waits == 6:  # asked after five lines, and then before each wait
+            path.rename(old)
+            append(path, lines[7:])
+        elif waits == 7:
+            append(old, lines[5:7])
+        return waits > 1000
+
+    assert list(follow(path, poll_s=0.01, stop=stop)) == lines
+
+
+def test_a_training_that_goes_on_cuts_off_what_a_crash_left_and_nothing_is_told_twice(path: Path) -> None:
+    lines = scripted()
+    append(path, lines[:5])
+    with path.open("ab") as file:
+        file.write(rendered(lines[5])[:90])
+    followed = follow(path, poll_s=0.01)
+    found = [next(followed) for _ in range(5)]
+
+    def goes_on() -> None:
+        with pytest.warns(LogWarning, match="its 90 bytes are cut off"):
+            target = FileTarget(path)
+        for line in lines[5:]:
+            target.write(line)
+        target.close()
+
+    thread = threading.Timer(0.1, goes_on)
+    thread.start()
+    found += followed
+    thread.join()
+    assert found == lines
+
+
+def test_a_last_line_that_stays_torn_is_told(path: Path) -> None:
+    lines = scripted()
+    append(path, lines[:5])
+    with path.open("ab") as file:
+        file.write(rendered(lines[5])[:30])
+    offset = path.stat().st_size - 30
+    for told in (True, False):
+        if not path.exists():
+            path.with_suffix(".jsonl.1").rename(path)
+        torn: list[TornLine] = []
+        followed = follow(path, poll_s=0.01, on_torn=torn.append if told else None)
+        found = [next(followed) for _ in range(5)]
+        path.rename(path.with_suffix(".jsonl.1"))
+        append(path, lines[5:])
+        if told:
+            found += followed
+            assert torn == [TornLine(line=6, offset=offset, bytes=30)]
+        else:
+            with pytest.warns(LogWarning, match="its 30 bytes are skipped"):
+                found += followed
+        assert found == lines
+        path.unlink()
+
+
+def test_a_pipe_with_a_name_is_followed(path: Path, followers: Callable[[], Follower]) -> None:
+    lines = scripted()
+    os.mkfifo(path)
+    follower = followers()
+    time.sleep(0.05)
+    with path.open("wb", buffering=0) as file:
+        for line in lines[:5]:
+            file.write(rendered(line))
+        follower.wait_for(5)
+        time.sleep(0.05)  # with nothing in it
+        file.write(rendered(lines[5])[:50])
+        time.sleep(0.05)
+        file.write(rendered(lines[5])[50:])
+    time.sleep(0.05)  # with nobody who writes to it
+    with path.open("wb", buffering=0) as file:
+        file.writelines(rendered(line) for line in lines[6:])
+    assert follower.ended()
+    assert follower.lines == lines
+
+
+def test_stop_ends_it_while_lines_come(path: Path) -> None:
+    append(path, scripted())
+    ends = threading.Event()
+    found = []
+    for line in follow(path, stop=ends.is_set):
+        found.append(line)
+        if len(found) == 3:
+            ends.set()
+    assert len(found) == 3
+
+
+def test_nothing_busy_waits(path: Path) -> None:
+    append(path, scripted()[:5])
+    asked: list[float] = []
+
+    def stop() -> bool:
+        asked.append(time.process_time())
+        return len(asked) == 5 + 20
+
+    begun = time.monotonic()
+    list(follow(path, poll_s=0.02, stop=stop))
+    assert time.monotonic() - begun >= 19 * 0.02
+    assert asked[-1] - asked[5] < 0.1, "seconds of the processor, of which waiting takes none"
+
+
 def test_it_ends_with_the_last_run_that_is_open(path: Path, followers: Callable[[], Follower]) -> None:
     one, other = scripted(0), scripted(1)
     append(path, [*one[:4], *other[:4], *one[4:]])
@@ -172,5 +297,9 @@ def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(LogReadError, match="it cannot be read") as caught:
         list(follow(tmp_path))
     assert caught.value.problem == "unreadable"
+    (tmp_path / "page.png").write_bytes(b"\x89PNG\0")
+    with pytest.raises(LogReadError, match="NUL byte") as caught:
+        list(follow(tmp_path / "page.png"))
+    assert caught.value.problem == "binary", "and no newline is waited for"
     with pytest.raises(ConfigError, match="poll_s is 0"):
         next(follow(tmp_path / "run.jsonl", poll_s=0))

@@ -600,6 +600,20 @@ def test_stdout_is_where_it_goes(capsys: pytest.CaptureFixture[str], monkeypatch
         assert "\x1b" not in text
 
 
+def test_a_pipe_is_not_redrawn_whatever_the_environment_says(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    terminal.follow(iter(scripted(every=1)))
+    text = capsys.readouterr().out
+    assert "\x1b[1m" in text, "colours were asked for"
+    assert {*ESCAPE.findall(text)} <= {one for one in ESCAPE.findall(text) if one.endswith("m")}
+    assert "\r" not in text
+    assert "━" not in text
+
+
 def test_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [*sys.modules]:
         if name.split(".")[0] == "rich":

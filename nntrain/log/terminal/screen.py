@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NoReturn
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -18,7 +19,7 @@ class Screen:
     """A console, and the forms in which it is written to."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or _StandardOutput()
 
     @property
     def width(self) -> int:
@@ -57,6 +58,22 @@ class Screen:
     def encodable(self, what: RenderableType) -> RenderableType:
         """Give something as the console's encoding can have it."""
         return what if self.console.encoding.startswith("utf") else _Encodable(what)
+
+
+class _StandardOutput(Console):
+    """The console of stdout.
+
+    rich takes `FORCE_COLOR` to mean that what was written can be redrawn, which in a pipe it cannot; and where the
+    reader of a pipe has gone away it ends the process.
+    """
+
+    def __init__(self) -> None:
+        terminal = sys.stdout is not None and sys.stdout.isatty()
+        super().__init__(highlight=False, force_interactive=None if terminal else False)
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Let the `BrokenPipeError` that is being handled pass on."""
+        raise  # noqa: PLE0704 - rich calls this where it has caught it
 
 
 class _Encodable:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from click.testing import CliRunner, Result
@@ -37,9 +37,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def start(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+def start(*arguments: str, stdin: int | None = None) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "nntrain", "log", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def test_a_whole_log_is_checked_and_counted() -> None:
@@ -262,7 +262,7 @@ def test_show_shows_what_a_person_asks_for() -> None:
 
 
 def test_follow_shows_a_run_while_it_is_written() -> None:
-    process = start("follow", "run.jsonl", cwd=Path.cwd())
+    process = start("follow", "run.jsonl")
     time.sleep(0.5)
     with Path("run.jsonl").open("ab", buffering=0) as file:
         for line in LINES:

@@ -104,6 +104,7 @@ def scripted(
     script.say(FitStarted(epochs=epochs, resumed=False))
     script.say(WarningEvent(code="capture.device", text=text))
     step = 0
+    loss, values = math.nan, FrozenMapping[float]()
     for epoch in range(epochs):
         phases: tuple[Phase, ...] = ("train", "eval")
         for phase in phases:

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import pytest
 import torch
+from jsonschema import Draft202012Validator
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
@@ -180,6 +181,16 @@ def test_jq_takes_every_line(log: Written) -> None:
         pytest.skip("jq is not installed")
     found = subprocess.run([jq, "-e", ".seq >= 0", log.path], capture_output=True, text=True, check=True)
     assert set(found.stdout.splitlines()) == {"true"}
+
+
+def test_jsonschema_takes_the_lines(log: Written) -> None:
+    """Every line but those of batches, and every hundredth of these: it takes a millisecond for each."""
+    schema = json.loads((Path(__file__).parents[2] / "docs/reference/event.schema.json").read_text(encoding="utf-8"))
+    valid = Draft202012Validator(schema)
+    lines = log.path.read_text(encoding="utf-8").split("\n")[:-1]
+    held = [json.loads(line) for number, line in enumerate(lines) if number % 100 == 0 or "batch_finished" not in line]
+    assert len(held) > BATCHES // 100
+    assert [line for line in held if not valid.is_valid(line)] == []
 
 
 def test_our_own_reader_reads_it(log: Written) -> None:

@@ -328,7 +328,7 @@ def test_of_every_so_many_batches_one_is_told(tmp_path: Path) -> None:
 
 class Mixup(LogEvent, frozen=True):
     level: ClassVar[Level] = "debug"
-    event: Literal["acme.mixup"] = "acme.mixup"
+    event: Literal["jsonlog.mixup"] = "jsonlog.mixup"
     alpha: float
     pairs: tuple[int, ...] = ()
     note: str | None = None
@@ -349,7 +349,7 @@ def test_a_subscribers_own_events_are_told_and_read_back(tmp_path: Path) -> None
     with JsonLog(path) as log:
         outcome = learner_of(log, subs=[Mixes()]).fit(1, print_stats=False)
     assert outcome.state.logged == ()
-    mine = [line for line in lines_of(path) if line["event"] == "acme.mixup"]
+    mine = [line for line in lines_of(path) if line["event"] == "jsonlog.mixup"]
     assert [(line["phase"], line["alpha"], line.get("note")) for line in mine] == [
         ("train", None, None),
         ("train", 0.5, "größer"),

@@ -168,7 +168,9 @@ def test_memory_in_a_process_of_its_own() -> None:
 
 
 def test_the_names_lead_to_the_modules(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(__main__.BENCHMARKS) == ["loop", "profile", "data", "resume", "import", "memory"]
+    assert list(__main__.BENCHMARKS) == ["loop", "profile", "data", "resume", "import", "memory", "log"]
+    __main__.main(["log", "--rounds", "1", "--batches", "60", "--batch-size", "4"])
+    assert "| every='all' |" in capsys.readouterr().out
     __main__.main(["loop", "--rounds", "1", "--batches", "1", "--batch-size", "4", "--only", "nntrain"])
     assert "| nntrain" in capsys.readouterr().out
 

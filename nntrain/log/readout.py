@@ -21,19 +21,26 @@ def values_of(ran: BatchRan) -> tuple[Tensor | float, ...]:
     return (ran.loss, *ran.metrics.values())
 
 
-def read_out(ran: Sequence[BatchRan]) -> tuple[list[list[float]], bool]:
-    """Give the loss and metrics of each batch as numbers, and whether a device was waited for."""
-    rows = [values_of(one) for one in ran]
+def read_out(ran: Sequence[BatchRan]) -> tuple[list[BatchRan], bool]:
+    """Give the batches with numbers for loss and metrics, and whether a device was waited for."""
     away: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for row in rows:
-        for value in row:
-            if waits(value):
-                away.setdefault((value.device, value.dtype), []).append(value)
-    if not away:
-        return [[float(value) for value in row] for row in rows], False
+    numbers = True
+    for one in ran:
+        for value in values_of(one):
+            if type(value) is not float:
+                numbers = False
+                if waits(value):
+                    away.setdefault((value.device, value.dtype), []).append(value)
+    if numbers:
+        return list(ran), False
     read: dict[tuple[torch.device, torch.dtype], Iterator[float]] = {
         kind: iter(torch.stack(values).tolist()) for kind, values in away.items()
     }
+
+    def number(value: Tensor | float) -> float:
+        return float(next(read[value.device, value.dtype]) if waits(value) else value)
+
     return [
-        [float(next(read[value.device, value.dtype]) if waits(value) else value) for value in row] for row in rows
-    ], True
+        one._replace(loss=number(one.loss), metrics={name: number(value) for name, value in one.metrics.items()})
+        for one in ran
+    ], bool(away)

@@ -60,15 +60,15 @@ class LiveRun:
 
     def batch_lines(self, ran: Sequence[BatchRan]) -> Iterator[Line]:
         """Give the lines of a phase's batches, each as of when it ran."""
-        values, waited = read_out(ran)
+        ran, waited = read_out(ran)
         now, offset = time.monotonic(), time.time() - time.monotonic()
         rates = self._rates(ran, now if waited else None)
         lr_at = self.info.lr_at if self.info is not None and ran[0].phase == "train" else None
         first: BatchFinished | None = None
-        for one, (loss, *metrics), rate in zip(ran, values, rates, strict=True):
+        for one, rate in zip(ran, rates, strict=True):
             told: dict[str, Any] = {
-                "loss": loss,
-                "metrics": FrozenMapping(dict(zip(one.metrics.keys(), metrics, strict=True))),
+                "loss": one.loss,
+                "metrics": FrozenMapping(one.metrics),
                 "lr": None if lr_at is None else float(lr_at(one.step - 1)),
                 "samples_per_s": rate,
             }

@@ -63,7 +63,8 @@ def test_values_come_back_as_they_were_whatever_their_type(reads: list[int]) -> 
         BatchRan(0, "train", n, n, n, torch.tensor(n / 3), {"half": torch.tensor(n, dtype=torch.float16), "n": n}, 0.0)
         for n in range(5)
     ]
-    values, waited = readout.read_out(ran)
+    found, waited = readout.read_out(ran)
+    values = [[one.loss, *one.metrics.values()] for one in found]
     assert waited
     assert values == [[torch.tensor(n / 3).item(), float(n), float(n)] for n in range(5)]
     assert reads == [5, 5], "one read for each type of number"

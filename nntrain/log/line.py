@@ -124,10 +124,25 @@ def _second(days: int, seconds: int) -> str:
 def _others_values(event: LogEvent) -> Mapping[str, object]:
     """Give the fields of somebody else's event, as JSON can hold them; a null that must be there is said so."""
     fields = type(event).model_fields
+    event = _encodable(event)
+    dumped: dict[str, object] = _with_nonfinite(event.model_dump(mode="json"), event)
     return {
         name: _NULL if value is None and name in fields and fields[name].is_required() else value
-        for name, value in _encodable(event).model_dump(mode="json").items()
+        for name, value in dumped.items()
     }
+
+
+def _with_nonfinite(dumped: Any, given: object) -> Any:
+    """Give what pydantic made of a value, with the numbers that are not finite where it made nulls of them."""
+    if dumped is None and isinstance(given, float):
+        return given
+    if isinstance(given, BaseModel):
+        given = {**given.__dict__, **(given.model_extra or {})}
+    if isinstance(dumped, dict) and isinstance(given, Mapping):
+        return {name: _with_nonfinite(value, given.get(name)) for name, value in dumped.items()}
+    if isinstance(dumped, list) and isinstance(given, (list, tuple)) and len(dumped) == len(given):
+        return [_with_nonfinite(value, one) for value, one in zip(dumped, given, strict=True)]
+    return dumped
 
 
 def _encodable(value: Any) -> Any:

@@ -243,6 +243,23 @@ def test_names_with_dots_are_told_apart_where_values_are_not_finite() -> None:
     checked(rendered(line_of(event)), event)
 
 
+def test_what_is_not_finite_deep_within_somebody_elses_event_is_named() -> None:
+    past = PastPhase(epoch=0, phase="eval", loss=math.nan, metrics=FrozenMapping(), samples=0, batches=0, seconds=0.0)
+    inner = {"deep": [1.0, math.nan, {"x": (-math.inf, None)}], "": math.inf, "null": None}
+    event = Hostile(
+        text="", maybe=None, many=(), named=FrozenMapping(), nested=past, anything=FrozenMapping({"a": inner})
+    )
+    line = line_of(event)
+    assert line.fields()["nonfinite"] == {
+        "nested.loss": "nan",
+        "anything.a.deep.1": "nan",
+        "anything.a.deep.2.x.0": "-inf",
+        "anything.a.": "inf",
+    }
+    read_back = parsed(rendered(line).decode())
+    assert repr(read_back.event) == repr(event).replace("(-inf, None)", "[-inf, None]")
+
+
 class Named(Subscriber[Batch]):
     """Cancels with hostile words."""
 

@@ -67,8 +67,26 @@ class LogError(NNTrainError, OSError):
         self.lost_lines = lost_lines
 
 
+class CheckpointError(NNTrainError, OSError):
+    """A checkpoint that cannot be written, or that cannot be read: it is damaged, or none of nntrain's."""
+
+
+class MisfitError(NNTrainError, ValueError):
+    """A checkpoint that is whole, but of another model or optimizer than the learner's."""
+
+
 class MissingExtraError(NNTrainError, ImportError):
     """A package that is not installed, and comes with an extra of nntrain's."""
+
+
+class Terminated(SystemExit):
+    """The process was asked to end (SIGTERM), and a step was let finish first. Uncaught, it ends it with code 143.
+
+    Derives from `SystemExit`, and so from no error: `except Exception` does not stop it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(143)
 
 
 class SinkWarning(UserWarning):

@@ -1,48 +1,63 @@
-"""Ctrl-C waits for the end of the step, so that it never finds a state half made."""
+"""Ctrl-C, and a request to end, wait for the end of the step, so that they never find a state half made."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, MappingProxyType
+from typing import Any, Final
+
+from nntrain.errors import Terminated
 
 
 class Interrupts:
-    """Whether Ctrl-C was pressed while it was held back."""
+    """Which signal came while it was held back, if one did."""
 
     def __init__(self) -> None:
-        self.pressed = False
+        self.pressed: int | None = None
 
-    def let_through(self, error: KeyboardInterrupt) -> None:
+    def made(self) -> BaseException:
+        """Make what the signal that was held back comes to."""
+        return Terminated() if self.pressed == signal.SIGTERM else KeyboardInterrupt("interrupted")
+
+    def let_through(self, error: BaseException) -> None:
         """Raise the interrupt that was held back."""
-        self.pressed = False
+        self.pressed = None
         raise error
 
 
-@contextmanager
-def held_back() -> Iterator[Interrupts]:
-    """Hold Ctrl-C back for a block, until `let_through`; a second one is raised at once.
+_PLAIN: Final[Mapping[int, Any]] = MappingProxyType(
+    {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+)
+"""What is in place where nobody listens."""
 
-    Only where Python's own handler is in place, in the main thread: an application's handler is left alone, and
+
+@contextmanager
+def held_back(*, terminate: bool = False) -> Iterator[Interrupts]:
+    """Hold Ctrl-C back for a block, until `let_through`; a second one is raised at once. With `terminate` SIGTERM too.
+
+    Only where Python's own handlers are in place, in the main thread: an application's handler is left alone, and
     other threads are never interrupted.
     """
     interrupts = Interrupts()
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
-        yield interrupts
-        return
 
     def hold(number: int, frame: FrameType | None) -> None:
-        if interrupts.pressed:
+        if interrupts.pressed is not None:
+            if number == signal.SIGTERM:
+                raise Terminated
             signal.default_int_handler(number, frame)
-        interrupts.pressed = True
+        interrupts.pressed = number
 
-    signal.signal(signal.SIGINT, hold)
+    replaced: list[int] = []
+    if threading.current_thread() is threading.main_thread():
+        wanted = (signal.SIGINT, signal.SIGTERM) if terminate else (signal.SIGINT,)
+        replaced = [number for number in wanted if signal.getsignal(number) == _PLAIN[number]]
+    for number in replaced:
+        signal.signal(number, hold)
     try:
         yield interrupts
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in replaced:
+            signal.signal(number, _PLAIN[number])

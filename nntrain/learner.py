@@ -17,6 +17,7 @@ from nntrain.compiled import compile_options
 from nntrain.errors import ConfigError, DataError
 from nntrain.events import Listening, listeners, subscriber_name
 from nntrain.loaders import Stream, TrainValid, as_loader, description_of, length_of, on_device
+from nntrain.logged import LogEvent
 from nntrain.machine import TABLE, Machine, ordinary_tensors
 from nntrain.modules import check_initialised
 from nntrain.optimizer import OptimizerFactory, Schedule, is_lr
@@ -141,6 +142,7 @@ class Learner(Generic[Batch]):
         with ordinary_tensors():
             workspace = Workspace(self.model, self.optim_class, self.lr, device, bits=bits, compile_options=options)
         notes: list[Note] = []
+        untold: list[LogEvent] = []
         passing = Pass(workspace, self.loss_fn, _metrics(self.metric_fn), self.unpack, options)
         streams: dict[Phase, Stream[Batch]] = {
             "train": Stream(on_device(as_loader(self.dls.train, "train"), workspace.device), 0),
@@ -151,7 +153,7 @@ class Learner(Generic[Batch]):
         # Python next looks for cycles.
         lr = self.lr
         lr_at = lr if callable(lr) else partial(_constant, float(lr))
-        told = partial(RunInfo, repr(self), {**self._config, "data": data}, str(workspace.device), lr_at)
+        told = partial(RunInfo, repr(self), {**self._config, "data": data}, str(workspace.device), lr_at, untold.append)
         return Machine(
             workspace=workspace,
             streams=streams,
@@ -160,6 +162,7 @@ class Learner(Generic[Batch]):
             audience=Audience(tuple(self.sinks)),
             info=lru_cache(maxsize=None)(told),
             notes=notes,
+            untold=untold,
         )
 
     def init(self, seed: int = 0, epochs: int = 0) -> TrainState:

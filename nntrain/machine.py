@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Final, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor
 
 from nntrain.batches import moved
@@ -108,6 +107,8 @@ class Step(NamedTuple):
     event: Event | None = None
     output: BatchOutput | None = None
     stats: EpochStats | None = None
+    lr_scale: float = 1.0
+    """What the batch's learning rate was multiplied with."""
 
 
 class _Computed(NamedTuple, Generic[Batch]):
@@ -132,6 +133,8 @@ class Machine(Generic[Batch]):
     turn: Turn = field(default_factory=Turn)
     notes: list[Note] = field(default_factory=list)
     """What is still to be told."""
+    untold: list[LogEvent] = field(default_factory=list)
+    """The events of those that are not asked, sinks and checkpoints, until they are told."""
 
     def __post_init__(self) -> None:
         self._generators = self.workspace.generators
@@ -178,9 +181,14 @@ class Machine(Generic[Batch]):
         if logged:
             step = step._replace(state=evolved(step.state, logged=()))
         merely_ran = (
-            step.event == "after_batch" and step.verdict is None and audience.began and not self.notes and not logged
+            step.event == "after_batch"
+            and step.verdict is None
+            and audience.began
+            and not self.notes
+            and not self.untold
+            and not logged
         )
-        sinks = audience.of_batch(step.state.progress.batch) if merely_ran else audience.at(progress.at)
+        sinks = audience.of_batch(step.state.progress) if merely_ran else audience.at(progress.at)
         audience.began = True
         if sinks:
             self._tell(audience, sinks, self._transition(progress, step, logged))
@@ -197,12 +205,12 @@ class Machine(Generic[Batch]):
         if state.progress.at != "batch" or not self._merely_run(audience):
             return
         parts = _parts(state)
-        place, sums, _, key, _ = parts
+        place, sums, key = state.progress, state.sums, state.key
         workspace, stream = self.workspace, self.streams[place.phase]
         train = place.phase == "train"
         noise = self._noise_of(key, place)
         batch, samples, totals, seconds = place.batch, sums.samples, sums.totals, sums.seconds
-        handle = state.tensors
+        handle, workspace.lr_scale = state.tensors, state.lr_scale
         group: list[_Ran] = []
         every, last = audience.group_every, audience.next_single(batch + 1)
         del state
@@ -214,7 +222,11 @@ class Machine(Generic[Batch]):
             with workspace.held(handle):
                 workspace.ready(handle)
             cell.clear()  # only `handle` holds the value now, and is let go before the optimizer writes
-            while batch + 1 != last and not (interrupts.pressed or (self.notes and audience.at("batch"))):
+            while batch + 1 != last and not (
+                interrupts.pressed
+                or ((self.notes or self.untold) and audience.at("batch"))
+                or (audience.attentive and audience.wanted(place.phase, place.step + batch - place.batch + train))
+            ):
                 began, seen = time.perf_counter(), every > 0 and (batch + 1) % every == 0
                 with workspace.lock:
                     found = stream.batch(key, place.epoch, batch)
@@ -244,11 +256,11 @@ class Machine(Generic[Batch]):
                 if seen:
                     group.append((batch, samples, passed.means, time.monotonic()))
                     if len(group) == _GROUP or group[-1][-1] - group[0][-1] > _GROUP_SECONDS:
-                        self._tell_group(audience, key, place, sums, group)
-            self._tell_group(audience, key, place, sums, group)
+                        self._tell_group(audience, parts, group)
+            self._tell_group(audience, parts, group)
         except BaseException as error:
             state = reached()
-            self._tell_group(audience, key, place, sums, group, leniently=True)
+            self._tell_group(audience, parts, group, leniently=True)
             self._failed(error, state, state.progress, audience)
             raise
         cell[:] = [reached()]
@@ -256,16 +268,15 @@ class Machine(Generic[Batch]):
     def _tell_group(
         self,
         audience: Audience,
-        key: Key,
-        place: Progress,
-        sums: Sums,
+        parts: _Parts,
         group: list[_Ran],
         *,
         leniently: bool = False,
     ) -> None:
-        """Tell of batches that merely ran since `place`, and empty the group, whatever comes of it."""
+        """Tell of batches that merely ran since the state of `parts`, and empty the group, whatever comes of it."""
         if not group:
             return
+        place, sums, scale = parts["progress"], parts["sums"], parts["lr_scale"]
         train = place.phase == "train"
         ran = [
             BatchRan(
@@ -277,11 +288,12 @@ class Machine(Generic[Batch]):
                 loss,
                 dict(zip(self.passing.names, metrics, strict=True)),
                 when,
+                scale,
             )
             for batch, samples, (loss, *metrics), when in group
         ]
         group.clear()
-        audience.tell_batches(self.info(key.seed), ran, leniently=leniently)
+        audience.tell_batches(self.info(parts["key"].seed), ran, leniently=leniently)
 
     def _merely_run(self, audience: Audience) -> bool:
         """Tell whether batches that run are of no subscriber's concern."""
@@ -331,11 +343,7 @@ class Machine(Generic[Batch]):
 
     def _batch(self, cell: list[TrainState], given: tuple[Batch] | None, audience: Audience) -> Step:
         workspace = self.workspace
-        seen = bool(
-            self.heard_by["after_batch"]
-            or (audience.at("batch") if self.notes else audience.of_batch(cell[0].progress.batch + 1))
-            or not audience.began
-        )
+        seen = bool(self.heard_by["after_batch"] or self._sees_batch(cell[0].progress, audience) or not audience.began)
         came_to = self._compute(cell[0], given, seen)
         if isinstance(came_to, Step):
             cell.clear()
@@ -346,6 +354,7 @@ class Machine(Generic[Batch]):
         # Only `cell` holds the state before, so that it can be let go before the optimizer writes.
         batch, output, after, keep = came_to
         del came_to
+        scale = after.lr_scale
         verdict, by = None, ""
         if self.heard_by["after_batch"]:
             after, verdict, by = self._ask_after(after, batch, output)
@@ -358,12 +367,19 @@ class Machine(Generic[Batch]):
             if not cell:
                 revived = workspace.revived()
                 written = revived is None and after.tensors.lost is None  # an interrupt came when it was done
-                cell.append(after if written else _whole(parts, revived or after.tensors))
+                cell.append(after if written else TrainState(**parts, tensors=revived or after.tensors))
             raise
         cell.clear()
         if verdict is not None:
             return _cancelled(Published(after, verdict, by), "after_batch")
-        return Step(after, None, "", "after_batch", output)
+        return Step(after, None, "", "after_batch", output, lr_scale=scale)
+
+    def _sees_batch(self, place: Progress, audience: Audience) -> bool:
+        """Tell whether a sink will see the batch that is next, if it merely runs."""
+        if self.notes or self.untold:
+            return bool(audience.at("batch"))
+        train = place.phase == "train"
+        return bool(audience.of_batch(evolved(place, batch=place.batch + 1, step=place.step + train)))
 
     def _compute(
         self, state: TrainState, given: tuple[Batch] | None, seen: bool
@@ -381,6 +397,7 @@ class Machine(Generic[Batch]):
                 return asked
             resumed = asked.state
         self.workspace.ready(resumed.tensors)
+        self.workspace.lr_scale = resumed.lr_scale
         output, after = self._body(resumed, batch, began, seen)
         # Where another value was brought in, the state before has a copy of its own, and is kept in case of a failure.
         return _Computed(batch, output, after, self.workspace.needs_closure or resumed.tensors is not state.tensors)
@@ -485,11 +502,12 @@ class Machine(Generic[Batch]):
             stats=step.stats,
             notes=self._taken_notes(progress.at),
             logged=logged,
+            lr_scale=step.lr_scale,
         )
 
     def _tell(self, audience: Audience, sinks: tuple[Sink, ...], transition: Transition) -> None:
         try:
-            audience.tell(sinks, transition)
+            audience.tell(sinks, transition, self._taken_untold)
         except BaseException as error:
             self._failed(error, transition.state, transition.progress, audience)
             raise
@@ -500,6 +518,12 @@ class Machine(Generic[Batch]):
         self.notes.clear()
         self._noted += new
         return self._noted if at == "before_fit" else new
+
+    def _taken_untold(self) -> tuple[LogEvent, ...]:
+        taken: list[LogEvent] = []
+        while self.untold:  # another thread may be adding to it
+            taken.append(self.untold.pop(0))
+        return tuple(taken)
 
     def _failed(self, error: BaseException, state: TrainState, progress: Progress, audience: Audience) -> None:
         """Say where it happened, leave the state before with the error, and tell the sinks."""
@@ -522,47 +546,45 @@ class Machine(Generic[Batch]):
                 error=error,
                 notes=self._taken_notes(progress.at),
             ),
+            self._taken_untold,
             leniently=True,
         )
 
     @staticmethod
-    def interrupted_by(error: Exception) -> KeyboardInterrupt:
+    def interrupted_by(error: Exception, interrupts: Interrupts) -> BaseException:
         """Make the interrupt that waited for the end of a step which failed, perhaps of the same Ctrl-C."""
-        interrupt = KeyboardInterrupt("interrupted")
+        interrupt = interrupts.made()
         interrupt.__cause__ = error
         remember_state(interrupt, state_before(error))
         return interrupt
 
-    def interruption(self, state: TrainState, audience: Audience) -> KeyboardInterrupt:
+    def interruption(self, state: TrainState, audience: Audience, interrupts: Interrupts) -> BaseException:
         """Make the interrupt that waited for the end of a step."""
-        error = KeyboardInterrupt("interrupted")
+        error = interrupts.made()
         self._failed(error, state, state.progress, audience)
         return error
 
 
-_Parts = tuple[Progress, Sums, History, Key, FrozenMapping[BaseModel]]
+_Parts = dict[str, Any]
 
 
 def _parts(state: TrainState) -> _Parts:
     """Give all of a state but its tensors, so that they can be let go."""
-    return state.progress, state.sums, state.history, state.key, state.slots
-
-
-def _whole(parts: _Parts, tensors: Tensors) -> TrainState:
-    progress, sums, history, key, slots = parts
-    return TrainState(progress=progress, tensors=tensors, sums=sums, history=history, key=key, slots=slots)
+    parts = dict(state.__dict__)
+    del parts["tensors"]
+    return parts
 
 
 def _state_amid(
     parts: _Parts, batch: int, samples: int, *, totals: Totals, seconds: float, handle: Tensors
 ) -> TrainState:
     """Give the state amid a phase, before `batch`: `parts` are those of the state that its batches began with."""
-    place, sums, history, key, slots = parts
+    place, sums = parts["progress"], parts["sums"]
     done, more = batch - place.batch, samples - sums.samples
     train = place.phase == "train"
     progress = evolved(place, batch=batch, step=place.step + done * train, samples=place.samples + more)
     running = evolved(sums, totals=totals, samples=samples, batches=sums.batches + done, seconds=seconds)
-    return _whole((progress, running, history, key, slots), handle)
+    return TrainState(**{**parts, "progress": progress, "sums": running}, tensors=handle)
 
 
 def _cancelled(published: Published, event: Event) -> Step:

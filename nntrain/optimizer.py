@@ -66,6 +66,8 @@ class LiveOptimizer:
         # The steps of torch's own optimizers write under torch's version counters.
         self._counts = type(self._optimizer).step.__module__.startswith("torch.optim.")
         self._other_options = False
+        self._scale = 1.0
+        """What the rates that now stand in the groups are multiplied with."""
         self.memory = 0
         """Counts the times that the memory may have come to lie elsewhere."""
         self.untouched = False
@@ -100,7 +102,7 @@ class LiveOptimizer:
             {
                 name: change(value)
                 for name, value in _group_values(group).items()
-                if not (name in fresh and same_bits(value, fresh[name])) and (name != "lr" or self._schedule is None)
+                if not (name in fresh and same_bits(value, fresh[name])) and (name != "lr" or not self._sets_lr)
             }
             for group, fresh in zip(self._optimizer.param_groups, self._fresh_groups, strict=True)
         )
@@ -112,13 +114,14 @@ class LiveOptimizer:
             optim = self.fresh
         self._other_options = bool(optim.state) and not same_bits(optim.options, self._fresh_groups)
         self.memory += 1
+        self._scale = 1.0
         state = self._optimizer.state
         for name, param in self._params.items():
             kept = optim.state.get(name)
             if kept is None:
                 state.pop(param, None)
             else:
-                state[param] = _taken_over(state.get(param, {}), kept, device)
+                state[param] = _taken_over(state.get(param, {}), kept, device, self._on_device)
         for index, (group, fresh) in enumerate(zip(self._optimizer.param_groups, self._fresh_groups, strict=True)):
             changed = optim.groups[index] if index < len(optim.groups) else {}
             group.update(copied({**fresh, **changed}))
@@ -126,19 +129,23 @@ class LiveOptimizer:
     def step(
         self,
         number: int,
+        scale: float,
         closure: Callable[[], Tensor] | None,
         through: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
         """Write the parameters, as step `number`, `through` what may do it faster.
 
-        After a failure `untouched` says whether anything was written.
+        `scale` is what the learning rate is multiplied with. After a failure `untouched` says whether anything was
+        written.
         """
         known = len(self._optimizer.state)
         before = self._written() if self._counts else None
         self.untouched = True
         try:
             if self._schedule is not None:
-                self._set_lr(self._schedule(number), number)
+                self._set_lr(self._schedule(number), number, scale)
+            elif scale != self._scale:
+                self._scale_lr(scale)
             self.untouched = False
             try:
                 if through is not None:
@@ -182,7 +189,7 @@ class LiveOptimizer:
                     "capturable=True)"
                 )
             changed = [name for name, value in _group_values(group).items() if not same_bits(value, fresh[name])]
-            if any(name != "lr" or self._schedule is None for name in changed):
+            if any(name != "lr" or not self._sets_lr for name in changed):
                 return f"it changes {', '.join(changed)} of its parameter groups in Python"
         for kept in self._optimizer.state.values():
             for name, value in kept.items():
@@ -213,14 +220,34 @@ class LiveOptimizer:
                 f"holds what is kept for each parameter, and what a parameter group holds: keep it there."
             )
 
-    def _set_lr(self, lr: object, step: int) -> None:
+    @property
+    def _sets_lr(self) -> bool:
+        """Whether the rates in the groups are set from outside: then they are no memory of the optimizer's."""
+        return self._schedule is not None or self._scale != 1.0
+
+    @property
+    def _on_device(self) -> bool:
+        """Whether it counts its steps where the parameters are."""
+        return any(group.get("capturable") or group.get("fused") for group in self._optimizer.param_groups)
+
+    def _scale_lr(self, scale: float) -> None:
+        """Multiply each group's constant rate."""
+        for group, fresh in zip(self._optimizer.param_groups, self._fresh_groups, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].copy_(fresh["lr"]).mul_(scale)
+            else:
+                group["lr"] = fresh["lr"] * scale
+        self._scale = scale
+        self.memory += 1  # a recording holds the number that it was made with
+
+    def _set_lr(self, lr: object, step: int, scale: float) -> None:
         if not is_lr(lr):
             raise ConfigError(f"The lr schedule returned {lr!r} at step {step}; expected a finite number of 0 or more.")
         for group, ratio in zip(self._optimizer.param_groups, self._lr_ratios, strict=True):
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr * ratio)
+                group["lr"].fill_(lr * ratio * scale)
             else:
-                group["lr"] = lr * ratio
+                group["lr"] = lr * ratio * scale
 
     def _written(self) -> list[object]:
         """Give what tells whether an optimizer of torch's has written anything yet."""
@@ -268,8 +295,13 @@ def _group_values(group: Mapping[str, Any]) -> dict[str, Any]:
     return {name: copied(value) for name, value in group.items() if name not in {"params", "param_names"}}
 
 
-def _taken_over(mine: Mapping[str, Any], theirs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Bring an optimizer's memory of one parameter in, into the tensors that are there where they fit."""
+def _taken_over(
+    mine: Mapping[str, Any], theirs: Mapping[str, Any], device: torch.device, on_device: bool
+) -> dict[str, Any]:
+    """Bring an optimizer's memory of one parameter in, into the tensors that are there where they fit.
+
+    What is a single number on the CPU stays there, as a count of steps does, unless it is to be `on_device`.
+    """
     brought: dict[str, Any] = {}
     for name, value in theirs.items():
         here = mine.get(name)
@@ -279,7 +311,8 @@ def _taken_over(mine: Mapping[str, Any], theirs: Mapping[str, Any], device: torc
                 brought[name] = here
             else:
                 fresh = copied(value)
-                brought[name] = fresh.to(device) if value.device.type != "cpu" or value.ndim else fresh
+                moves = on_device or value.device.type != "cpu" or value.ndim
+                brought[name] = fresh.to(device) if moves else fresh
         else:
             brought[name] = copied(value)
     return brought

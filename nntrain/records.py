@@ -22,6 +22,7 @@ from nntrain.errors import ConfigError
 from nntrain.logged import LogEvent
 from nntrain.modules import module_with
 from nntrain.tensors import Tensors, summarised
+from nntrain.trees import Flat, Flattener
 
 Phase = Literal["train", "eval"]
 Place = Literal["before_fit", "before_epoch", "batch", "after_epoch", "after_fit", "finished"]
@@ -224,7 +225,7 @@ class History(tuple[EpochStats, ...]):
         )
 
 
-class Totals:
+class Totals(Flat):
     """Sample-weighted sums of the loss and of each metric, in float64, where they are cheapest.
 
     On a CPU reading a number out of a tensor waits for nothing, so the sums are Python floats. On a device they are
@@ -274,6 +275,11 @@ class Totals:
                 return Totals(summed.clone(), metrics)
             before = torch.tensor(before, dtype=torch.float64, device=summed.device)
         return Totals(before.to(summed.device) + summed, metrics)
+
+    def flat(self, flattener: Flattener) -> tuple[str, Mapping[str, object]]:  # noqa: ARG002 - of one tensor at most
+        """Give the sums, on a device as the tensor that they are, and the metrics' names."""
+        values = self._values
+        return "totals", {"values": values if isinstance(values, Tensor) else list(values), "metrics": self.metrics}
 
     def tolist(self) -> list[float]:
         """Read the sums; on a device, this waits for it."""
@@ -351,13 +357,14 @@ class Slot(Generic[RecordT]):
         return f"Slot({self.name!r}, {self.record.__name__})"
 
 
-class TrainState(Record, frozen=True):
+class TrainState(Record, Flat, frozen=True):
     """All that a training is, as one immutable value.
 
     `progress` says where it stands; `tensors` is the handle on parameters, buffers and optimizer state; `sums` are
     the running sums of this phase; `history` has one `EpochStats` per finished phase; `key` rules all randomness;
-    `slots` hold what subscribers keep. `logged` are the events that subscribers gave within the transition that runs:
-    the machine takes them out and shows them to the sinks, so a state that a step returns has none. `==` compares
+    `lr_scale` is what the learner's learning rate is multiplied with; `slots` hold what subscribers keep. `logged` are
+    the events that subscribers gave within the transition that runs: the machine takes them out and shows them to the
+    sinks, so a state that a step returns has none. `==` compares
     bits, and leaves out only what the clock said.
     """
 
@@ -366,6 +373,7 @@ class TrainState(Record, frozen=True):
     sums: Sums = Sums()
     history: History = History()
     key: Key
+    lr_scale: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
     slots: FrozenMapping[BaseModel] = FrozenMapping()
     logged: tuple[SerializeAsAny[LogEvent], ...] = ()
 
@@ -412,6 +420,23 @@ class TrainState(Record, frozen=True):
             )
         return evolved(self, slots=self.slots.put(slot.name, value))
 
+    def scale_lr(self, factor: float) -> TrainState:
+        """Give a state from which the learning rate, constant or of a schedule, is `factor` times what it was.
+
+        It holds until it is scaled again, for every parameter group, and is saved and rolled back with the state.
+        """
+        scale = (
+            self.lr_scale * factor if isinstance(factor, (int, float)) and not isinstance(factor, bool) else math.nan
+        )
+        if not (math.isfinite(scale) and scale >= 0):
+            raise ConfigError(f"scale_lr takes a finite number of 0 or more, like 0.5; got {factor!r}.")
+        return evolved(self, lr_scale=float(scale))
+
+    def flat(self, flattener: Flattener) -> tuple[str, Mapping[str, object]]:
+        """Give the parts of all that the training is: what a checkpoint holds."""
+        named = {name: getattr(self, name) for name in ("progress", "sums", "history", "key", "lr_scale", "slots")}
+        return "state", {**self.tensors.parts(flattener), **named}
+
     def log(self, event: LogEvent) -> TrainState:
         """Give a state with which `event` is told: a subscriber answers with it, and the log writes the event."""
         if not isinstance(event, LogEvent) or not getattr(event, "event", None):
@@ -427,6 +452,7 @@ class TrainState(Record, frozen=True):
         return (
             self.progress == other.progress
             and self.key == other.key
+            and same_bits(self.lr_scale, other.lr_scale)
             and self.sums == other.sums
             and self.history == other.history
             and same_bits(dict(self.slots), dict(other.slots))

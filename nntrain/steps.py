@@ -135,20 +135,20 @@ def fold(
     machine: Machine[Batch] = learner.machine
     audience = Audience((*sinks, *machine.audience.sinks))
     machine.check_sums(cell[0])
-    with machine.running(), held_back() as interrupts:
+    with machine.running(), held_back(terminate=audience.has_last_words) as interrupts:
         while True:
             try:
                 if done is not _at_once:
                     machine.run_batches(cell, audience, interrupts)
                 if interrupts.pressed:
-                    interrupts.let_through(machine.interruption(cell.pop(), audience))
+                    interrupts.let_through(machine.interruption(cell.pop(), audience, interrupts))
                 step = machine.step(cell, audience, batch)
             except Exception as error:
                 if interrupts.pressed:
-                    interrupts.let_through(machine.interrupted_by(error))
+                    interrupts.let_through(machine.interrupted_by(error, interrupts))
                 raise
             if interrupts.pressed:
-                interrupts.let_through(machine.interruption(step.state, audience))
+                interrupts.let_through(machine.interruption(step.state, audience, interrupts))
             if done(step):
                 break
             cell.append(step.state)

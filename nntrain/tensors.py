@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from nntrain.bits import same_bits
 from nntrain.errors import StateError, StatePicklingError
+from nntrain.trees import Flattener
 
 Read = TypeVar("Read")
 ModelSource = nn.Module | Callable[[], nn.Module]
@@ -188,6 +189,22 @@ class Tensors:
             "A TrainState is not pickled: loading a pickle runs code, and a state's tensors may be the live ones "
             "that a learner goes on training. Take copies with state.params, or copy.deepcopy(state)."
         )
+
+    def parts(self, flattener: Flattener) -> dict[str, object]:
+        """Give what a state's tensors are made of, by name. Live tensors are copied if `flattener.read` has none."""
+        snapshot: Snapshot | None = flattener.read.get(id(self))
+        if snapshot is None:
+            snapshot = flattener.read[id(self)] = self.owned or self.snapshot()
+            flattener.hold(self)
+        optim = snapshot.optim
+        return {
+            "params": snapshot.params,
+            "buffers": snapshot.buffers,
+            "optim": optim.state,
+            "groups": optim.groups,
+            "options": optim.options,
+            "kind": optim.kind,
+        }
 
     def summary(self) -> dict[str, dict[str, dict[str, object]]]:
         """Summarise each tensor by shape and dtype."""

@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -27,13 +27,15 @@ from nntrain.verdicts import Cancel, Event
 class RunInfo:
     """What may be told of the run: the learner in a line of words, and its configuration as plain values.
 
-    `lr_at` gives the learning rate of an optimizer's step (0, 1, ...).
+    `lr_at` gives the learning rate of an optimizer's step (0, 1, ...), before the state scales it. `tell` takes an
+    event that a sink has to tell, at any time and from any thread: the sinks are shown it with the next transition.
     """
 
     learner: str
     config: Mapping[str, object]
     device: str
     lr_at: Callable[[int], float]
+    tell: Callable[[LogEvent], None]
     seed: int
 
 
@@ -53,7 +55,7 @@ class Transition:
     it. `event` is the last event that was published, and `verdict` and `by` who cancelled it. `output` is a batch's.
     `stats` is there where a phase's statistics were finished. `error` is there where the step failed; `state` is then
     the one that remains. `run` is what may be told of the run. `notes` are those that came up since the last one,
-    `logged` the events that subscribers gave.
+    `logged` the events that subscribers and sinks gave. `lr_scale` is what a batch's learning rate was multiplied with.
     """
 
     at: Place
@@ -68,13 +70,14 @@ class Transition:
     error: BaseException | None = None
     notes: tuple[Note, ...] = ()
     logged: tuple[LogEvent, ...] = ()
+    lr_scale: float = 1.0
 
 
 class BatchRan(NamedTuple):
     """A batch that merely ran: where the training stands after it, its loss and metrics, and when that was.
 
     `epoch` to `samples` are those of `Progress`. `loss` and `metrics` are the batch's own, 0-dim tensors on the device
-    or numbers. `when` is what `time.monotonic()` gave.
+    or numbers. `when` is what `time.monotonic()` gave. The learning rate was multiplied with `lr_scale`.
     """
 
     epoch: int
@@ -85,6 +88,7 @@ class BatchRan(NamedTuple):
     loss: Tensor | float
     metrics: Mapping[str, Tensor | float]
     when: float
+    lr_scale: float = 1.0
 
 
 class Sink(Protocol):
@@ -93,7 +97,12 @@ class Sink(Protocol):
     A sink that fails does not end a training: it is reported once, counted, and shown in the outcome. With an
     attribute `strict = True` it does. With `places`, a set of places, it is only shown the transitions that began
     there, and costs nothing elsewhere. With `every_batch = False` it is not shown the batches that merely ran, unless
-    a step began with one; with `every_batch = 50` it is shown the 50th of a phase, the 100th ...
+    a step began with one; with `every_batch = 50` it is shown the 50th of a phase, the 100th ... One that has a method
+    `wants` as well, like `AttentiveSink`, says of each batch by itself whether it is to be shown it.
+
+    A sink that has events to tell (`transition.run.tell`) is told before the others where it has `tells = True`: they
+    are shown its events with the same transition. One with `last_words = True` is told when the process is asked to end
+    (SIGTERM), where nobody else listens to that, as it is of Ctrl-C: the step is finished, then `Terminated` is raised.
 
     A sink that has a method `batches` as well, like `GroupSink`, is shown such batches through it, many at once and
     without a state for each, where no subscriber is asked about batches.
@@ -113,6 +122,15 @@ class GroupSink(Sink, Protocol):
         ...
 
 
+@runtime_checkable
+class AttentiveSink(Sink, Protocol):
+    """A sink that is asked, before each batch that would merely run, whether it wants to be shown it."""
+
+    def wants(self, phase: Phase, step: int, /) -> bool:
+        """Tell whether to be shown a batch after which `step` optimizer steps lie behind. Asked often: be quick."""
+        ...
+
+
 @dataclass
 class Audience:
     """The sinks of one run, who of them wants what, and how often each failed."""
@@ -125,7 +143,14 @@ class Audience:
         """Whether anything was told yet."""
         self._by_place: dict[Place, tuple[Sink, ...]] = {}
         intervals = [(sink, every) for sink in self.at("batch") if (every := every_batch(sink))]
-        self._each = tuple(intervals)
+        self.has_last_words = any(getattr(sink, "last_words", False) for sink in self.sinks)
+        """Whether a sink is to be told before the process ends."""
+        self.attentive = tuple(sink for sink in self.sinks if isinstance(sink, AttentiveSink))
+        self._each = tuple(
+            (sink, every_batch(sink), sink.wants if isinstance(sink, AttentiveSink) else None)
+            for sink in self.at("batch")
+            if every_batch(sink) or isinstance(sink, AttentiveSink)
+        )
         self._groups = tuple((sink, every) for sink, every in intervals if isinstance(sink, GroupSink))
         self._singly = tuple(every for sink, every in intervals if not isinstance(sink, GroupSink))
         self.group_every = math.gcd(*(every for _, every in self._groups))
@@ -139,9 +164,19 @@ class Audience:
             self._by_place[place] = found
         return found
 
-    def of_batch(self, count: int) -> tuple[Sink, ...]:
-        """Give the sinks that want a batch which merely ran, the `count`th of its phase."""
-        return tuple([sink for sink, every in self._each if not count % every])
+    def of_batch(self, place: Progress) -> tuple[Sink, ...]:
+        """Give the sinks that want a batch which merely ran; `place` is where the training stands after it."""
+        return tuple(
+            [
+                sink
+                for sink, every, wants in self._each
+                if (every and not place.batch % every) or (wants is not None and wants(place.phase, place.step))
+            ]
+        )
+
+    def wanted(self, phase: Phase, step: int) -> bool:
+        """Tell whether a batch, after which `step` optimizer steps lie behind, is wanted by one who says so himself."""
+        return any(sink.wants(phase, step) for sink in self.attentive)
 
     def next_single(self, count: int) -> int | None:
         """Give which batch of a phase, from the `count`th on, is the next that is wanted with its state."""
@@ -154,10 +189,27 @@ class Audience:
             if wanted:
                 self._guarded(sink, partial(sink.batches, run, wanted), leniently=leniently)
 
-    def tell(self, sinks: Sequence[Sink], transition: Transition, *, leniently: bool = False) -> None:
-        """Show a transition to `sinks`; strict ones may raise, unless this is `leniently` done."""
+    def tell(
+        self,
+        sinks: Sequence[Sink],
+        transition: Transition,
+        untold: Callable[[], tuple[LogEvent, ...]],
+        *,
+        leniently: bool = False,
+    ) -> None:
+        """Show a transition to `sinks`; strict ones may raise, unless this is `leniently` done.
+
+        Those that tell events of their own come first. Then `untold` gives what there is to be told beside it.
+        """
         for sink in sinks:
-            self._guarded(sink, partial(sink, transition), leniently=leniently)
+            if getattr(sink, "tells", False):
+                self._guarded(sink, partial(sink, transition), leniently=leniently)
+        events = untold()
+        if events:
+            transition = replace(transition, logged=(*transition.logged, *events))
+        for sink in sinks:
+            if not getattr(sink, "tells", False):
+                self._guarded(sink, partial(sink, transition), leniently=leniently)
 
     def _guarded(self, sink: Sink, tell: Callable[[], object], *, leniently: bool) -> None:
         try:

@@ -87,6 +87,8 @@ class Workspace:
         self._pending: weakref.ref[Tensors] | None = None
         self._step: int | None = None
         self._closure: Callable[[], Tensor] | None = None
+        self.lr_scale = 1.0
+        """What the learning rate of the next step is multiplied with: the state's."""
         self.write_through: Callable[[Callable[[], None]], None] | None = None
         """What takes the optimizer's step, given how it is taken plainly, until the batch at hand is done."""
         self._param_list = list(self.params.values())
@@ -330,7 +332,7 @@ class Workspace:
         try:
             # A closure evaluates the model again, and draws its noise anew.
             with nullcontext() if self._closure is None else kept(self.generators):
-                self.optimizer.step(step, self._closure, self.write_through)
+                self.optimizer.step(step, self.lr_scale, self._closure, self.write_through)
         except BaseException as error:
             self._current = None
             handle.source = None

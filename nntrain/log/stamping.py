@@ -69,7 +69,7 @@ class LiveRun:
             told: dict[str, Any] = {
                 "loss": one.loss,
                 "metrics": FrozenMapping(one.metrics),
-                "lr": None if lr_at is None else float(lr_at(one.step - 1)),
+                "lr": None if lr_at is None else float(lr_at(one.step - 1)) * one.lr_scale,
                 "samples_per_s": rate,
             }
             # Of a group the first is validated. The others are of the same batches, metrics and rates.

@@ -131,7 +131,17 @@ def _happened(transition: Transition, every: int) -> Iterator[Saying | BatchRan]
         )
     elif output is not None and every and transition.state.progress.batch % every == 0:
         now = transition.state.progress
-        yield BatchRan(now.epoch, now.phase, now.batch, now.step, now.samples, output.loss, output.metrics, 0.0)
+        yield BatchRan(
+            now.epoch,
+            now.phase,
+            now.batch,
+            now.step,
+            now.samples,
+            output.loss,
+            output.metrics,
+            0.0,
+            transition.lr_scale,
+        )
 
 
 def _goes_on(told: Progress, place: Progress) -> bool:
@@ -164,10 +174,18 @@ def _failure(error: BaseException, transition: Transition) -> RunFailed:
     place = transition.progress
     return RunFailed(
         error_type=type(error).__name__,
-        error_message=str(error),
+        error_message=_said(error),
         where=f"{transition.at}, {place.phase} of epoch {place.epoch}",
         traceback="".join(traceback.format_exception(error)),
     )
+
+
+def _said(error: BaseException) -> str:
+    """Give an error's message; one that cannot be told is not to cost the line."""
+    try:
+        return str(error)
+    except Exception as failure:  # noqa: BLE001 - whatever somebody's __str__ raises
+        return f"<its message cannot be told: {type(failure).__name__}>"
 
 
 def config_of(run: RunInfo) -> FrozenMapping[Any]:

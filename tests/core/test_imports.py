@@ -7,7 +7,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "nntrain"
 ORDER = [
-    ["errors", "bits", "randomness", "interrupts"],
+    ["errors", "bits", "randomness"],
+    ["trees", "interrupts"],
     ["borrowing", "tensors", "compiled"],
     ["modules", "optimizer", "watch", "turn", "logged"],
     ["records"],

@@ -302,3 +302,20 @@ def test_hostile_text_of_a_training_gets_through(
     cancelled = next(line.event for line in lines if line.event.event == "cancelled")
     assert cancelled.__dict__["reason"] == said(HOSTILE)
     assert cancelled.__dict__["subscriber"] == named.__name__
+
+
+def test_an_error_that_cannot_say_what_it_is_costs_no_line(tmp_path: Path) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    def fails(*_: object) -> float:
+        raise Mute
+
+    path = tmp_path / "log.jsonl"
+    with JsonLog(path) as log, pytest.raises(Mute):
+        learner_of(log, metric_fn=fails).fit(1, print_stats=False)
+    *_, last = read(path)
+    assert isinstance(last.event, RunFailed)
+    assert (log.lost, last.event.error_type) == (0, "Mute")
+    assert "RuntimeError" in last.event.error_message

@@ -46,8 +46,9 @@ def same_tensor(one: torch.Tensor, other: torch.Tensor) -> bool:
         return same_tensor(one.to_dense(), other.to_dense())
     if other.device != one.device:
         other = other.to(one.device)
-    return bool(torch.equal(_as_bytes(one), _as_bytes(other)))
+    return bool(torch.equal(as_bytes(one), as_bytes(other)))
 
 
-def _as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """Give a strided tensor's elements, in their order, as bytes: its own memory where it is contiguous."""
     return tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)

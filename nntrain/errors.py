@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from nntrain.records import TrainState
@@ -67,8 +67,21 @@ class LogError(NNTrainError, OSError):
         self.lost_lines = lost_lines
 
 
+CheckpointProblem = Literal["unreadable", "damaged", "foreign", "version", "unsavable", "unwritable"]
+
+
 class CheckpointError(NNTrainError, OSError):
-    """A checkpoint that cannot be written, or that cannot be read: it is damaged, or none of nntrain's."""
+    """A checkpoint that cannot be read or written: `problem` says what is wrong with the file at `path`, or the state.
+
+    It is "unreadable" (the file cannot be opened), "damaged", "foreign" (no checkpoint of nntrain's), of another
+    "version", or "unwritable"; a state that holds what no checkpoint can is "unsavable".
+    """
+
+    def __init__(self, path: str, problem: CheckpointProblem, reason: str) -> None:
+        super().__init__(f"{path}: {reason}.")
+        self.path = path
+        self.problem: CheckpointProblem = problem
+        self.reason = reason
 
 
 class MisfitError(NNTrainError, ValueError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar, Final, Literal, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from nntrain.errors import ConfigError
 
@@ -56,7 +56,7 @@ class LogEvent(BaseModel, frozen=True, extra="forbid"):
                 f'event: Literal["acme.{cls.__name__.lower()}"] = "acme.{cls.__name__.lower()}".'
             )
         (name,) = names
-        own = cls.__module__.startswith("nntrain.log.")
+        own = cls.__module__ == __name__ or cls.__module__.startswith("nntrain.log.")
         if not own and not (isinstance(name, str) and _DOTTED.fullmatch(name)):
             raise ConfigError(
                 f"{where} has the name {name!r}; an event's name is dotted and in lower case, like "
@@ -75,6 +75,58 @@ class LogEvent(BaseModel, frozen=True, extra="forbid"):
                 f"{where} and {there.__module__}.{there.__qualname__} both have the name {name!r}. Give one another."
             )
         _REGISTERED[name] = cls
+
+
+class CheckpointSaved(LogEvent, frozen=True):
+    """A state was saved: where, how large it is, how long that took, and its digest.
+
+    `seconds` is the time of writing, and `waited_seconds` that for which the training stood still for it.
+    """
+
+    event: Literal["checkpoint_saved"] = "checkpoint_saved"
+    path: str
+    bytes: int = Field(ge=0)
+    seconds: float
+    waited_seconds: float = 0.0
+    digest: str
+
+
+class CheckpointLoaded(LogEvent, frozen=True):
+    """A state was loaded for the run's learner: where from, how large it is, how long that took, and its digest."""
+
+    event: Literal["checkpoint_loaded"] = "checkpoint_loaded"
+    path: str
+    bytes: int = Field(ge=0)
+    seconds: float
+    digest: str
+
+
+class RolledBack(LogEvent, frozen=True):
+    """The training went back to a state that was good, for the `times`th time of at most `at_most`, to go on otherwise.
+
+    `to_epoch`, `to_batch` and `to_step` are where that state stands; `lr_scale` is what the learning rate is multiplied
+    with from there on, and `new_key` whether other random numbers are drawn.
+    """
+
+    level: ClassVar[Level] = "warning"
+    event: Literal["rolled_back"] = "rolled_back"
+    reason: str
+    to_epoch: int = Field(ge=0)
+    to_batch: int = Field(ge=0)
+    to_step: int = Field(ge=0)
+    times: int = Field(ge=1)
+    at_most: int = Field(ge=1)
+    lr_scale: float
+    new_key: bool
+
+
+class WarningEvent(LogEvent, frozen=True):
+    """Something came up that ends nothing: a code to look for, and what it means."""
+
+    level: ClassVar[Level] = "warning"
+    event: Literal["warning"] = "warning"
+    code: str
+    text: str
 
 
 def registered(name: str) -> type[LogEvent] | None:

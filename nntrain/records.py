@@ -9,7 +9,7 @@ import math
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from contextlib import AbstractContextManager
 from types import NotImplementedType
-from typing import Any, Generic, Literal, NoReturn, TypeVar
+from typing import Any, Final, Generic, Literal, NoReturn, TypeVar
 
 import torch
 from pydantic import BaseModel, Field, GetCoreSchemaHandler, SerializeAsAny
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from nntrain.bits import same_bits, same_tensor
 from nntrain.borrowing import lent
+from nntrain.differences import Difference, difference
 from nntrain.errors import ConfigError
 from nntrain.logged import LogEvent
 from nntrain.modules import module_with
@@ -329,6 +330,25 @@ class Sums(Record, frozen=True):
         return hash((self.samples, self.batches))
 
 
+_SLOTS: Final[dict[str, type[BaseModel]]] = {}
+"""The kind of record under each name: of the `Slot` that was made last."""
+
+
+def slot_record(name: str) -> type[BaseModel] | None:
+    """Give the kind of record that is kept under a name, if a slot of that name was made in this process."""
+    return _SLOTS.get(name)
+
+
+class Unread(Record, Flat, frozen=True):
+    """What a checkpoint holds for a slot that nobody has made yet: its fields, until `state.get` asks for them."""
+
+    fields: FrozenMapping[Any]
+
+    def flat(self, flattener: Flattener) -> tuple[str, Mapping[str, object]]:  # noqa: ARG002 - the fields are taken apart by it
+        """Give the fields, as the record itself would."""
+        return "record", self.fields
+
+
 class Slot(Generic[RecordT]):
     """A typed key under which a subscriber keeps a record of its own in the state.
 
@@ -352,6 +372,7 @@ class Slot(Generic[RecordT]):
         self.name = name
         self.record = record
         self.default = default
+        _SLOTS[name] = record
 
     def __repr__(self) -> str:
         return f"Slot({self.name!r}, {self.record.__name__})"
@@ -407,6 +428,8 @@ class TrainState(Record, Flat, frozen=True):
         found: object = self.slots.get(slot.name, slot.default)
         if isinstance(found, slot.record):
             return found  # pyright: ignore[reportReturnType] # narrowed to the bound; mypy sees the RecordT
+        if isinstance(found, Unread):
+            return slot.record.model_validate(dict(found.fields), by_name=True)
         raise ConfigError(
             f"Slot {slot.name!r} holds a {type(found).__name__}, but was asked for as {slot.record.__name__}: "
             f"two subscribers use one name. Give one of them another."
@@ -436,6 +459,16 @@ class TrainState(Record, Flat, frozen=True):
         """Give the parts of all that the training is: what a checkpoint holds."""
         named = {name: getattr(self, name) for name in ("progress", "sums", "history", "key", "lr_scale", "slots")}
         return "state", {**self.tensors.parts(flattener), **named}
+
+    def diff(self, other: TrainState) -> Difference:
+        """Tell how two states differ: each tensor by its bits, and each value. What only the clock said is left out."""
+        if not isinstance(other, TrainState):
+            raise ConfigError(f"state.diff takes another TrainState; got {type(other).__name__}.")
+        mine, theirs = Flattener(), Flattener()
+        return difference(
+            (mine.tree(self, ""), mine.tensors),
+            (theirs.tree(other, ""), theirs.tensors),
+        )
 
     def log(self, event: LogEvent) -> TrainState:
         """Give a state with which `event` is told: a subscriber answers with it, and the log writes the event."""

@@ -91,6 +91,17 @@ def summarised(shape: torch.Size, dtype: torch.dtype) -> dict[str, object]:
     return {"shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
 
 
+def plain_layout(tensor: Tensor) -> str | None:
+    """Say what a tensor is, where it is none whose elements lie in memory as they are."""
+    if type(tensor.detach()) is not Tensor:
+        return f"a {type(tensor.detach()).__name__}, which is a tensor of its own kind"
+    if tensor.layout != torch.strided:
+        return f"laid out as {str(tensor.layout).removeprefix('torch.')}"
+    if tensor.is_quantized:
+        return "quantized"
+    return "on the meta device, without memory" if tensor.is_meta else None
+
+
 def copied(tree: Any) -> Any:
     """Copy a tree of dicts, lists and tuples down to its tensors; strides are kept."""
     if isinstance(tree, Tensor):
@@ -110,6 +121,13 @@ def copied_snapshot(snapshot: Snapshot) -> Snapshot:
         copied(snapshot.buffers),
         OptimState(optim.kind, copied(optim.state), copied(optim.groups), optim.options),
     )
+
+
+def _is_plain(option: object) -> bool:
+    """Tell whether an optimizer's option is a value; a function is the learner's to give again."""
+    if isinstance(option, (list, tuple)):
+        return all(map(_is_plain, option))
+    return option is None or isinstance(option, (bool, int, float, str, Tensor))
 
 
 class Source(Protocol):
@@ -197,12 +215,13 @@ class Tensors:
             snapshot = flattener.read[id(self)] = self.owned or self.snapshot()
             flattener.hold(self)
         optim = snapshot.optim
+        options = tuple({name: one for name, one in group.items() if _is_plain(one)} for group in optim.options)
         return {
             "params": snapshot.params,
             "buffers": snapshot.buffers,
             "optim": optim.state,
             "groups": optim.groups,
-            "options": optim.options,
+            "options": options,
             "kind": optim.kind,
         }
 

@@ -3,8 +3,6 @@
 from nntrain.log.events import (
     BatchFinished,
     CancelledEvent,
-    CheckpointLoaded,
-    CheckpointSaved,
     EpochFinished,
     EpochStarted,
     FitFinished,
@@ -16,7 +14,6 @@ from nntrain.log.events import (
     RunFailed,
     RunFinished,
     RunStarted,
-    WarningEvent,
 )
 from nntrain.log.following import follow
 from nntrain.log.json_log import JsonLog
@@ -24,7 +21,7 @@ from nntrain.log.line import SCHEMA, Line
 from nntrain.log.reading import BadLine, LogReadError, TornLine, read, scan
 from nntrain.log.replay import Run, replay
 from nntrain.log.targets import FileTarget, LoggerTarget, StreamTarget, Target
-from nntrain.logged import LogEvent
+from nntrain.logged import CheckpointLoaded, CheckpointSaved, LogEvent, WarningEvent
 
 __all__ = [
     "SCHEMA",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from nntrain.logged import Level, LogEvent
+from nntrain.logged import CheckpointLoaded, CheckpointSaved, Level, LogEvent, RolledBack, WarningEvent
 from nntrain.records import EpochStats, FrozenMapping, Phase, Record
 from nntrain.verdicts import Event, Scope
 
@@ -104,35 +104,6 @@ class HistoryReplaced(LogEvent, frozen=True):
     history: tuple[PastPhase, ...]
 
 
-class CheckpointSaved(LogEvent, frozen=True):
-    """A state was saved: where, how large it is, how long that took, and its digest."""
-
-    event: Literal["checkpoint_saved"] = "checkpoint_saved"
-    path: str
-    bytes: int = Field(ge=0)
-    seconds: float
-    digest: str
-
-
-class CheckpointLoaded(LogEvent, frozen=True):
-    """A state was loaded, and is gone on with."""
-
-    event: Literal["checkpoint_loaded"] = "checkpoint_loaded"
-    path: str
-    bytes: int = Field(ge=0)
-    seconds: float
-    digest: str
-
-
-class WarningEvent(LogEvent, frozen=True):
-    """Something came up that ends nothing: a code to look for, and what it means."""
-
-    level: ClassVar[Level] = "warning"
-    event: Literal["warning"] = "warning"
-    code: str
-    text: str
-
-
 class FitFinished(LogEvent, frozen=True):
     """A fit ended: completed, or cancelled."""
 
@@ -171,6 +142,7 @@ OWN: tuple[type[LogEvent], ...] = (
     HistoryReplaced,
     CheckpointSaved,
     CheckpointLoaded,
+    RolledBack,
     WarningEvent,
     FitFinished,
     RunFailed,
@@ -188,6 +160,7 @@ OwnEvent = Annotated[
     | HistoryReplaced
     | CheckpointSaved
     | CheckpointLoaded
+    | RolledBack
     | WarningEvent
     | FitFinished
     | RunFailed

@@ -6,18 +6,15 @@ from nntrain.log.events import (
     OWN,
     BatchFinished,
     CancelledEvent,
-    CheckpointLoaded,
-    CheckpointSaved,
     EpochFinished,
     FitFinished,
     FitStarted,
     HistoryReplaced,
     RunFailed,
-    WarningEvent,
 )
 from nntrain.log.line import Line
 from nntrain.log.text import number, seconds, size, whole, word
-from nntrain.logged import LogEvent
+from nntrain.logged import CheckpointLoaded, CheckpointSaved, LogEvent, WarningEvent
 
 
 def sentence(line: Line) -> str:

@@ -27,9 +27,8 @@ from nntrain.log.events import (
     RunFailed,
     RunFinished,
     RunStarted,
-    WarningEvent,
 )
-from nntrain.logged import LogEvent
+from nntrain.logged import LogEvent, WarningEvent
 from nntrain.records import EpochStats, FrozenMapping, Progress, evolved
 from nntrain.transitions import BatchRan, RunInfo, Transition
 

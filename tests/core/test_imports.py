@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[2] / "nntrain"
 ORDER = [
     ["errors", "bits", "randomness"],
     ["trees", "interrupts"],
-    ["borrowing", "tensors", "compiled"],
+    ["borrowing", "tensors", "compiled", "differences"],
     ["modules", "optimizer", "watch", "turn", "logged"],
     ["records"],
     ["verdicts"],
@@ -24,7 +24,7 @@ ORDER = [
     ["learner"],
 ]
 RANK = {name: rank for rank, row in enumerate(ORDER) for name in row}
-FOLDERS = {"data", "subscribers", "sinks", "log", "cli"}
+FOLDERS = {"data", "checkpoint", "subscribers", "sinks", "log", "cli"}
 # The learner is the friendly front: its fit prints, so it knows that one sink. data's loaders are Loaders of the core.
 EXCEPTIONS = {("learner", "sinks")}
 

@@ -305,17 +305,17 @@ def test_hostile_text_of_a_training_gets_through(
 
 
 def test_an_error_that_cannot_say_what_it_is_costs_no_line(tmp_path: Path) -> None:
-    class Mute(Exception):
+    class MuteError(Exception):
         def __str__(self) -> str:
             raise RuntimeError("no words")
 
     def fails(*_: object) -> float:
-        raise Mute
+        raise MuteError
 
     path = tmp_path / "log.jsonl"
-    with JsonLog(path) as log, pytest.raises(Mute):
+    with JsonLog(path) as log, pytest.raises(MuteError):
         learner_of(log, metric_fn=fails).fit(1, print_stats=False)
     *_, last = read(path)
     assert isinstance(last.event, RunFailed)
-    assert (log.lost, last.event.error_type) == (0, "Mute")
+    assert (log.lost, last.event.error_type) == (0, "MuteError")
     assert "RuntimeError" in last.event.error_message

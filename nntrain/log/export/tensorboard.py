@@ -12,14 +12,11 @@ from nntrain.errors import LogError
 from nntrain.log.events import (
     BatchFinished,
     CancelledEvent,
-    CheckpointLoaded,
-    CheckpointSaved,
     FitStarted,
     HistoryReplaced,
     RunFailed,
     RunFinished,
     RunStarted,
-    WarningEvent,
 )
 from nntrain.log.export.curves import Curves
 from nntrain.log.export.exporter import Exporter
@@ -27,6 +24,7 @@ from nntrain.log.export.names import name_of_run
 from nntrain.log.export.text import INT64, in_json, safe, safe_sentence
 from nntrain.log.extras import needed
 from nntrain.log.line import Line
+from nntrain.logged import CheckpointLoaded, CheckpointSaved, WarningEvent
 
 _TOLD: Final = (CancelledEvent, WarningEvent, CheckpointSaved, CheckpointLoaded)
 

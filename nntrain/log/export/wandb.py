@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nntrain.errors import LogError
-from nntrain.log.events import CancelledEvent, RunStarted, WarningEvent
+from nntrain.log.events import CancelledEvent, RunStarted
 from nntrain.log.export.curves import Curves
 from nntrain.log.export.environment import variable
 from nntrain.log.export.exporter import Exporter
@@ -18,6 +18,7 @@ from nntrain.log.export.outcomes import Ending, ending
 from nntrain.log.export.text import plain, safe, safe_sentence
 from nntrain.log.extras import needed
 from nntrain.log.line import Line
+from nntrain.logged import WarningEvent
 
 if TYPE_CHECKING:
     from wandb import Run

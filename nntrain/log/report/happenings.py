@@ -10,18 +10,16 @@ from typing import Final, Literal
 from nntrain.log.events import (
     OWN,
     CancelledEvent,
-    CheckpointLoaded,
-    CheckpointSaved,
     FitStarted,
     HistoryReplaced,
     RunFailed,
-    WarningEvent,
 )
 from nntrain.log.line import Line
 from nntrain.log.replay import Run
 from nntrain.log.report.series import Scale
 from nntrain.log.sentences import sentence
 from nntrain.log.text import in_a_line
+from nntrain.logged import CheckpointLoaded, CheckpointSaved, WarningEvent
 
 Kind = Literal["verdict", "checkpoint", "failure", "resumption", "warning", "other", "nonfinite"]
 

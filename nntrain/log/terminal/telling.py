@@ -12,18 +12,15 @@ from rich.text import Text
 from nntrain.log.events import (
     OWN,
     CancelledEvent,
-    CheckpointLoaded,
-    CheckpointSaved,
     FitStarted,
     HistoryReplaced,
     RunFailed,
-    WarningEvent,
 )
 from nntrain.log.line import Line
 from nntrain.log.sentences import sentence
 from nntrain.log.terminal import words
 from nntrain.log.terminal.screen import Screen
-from nntrain.logged import LogEvent
+from nntrain.logged import CheckpointLoaded, CheckpointSaved, LogEvent, WarningEvent
 
 Kind = Literal["verdict", "warning", "checkpoint", "resumed", "failure", "lost"]
 

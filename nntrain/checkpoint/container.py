@@ -1,0 +1,364 @@
+"""The file: safetensors, in the one form in which every bit of it is accounted for.
+
+Any safetensors tool reads it. A header names the tensors; its metadata hold the record, a JSON text that says what the
+tensors are, with a digest (SHA-256) of each, and a digest of that text. There is one way only to write the header for a
+record, so one that was changed anywhere is not it: `read_head` makes it again and compares. Sizes are checked before
+anything is allocated, and a record before it is parsed.
+
+safetensors' own functions are not used. They map the file into memory, where one that is cut short meanwhile ends the
+process, and neither fix the order of the metadata nor let the header be written last, when the digests are known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import struct
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nntrain.bits import as_bytes
+from nntrain.errors import CheckpointError
+from nntrain.tensors import plain_layout
+
+FORMAT: Final = "nntrain.checkpoint"
+VERSION: Final = 1
+LONGEST_HEADER: Final = 32 << 20
+"""Bytes: some 90,000 tensors. A file that claims more is not read."""
+
+DTYPES: Final[Mapping[str, torch.dtype]] = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "I16": torch.int16,
+    "U16": torch.uint16,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "U32": torch.uint32,
+    "F32": torch.float32,
+    "C64": torch.complex64,
+    "F64": torch.float64,
+    "I64": torch.int64,
+    "U64": torch.uint64,
+}
+"""The dtypes that safetensors has names for. Others are written as bytes, with their name in the record."""
+_NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_BEGINNING: Final = re.compile(
+    r'\{"__metadata__":\{"format":"nntrain\.checkpoint/([1-9][0-9]{0,8})","digest":"([0-9a-f]{64})","record":'
+)
+_PENDING: Final = "0" * 64
+"""In place of a digest that is not known yet: as long as one."""
+_AHEAD: Final = 4
+"""So many tensors may wait to be digested while others are written."""
+
+
+class Stored(NamedTuple):
+    """What the record says of a tensor.
+
+    `dtype` is safetensors' name. `kind` is torch's, and the last dimension of `shape` counts bytes, where safetensors
+    has none. `strides` are there where they are not those of a contiguous tensor. `device` is where it was.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    digest: str
+    device: str
+    strides: tuple[int, ...] | None = None
+    kind: str | None = None
+
+    @property
+    def size(self) -> int:
+        """The bytes that it takes."""
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+    @classmethod
+    def of(cls, name: str, tensor: Tensor) -> Stored:
+        """Describe a tensor, without its digest. Raises `CheckpointError` for one that is no plain memory."""
+        unlike = plain_layout(tensor)
+        if unlike is not None:
+            raise CheckpointError(
+                name, "unsavable", f"the tensor {name} is {unlike}. Keep a plain one: tensor.to_dense(), or its parts"
+            )
+        dtype, shape, kind = _NAMES.get(tensor.dtype), tuple(tensor.shape), None
+        if dtype is None:
+            dtype, kind = "U8", str(tensor.dtype).removeprefix("torch.")
+            shape = (*shape, tensor.dtype.itemsize)
+        stored = cls(dtype, shape, _PENDING, tensor.device.type, tuple(tensor.stride()), kind)
+        return stored._replace(strides=None) if tensor.is_contiguous() or not _is_dense(stored) else stored
+
+    @classmethod
+    def read(cls, name: str, said: Any) -> Stored:
+        """Take what a record says of a tensor. Raises `ValueError`."""
+        if not (isinstance(said, dict) and set(said) <= set(cls._fields)):
+            raise ValueError(f"of the tensor {name} it says {str(said)[:80]}")
+        parts: dict[str, Any] = {
+            part: tuple(value) if isinstance(value, list) else value for part, value in said.items()
+        }
+        stored = cls(**parts)
+        _check_stored(name, stored)
+        return stored
+
+    def said(self) -> dict[str, Any]:
+        """Give what the record says."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+
+def _check_stored(name: str, stored: Stored) -> None:
+    shaped = all(
+        isinstance(sizes, tuple) and all(type(size) is int and 0 <= size < 1 << 48 for size in sizes)
+        for sizes in (stored.shape, stored.strides or ())
+    )
+    if not (
+        shaped
+        and stored.dtype in DTYPES
+        and isinstance(stored.digest, str)
+        and _DIGEST.fullmatch(stored.digest)
+        and isinstance(stored.device, str)
+        and (stored.kind is None or _is_other_kind(stored))
+        and (stored.strides is None or _is_dense(stored))
+    ):
+        raise ValueError(f"of the tensor {name} it says {str(stored.said())[:200]}")
+
+
+def _is_other_kind(stored: Stored) -> bool:
+    kind = getattr(torch, stored.kind, None) if isinstance(stored.kind, str) else None
+    return (
+        isinstance(kind, torch.dtype)
+        and kind not in _NAMES
+        and stored.dtype == "U8"
+        and stored.shape[-1:] == (kind.itemsize,)
+    )
+
+
+def _is_dense(stored: Stored) -> bool:
+    """Tell whether strides fill their memory without gap or overlap, so that no more is allocated than was read."""
+    shape = stored.shape[:-1] if stored.kind else stored.shape
+    if stored.strides is None or len(stored.strides) != len(shape):
+        return False
+    following = 1
+    for stride, size in sorted(zip(stored.strides, shape, strict=True)):
+        if size == 1:
+            continue
+        if stride != following:
+            return False
+        following *= size
+    return True
+
+
+def in_order(tensors: Mapping[str, Stored]) -> list[str]:
+    """Give the names in the order of the file: the widest dtypes first, so that all are aligned."""
+    return sorted(tensors, key=lambda name: (-DTYPES[tensors[name].dtype].itemsize, name))
+
+
+def _header(version: int, digest: str, record: str, tensors: Mapping[str, Stored]) -> bytes:
+    """Give the header, padded to eight bytes."""
+    entries: dict[str, object] = {"__metadata__": {"format": f"{FORMAT}/{version}", "digest": digest, "record": record}}
+    offset = 0
+    for name in in_order(tensors):
+        stored = tensors[name]
+        entries[name] = {
+            "dtype": stored.dtype,
+            "shape": stored.shape,
+            "data_offsets": [offset, offset + stored.size],
+        }
+        offset += stored.size
+    text = json.dumps(entries, separators=(",", ":"))
+    return (text + " " * (-len(text) % 8)).encode("ascii")
+
+
+# -- writing ------------------------------------------------------------------------------------------------------
+
+
+def write(
+    file: int,
+    tensors: Mapping[str, Tensor],
+    record: Callable[[Mapping[str, Stored]], str],
+    *,
+    cancelled: Callable[[], bool],
+) -> tuple[int, str]:
+    """Write a checkpoint to an open file and have it on the disk; gives its size in bytes and its digest.
+
+    `record` gives the record's text for what is said of the tensors: of the same length whatever the digests are.
+    Stops with `CheckpointError` once it is `cancelled`.
+    """
+    stored = {name: Stored.of(name, tensor) for name, tensor in tensors.items()}
+    length = len(_header(VERSION, _PENDING, record(stored), stored))
+    if length > LONGEST_HEADER:
+        raise CheckpointError(
+            "the state",
+            "unsavable",
+            f"to describe its {len(stored)} tensors takes {length:,} bytes; at most {LONGEST_HEADER:,} are read",
+        )
+    os.lseek(file, 8 + length, os.SEEK_SET)
+    waiting: deque[tuple[str, Future[str]]] = deque()
+    # Digesting takes longer than writing: it is done beside it, and while the disk is waited for.
+    with ThreadPoolExecutor(2, "nntrain-digest") as pool:
+        for name in in_order(stored):
+            content = as_bytes(tensors[name].detach().cpu()).numpy().data
+            waiting.append((name, pool.submit(_digest, content)))
+            _write_all(file, content, cancelled)
+            while len(waiting) > _AHEAD and tensors[name].device.type != "cpu":
+                _digested(stored, *waiting.popleft())
+        os.fsync(file)
+        for name, future in waiting:
+            _digested(stored, name, future)
+    text = record(stored)
+    digest = _digest(text.encode("ascii"))
+    header = _header(VERSION, digest, text, stored)
+    if len(header) != length:
+        raise AssertionError("the header has changed its length")
+    os.lseek(file, 0, os.SEEK_SET)
+    _write_all(file, memoryview(struct.pack("<Q", length) + header), cancelled)
+    os.fsync(file)
+    return 8 + length + sum(one.size for one in stored.values()), digest
+
+
+def _digested(stored: dict[str, Stored], name: str, digest: Future[str]) -> None:
+    stored[name] = stored[name]._replace(digest=digest.result())
+
+
+def _digest(content: bytes | memoryview) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+_PIECE: Final = 16 << 20
+
+
+def _write_all(file: int, content: memoryview, cancelled: Callable[[], bool]) -> None:
+    while content:
+        if cancelled():
+            raise CheckpointError("the checkpoint", "unwritable", "its time was up before it was written")
+        content = content[os.write(file, content[:_PIECE]) :]
+
+
+# -- reading ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Head:
+    """All of a file but the tensors' content: the record as it was parsed, what is said of each tensor."""
+
+    version: int
+    digest: str
+    record: dict[str, Any]
+    tensors: Mapping[str, Stored]
+    begin: int
+    bytes: int
+
+
+def read_head(file: BinaryIO, path: str) -> Head:
+    """Read and check all but the tensors' content. Raises `CheckpointError`."""
+
+    def damaged(what: str) -> CheckpointError:
+        return CheckpointError(path, "damaged", what)
+
+    size = os.fstat(file.fileno()).st_size
+    first = file.read(8)
+    if not size:
+        raise CheckpointError(path, "damaged", "it is empty")
+    if len(first) < 8:
+        raise CheckpointError(path, "foreign", f"it is no safetensors file: it has {len(first)} bytes")
+    (length,) = struct.unpack("<Q", first)
+    if length > LONGEST_HEADER or length > size - 8:
+        raise CheckpointError(
+            path,
+            "damaged" if length <= LONGEST_HEADER else "foreign",
+            f"its header is said to have {length:,} bytes, of the file's {size:,}; at most {LONGEST_HEADER:,} are read",
+        )
+    header = file.read(length)
+    beginning = _BEGINNING.match(header[:200].decode("latin-1"))
+    if beginning is None or len(header) < length:
+        raise _foreign(path, header)
+    version, digest = int(beginning[1]), beginning[2]
+    if version > VERSION:
+        raise CheckpointError(
+            path,
+            "version",
+            f"it has the format {FORMAT}/{version}; this nntrain reads up to {VERSION}. Install a newer one",
+        )
+    try:
+        text, _ = json.JSONDecoder().raw_decode(header.decode("ascii"), beginning.end())
+    except (ValueError, RecursionError) as error:
+        raise damaged(f"its header is no text: {error}") from None
+    if not isinstance(text, str) or _digest(text.encode("utf-8", "surrogatepass")) != digest:
+        raise damaged("its record is not the one that its digest is of")
+    record, tensors = _parsed(path, text)
+    if header != _header(version, digest, text, tensors):
+        raise damaged("its header is not the one that goes with its record")
+    expected = 8 + length + sum(stored.size for stored in tensors.values())
+    if size != expected:
+        raise damaged(f"it has {size:,} bytes, and should have {expected:,}")
+    return Head(version, digest, record, tensors, 8 + length, size)
+
+
+def _parsed(path: str, text: str) -> tuple[dict[str, Any], dict[str, Stored]]:
+    try:
+        record = json.loads(text)
+        if not isinstance(record, dict) or not isinstance(record.get("tensors"), dict):
+            raise ValueError("it names no tensors")  # noqa: TRY004 - of a file, not of an argument
+        return record, {name: Stored.read(name, said) for name, said in record["tensors"].items()}
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(path, "damaged", f"its record is none: {error}") from None
+
+
+def _foreign(path: str, header: bytes) -> CheckpointError:
+    """Tell a damaged checkpoint from another file."""
+    if b"nntrain.checkpoint/" in header[:200]:
+        return CheckpointError(path, "damaged", "its header does not begin as a checkpoint's does")
+    try:
+        known = isinstance(json.loads(header), dict)
+    except (ValueError, RecursionError):
+        known = False
+    what = "a safetensors file of another maker" if known else "no safetensors file, or a damaged one"
+    return CheckpointError(path, "foreign", f"it is {what}: it has no record of a training's state")
+
+
+def read_tensors(file: BinaryIO, path: str, head: Head) -> Iterator[tuple[str, Tensor]]:
+    """Read the tensors one by one, on the CPU, each checked. Raises `CheckpointError`."""
+    file.seek(head.begin)
+    for name in in_order(head.tensors):
+        stored = head.tensors[name]
+        content = torch.empty(stored.size, dtype=torch.uint8, device="cpu")
+        view = content.numpy().data
+        read = 0
+        while read < len(view):
+            count = file.readinto(view[read : read + _PIECE])  # type: ignore[attr-defined] # of a file that is open for reading
+            if not count:
+                raise CheckpointError(path, "damaged", f"it ends within the tensor {name}")
+            read += count
+        if _digest(view) != stored.digest:
+            raise CheckpointError(path, "damaged", f"the tensor {name} is not the one that its digest is of")
+        try:
+            yield name, _made(stored, content)
+        except RuntimeError as error:
+            raise CheckpointError(path, "damaged", f"there is no such tensor as {name}: {error}") from None
+
+
+def _made(stored: Stored, content: Tensor) -> Tensor:
+    if stored.kind is not None:
+        dtype: torch.dtype = getattr(torch, stored.kind)
+        tensor = content.view(dtype).reshape(stored.shape[:-1])
+    else:
+        tensor = content.view(DTYPES[stored.dtype]).reshape(stored.shape)
+    if stored.strides is not None:
+        laid_out = torch.empty_strided(tensor.shape, stored.strides, dtype=tensor.dtype, device="cpu")
+        return laid_out.copy_(tensor)
+    return tensor
+
+
+if sys.byteorder != "little":
+    raise ImportError("nntrain.checkpoint reads and writes safetensors on little-endian machines only.")

@@ -1,0 +1,158 @@
+"""What a checkpoint says of a state, and the state that it says.
+
+The record is JSON: when it was saved, by which versions, a description of each tensor, and the state as a tree (see
+`nntrain.trees`). Slots come back as the records that the slots of their names keep, and as `Unread` where there is no
+such slot yet: no class is looked up by a name that a file says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final, NamedTuple
+
+import torch
+from pydantic import BaseModel, ValidationError
+from torch import Tensor
+
+from nntrain.bits import same_bits
+from nntrain.checkpoint.container import VERSION, Stored
+from nntrain.errors import CheckpointError, ConfigError
+from nntrain.records import (
+    EpochStats,
+    FrozenMapping,
+    History,
+    Key,
+    Progress,
+    Sums,
+    Totals,
+    TrainState,
+    Unread,
+    slot_record,
+)
+from nntrain.tensors import ModelSource, OptimState, Snapshot, Spec, Tensors
+from nntrain.trees import Flattener, Tree, unflattened
+
+SAVED_AT: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
+"""When: RFC 3339, UTC, microseconds. Later is greater, as text too."""
+
+
+class Flattened(NamedTuple):
+    """A state taken apart: the tree, and its tensors by name."""
+
+    tree: Tree
+    tensors: Mapping[str, Tensor]
+
+
+def flattened(state: TrainState, flattener: Flattener) -> Flattened:
+    """Take a state apart, having checked that it can be put together again.
+
+    Raises `CheckpointError` where it cannot: a slot whose record does not come back, or holds what JSON cannot.
+    """
+    try:
+        tree = flattener.tree(state, "")
+    except ConfigError as error:
+        raise CheckpointError("the state", "unsavable", str(error).removesuffix(".")) from error
+    makers = _makers(state.tensors.spec, state.tensors.template, [])
+    slots: Mapping[str, Mapping[str, object]] = unflattened(tree["state"]["slots"], flattener.tensors, makers)
+    for name, record in state.slots.items():
+        misfits: list[str] = []
+        kept = Unread if isinstance(record, Unread) else slot_record(name) or type(record)
+        back = _slot(name, kept, slots[name], misfits)
+        if misfits or not same_bits(back, record):
+            raise CheckpointError(
+                "the state",
+                "unsavable",
+                f"slot {name} holds {record!r:.200}, which would come back as {back!r:.200}. Keep records whose fields "
+                f"are all that they are, of the very types that the fields have",
+            )
+    return Flattened(tree, flattener.tensors)
+
+
+def record_text(
+    saved_at: datetime, run: Mapping[str, object] | None, tree: Tree
+) -> Callable[[Mapping[str, Stored]], str]:
+    """Give what makes the record's text of what is said of the tensors."""
+    beginning = {
+        "saved_at": saved_at.astimezone(UTC).strftime(SAVED_AT),
+        "versions": {"nntrain": _nntrain_version(), "torch": torch.__version__},
+        "run": run,
+    }
+    state = json.dumps(tree, separators=(",", ":"))
+    head = json.dumps(beginning, separators=(",", ":"), default=str)
+
+    def text(stored: Mapping[str, Stored]) -> str:
+        said = json.dumps({name: one.said() for name, one in stored.items()}, separators=(",", ":"))
+        return f'{head[:-1]},"tensors":{said},"state":{state}}}'
+
+    return text
+
+
+def _nntrain_version() -> str:
+    try:
+        return version("nntrain")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+MIGRATIONS: Final[dict[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
+"""What makes a record of each older version one of the next: a function of the parsed JSON."""
+
+
+def migrated(record: dict[str, Any], version: int) -> dict[str, Any]:
+    """Give the record as one of this version."""
+    for older in range(version, VERSION):
+        record = MIGRATIONS[older](record)
+    return record
+
+
+# -- back to a state ----------------------------------------------------------------------------------------------
+
+
+def state_of(
+    tree: Tree, tensors: Mapping[str, Tensor], spec: Spec, template: ModelSource, misfits: list[str]
+) -> TrainState:
+    """Put a state together; what the slots of this process cannot take is added to `misfits`, a line for each.
+
+    Raises `ValueError`, `TypeError` or `KeyError` for what is no state's tree.
+    """
+    state = unflattened(tree, tensors, _makers(spec, template, misfits))
+    if not isinstance(state, TrainState):
+        raise ValueError("it has no state")  # noqa: TRY004 - of a file, not of an argument
+    return state
+
+
+def _makers(spec: Spec, template: ModelSource, misfits: list[str]) -> dict[str, Callable[[Any], object]]:
+    """Give what makes the values that took themselves apart."""
+
+    def totals(parts: Mapping[str, Any]) -> Totals:
+        return Totals(parts["values"], parts["metrics"])
+
+    def state(parts: Mapping[str, Any]) -> TrainState:
+        optim = OptimState(parts["kind"], parts["optim"], parts["groups"], parts["options"])
+        return TrainState(
+            progress=Progress.model_validate(parts["progress"]),
+            tensors=Tensors(spec, template, None, Snapshot(parts["params"], parts["buffers"], optim)),
+            sums=Sums.model_validate(parts["sums"]),
+            history=History(map(EpochStats.model_validate, parts["history"])),
+            key=Key.model_validate(parts["key"]),
+            lr_scale=parts["lr_scale"],
+            slots=FrozenMapping(
+                {name: _slot(name, slot_record(name) or Unread, slot, misfits) for name, slot in parts["slots"].items()}
+            ),
+        )
+
+    return {"totals": totals, "state": state}
+
+
+def _slot(name: str, kept: type[BaseModel], fields: Mapping[str, object], misfits: list[str]) -> BaseModel:
+    """Make the record of a slot, of the kind that is `kept` under its name."""
+    if kept is not Unread:
+        try:
+            return kept.model_validate(fields, by_name=True)
+        except ValidationError as error:
+            said = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            misfits.append(f"slot {name} is no {kept.__name__}: {said}")
+    return Unread(fields=FrozenMapping(fields))

@@ -1,0 +1,254 @@
+"""Loading: a state for a learner, or an error that says what does not fit, and nothing by half."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import torch
+from pydantic import AwareDatetime
+from torch import Tensor
+
+from nntrain.checkpoint.container import DTYPES, FORMAT, Head, Stored, read_head, read_tensors
+from nntrain.checkpoint.content import Flattened, migrated, state_of
+from nntrain.errors import CheckpointError, MisfitError
+from nntrain.logged import CheckpointLoaded
+from nntrain.machine import HasMachine
+from nntrain.records import EpochStats, FrozenMapping, History, Key, Progress, Record, TrainState
+from nntrain.tensors import Spec
+from nntrain.trees import Tree, unflattened
+
+Batch = TypeVar("Batch")
+
+
+class StoredTensor(Record, frozen=True):
+    """A tensor of a checkpoint: its shape, torch's name of its dtype, its size in bytes, and its SHA-256 digest."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    digest: str
+
+
+class Inspection(Record, frozen=True):
+    """What a checkpoint says of itself, without the tensors' content.
+
+    `digest` is SHA-256 of its record, in which each tensor's digest is. `run` is the configuration of the learner that
+    a `Checkpoint` saved it from, as in the log's `run_started`; None where `save` did. `slots` are the fields of what
+    subscribers keep, in short.
+    """
+
+    path: str
+    format: str
+    bytes: int
+    digest: str
+    saved_at: AwareDatetime
+    versions: FrozenMapping[str]
+    run: FrozenMapping[Any] | None
+    progress: Progress
+    key: Key
+    lr_scale: float
+    history: History
+    optimizer: str
+    slots: FrozenMapping[str]
+    tensors: FrozenMapping[StoredTensor]
+
+
+class Content:
+    """An opened checkpoint whose record was checked."""
+
+    def __init__(self, file: BinaryIO, path: str) -> None:
+        self._file = file
+        self.path = path
+        self.head: Head = read_head(file, path)
+        with self.checked():
+            self.record = migrated(self.head.record, self.head.version)
+            self.tree: Tree = self.record["state"]
+            ((_, parts),) = self.tree.items()
+            self.parts: Mapping[str, Tree] = parts
+            self.saved_at = datetime.fromisoformat(self.record["saved_at"]).astimezone(UTC)
+
+    @contextmanager
+    def checked(self) -> Iterator[None]:
+        """Tell of a record that is not what it should be as of a damaged file."""
+        try:
+            yield
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            if isinstance(error, MisfitError):
+                raise
+            raise CheckpointError(
+                self.path, "damaged", f"its record is none of a state ({type(error).__name__}: {str(error)[:300]})"
+            ) from error
+
+    def plain(self, name: str) -> Any:
+        """Give a part of the state that has no tensor."""
+        with self.checked():
+            return unflattened(self.parts[name], {}, {})
+
+    def described(self, name: str) -> Mapping[str, tuple[torch.Size, torch.dtype]]:
+        """Give names, shapes and dtypes of the tensors in a part of the state."""
+        with self.checked():
+            ((_, named),) = self.parts[name].items()
+            return {key: _shape_dtype(self.head.tensors[one["tensor"]]) for key, one in named.items()}
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Read the tensors, on the CPU, and check each."""
+        return read_tensors(self._file, self.path, self.head)
+
+
+def _shape_dtype(stored: Stored) -> tuple[torch.Size, torch.dtype]:
+    if stored.kind is not None:
+        kind: torch.dtype = getattr(torch, stored.kind)
+        return torch.Size(stored.shape[:-1]), kind
+    return torch.Size(stored.shape), DTYPES[stored.dtype]
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Content]:
+    """Open a checkpoint for a block, and check its record. Raises `CheckpointError`."""
+    name = os.fspath(path)
+    try:
+        file = Path(path).open("rb")  # noqa: SIM115 - what is raised within the block is another's
+    except OSError as error:
+        raise CheckpointError(name, "unreadable", f"it cannot be opened ({error.strerror or error})") from error
+    with file:
+        try:
+            yield Content(file, name)
+        except OSError as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(name, "unreadable", f"it cannot be read ({error.strerror or error})") from error
+
+
+def load(path: str | os.PathLike[str], learner: HasMachine[Batch]) -> TrainState:
+    """Load a state that `learner` goes on from, bit for bit, on its device.
+
+    The file is checked, every bit of it, and so is that it fits: then the tensors are read. Nothing is unpickled, and
+    no code comes from the file. Raises `CheckpointError` for a file that is damaged or no checkpoint, and `MisfitError`
+    with all that is missing, unexpected or of another shape or dtype, where the model or the optimizer is another.
+    """
+    began = time.perf_counter()
+    workspace = learner.machine.workspace
+    with opened(path) as content:
+        _check_fit(content, workspace.spec, workspace.optimizer.fresh.kind, len(workspace.optimizer.fresh.options))
+        trained_on = next(
+            (one.device for name, one in content.head.tensors.items() if name.startswith("params/")), "cpu"
+        )
+        tensors: dict[str, Tensor] = {}
+        for name, tensor in content.tensors():
+            stays = _stays(name, tensor, content.head.tensors[name].device, trained_on)
+            tensors[name] = tensor if stays else tensor.to(workspace.device)
+        misfits: list[str] = []
+        with content.checked():
+            state = state_of(content.tree, tensors, workspace.spec, workspace.template, misfits)
+        if misfits:
+            raise _misfit(content, misfits)
+        size, digest = content.head.bytes, content.head.digest
+    learner.machine.check_sums(state)
+    seconds = time.perf_counter() - began
+    learner.machine.untold.append(CheckpointLoaded(path=os.fspath(path), bytes=size, seconds=seconds, digest=digest))
+    return state
+
+
+def _stays(name: str, tensor: Tensor, device: str, trained_on: str) -> bool:
+    """Tell whether a tensor is to stay on the CPU: it was beside a training elsewhere, or counts an optimizer's steps.
+
+    An optimizer that counts on the device takes its counts there itself.
+    """
+    if device != trained_on:
+        return device == "cpu"
+    return device == "cpu" and not tensor.ndim and not name.startswith(("params/", "buffers/"))
+
+
+def _check_fit(content: Content, spec: Spec, kind: str, groups: int) -> None:
+    theirs = Spec(content.described("params"), content.described("buffers"), spec.device)
+    misfits = spec.misfits(theirs)
+    optimizer = content.plain("kind")
+    if optimizer != kind:
+        misfits.append(f"the optimizer is {optimizer}, expected {kind}")
+    with content.checked():
+        ((_, kept),) = content.parts["groups"].items()
+        if optimizer == kind and len(kept) != groups:
+            misfits.append(f"the optimizer has {len(kept)} parameter groups, expected {groups}")
+    if misfits:
+        raise _misfit(content, misfits)
+
+
+def _misfit(content: Content, misfits: list[str]) -> MisfitError:
+    return MisfitError(
+        f"{content.path} does not fit the learner:\n  "
+        + "\n  ".join(misfits)
+        + "\nNothing was loaded. Load it with a learner of the model and the optimizer that it was saved with. The "
+        "state may then go on in a learner of that model with another optimizer, which begins anew."
+    )
+
+
+def inspect(path: str | os.PathLike[str]) -> Inspection:
+    """Tell what a checkpoint says of itself; the tensors are not read. Raises `CheckpointError`."""
+    with opened(path) as content:
+        return inspected(content)
+
+
+def inspected(content: Content) -> Inspection:
+    """Tell what an opened checkpoint says of itself."""
+    head, record = content.head, content.record
+    with content.checked():
+        ((_, slots),) = content.parts["slots"].items()
+        return Inspection(
+            path=content.path,
+            format=f"{FORMAT}/{head.version}",
+            bytes=head.bytes,
+            digest=head.digest,
+            saved_at=content.saved_at,
+            versions=FrozenMapping(record["versions"]),
+            run=None if record["run"] is None else FrozenMapping(record["run"]),
+            progress=Progress.model_validate(content.plain("progress")),
+            key=Key.model_validate(content.plain("key")),
+            lr_scale=content.plain("lr_scale"),
+            history=History(map(EpochStats.model_validate, content.plain("history"))),
+            optimizer=content.plain("kind"),
+            slots=FrozenMapping({name: _in_short(slot) for name, slot in slots.items()}),
+            tensors=FrozenMapping({name: _told(stored) for name, stored in head.tensors.items()}),
+        )
+
+
+def _in_short(tree: Tree) -> str:
+    """Give the fields of a slot in words."""
+    if isinstance(tree, dict):
+        ((tag, inner),) = tree.items()
+        if tag == "state":
+            return f"a state at step {inner['progress']['record']['step']}"
+        if tag in {"map", "record", "totals"}:
+            return ", ".join(f"{name}={_in_short(part)}" for name, part in inner.items())
+        return _in_short(inner) if isinstance(inner, list) else str(inner)
+    if isinstance(tree, list):
+        return "[" + ", ".join(map(_in_short, tree)) + "]"
+    return str(tree)
+
+
+def _told(stored: Stored) -> StoredTensor:
+    shape, dtype = _shape_dtype(stored)
+    return StoredTensor(
+        shape=tuple(shape), dtype=str(dtype).removeprefix("torch."), bytes=stored.size, digest=stored.digest
+    )
+
+
+def verify(path: str | os.PathLike[str]) -> Inspection:
+    """Read and check all of a checkpoint, tensors too. Raises `CheckpointError` with what is wrong."""
+    with opened(path) as content:
+        read(content)
+        return inspected(content)
+
+
+def read(content: Content) -> Flattened:
+    """Read a checkpoint's state as a tree and tensors, without a learner; all of it is checked."""
+    tensors = dict(content.tensors())
+    spec = Spec(content.described("params"), content.described("buffers"), torch.device("cpu"))
+    with content.checked():
+        state_of(content.tree, tensors, spec, torch.nn.Identity(), [])
+    return Flattened(content.tree, tensors)

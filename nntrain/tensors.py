@@ -209,11 +209,11 @@ class Tensors:
         )
 
     def parts(self, flattener: Flattener) -> dict[str, object]:
-        """Give what a state's tensors are made of, by name. Live tensors are copied if `flattener.read` has none."""
-        snapshot: Snapshot | None = flattener.read.get(id(self))
+        """Give what a state's tensors are made of, by name. Live ones are copied, unless `flattener` knows them."""
+        snapshot: Snapshot | None = flattener.known(self)
         if snapshot is None:
-            snapshot = flattener.read[id(self)] = self.owned or self.snapshot()
-            flattener.hold(self)
+            snapshot = self.owned or self.snapshot()
+            flattener.know(self, snapshot)
         optim = snapshot.optim
         options = tuple({name: one for name, one in group.items() if _is_plain(one)} for group in optim.options)
         return {

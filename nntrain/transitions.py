@@ -199,7 +199,8 @@ class Audience:
     ) -> None:
         """Show a transition to `sinks`; strict ones may raise, unless this is `leniently` done.
 
-        Those that tell events of their own come first. Then `untold` gives what there is to be told beside it.
+        Those that tell events of their own come first. Then `untold` gives what there is to be told beside it: if there
+        is anything, all others that want what begins at that place are shown it.
         """
         for sink in sinks:
             if getattr(sink, "tells", False):
@@ -207,6 +208,7 @@ class Audience:
         events = untold()
         if events:
             transition = replace(transition, logged=(*transition.logged, *events))
+            sinks = self.at(transition.at)
         for sink in sinks:
             if not getattr(sink, "tells", False):
                 self._guarded(sink, partial(sink, transition), leniently=leniently)

@@ -11,6 +11,7 @@ import base64
 import json
 import math
 import struct
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,14 +40,17 @@ class Flattener:
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
-        self.read: dict[int, Any] = {}
-        """What was read out of handles on tensors, by the handles' identities: each is read once."""
         self._names: dict[int, str] = {}
-        self._kept: list[object] = []
+        self._read: dict[int, tuple[weakref.ref[Any], Any]] = {}
 
-    def hold(self, thing: object) -> None:
-        """Keep something alive as long as this: its identity stands for it."""
-        self._kept.append(thing)
+    def know(self, handle: object, content: object) -> None:
+        """Take `content` for what a handle gives when it is read. The handle is not kept alive by this."""
+        self._read[id(handle)] = weakref.ref(handle), content
+
+    def known(self, handle: object) -> Any:
+        """Give what a handle gave when it was read, None where it was not."""
+        found = self._read.get(id(handle))
+        return found[1] if found is not None and found[0]() is handle else None
 
     def tree(self, value: object, path: str) -> Tree:
         """Take a value apart. `path` is where it stands, and begins the names of its tensors.

@@ -48,17 +48,11 @@ def save(state: TrainState, path: str | os.PathLike[str]) -> Saved:
     target = Path(path)
 
     def with_tensors(snapshot: Snapshot) -> Saved:
-        return save_flattened(flattened(state, reading(state, snapshot)), target)
+        flattener = Flattener()
+        flattener.know(state.tensors, snapshot)
+        return save_flattened(flattened(state, flattener), target)
 
     return state.tensors.read(with_tensors)
-
-
-def reading(state: TrainState, snapshot: Snapshot) -> Flattener:
-    """Give a flattener that takes `snapshot` for the state's tensors."""
-    flattener = Flattener()
-    flattener.read[id(state.tensors)] = snapshot
-    flattener.hold(state.tensors)
-    return flattener
 
 
 def save_flattened(

@@ -1,0 +1,92 @@
+"""Finding the newest whole checkpoint in a folder, by what the files say, not by their names or times."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
+
+from nntrain.checkpoint.loading import load, opened, verify
+from nntrain.errors import CheckpointError, ConfigError
+from nntrain.logged import WarningEvent
+from nntrain.machine import HasMachine
+from nntrain.records import TrainState
+
+Batch = TypeVar("Batch")
+
+SUFFIX: Final = ".safetensors"
+
+
+class Skipped(NamedTuple):
+    """A file that is newer than the one that was chosen, or of no known age, and why it was not."""
+
+    path: Path
+    reason: str
+
+
+class Latest(NamedTuple):
+    """The newest whole checkpoint of a folder, None where it has none, and what was skipped on the way to it."""
+
+    path: Path | None
+    skipped: tuple[Skipped, ...]
+
+
+class Resumed(NamedTuple):
+    """A state to go on from, and the checkpoint that it is from; None and None where a folder has none."""
+
+    state: TrainState | None
+    path: Path | None
+    skipped: tuple[Skipped, ...]
+
+
+def latest(folder: str | os.PathLike[str]) -> Latest:
+    """Find the newest checkpoint of a folder that is whole: all of it is read and checked.
+
+    The newest is the one that was saved last, as its record says. A folder that does not exist has none.
+    """
+    skipped: list[Skipped] = []
+    for path in _newest_first(Path(folder), skipped):
+        try:
+            verify(path)
+        except CheckpointError as error:
+            skipped.append(Skipped(path, error.reason))
+        else:
+            return Latest(path, tuple(skipped))
+    return Latest(None, tuple(skipped))
+
+
+def resume(folder: str | os.PathLike[str], learner: HasMachine[Batch]) -> Resumed:
+    """Load the newest checkpoint of a folder that is whole, for `learner` to go on from.
+
+    What is skipped is in the answer, and the learner's sinks are told of it. Raises `MisfitError` where the newest
+    whole one is of another model or optimizer: an older one would hide that.
+    """
+    skipped: list[Skipped] = []
+    found: tuple[TrainState, Path] | None = None
+    for path in _newest_first(Path(folder), skipped):
+        try:
+            found = load(path, learner), path
+            break
+        except CheckpointError as error:
+            skipped.append(Skipped(path, error.reason))
+    for one in skipped:
+        learner.machine.untold.append(WarningEvent(code="checkpoint_skipped", text=f"{one.path}: {one.reason}"))
+    state, path_found = found if found is not None else (None, None)
+    return Resumed(state, path_found, tuple(skipped))
+
+
+def _newest_first(folder: Path, skipped: list[Skipped]) -> Iterator[Path]:
+    """Give the checkpoints whose records are whole, the one that was saved last first."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; expected the folder that the checkpoints are in.")
+    aged: list[tuple[datetime, str, Path]] = []
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        try:
+            with opened(path) as content:
+                aged.append((content.saved_at, path.name, path))
+        except CheckpointError as error:
+            skipped.append(Skipped(path, error.reason))
+    for _, _, path in sorted(aged, reverse=True):
+        yield path

@@ -501,7 +501,7 @@ class Machine(Generic[Batch]):
             output=step.output if step.verdict is None else None,
             stats=step.stats,
             notes=self._taken_notes(progress.at),
-            logged=logged,
+            logged=(*self._taken_untold(), *logged),
             lr_scale=step.lr_scale,
         )
 

@@ -1,5 +1,6 @@
 """Training as values: a typed functional state machine for training PyTorch networks."""
 
+from nntrain.checkpoint import Checkpoint
 from nntrain.data.dataloaders import DataLoaders
 from nntrain.data.hf import hf_ds_collate_fn
 from nntrain.errors import NNTrainError, state_before
@@ -10,7 +11,7 @@ from nntrain.metrics import accuracy
 from nntrain.records import EpochStats, Key, Progress, Slot, TrainState
 from nntrain.sinks import PrintStats
 from nntrain.steps import advance, batch_step, epoch_step, fit_step
-from nntrain.subscribers import EarlyStopping
+from nntrain.subscribers import EarlyStopping, Rollback
 from nntrain.transitions import Sink, Transition
 from nntrain.verdicts import Cancel, CancelBatch, CancelEpoch, CancelFit, Cancelled, Completed, Outcome
 
@@ -23,6 +24,7 @@ __all__ = [
     "CancelEpoch",
     "CancelFit",
     "Cancelled",
+    "Checkpoint",
     "Completed",
     "DataLoaders",
     "EarlyStopping",
@@ -34,6 +36,7 @@ __all__ = [
     "Outcome",
     "PrintStats",
     "Progress",
+    "Rollback",
     "Sink",
     "Slot",
     "Subscriber",

@@ -204,18 +204,27 @@ def write(
             f"to describe its {len(stored)} tensors takes {length:,} bytes; at most {LONGEST_HEADER:,} are read",
         )
     os.lseek(file, 8 + length, os.SEEK_SET)
-    waiting: deque[tuple[str, Future[str]]] = deque()
-    # Digesting takes longer than writing: it is done beside it, and while the disk is waited for.
-    with ThreadPoolExecutor(2, "nntrain-digest") as pool:
+    waiting: deque[tuple[str, memoryview, Future[str]]] = deque()
+    # Digesting takes longer than writing. One thread does it beside the writing, two while the disk is waited for; and
+    # the disk takes the beginning while the rest is written.
+    with ThreadPoolExecutor(1, "nntrain-digest") as digesting, ThreadPoolExecutor(1, "nntrain-sync") as syncing:
+        synced = syncing.submit(os.fsync, file)
         for name in in_order(stored):
             content = as_bytes(tensors[name].detach().cpu()).numpy().data
-            waiting.append((name, pool.submit(_digest, content)))
+            waiting.append((name, content, digesting.submit(_digest, content)))
             _write_all(file, content, cancelled)
+            if synced.done():  # the disk has nothing to do
+                synced.result()
+                synced = syncing.submit(os.fsync, file)
             while len(waiting) > _AHEAD and tensors[name].device.type != "cpu":
-                _digested(stored, *waiting.popleft())
-        os.fsync(file)
-        for name, future in waiting:
-            _digested(stored, name, future)
+                first, _, digest_of_it = waiting.popleft()
+                stored[first] = stored[first]._replace(digest=digest_of_it.result())
+        synced.result()
+        synced = syncing.submit(os.fsync, file)
+        for name, content, digest_of_it in reversed(waiting):
+            found = _digest(content) if digest_of_it.cancel() else digest_of_it.result()
+            stored[name] = stored[name]._replace(digest=found)
+        synced.result()
     text = record(stored)
     digest = _digest(text.encode("ascii"))
     header = _header(VERSION, digest, text, stored)
@@ -225,10 +234,6 @@ def write(
     _write_all(file, memoryview(struct.pack("<Q", length) + header), cancelled)
     os.fsync(file)
     return 8 + length + sum(one.size for one in stored.values()), digest
-
-
-def _digested(stored: dict[str, Stored], name: str, digest: Future[str]) -> None:
-    stored[name] = stored[name]._replace(digest=digest.result())
 
 
 def _digest(content: bytes | memoryview) -> str:

@@ -1,5 +1,6 @@
 """What decides: the subscribers that come with nntrain."""
 
 from nntrain.subscribers.early_stopping import EarlyStopping
+from nntrain.subscribers.rollback import Rollback
 
-__all__ = ["EarlyStopping"]
+__all__ = ["EarlyStopping", "Rollback"]

@@ -16,6 +16,7 @@ BENCHMARKS: Final = {
     "import": "imports",
     "memory": "memory",
     "log": "log",
+    "checkpoint": "checkpoint",
 }
 """The names, and the modules, each of which has `main(argv)`. They are imported when they are run."""
 

@@ -6,12 +6,13 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.benchmarks import __main__, footprint, imports, loop, memory, profile, resume
+from tests.benchmarks import __main__, checkpoint, footprint, imports, loop, memory, profile, resume
 from tests.benchmarks.growth import growth
 from tests.benchmarks.own import OWN
 from tests.benchmarks.peers import PEERS
@@ -167,8 +168,16 @@ def test_memory_in_a_process_of_its_own() -> None:
     assert 0 < found["before"] <= found["peak"]
 
 
+def test_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    checkpoint.main(["--rounds", "1", "--megabytes", "1", "--folder", str(tmp_path)])
+    said = capsys.readouterr().out
+    for name in ("nntrain.checkpoint.save", "torch.distributed.checkpoint.save", "one copy of the tensors"):
+        assert f"| {name}" in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_names_lead_to_the_modules(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(__main__.BENCHMARKS) == ["loop", "profile", "data", "resume", "import", "memory", "log"]
+    assert list(__main__.BENCHMARKS) == ["loop", "profile", "data", "resume", "import", "memory", "log", "checkpoint"]
     __main__.main(["log", "--rounds", "1", "--batches", "60", "--batch-size", "4"])
     assert "| every='all' |" in capsys.readouterr().out
     __main__.main(["loop", "--rounds", "1", "--batches", "1", "--batch-size", "4", "--only", "nntrain"])

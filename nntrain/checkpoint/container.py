@@ -335,22 +335,38 @@ def _foreign(path: str, header: bytes) -> CheckpointError:
 def read_tensors(file: BinaryIO, path: str, head: Head) -> Iterator[tuple[str, Tensor]]:
     """Read the tensors one by one, on the CPU, each checked. Raises `CheckpointError`."""
     file.seek(head.begin)
-    for name in in_order(head.tensors):
-        stored = head.tensors[name]
-        content = torch.empty(stored.size, dtype=torch.uint8, device="cpu")
-        view = content.numpy().data
-        read = 0
-        while read < len(view):
-            count = file.readinto(view[read : read + _PIECE])  # type: ignore[attr-defined] # of a file that is open for reading
-            if not count:
-                raise CheckpointError(path, "damaged", f"it ends within the tensor {name}")
-            read += count
-        if _digest(view) != stored.digest:
-            raise CheckpointError(path, "damaged", f"the tensor {name} is not the one that its digest is of")
-        try:
-            yield name, _made(stored, content)
-        except RuntimeError as error:
-            raise CheckpointError(path, "damaged", f"there is no such tensor as {name}: {error}") from None
+    waiting: deque[tuple[str, Tensor, Future[str]]] = deque()
+    # Digesting takes longer than reading: two threads do it while the next are read.
+    with ThreadPoolExecutor(2, "nntrain-digest") as digesting:
+        for name in in_order(head.tensors):
+            content = _read(file, path, name, head.tensors[name].size)
+            waiting.append((name, content, digesting.submit(_digest, content.numpy().data)))
+            if len(waiting) > _AHEAD:
+                yield _checked(path, head, *waiting.popleft())
+        while waiting:
+            yield _checked(path, head, *waiting.popleft())
+
+
+def _read(file: BinaryIO, path: str, name: str, size: int) -> Tensor:
+    content = torch.empty(size, dtype=torch.uint8, device="cpu")
+    view = content.numpy().data
+    read = 0
+    while read < size:
+        count = file.readinto(view[read : read + _PIECE])  # type: ignore[attr-defined] # of a file that is open for reading
+        if not count:
+            raise CheckpointError(path, "damaged", f"it ends within the tensor {name}")
+        read += count
+    return content
+
+
+def _checked(path: str, head: Head, name: str, content: Tensor, digest: Future[str]) -> tuple[str, Tensor]:
+    stored = head.tensors[name]
+    if digest.result() != stored.digest:
+        raise CheckpointError(path, "damaged", f"the tensor {name} is not the one that its digest is of")
+    try:
+        return name, _made(stored, content)
+    except RuntimeError as error:
+        raise CheckpointError(path, "damaged", f"there is no such tensor as {name}: {error}") from None
 
 
 def _made(stored: Stored, content: Tensor) -> Tensor:

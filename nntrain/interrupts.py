@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -42,13 +43,18 @@ def held_back(*, terminate: bool = False) -> Iterator[Interrupts]:
     other threads are never interrupted.
     """
     interrupts = Interrupts()
+    process = os.getpid()
 
     def hold(number: int, frame: FrameType | None) -> None:
-        if interrupts.pressed is not None:
+        if os.getpid() != process:  # one that was forked amid a step has none to finish
+            signal.signal(number, _PLAIN[number])
+            signal.raise_signal(number)
+        elif interrupts.pressed is not None:
             if number == signal.SIGTERM:
                 raise Terminated
             signal.default_int_handler(number, frame)
-        interrupts.pressed = number
+        else:
+            interrupts.pressed = number
 
     replaced: list[int] = []
     if threading.current_thread() is threading.main_thread():

@@ -59,7 +59,9 @@ def flattened(state: TrainState, flattener: Flattener) -> Flattened:
     slots: Mapping[str, Mapping[str, object]] = unflattened(tree["state"]["slots"], flattener.tensors, makers)
     for name, record in state.slots.items():
         misfits: list[str] = []
-        kept = Unread if isinstance(record, Unread) else slot_record(name) or type(record)
+        kept = slot_record(name)
+        if kept is None or not isinstance(record, kept):  # its slot was made anew since, as in a notebook
+            kept = type(record)
         back = _slot(name, kept, slots[name], misfits)
         if misfits or not same_bits(back, record):
             raise CheckpointError(

@@ -95,8 +95,8 @@ class Checkpoint:
         self._steps_done: int | None = None
         """How often the steps came up before the last state that was shown."""
         self._writing: _Writing | None = None
-        self._saved: tuple[weakref.ref[Tensors], Progress] | None = None
-        """What the last save was of."""
+        self._saved: tuple[weakref.ref[Tensors], object] | None = None
+        """What the last save was of: its tensors, and what else tells it from others of the same."""
         self._failure: CheckpointError | None = None
         _SINKS.add(self)
 
@@ -165,7 +165,7 @@ class Checkpoint:
         self._due_at = time.monotonic() + self._every_seconds
         if self._every_steps:
             self._steps_done = state.progress.step // self._every_steps
-        self._saved = weakref.ref(state.tensors), state.progress
+        self._saved = weakref.ref(state.tensors), _mark(state)
         save = partial(self._files.save, run=_run_of(transition.run), until=daemon_until)
         if not background and daemon_until is None:
             self._told(transition.run, began, lambda: state.tensors.read(partial(_known, state, save)))
@@ -182,7 +182,7 @@ class Checkpoint:
         self._writing.start()
 
     def _is_saved(self, state: TrainState) -> bool:
-        return self._saved is not None and self._saved[0]() is state.tensors and self._saved[1] == state.progress
+        return self._saved is not None and self._saved[0]() is state.tensors and self._saved[1] == _mark(state)
 
     def _told(self, run: RunInfo, began: float, save: Callable[[], Saved], *, waited: float | None = None) -> None:
         """Save, and tell what came of it."""
@@ -219,6 +219,11 @@ class Checkpoint:
         if not self.wait(max(0.0, until - time.monotonic())):
             text = f"the last state was not saved within {self._grace:g} seconds"
             self._fail(CheckpointError(str(self.folder), "unwritable", text), transition.run)
+
+
+def _mark(state: TrainState) -> object:
+    # A state that was gone back to has the place and the tensors of one that was saved, and goes on otherwise.
+    return state.progress, state.key, state.lr_scale
 
 
 class _Writing(Thread):

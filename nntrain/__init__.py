@@ -11,7 +11,7 @@ from nntrain.metrics import accuracy
 from nntrain.records import EpochStats, Key, Progress, Slot, TrainState
 from nntrain.sinks import PrintStats
 from nntrain.steps import advance, batch_step, epoch_step, fit_step
-from nntrain.subscribers import EarlyStopping, Rollback
+from nntrain.subscribers import EarlyStopping, NanGuard, Rollback
 from nntrain.transitions import Sink, Transition
 from nntrain.verdicts import Cancel, CancelBatch, CancelEpoch, CancelFit, Cancelled, Completed, Outcome
 
@@ -33,6 +33,7 @@ __all__ = [
     "Learner",
     "LogEvent",
     "NNTrainError",
+    "NanGuard",
     "Outcome",
     "PrintStats",
     "Progress",

@@ -9,8 +9,6 @@ Either way each batch is made under a seed of its own, in whichever process it i
 
 from __future__ import annotations
 
-import random
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
@@ -23,10 +21,13 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
     get_worker_info,
 )
 
-from nntrain.randomness import generators, kept, seed_all
+from nntrain.randomness import kept, seed_all, seed_for_transforms, transforming
 from nntrain.records import Key
 
 Batch = TypeVar("Batch")
@@ -114,14 +115,22 @@ class _Seeded:
         self.dataset = dataset
         self._collate = collate
         self._auto_collation = auto_collation
+        inner = dataset
+        while type(inner) is Subset:
+            inner = inner.dataset
+        self._draws_nothing = type(inner) is TensorDataset and collate is default_collate
 
     def __getitem__(self, seeded: tuple[int, Any]) -> Any:
         seed, indices = seeded
-        torch.default_generator.manual_seed(seed)
-        if get_worker_info() is not None:  # a process of its own, whose other generators are nobody's
-            random.seed(seed)
-            if "numpy" in sys.modules:
-                sys.modules["numpy"].random.seed(seed % (1 << 32))
+        if self._draws_nothing:
+            return self._made(indices)
+        if get_worker_info() is not None:  # a process of its own, whose generators are nobody's
+            seed_for_transforms(seed)
+            return self._made(indices)
+        with transforming(seed):
+            return self._made(indices)
+
+    def _made(self, indices: Any) -> Any:
         if not self._auto_collation:
             return self._collate(self.dataset[indices])
         at_once = getattr(self.dataset, "__getitems__", None)
@@ -176,14 +185,13 @@ def _iterated(items: Iterable[Item], own: Sequence[torch.Generator], order: Key)
 
     The generators in `own`, which the iterable was given by its owner, are seeded once, and put back after each item.
     """
-    sources = [*generators(), *own]
+    sources = list(own)
     states: list[torch.Tensor] = []
     iterator: Iterator[Item] | None = None
     for number in count():
-        with kept(sources):
-            seed_all(sources[:1], order.fold(number).bits)
+        with kept(sources), transforming(order.fold(number).bits):
             if iterator is None:
-                seed_all(list(own), order.bits)
+                seed_all(sources, order.bits)
                 iterator = iter(items)
             else:
                 for source, state in zip(own, states, strict=True):

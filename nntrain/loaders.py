@@ -14,6 +14,7 @@ import torch
 
 from nntrain.errors import ConfigError
 from nntrain.foreign import foreign
+from nntrain.randomness import transforming
 from nntrain.records import Key
 
 Batch = TypeVar("Batch")
@@ -68,8 +69,12 @@ class _Listed(Generic[Batch]):
 
     items: Sequence[Batch]
 
-    def batches(self, key: Key, epoch: int, start: int) -> Iterator[Batch]:  # noqa: ARG002 - a sequence has one order
-        return (self.items[index] for index in range(start, len(self.items)))
+    def batches(self, key: Key, epoch: int, start: int) -> Iterator[Batch]:
+        """Give the items from `start` on, each made under a seed of its own if the sequence makes them."""
+        for index in range(start, len(self.items)):
+            with transforming(key.derived(epoch, index)):
+                item = self.items[index]
+            yield item
 
     @property
     def description(self) -> Mapping[str, object]:

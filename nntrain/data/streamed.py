@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
-import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from multiprocessing.context import BaseContext
@@ -21,7 +19,7 @@ from nntrain.data.decoding import codecs
 from nntrain.data.image_loader import CPU, ImageLoader
 from nntrain.data.split import Pixels, Split
 from nntrain.errors import DataError
-from nntrain.randomness import generators, kept, seed_all
+from nntrain.randomness import transforming
 from nntrain.records import Key
 
 if TYPE_CHECKING:
@@ -139,28 +137,10 @@ class _Reader(MapDataset[Pixels | DataError]):
         try:
             if not self._split.transformed:
                 return self._split.read(rows)
-            with _seeded(bits):
+            with transforming(bits):
                 return self._split.read(rows)
         except DataError as error:
             return error
-
-
-@contextmanager
-def _seeded(bits: int) -> Iterator[None]:
-    """Seed the generators that a transform may draw from, and put them back."""
-    import numpy as np
-
-    own, theirs = random.getstate(), np.random.get_state()
-    sources = generators()
-    try:
-        with kept(sources):
-            seed_all(sources, bits)
-            random.seed(bits)
-            np.random.seed(bits & 0xFFFFFFFF)
-            yield
-    finally:
-        random.setstate(own)
-        np.random.set_state(theirs)
 
 
 def one_ahead(items: Iterator[Item], move: Callable[[Item], Moved]) -> Iterator[Moved]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -24,12 +26,15 @@ from torch.utils.data import (
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
+    default_collate,
 )
 
 from nntrain import DataLoaders, Key, Learner, accuracy
 from nntrain.bits import same_bits
 from nntrain.foreign import Indexed, Replayed, foreign
+from nntrain.loaders import Stream, as_loader
 from nntrain.log import JsonLog
+from nntrain.randomness import kept
 
 Batch = tuple[Tensor, Tensor]
 KEY = Key(seed=3)
@@ -132,22 +137,151 @@ def test_workers_change_no_bit() -> None:
     assert same_bits(alone, two)
 
 
-class Elsewhere(Noisy):
-    """Noise from Python's and NumPy's generators."""
+class Everywhere(Noisy):
+    """Noise from the generators of torch, Python and NumPy, with the second number of a pair that NumPy makes."""
 
     def __getitem__(self, index: int) -> Any:
-        import random
+        if index == self.broken:
+            raise RuntimeError(f"sample {index} is broken")
+        drawn = [random.random(), random.gauss(0.0, 1.0), np.random.rand(), np.random.randn(), torch.rand(()).item()]
+        return torch.tensor(drawn, dtype=torch.float64), torch.tensor(index)
 
-        import numpy as np
-
-        return torch.tensor([random.random(), np.random.rand()]), torch.tensor(index)
+    broken = -1
 
 
-def test_in_workers_the_noise_of_python_and_numpy_is_of_the_batch_too() -> None:
-    def batches(start: int) -> list[Any]:
-        return list(foreign(DataLoader(Elsewhere(20), batch_size=3, num_workers=2)).batches(KEY, 0, start))
+def _scaled(samples: list[Any]) -> Any:
+    inputs, targets = default_collate(samples)
+    return inputs * random.random() * np.random.rand() + torch.rand(()), targets
 
-    assert same_bits(batches(3), batches(0)[3:])
+
+EVERYWHERE: dict[str, Callable[[int], DataLoader[Any]]] = {
+    "in order": lambda workers: DataLoader(Everywhere(14), batch_size=3, num_workers=workers),
+    "shuffled": lambda workers: DataLoader(Everywhere(14), batch_size=3, shuffle=True, num_workers=workers),
+    "collated at random": lambda workers: DataLoader(Everywhere(14), 3, collate_fn=_scaled, num_workers=workers),
+    "spawned": lambda workers: DataLoader(
+        Everywhere(14), 3, num_workers=workers, multiprocessing_context="spawn" if workers else None
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EVERYWHERE)
+def test_transforms_draw_alike_with_any_number_of_workers_and_from_any_start(name: str) -> None:
+    alone = list(foreign(EVERYWHERE[name](0)).batches(KEY, 1, 0))
+    numbers = torch.cat([inputs for inputs, _ in alone])
+    assert len(set(numbers.flatten().tolist())) == numbers.numel(), (
+        "a number comes again: a generator was seeded alike twice"
+    )
+    for start in range(6) if name != "spawned" else ():
+        assert same_bits(list(foreign(EVERYWHERE[name](0)).batches(KEY, 1, start)), alone[start:])
+    for workers, start in ((1, 0), (2, 3)) if name != "spawned" else ((1, 2),):
+        assert same_bits(list(foreign(EVERYWHERE[name](workers)).batches(KEY, 1, start)), alone[start:])
+    assert not same_bits(list(foreign(EVERYWHERE[name](0)).batches(KEY, 2, 0)), alone)
+
+
+class Shuffles:
+    """A sampler, and a source of samples, that draw from Python and NumPy."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        order = list(range(self.count))
+        random.shuffle(order)
+        for index in np.random.permutation(order).tolist():
+            yield index if random.random() < 0.8 else int(np.random.randint(self.count))
+
+
+class Drawn(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        for index in range(12):
+            yield torch.tensor([random.random(), np.random.randn(), torch.rand(()).item(), index])
+
+
+class Made(Sequence[Any]):
+    """Batches that are made when they are asked for."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: Any) -> Any:
+        return torch.tensor([random.random(), np.random.randn(), torch.rand(()).item(), index])
+
+
+DRAWING: dict[str, Callable[[], Any]] = {
+    "own sampler": lambda: DataLoader(Everywhere(15), 3, sampler=Shuffles(15)),
+    "iterable dataset": lambda: DataLoader(Drawn(), batch_size=3),
+    "iterable dataset, worker": lambda: DataLoader(Drawn(), batch_size=3, num_workers=1),
+    "plain iterable": lambda: Drawn(),
+    "sequence": Made,
+    "workers": lambda: EVERYWHERE["shuffled"](2),
+    "no worker": lambda: EVERYWHERE["shuffled"](0),
+}
+
+
+def seed(number: int) -> None:
+    random.seed(number)
+    np.random.seed(number)
+    torch.manual_seed(number)
+
+
+def draw() -> None:
+    random.random()
+    np.random.rand()
+    torch.rand(())
+
+
+def generators_state() -> object:
+    numpy: Any = np.random.get_state(legacy=False)
+    inner = {name: value.tolist() if name == "key" else value for name, value in numpy.pop("state").items()}
+    return random.getstate(), inner, numpy, torch.get_rng_state().tolist()
+
+
+def read(loader: Any, epoch: int, start: int) -> list[Any]:
+    """Read an epoch as a training does, and draw in between as a training's owner may."""
+    stream = Stream(as_loader(loader, "train"), 0)
+    found: list[Any] = []
+    while True:
+        with kept([torch.default_generator]):
+            batch = stream.batch(KEY, epoch, start + len(found))
+        if batch is None:
+            return found
+        found.append(batch[0])
+        draw()
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_what_is_drawn_is_of_key_epoch_and_batch_and_the_owner_s_generators_are_left_alone(name: str) -> None:
+    seed(1)
+    np.random.randn()  # the second of the pair waits to be given
+    whole = read(DRAWING[name](), 0, 0)
+    for number in range(2):
+        seed(number)
+        assert same_bits(read(DRAWING[name](), 0, 2), whole[2:])
+    assert not same_bits(read(DRAWING[name](), 1, 0), whole)
+
+    np.random.randn()
+    before = generators_state()
+    batches = as_loader(DRAWING[name](), "train").batches(KEY, 0, 0)
+    with kept([torch.default_generator]):
+        next(batches)
+        next(batches)
+    assert generators_state() == before
+
+
+def test_generators_are_put_back_after_a_transform_that_fails() -> None:
+    data = Everywhere(6)
+    data.broken = 4
+    batches = foreign(DataLoader(data, batch_size=3)).batches(KEY, 0, 0)
+    np.random.randn()
+    before = generators_state()
+    with kept([torch.default_generator]):
+        next(batches)
+        with pytest.raises(RuntimeError, match="sample 4 is broken"):
+            next(batches)
+    assert generators_state() == before
 
 
 def test_epochs_are_shuffled_anew_and_the_same_epoch_alike() -> None:

@@ -87,7 +87,7 @@ class CheckpointSaved(LogEvent, frozen=True):
     path: str
     bytes: int = Field(ge=0)
     seconds: float
-    waited_seconds: float = 0.0
+    waited_seconds: float
     digest: str
 
 
@@ -114,8 +114,8 @@ class RolledBack(LogEvent, frozen=True):
     to_epoch: int = Field(ge=0)
     to_batch: int = Field(ge=0)
     to_step: int = Field(ge=0)
-    times: int = Field(ge=1)
-    at_most: int = Field(ge=1)
+    times: int = Field(ge=0)
+    at_most: int = Field(ge=0)
     lr_scale: float
     new_key: bool
 

@@ -21,7 +21,7 @@ from nntrain.log.line import SCHEMA, Line
 from nntrain.log.reading import BadLine, LogReadError, TornLine, read, scan
 from nntrain.log.replay import Run, replay
 from nntrain.log.targets import FileTarget, LoggerTarget, StreamTarget, Target
-from nntrain.logged import CheckpointLoaded, CheckpointSaved, LogEvent, WarningEvent
+from nntrain.logged import CheckpointLoaded, CheckpointSaved, LogEvent, RolledBack, WarningEvent
 
 __all__ = [
     "SCHEMA",
@@ -44,6 +44,7 @@ __all__ = [
     "OtherEvent",
     "OwnEvent",
     "PastPhase",
+    "RolledBack",
     "Run",
     "RunFailed",
     "RunFinished",

@@ -14,7 +14,7 @@ from nntrain.log.events import (
 )
 from nntrain.log.line import Line
 from nntrain.log.text import number, seconds, size, whole, word
-from nntrain.logged import CheckpointLoaded, CheckpointSaved, LogEvent, WarningEvent
+from nntrain.logged import CheckpointLoaded, CheckpointSaved, LogEvent, RolledBack, WarningEvent
 
 
 def sentence(line: Line) -> str:
@@ -28,13 +28,13 @@ def sentence(line: Line) -> str:
             return f"epoch {line.epoch} {line.phase}: loss {number(loss)}"
         case CancelledEvent(scope=scope, reason=reason, subscriber=subscriber, at=at):
             return f"{subscriber} cancelled the {scope} at {at}" + (f": {reason}" if reason else "")
-        case CheckpointSaved(path=path, bytes=count, seconds=took):
-            return f"saved {path} ({size(count)}, {seconds(took)})"
-        case CheckpointLoaded(path=path, bytes=count, seconds=took):
-            return f"loaded {path} ({size(count)}, {seconds(took)})"
+        case CheckpointSaved() | CheckpointLoaded():
+            return _checkpoint(line.event)
         case HistoryReplaced(kept=kept, history=history):
             what = f"of the phases told before, {whole(kept)} still hold; {whole(len(history))} are others"
             return f"went on from another state: {what}"
+        case RolledBack():
+            return _rolled_back(line.event)
         case WarningEvent(code=code, text=text):
             return f"{code}: {text}"
         case FitFinished(outcome=outcome):
@@ -45,6 +45,21 @@ def sentence(line: Line) -> str:
             return _others(event)
         case event:
             return event.event.replace("_", " ")
+
+
+def _checkpoint(event: CheckpointSaved | CheckpointLoaded) -> str:
+    about = [size(event.bytes), seconds(event.seconds)]
+    if isinstance(event, CheckpointLoaded):
+        return f"loaded {event.path} ({', '.join(about)})"
+    if event.waited_seconds:
+        about.append(f"waited for {seconds(event.waited_seconds)}")
+    return f"saved {event.path} ({', '.join(about)})"
+
+
+def _rolled_back(event: RolledBack) -> str:
+    back = f"back to step {whole(event.to_step)}, for time {whole(event.times)} of at most {whole(event.at_most)}"
+    otherwise = f"learning rate times {number(event.lr_scale)}" + (", other random numbers" if event.new_key else "")
+    return f"{back}: {event.reason}; {otherwise}"
 
 
 def _others(event: LogEvent) -> str:

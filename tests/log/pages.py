@@ -16,6 +16,7 @@ from nntrain.log import (
     HistoryReplaced,
     Line,
     OtherEvent,
+    RolledBack,
     RunFailed,
     RunStarted,
     WarningEvent,
@@ -109,9 +110,12 @@ def hostile(text: str, number: int = 7) -> list[Line]:
     script.say(OtherEvent.model_validate({"event": f"acme.{clean}", "z" + clean: text, "deep": [[text]]}))
     values = FrozenMapping({clean: 0.5, "other": math.nan})
     script.say(EpochFinished(loss=1.0, metrics=values, batches=1, seconds=1.0), samples=1, batch=1, step=1)
-    script.say(CheckpointSaved(path=clean, bytes=10**12, seconds=1.0, digest=clean))
+    script.say(CheckpointSaved(path=clean, bytes=10**12, seconds=1.0, waited_seconds=0.0, digest=clean))
     script.say(CheckpointLoaded(path=clean, bytes=1, seconds=1.0, digest=clean))
     script.say(HistoryReplaced(kept=1, history=()))
+    script.say(
+        RolledBack(reason=clean, to_epoch=0, to_batch=1, to_step=1, times=1, at_most=3, lr_scale=0.5, new_key=True)
+    )
     script.say(RunFailed(error_type=clean, error_message=clean, where=clean, traceback=clean))
     return script.lines
 

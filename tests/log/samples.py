@@ -148,7 +148,9 @@ def scripted(
                 samples=64 * batches[phase],
             )
         if epoch == 0:
-            script.say(CheckpointSaved(path="runs/0.ckpt", bytes=12345, seconds=0.01, digest="sha256:00ff"))
+            script.say(
+                CheckpointSaved(path="runs/0.ckpt", bytes=12345, seconds=0.01, waited_seconds=0.0, digest="sha256:00ff")
+            )
     script.say(FitFinished(outcome="completed"))
     script.say(RunFinished())
     return script.lines

@@ -241,7 +241,17 @@ def test_what_differs_comes_first_and_is_marked_in_the_whole() -> None:
 def test_what_happened_is_told_with_custom_events_and_resumptions() -> None:
     (run,) = replay(hostile("plain"))
     kinds = [one.kind for one in happenings(run)]
-    expected = ["resumption", "warning", "verdict", "other", "checkpoint", "resumption", "resumption", "failure"]
+    expected = [
+        "resumption",
+        "warning",
+        "verdict",
+        "other",
+        "checkpoint",
+        "resumption",
+        "resumption",
+        "resumption",
+        "failure",
+    ]
     assert kinds == expected
     assert happenings(run)[3].text == 'acme.plain: zplain=plain, deep=[["plain"]]'
     assert {mark.kind for mark in marks(run, happenings(run))} == set(expected) - {"other"}
@@ -273,7 +283,7 @@ def test_numbers_that_nobody_expects_break_nothing() -> None:
     for epoch in (0, 10**300, 10**400):
         event = EpochFinished(loss=1e308, metrics=FrozenMapping({"m": -1.7e308}), batches=10**400, seconds=-1e308)
         script.say(event, epoch=epoch, samples=10**400, batch=10**400, step=10**400)
-        script.say(CheckpointSaved(path="p", bytes=10**400, seconds=math.nan, digest="d"))
+        script.say(CheckpointSaved(path="p", bytes=10**400, seconds=math.nan, waited_seconds=0.0, digest="d"))
     content = page(replay(script.lines))
     assert "about 10^400" in Structure(content).text()
     assert drawn(content)[0]["data"][0]["x"][0] == 1.0

@@ -95,7 +95,8 @@ def test_real_lines_keep_to_it(lines: list[dict[str, Any]]) -> None:
         published.validate(line)
         full.validate(line)
     assert {line["event"] for line in lines} >= {str(kind.model_fields["event"].default) for kind in OWN} - {
-        "checkpoint_loaded"
+        "checkpoint_loaded",
+        "rolled_back",
     } | {"schema.noted"}
 
 

@@ -196,7 +196,7 @@ def test_numbers_of_any_size_keep_to_their_columns() -> None:
         event = EpochFinished(loss=value, metrics=FrozenMapping({"m": value}), batches=10**300, seconds=abs(value))
         script.say(event, samples=10**300, epoch=10**300, batch=10**300)
         script.say(BatchFinished(loss=value, metrics=FrozenMapping(), samples_per_s=math.inf))
-    script.say(CheckpointSaved(path="p", bytes=10**300, seconds=math.nan, digest=""))
+    script.say(CheckpointSaved(path="p", bytes=10**300, seconds=math.nan, waited_seconds=0.0, digest=""))
     for mode in ("plain", "colour"):
         followed(script.lines, mode=mode)
     rows = [row for row in shown(script.lines).splitlines() if "  train " in row]
@@ -503,7 +503,7 @@ def hostile_log(text: str) -> list[Line]:
     }
     script = Script()
     script.say(RunStarted(config=FrozenMapping(config)))
-    script.say(CheckpointSaved(path=text, bytes=1, seconds=0.0, digest=text))
+    script.say(CheckpointSaved(path=text, bytes=1, seconds=0.0, waited_seconds=0.0, digest=text))
     script.say(CheckpointLoaded(path=text, bytes=1, seconds=0.0, digest=text))
     script.say(OtherEvent(event=f"acme.{text}"))
     lines = scripted(config=config, text=text, ends="cancelled", metrics=("metric", text), epochs=2, every=10)

@@ -24,9 +24,9 @@ from nntrain.log.export.names import name_of_run
 from nntrain.log.export.text import INT64, in_json, safe, safe_sentence
 from nntrain.log.extras import needed
 from nntrain.log.line import Line
-from nntrain.logged import CheckpointLoaded, CheckpointSaved, WarningEvent
+from nntrain.logged import CheckpointLoaded, CheckpointSaved, RolledBack, WarningEvent
 
-_TOLD: Final = (CancelledEvent, WarningEvent, CheckpointSaved, CheckpointLoaded)
+_TOLD: Final = (CancelledEvent, WarningEvent, CheckpointSaved, CheckpointLoaded, RolledBack)
 
 
 class TensorBoard(Exporter):

@@ -18,7 +18,7 @@ from nntrain.log.export.outcomes import Ending, ending
 from nntrain.log.export.text import plain, safe, safe_sentence
 from nntrain.log.extras import needed
 from nntrain.log.line import Line
-from nntrain.logged import WarningEvent
+from nntrain.logged import RolledBack, WarningEvent
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -119,7 +119,7 @@ class _Run:
             self._run.log({**row, "epoch": line.epoch, **when})
         if isinstance(line.event, RunStarted):
             self._configure(_config(line.event.config))
-        elif isinstance(line.event, (CancelledEvent, WarningEvent)) or line.level == "error":
+        elif isinstance(line.event, (CancelledEvent, RolledBack, WarningEvent)) or line.level == "error":
             said = self._told.setdefault("error" if line.level == "error" else line.event.event, [])
             if len(said) < _WARNINGS:
                 said.append(safe_sentence(line))

@@ -19,7 +19,7 @@ from nntrain.log.replay import Run
 from nntrain.log.report.series import Scale
 from nntrain.log.sentences import sentence
 from nntrain.log.text import in_a_line
-from nntrain.logged import CheckpointLoaded, CheckpointSaved, WarningEvent
+from nntrain.logged import CheckpointLoaded, CheckpointSaved, RolledBack, WarningEvent
 
 Kind = Literal["verdict", "checkpoint", "failure", "resumption", "warning", "other", "nonfinite"]
 
@@ -67,7 +67,7 @@ def _happening(line: Line) -> Happening | None:
             return Happening("checkpoint", line, sentence(line), digest)
         case CheckpointLoaded(digest=digest):
             return Happening("resumption", line, sentence(line), digest)
-        case FitStarted(resumed=True) | HistoryReplaced():
+        case FitStarted(resumed=True) | HistoryReplaced() | RolledBack():
             return Happening("resumption", line, sentence(line))
         case WarningEvent():
             return Happening("warning", line, sentence(line))

@@ -20,7 +20,7 @@ from nntrain.log.line import Line
 from nntrain.log.sentences import sentence
 from nntrain.log.terminal import words
 from nntrain.log.terminal.screen import Screen
-from nntrain.logged import CheckpointLoaded, CheckpointSaved, LogEvent, WarningEvent
+from nntrain.logged import CheckpointLoaded, CheckpointSaved, LogEvent, RolledBack, WarningEvent
 
 Kind = Literal["verdict", "warning", "checkpoint", "resumed", "failure", "lost"]
 
@@ -57,7 +57,7 @@ def told(line: Line) -> Told | None:
             return Told("verdict", where, text)
         case CheckpointSaved() | CheckpointLoaded():
             return Told("checkpoint", where, text)
-        case FitStarted(resumed=True) | HistoryReplaced():
+        case FitStarted(resumed=True) | HistoryReplaced() | RolledBack():
             return Told("resumed", where, text)
         case WarningEvent():
             return Told("warning", where, text)

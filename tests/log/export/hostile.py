@@ -20,6 +20,7 @@ from nntrain.log import (
     LogEvent,
     OtherEvent,
     PastPhase,
+    RolledBack,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -75,8 +76,11 @@ def lines(*said: str, run_id: str = "", extreme: bool = False) -> list[Line]:
     past = PastPhase(epoch=0, phase="train", loss=math.nan, metrics=metrics, samples=1, batches=1, seconds=0.1)
     script.say(HistoryReplaced(kept=0, history=(past,)), step=0)
     script.say(CancelledEvent(scope="fit", reason=one, subscriber=one, at="before_epoch"))
-    script.say(CheckpointSaved(path=one, bytes=far, seconds=0.1, digest=one))
+    script.say(CheckpointSaved(path=one, bytes=far, seconds=0.1, waited_seconds=0.0, digest=one))
     script.say(CheckpointLoaded(path=one, bytes=far, seconds=0.1, digest=one))
+    script.say(
+        RolledBack(reason=one, to_epoch=0, to_batch=1, to_step=far, times=1, at_most=far, lr_scale=0.5, new_key=True)
+    )
     script.say(RunFailed(error_type=one, error_message=one, where=one, traceback="\n".join([one, *more])))
     script.say(RunFinished())
     return [line.model_copy(update={"run_id": run_id or line.run_id}) for line in script.lines]

@@ -1,10 +1,10 @@
-"""Stop a fit whose loss is no number, and say which tensor was the first that was none."""
+"""Stop a fit whose loss is not finite, and name the first tensor that was not."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -15,13 +15,26 @@ from nntrain.records import TrainState
 from nntrain.verdicts import CancelFit
 
 
+def waits(loss: Tensor) -> bool:
+    """Tell whether reading a loss waits for a device."""
+    return not loss.is_cpu
+
+
 class NanGuard(Subscriber[object]):
     """Cancel the fit when a loss is not finite, with a reason that names the first bad tensor.
 
-    On a CPU it looks at the loss of every batch; on a device, where looking waits for it, at the running sums of every
-    `every`th batch of a phase, in which nothing that is not finite gets lost, and at each phase's mean. The first bad
-    tensor is looked for where it would come from: in the batch, in what the model made of it, then among the parameters
-    and buffers, which are those after the batch. It keeps nothing, and changes nothing.
+    On a CPU it looks at the loss of every batch. On a device, where looking waits for it, it looks at the phase's
+    running sum of the loss, in which a NaN or an infinity stays, at every `every`th batch of the phase; and at the mean
+    of each phase when it has ended. It watches losses only, not metrics.
+
+    Bad is a tensor of floating-point or complex numbers with a value that is NaN or infinite. The reason names the
+    first one in the order of causes: in the batch (`batch[0]`, `batch['pixels']`), in the predictions (`preds`), then
+    among parameters and buffers in the model's order (`params/0.weight`, `buffers/1.running_mean`), with how many of
+    its values are bad; else it is the loss itself. What cannot be seen any more is said to be so: after a train batch
+    parameters and buffers are those that its step left, and a device may have gone on since the batch that began it.
+    An infinity may be meant, as in a mask; the kinds of bad values that a tensor has are given with it.
+
+    It needs no memory in the state and has no other effect: a fit whose losses are finite keeps its bits.
     """
 
     def __init__(self, every: int = 50, *, order: int = 0) -> None:
@@ -31,58 +44,121 @@ class NanGuard(Subscriber[object]):
         self.order = order
 
     def after_batch(self, state: TrainState, batch: object, output: BatchOutput) -> AnswerBatch:
-        """Look at the loss, where that waits for nothing, or it is time."""
-        if not self._waits(output.loss):
+        """Look at the batch's loss, or, on a device and when it is time, at the phase's running sum."""
+        place = state.progress
+        if not waits(output.loss):
             loss = output.loss.item()
-        elif state.progress.batch % self.every == 0:
-            loss = state.sums.totals.tolist()[0] / state.sums.samples
-        else:
+            if math.isfinite(loss):
+                return state
+            return CancelFit(reason=f"the loss is {loss} at {_place(state)}; {_in_batch(state, batch, output)}")
+        if place.batch % self.every:
             return state
-        return state if math.isfinite(loss) else _stop(state, loss, {"batch": batch, "preds": output.preds})
+        mean = state.sums.totals.tolist()[0] / state.sums.samples
+        if math.isfinite(mean):
+            return state
+        if math.isfinite(output.loss.item()):
+            found = _in_model(state, f"the loss of a batch before batch {place.batch}")
+        else:
+            since = f"; looked at every {self.every} batches, so an earlier one may have begun it"
+            found = _in_batch(state, batch, output) + (since if self.every > 1 else "")
+        return CancelFit(reason=f"the mean loss so far is {mean} at {_place(state)}; {found}")
 
     def after_epoch(self, state: TrainState) -> AnswerEpoch:
-        """Look at the phase's mean."""
+        """Look at the phase's mean, which has been read already."""
+        place = state.progress
         if not state.history:
             return state
-        last, place = state.history[-1], state.progress
-        if (last.epoch, last.phase) != (place.epoch, place.phase) or math.isfinite(last.loss):
+        stats = state.history[-1]
+        if (stats.epoch, stats.phase) != (place.epoch, place.phase) or math.isfinite(stats.loss):
             return state
-        return _stop(state, last.loss, {})
-
-    @staticmethod
-    def _waits(loss: Tensor) -> bool:
-        return loss.device.type != "cpu"
+        found = _in_model(state, "the loss of one of its batches")
+        return CancelFit(reason=f"the mean loss is {stats.loss} at the end, {_place(state)}; {found}")
 
 
-def _stop(state: TrainState, loss: float, seen: Mapping[str, object]) -> CancelFit:
+def _place(state: TrainState) -> str:
     place = state.progress
-    where = f"by step {place.step} (epoch {place.epoch}, {place.phase}, after {place.batch} batches)"
+    return f"batch {place.batch} of {place.phase}, epoch {place.epoch}, step {place.step}"
+
+
+def _in_batch(state: TrainState, batch: object, output: BatchOutput) -> str:
+    """Say what is the first bad tensor of a batch that is at hand, whose own loss is bad."""
+    train, step = state.progress.phase == "train", state.progress.step
+    found = _first_bad(_leaves("batch", batch))
+    if found:
+        return f"first bad tensor: {found}"
+    found = _first_bad(_leaves("preds", output.preds))
+    if found and train:
+        # The step has a bad gradient to go by, so that what it leaves would accuse good parameters too.
+        before = f"what parameters and buffers were before step {step} cannot be seen after it"
+        return f"first bad tensor: {found}; none seen in the batch, and {before}"
+    model = _first_bad_of_model(state)
+    if found:
+        rest = "; none seen in the batch" if model else "; none seen in batch, parameters or buffers"
+        return f"first bad tensor: {found}{f', made with {model}' if model else ''}{rest}"
+    if not train:
+        if model:
+            return f"first bad tensor: {model}; none seen in batch or preds"
+        return "first bad tensor: the loss itself; none seen in batch, preds, parameters or buffers"
+    after = f"; after step {step}: {model}" if model else f", nor after step {step} in parameters or buffers"
+    return f"first bad tensor: the loss itself; none seen in batch or preds{after}"
+
+
+def _in_model(state: TrainState, loss: str) -> str:
+    """Say what is the first bad tensor when the batch with the bad loss has gone by, and only the model is left."""
+    train, step = state.progress.phase == "train", state.progress.step
+    model = _first_bad_of_model(state)
+    if model and not train:
+        return f"first bad tensor seen: {model}; the tensors of the batch with the bad loss are gone"
+    after = f"; after step {step}: {model}" if model else "; none seen in parameters or buffers"
+    return f"first bad tensor: {loss}, whose other tensors are gone{after}"
+
+
+def _first_bad_of_model(state: TrainState) -> str | None:
+    kinds = state.tensors.spec.params
     with state.borrow() as tensors:
-        kinds = state.tensors.spec.params
-        named = {f"{'params' if name in kinds else 'buffers'}/{name}": tensor for name, tensor in tensors.items()}
-        found = next(filter(None, (_bad(name, one) for name, one in _leaves({**seen, **named}))), None)
-    said = f"first bad tensor: {found}" if found else "no tensor that it can come from is bad but the loss itself"
-    return CancelFit(reason=f"the loss is {loss} {where}; {said}", state=state)
+        return _first_bad(
+            (f"{'params' if name in kinds else 'buffers'}/{name}", tensor) for name, tensor in tensors.items()
+        )
+
+
+def _first_bad(named: Iterable[tuple[str, Tensor]]) -> str | None:
+    return next(filter(None, (_bad(name, tensor) for name, tensor in named)), None)
 
 
 def _bad(name: str, tensor: Tensor) -> str | None:
-    """Say how many of a tensor's values are not finite, if any."""
+    """Say how many of a tensor's values are not finite, and of which kinds they are, if any."""
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return None
-    with torch.no_grad():
-        count = int(tensor.isfinite().logical_not().sum())
-    return f"{name}, {count:,} of {tensor.numel():,} values are not finite" if count else None
+    values = _values(tensor)
+    count = int(values.isfinite().logical_not().sum())
+    if not count:
+        return None
+    numbers = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+    has = {"nan": numbers.isnan(), "inf": numbers == math.inf, "-inf": numbers == -math.inf}
+    kinds = ", ".join(kind for kind, where in has.items() if where.any())
+    return f"{name}, {count:,} of {values.numel():,} values not finite ({kinds})"
 
 
-def _leaves(named: Mapping[str, object]) -> Iterator[tuple[str, Tensor]]:
-    """Give the tensors of trees of tuples, lists, mappings and dataclasses, by where they stand in Python's words."""
-    for name, tree in named.items():
-        if isinstance(tree, Tensor):
-            yield name, tree
-        elif isinstance(tree, Mapping):
-            yield from _leaves({f"{name}[{key!r}]": part for key, part in tree.items()})
-        elif isinstance(tree, (tuple, list)):
-            yield from _leaves({f"{name}[{index}]": part for index, part in enumerate(tree)})
-        elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-            fields = dataclasses.fields(tree)
-            yield from _leaves({f"{name}.{field.name}": getattr(tree, field.name) for field in fields})
+def _values(tensor: Tensor) -> Tensor:
+    """Give the values that a tensor stores: of a sparse or a nested one these alone can be asked."""
+    if tensor.layout == torch.sparse_coo:
+        return tensor.coalesce().values()
+    if tensor.is_nested or tensor.layout != torch.strided:
+        return tensor.values()
+    return tensor
+
+
+def _leaves(name: str, tree: object) -> Iterator[tuple[str, Tensor]]:
+    """Give the tensors of a tree of tuples, lists, mappings and dataclasses, by where Python would find them."""
+    if isinstance(tree, Tensor):
+        yield name, tree
+    elif isinstance(tree, Mapping):
+        for key, part in tree.items():
+            yield from _leaves(f"{name}[{key!r}]", part)
+    elif isinstance(tree, (tuple, list)):
+        fields = getattr(tree, "_fields", None)
+        for index, part in enumerate(tree):
+            yield from _leaves(f"{name}.{fields[index]}" if fields else f"{name}[{index}]", part)
+    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        for field in dataclasses.fields(tree):
+            yield from _leaves(f"{name}.{field.name}", getattr(tree, field.name))

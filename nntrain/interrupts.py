@@ -66,4 +66,7 @@ def held_back(*, terminate: bool = False) -> Iterator[Interrupts]:
         yield interrupts
     finally:
         for number in replaced:
-            signal.signal(number, _PLAIN[number])
+            if signal.getsignal(number) is hold:  # else the application has put its own there meanwhile
+                signal.signal(number, _PLAIN[number])
+    if interrupts.pressed is not None:  # after the last look at it
+        raise interrupts.made()

@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from nntrain.batches import moved
+from nntrain.batches import mapped, moved
 from nntrain.capture import CapturedPass
 from nntrain.errors import ConfigError, DataError, StateError, add_note, remember_state, state_before
 from nntrain.events import BatchOutput, Listener, Published, publish
@@ -39,7 +39,7 @@ from nntrain.records import (
     evolved,
 )
 from nntrain.tensors import Tensors
-from nntrain.transitions import Audience, BatchRan, Note, RunInfo, Sink, Transition
+from nntrain.transitions import Audience, BatchRan, Note, RunInfo, Transition
 from nntrain.turn import Turn
 from nntrain.verdicts import Cancel, Event
 from nntrain.workspace import Workspace
@@ -109,6 +109,8 @@ class Step(NamedTuple):
     stats: EpochStats | None = None
     lr_scale: float = 1.0
     """What the batch's learning rate was multiplied with."""
+    lasting: bool = True
+    """Whether the output may be held on to: a recording makes the next one in the same memory."""
 
 
 class _Computed(NamedTuple, Generic[Batch]):
@@ -188,10 +190,19 @@ class Machine(Generic[Batch]):
             and not self.untold
             and not logged
         )
-        sinks = audience.of_batch(step.state.progress) if merely_ran else audience.at(progress.at)
         audience.began = True
-        if sinks:
-            self._tell(audience, sinks, self._transition(progress, step, logged))
+        try:
+            sinks = audience.of_batch(step.state.progress) if merely_ran else audience.at(progress.at)
+            if sinks:
+                if not step.lasting and step.output is not None:
+                    step = step._replace(output=_copied(step.output))
+                transition = self._transition(progress, step, logged)
+                if transition.logged or transition.notes:  # another thread may just have told it
+                    sinks = audience.at(progress.at)
+                audience.tell(sinks, transition, self._taken_untold)
+        except BaseException as error:
+            self._failed(error, step.state, progress, audience)
+            raise
         return step
 
     def run_batches(self, cell: list[TrainState], audience: Audience, interrupts: Interrupts) -> None:
@@ -225,7 +236,7 @@ class Machine(Generic[Batch]):
             while batch + 1 != last and not (
                 interrupts.pressed
                 or ((self.notes or self.untold) and audience.at("batch"))
-                or (audience.attentive and audience.wanted(place.phase, place.step + batch - place.batch + train))
+                or (audience.attentive and audience.wanted(place.phase, place.step + (batch + 1 - place.batch) * train))
             ):
                 began, seen = time.perf_counter(), every > 0 and (batch + 1) % every == 0
                 with workspace.lock:
@@ -372,7 +383,7 @@ class Machine(Generic[Batch]):
         cell.clear()
         if verdict is not None:
             return _cancelled(Published(after, verdict, by), "after_batch")
-        return Step(after, None, "", "after_batch", output, lr_scale=scale)
+        return Step(after, None, "", "after_batch", output, lr_scale=scale, lasting=seen)
 
     def _sees_batch(self, place: Progress, audience: Audience) -> bool:
         """Tell whether a sink will see the batch that is next, if it merely runs."""
@@ -505,13 +516,6 @@ class Machine(Generic[Batch]):
             lr_scale=step.lr_scale,
         )
 
-    def _tell(self, audience: Audience, sinks: tuple[Sink, ...], transition: Transition) -> None:
-        try:
-            audience.tell(sinks, transition, self._taken_untold)
-        except BaseException as error:
-            self._failed(error, transition.state, transition.progress, audience)
-            raise
-
     def _taken_notes(self, at: Place) -> tuple[Note, ...]:
         """Give the notes that came up; where a fit begins, those of the fits before it too, which hold of it."""
         new = tuple(self.notes)
@@ -520,10 +524,9 @@ class Machine(Generic[Batch]):
         return self._noted if at == "before_fit" else new
 
     def _taken_untold(self) -> tuple[LogEvent, ...]:
-        taken: list[LogEvent] = []
-        while self.untold:  # another thread may be adding to it
-            taken.append(self.untold.pop(0))
-        return tuple(taken)
+        taken = tuple(self.untold)
+        del self.untold[: len(taken)]  # another thread may have added to it
+        return taken
 
     def _failed(self, error: BaseException, state: TrainState, progress: Progress, audience: Audience) -> None:
         """Say where it happened, leave the state before with the error, and tell the sinks."""
@@ -545,6 +548,7 @@ class Machine(Generic[Batch]):
                 run=self.info(state.key.seed),
                 error=error,
                 notes=self._taken_notes(progress.at),
+                logged=self._taken_untold(),
             ),
             self._taken_untold,
             leniently=True,
@@ -566,6 +570,12 @@ class Machine(Generic[Batch]):
 
 
 _Parts = dict[str, Any]
+
+
+def _copied(output: BatchOutput) -> BatchOutput:
+    """Give an output in memory of its own."""
+    metrics = {name: value.clone() if isinstance(value, Tensor) else value for name, value in output.metrics.items()}
+    return BatchOutput(output.loss.clone(), mapped(output.preds, torch.clone), FrozenMapping(metrics))
 
 
 def _parts(state: TrainState) -> _Parts:

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from types import CodeType
-from typing import Any, Final, Protocol, TypeGuard
+from typing import Any, Final, NamedTuple, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -66,8 +66,13 @@ class LiveOptimizer:
         # The steps of torch's own optimizers write under torch's version counters.
         self._counts = type(self._optimizer).step.__module__.startswith("torch.optim.")
         self._other_options = False
+        self._compiles = compile_options is not None
         self._scale = 1.0
-        """What the rates that now stand in the groups are multiplied with."""
+        """What the constant rates of the last step were multiplied with."""
+        self._scaled: list[_Scaled] = []
+        """Of each group, while a step that takes another rate is under way."""
+        self._rates: dict[int, Tensor] = {}
+        """The tensors that stand in place of the groups' own rates, by group."""
         self.memory = 0
         """Counts the times that the memory may have come to lie elsewhere."""
         self.untouched = False
@@ -102,7 +107,7 @@ class LiveOptimizer:
             {
                 name: change(value)
                 for name, value in _group_values(group).items()
-                if not (name in fresh and same_bits(value, fresh[name])) and (name != "lr" or not self._sets_lr)
+                if not (name in fresh and same_bits(value, fresh[name])) and (name != "lr" or self._schedule is None)
             }
             for group, fresh in zip(self._optimizer.param_groups, self._fresh_groups, strict=True)
         )
@@ -114,7 +119,6 @@ class LiveOptimizer:
             optim = self.fresh
         self._other_options = bool(optim.state) and not same_bits(optim.options, self._fresh_groups)
         self.memory += 1
-        self._scale = 1.0
         state = self._optimizer.state
         for name, param in self._params.items():
             kept = optim.state.get(name)
@@ -144,7 +148,7 @@ class LiveOptimizer:
         try:
             if self._schedule is not None:
                 self._set_lr(self._schedule(number), number, scale)
-            elif scale != self._scale:
+            else:
                 self._scale_lr(scale)
             self.untouched = False
             try:
@@ -168,6 +172,9 @@ class LiveOptimizer:
             # Optimizers of other packages may write past the version counters.
             self.untouched = self.untouched or (before is not None and before == self._written())
             raise
+        finally:
+            if self._scaled:
+                self._take_scale_back(scale)
         self._other_options = False
 
     @property
@@ -180,7 +187,7 @@ class LiveOptimizer:
         """Say why a step cannot be recorded and launched again, if so. To be asked after a step."""
         if not self._counts:
             return f"{self.kind} is no class of torch.optim, and may do in Python what a recording would leave out"
-        for group, fresh in zip(self._optimizer.param_groups, self._fresh_groups, strict=True):
+        for index, (group, fresh) in enumerate(zip(self._optimizer.param_groups, self._fresh_groups, strict=True)):
             lr = group["lr"]
             if self._schedule is not None and not (isinstance(lr, Tensor) and lr.device == device):
                 return (
@@ -188,8 +195,9 @@ class LiveOptimizer:
                     f"lambda params, lr: torch.optim.Adam(params, torch.tensor(lr, device='{device.type}'), "
                     "capturable=True)"
                 )
-            changed = [name for name, value in _group_values(group).items() if not same_bits(value, fresh[name])]
-            if any(name != "lr" or not self._sets_lr for name in changed):
+            own = {**group, "lr": self._scaled[index].own} if self._scaled else group
+            changed = [name for name, value in _group_values(own).items() if not same_bits(value, fresh[name])]
+            if any(name != "lr" or self._schedule is None for name in changed):
                 return f"it changes {', '.join(changed)} of its parameter groups in Python"
         for kept in self._optimizer.state.values():
             for name, value in kept.items():
@@ -221,24 +229,38 @@ class LiveOptimizer:
             )
 
     @property
-    def _sets_lr(self) -> bool:
-        """Whether the rates in the groups are set from outside: then they are no memory of the optimizer's."""
-        return self._schedule is not None or self._scale != 1.0
-
-    @property
     def _on_device(self) -> bool:
         """Whether it counts its steps where the parameters are."""
         return any(group.get("capturable") or group.get("fused") for group in self._optimizer.param_groups)
 
     def _scale_lr(self, scale: float) -> None:
-        """Multiply each group's constant rate."""
-        for group, fresh in zip(self._optimizer.param_groups, self._fresh_groups, strict=True):
-            if isinstance(group["lr"], Tensor):
-                group["lr"].copy_(fresh["lr"]).mul_(scale)
-            else:
-                group["lr"] = fresh["lr"] * scale
-        self._scale = scale
-        self.memory += 1  # a recording holds the number that it was made with
+        """Put another rate in each group for a step. Between steps there is its own, which the optimizer may change."""
+        if scale != self._scale:
+            self._scale = scale
+            self.memory += 1  # a recording holds the number that it was made with
+        if scale == 1.0:
+            return
+        for index, group in enumerate(self._optimizer.param_groups):
+            own = group["lr"]
+            in_tensor = isinstance(own, Tensor) or self._compiles
+            taken: Any = self._rate_in_tensor(index, own, scale) if in_tensor else own * scale
+            group["lr"] = taken
+            self._scaled.append(_Scaled(own, taken, taken._version if in_tensor else 0))
+
+    def _rate_in_tensor(self, index: int, own: Tensor | float, scale: float) -> Tensor:
+        """Give a group's rate in the tensor that all steps with another rate read: it is compiled in, and recorded."""
+        with torch.inference_mode(False):  # whoever reads the new weights early may be in it
+            rate = own * scale if isinstance(own, Tensor) else torch.tensor(own * scale, dtype=torch.float64)
+            return self._rates.setdefault(index, rate).copy_(rate)
+
+    def _take_scale_back(self, scale: float) -> None:
+        """Put each group's own rate back; where the optimizer has changed the one it took, changed likewise."""
+        for group, (own, taken, version) in zip(self._optimizer.param_groups, self._scaled, strict=True):
+            now, group["lr"] = group["lr"], own
+            changed = now is not taken or (isinstance(now, Tensor) and now._version != version)
+            if changed and scale:
+                group["lr"] = now / scale if isinstance(own, Tensor) else float(now) / scale
+        self._scaled = []
 
     def _set_lr(self, lr: object, step: int, scale: float) -> None:
         if not is_lr(lr):
@@ -255,6 +277,14 @@ class LiveOptimizer:
         for memory in self._optimizer.state.values():
             seen += [value._version if isinstance(value, Tensor) else value for value in memory.values()]
         return seen
+
+
+class _Scaled(NamedTuple):
+    """A group's own rate, what stands in its place for a step, and the version of that, where it is a tensor."""
+
+    own: Any
+    taken: Any
+    version: int
 
 
 def _code_of(wrap: Callable[[Callable[..., Any]], Any]) -> CodeType:

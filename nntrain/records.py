@@ -12,14 +12,14 @@ from types import NotImplementedType
 from typing import Any, Final, Generic, Literal, NoReturn, TypeVar
 
 import torch
-from pydantic import BaseModel, Field, GetCoreSchemaHandler, SerializeAsAny
+from pydantic import BaseModel, Field, GetCoreSchemaHandler, SerializeAsAny, ValidationError
 from pydantic_core import CoreSchema, core_schema, to_jsonable_python
 from torch import Tensor, nn
 
 from nntrain.bits import same_bits, same_tensor
 from nntrain.borrowing import lent
 from nntrain.differences import Difference, difference
-from nntrain.errors import ConfigError
+from nntrain.errors import ConfigError, MisfitError
 from nntrain.logged import LogEvent
 from nntrain.modules import module_with
 from nntrain.tensors import Tensors, summarised
@@ -429,7 +429,14 @@ class TrainState(Record, Flat, frozen=True):
         if isinstance(found, slot.record):
             return found  # pyright: ignore[reportReturnType] # narrowed to the bound; mypy sees the RecordT
         if isinstance(found, Unread):
-            return slot.record.model_validate(dict(found.fields), by_name=True)
+            try:
+                return slot.record.model_validate(dict(found.fields), by_name=True)  # pyright: ignore[reportReturnType] # same
+            except ValidationError as error:
+                said = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+                raise MisfitError(
+                    f"Slot {slot.name!r} came from a checkpoint with fields that {slot.record.__name__} does not "
+                    f"take: {said}. Read it with the record that it was saved with."
+                ) from error
         raise ConfigError(
             f"Slot {slot.name!r} holds a {type(found).__name__}, but was asked for as {slot.record.__name__}: "
             f"two subscribers use one name. Give one of them another."
@@ -465,9 +472,14 @@ class TrainState(Record, Flat, frozen=True):
         if not isinstance(other, TrainState):
             raise ConfigError(f"state.diff takes another TrainState; got {type(other).__name__}.")
         mine, theirs = Flattener(), Flattener()
+        pairs: dict[str, tuple[object, object]] = {
+            f"slots/{name}": (kept, other.slots[name]) for name, kept in self.slots.items() if name in other.slots
+        }
+        pairs["logged"] = self.logged, other.logged
         return difference(
             (mine.tree(self, ""), mine.tensors),
             (theirs.tree(other, ""), theirs.tensors),
+            known={name: None if same_bits(*pair) else (repr(pair[0]), repr(pair[1])) for name, pair in pairs.items()},
         )
 
     def log(self, event: LogEvent) -> TrainState:

@@ -145,9 +145,9 @@ class Audience:
         intervals = [(sink, every) for sink in self.at("batch") if (every := every_batch(sink))]
         self.has_last_words = any(getattr(sink, "last_words", False) for sink in self.sinks)
         """Whether a sink is to be told before the process ends."""
-        self.attentive = tuple(sink for sink in self.sinks if isinstance(sink, AttentiveSink))
+        self.attentive = tuple(sink for sink in self.at("batch") if isinstance(sink, AttentiveSink))
         self._each = tuple(
-            (sink, every_batch(sink), sink.wants if isinstance(sink, AttentiveSink) else None)
+            (sink, every_batch(sink), sink if isinstance(sink, AttentiveSink) else None)
             for sink in self.at("batch")
             if every_batch(sink) or isinstance(sink, AttentiveSink)
         )
@@ -169,14 +169,24 @@ class Audience:
         return tuple(
             [
                 sink
-                for sink, every, wants in self._each
-                if (every and not place.batch % every) or (wants is not None and wants(place.phase, place.step))
+                for sink, every, asked in self._each
+                if (every and not place.batch % every)
+                or (asked is not None and self._wants(asked, place.phase, place.step))
             ]
         )
 
     def wanted(self, phase: Phase, step: int) -> bool:
         """Tell whether a batch, after which `step` optimizer steps lie behind, is wanted by one who says so himself."""
-        return any(sink.wants(phase, step) for sink in self.attentive)
+        return any(self._wants(sink, phase, step) for sink in self.attentive)
+
+    def _wants(self, sink: AttentiveSink, phase: Phase, step: int) -> bool:
+        """Ask a sink; one that fails wants nothing."""
+        try:
+            return sink.wants(phase, step)
+        except Exception as error:
+            if self._ends_it(sink, error, leniently=False):
+                raise
+            return False
 
     def next_single(self, count: int) -> int | None:
         """Give which batch of a phase, from the `count`th on, is the next that is wanted with its state."""
@@ -200,29 +210,46 @@ class Audience:
         """Show a transition to `sinks`; strict ones may raise, unless this is `leniently` done.
 
         Those that tell events of their own come first. Then `untold` gives what there is to be told beside it: if there
-        is anything, all others that want what begins at that place are shown it.
+        is anything, all others that want what begins at that place are shown it. A strict one that fails keeps none of
+        the others from being shown it.
         """
+        failed: list[Exception] = []
+
+        def show(sink: Sink) -> None:
+            try:
+                self._guarded(sink, partial(sink, transition), leniently=leniently or bool(failed))
+            except Exception as error:  # noqa: BLE001 - raised when all were shown it
+                failed.append(error)
+
         for sink in sinks:
             if getattr(sink, "tells", False):
-                self._guarded(sink, partial(sink, transition), leniently=leniently)
+                show(sink)
         events = untold()
         if events:
             transition = replace(transition, logged=(*transition.logged, *events))
-            sinks = self.at(transition.at)
+            sinks = sinks if transition.error is not None else self.at(transition.at)
         for sink in sinks:
             if not getattr(sink, "tells", False):
-                self._guarded(sink, partial(sink, transition), leniently=leniently)
+                show(sink)
+        if failed:
+            raise failed.pop()  # so that this frame, which the error holds, does not hold it
 
     def _guarded(self, sink: Sink, tell: Callable[[], object], *, leniently: bool) -> None:
         try:
             tell()
         except Exception as error:
-            if not leniently and getattr(sink, "strict", False):
-                add_note(error, f"nntrain: raised by the strict sink {sink_name(sink)}")
+            if self._ends_it(sink, error, leniently=leniently):
                 raise
-            # A failure's own error must pass on, even where the caller has made warnings errors.
-            with suppress(SinkWarning) if leniently else nullcontext():
-                self._count(sink, error)
+
+    def _ends_it(self, sink: Sink, error: Exception, *, leniently: bool) -> bool:
+        """Tell whether a sink's error ends the training: a strict one's does. Any other is counted."""
+        if not leniently and getattr(sink, "strict", False):
+            add_note(error, f"nntrain: raised by the strict sink {sink_name(sink)}")
+            return True
+        # A failure's own error must pass on, even where the caller has made warnings errors.
+        with suppress(SinkWarning) if leniently else nullcontext():
+            self._count(sink, error)
+        return False
 
     def _count(self, sink: Sink, error: Exception) -> None:
         name = sink_name(sink)

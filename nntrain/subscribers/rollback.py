@@ -44,9 +44,10 @@ class Rollback(Subscriber[object]):
     last good state.
 
     It looks every `every` steps, and where a train phase has ended: losses are read from the running sums then, so that
-    a device is not waited for at each batch. All of its memory is a slot: the good state is saved with the state, and a
-    resumed run goes back to it as the straight one would. Each return is a `rolled_back` in the log. It is asked before
-    others, so that none of them acts on what is taken back.
+    a device is not waited for at each batch. With `spike`, a state after a batch whose own loss is that far up is not
+    kept as a good one: it looks again after the next batch. All of its memory is a slot: the good state is saved with
+    the state, and a resumed run goes back to it as the straight one would. Each return is a `rolled_back` in the log.
+    It is asked before others, so that none of them acts on what is taken back.
     """
 
     order = -1000
@@ -117,7 +118,10 @@ class Rollback(Subscriber[object]):
             return self._back(state, memory, good, f"the loss is {mean:.4g}, after {memory.mean:.4g}")
         if now.phase != "train":
             return state
-        smoothed = mean if memory.mean is None else memory.mean + _SMOOTHING * (mean - memory.mean)
+        usual = mean if memory.mean is None else memory.mean
+        if self.spike is not None and not output.loss.item() <= self.spike * usual:
+            return state  # it may be going wrong just now: look again after the next batch, before this is called good
+        smoothed = usual + _SMOOTHING * (mean - usual)
         return self._remember(state, evolved(memory, mean=smoothed, judged=True))
 
     def _remember(self, state: TrainState, memory: LastGood) -> TrainState:

@@ -173,6 +173,27 @@ def test_a_spike_is_a_mean_that_is_so_many_times_the_one_before() -> None:
     assert not rolled_back(calm)
 
 
+def test_a_state_amid_a_spike_is_not_kept_as_a_good_one() -> None:
+    """The mean of the window is low still, and its last loss is up already."""
+    told: list[Transition] = []
+    losses = {19: 60.0, 20: 1000.0, 21: 1000.0}
+
+    def loss(preds: Tensor, target: Tensor) -> Tensor:
+        step = told[-1].state.progress.step if told else 0
+        return mse_loss(preds, target) * 0 + (1.0 if rolled_back(told) else losses.get(step, 1.0))
+
+    learner = learner_of([Rollback(every=10, spike=30.0)], told.append, train=batches(40))
+    assert isinstance(learner.replace(loss_fn=loss).fit(1, print_stats=False), Completed)
+    assert [(event.to_step, event.reason) for event in rolled_back(told)] == [
+        (10, "the loss is 97.18, after 1, by step 21")
+    ]
+    # One batch that is up, and calm after it: kept then, and nothing is taken back.
+    told.clear()
+    losses = {19: 60.0}
+    assert isinstance(learner.replace(loss_fn=loss).fit(1, print_stats=False), Completed)
+    assert not rolled_back(told)
+
+
 def test_what_goes_wrong_at_the_end_of_a_phase_is_seen_before_the_next_epoch() -> None:
     """Less than `every` steps after the last look, in the only epoch."""
     poisoned = batches(12)

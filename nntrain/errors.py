@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from nntrain.records import TrainState
@@ -78,10 +78,22 @@ class CheckpointError(NNTrainError, OSError):
     """
 
     def __init__(self, path: str, problem: CheckpointProblem, reason: str) -> None:
+        reason = in_plain_words(reason)
         super().__init__(f"{path}: {reason}.")
         self.path = path
         self.problem: CheckpointProblem = problem
         self.reason = reason
+
+
+def in_plain_words(text: str) -> str:
+    """Give text that a file may have had a hand in: nothing in it hides or is obeyed, and it is not without end."""
+    shown = "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text[:_LONGEST]
+    )
+    return shown if len(text) <= _LONGEST else f"{shown}… ({len(text) - _LONGEST:,} more characters)"
+
+
+_LONGEST: Final = 2000
 
 
 class MisfitError(NNTrainError, ValueError):

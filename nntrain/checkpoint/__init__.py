@@ -1,5 +1,6 @@
 """Checkpoints: states as files that are whole or not there, checked to the last bit, and run no code."""
 
+from nntrain.checkpoint.comparing import diff
 from nntrain.checkpoint.finding import Latest, Resumed, Skipped, latest, resume
 from nntrain.checkpoint.loading import Inspection, StoredTensor, inspect, load, verify
 from nntrain.checkpoint.saving import Saved, save
@@ -16,6 +17,7 @@ __all__ = [
     "Saved",
     "Skipped",
     "StoredTensor",
+    "diff",
     "inspect",
     "latest",
     "load",

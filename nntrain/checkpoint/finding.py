@@ -77,12 +77,24 @@ def resume(folder: str | os.PathLike[str], learner: HasMachine[Batch]) -> Resume
     return Resumed(state, path_found, tuple(skipped))
 
 
+def files_of(folder: Path) -> list[Path]:
+    """Give the files of a folder that are called like checkpoints, by name. A folder that does not exist has none."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIX) and path.name[0] != ".")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CheckpointError(
+            str(folder), "unreadable", f"the folder cannot be read ({error.strerror or error})"
+        ) from error
+
+
 def _newest_first(folder: Path, skipped: list[Skipped]) -> Iterator[Path]:
     """Give the checkpoints whose records are whole, the one that was saved last first."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; expected the folder that the checkpoints are in.")
     aged: list[tuple[datetime, str, Path]] = []
-    for path in sorted(folder.glob(f"*{SUFFIX}")):
+    for path in files_of(folder):
         try:
             with opened(path) as content:
                 aged.append((content.saved_at, path.name, path))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nntrain.checkpoint.container import DTYPES, FORMAT, Head, Stored, read_head, read_tensors
 from nntrain.checkpoint.content import Flattened, migrated, state_of
-from nntrain.errors import CheckpointError, MisfitError
+from nntrain.errors import CheckpointError, MisfitError, in_plain_words
 from nntrain.logged import CheckpointLoaded
 from nntrain.machine import HasMachine
 from nntrain.records import EpochStats, FrozenMapping, History, Key, Progress, Record, TrainState
@@ -112,17 +112,28 @@ def _shape_dtype(stored: Stored) -> tuple[torch.Size, torch.dtype]:
 def opened(path: str | os.PathLike[str]) -> Iterator[Content]:
     """Open a checkpoint for a block, and check its record. Raises `CheckpointError`."""
     name = os.fspath(path)
-    try:
-        file = Path(path).open("rb")  # noqa: SIM115 - what is raised within the block is another's
-    except OSError as error:
-        raise CheckpointError(name, "unreadable", f"it cannot be opened ({error.strerror or error})") from error
-    with file:
+    with _opened(name) as file:
         try:
             yield Content(file, name)
         except OSError as error:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(name, "unreadable", f"it cannot be read ({error.strerror or error})") from error
+
+
+def _opened(name: str) -> BinaryIO:
+    """Open a file, and nothing else: a pipe would be waited for, and a device has no end."""
+    try:
+        number = os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise CheckpointError(name, "unreadable", f"it cannot be opened ({reason})") from error
+    kind = os.fstat(number).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(number)
+        what = "a folder" if stat.S_ISDIR(kind) else "a pipe, a socket or a device"
+        raise CheckpointError(name, "unreadable", f"it is {what}; expected a file")
+    return os.fdopen(number, "rb")
 
 
 def load(path: str | os.PathLike[str], learner: HasMachine[Batch]) -> TrainState:
@@ -132,8 +143,8 @@ def load(path: str | os.PathLike[str], learner: HasMachine[Batch]) -> TrainState
     no code comes from the file. Raises `CheckpointError` for a file that is damaged or no checkpoint, and `MisfitError`
     with all that is missing, unexpected or of another shape or dtype, where the model or the optimizer is another.
     """
-    began = time.perf_counter()
     workspace = learner.machine.workspace
+    began = time.perf_counter()
     with opened(path) as content:
         _check_fit(content, workspace.spec, workspace.optimizer.fresh.kind, len(workspace.optimizer.fresh.options))
         trained_on = next(
@@ -182,7 +193,7 @@ def _check_fit(content: Content, spec: Spec, kind: str, groups: int) -> None:
 def _misfit(content: Content, misfits: list[str]) -> MisfitError:
     return MisfitError(
         f"{content.path} does not fit the learner:\n  "
-        + "\n  ".join(misfits)
+        + "\n  ".join(map(in_plain_words, misfits))
         + "\nNothing was loaded. Load it with a learner of the model and the optimizer that it was saved with. The "
         "state may then go on in a learner of that model with another optimizer, which begins anew."
     )

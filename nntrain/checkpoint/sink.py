@@ -105,6 +105,11 @@ class Checkpoint:
         """The folder that it saves into."""
         return self._files.folder
 
+    @property
+    def newest(self) -> Path | None:
+        """The file that was saved last, by this sink or before it; None where there is none yet."""
+        return self._files.newest
+
     def wants(self, phase: Phase, step: int, /) -> bool:
         """Tell whether a batch is to be shown: its step is one to be saved at, or the minutes are over."""
         if self._failure is not None:
@@ -281,6 +286,11 @@ class _Files:
                 self._files.append(_File(path, self._number, seen.saved_at, self._score(seen.progress, seen.history)))
         self._files.sort(key=lambda file: file.saved_at)
 
+    @property
+    def newest(self) -> Path | None:
+        """The file that was saved last."""
+        return self._files[-1].path if self._files else None
+
     def lacks(self, history: tuple[EpochStats, ...]) -> bool:
         """Tell whether there are values, and not the one that states are to be compared by."""
         return bool(history) and self.monitor is not None and self.monitor not in _values(history[-1])
@@ -295,8 +305,8 @@ class _Files:
         """Save a state under a new name, and remove what is not to be kept beside it."""
         self._number += 1
         name = f"checkpoint-{self._number:06d}-step-{state.progress.step:08d}{SUFFIX}"
-        newest = self._files[-1].saved_at if self._files else _BEFORE_ALL
-        now = max(datetime.now(UTC), newest + _TICK)  # the clock may have been set back
+        last = self._files[-1].saved_at if self._files else _BEFORE_ALL
+        now = max(datetime.now(UTC), last + _TICK)  # the clock may have been set back
         saved = save_flattened(
             flattened(state, flattener),
             self.folder / name,

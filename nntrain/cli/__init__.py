@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from nntrain.cli.checkpoint import checkpoint
 from nntrain.cli.fit import fit
 from nntrain.cli.log import log
 from nntrain.cli.report import report
@@ -16,6 +17,7 @@ def nntrain() -> None:
     """Train neural networks as values."""
 
 
+nntrain.add_command(checkpoint)
 nntrain.add_command(fit)
 nntrain.add_command(log)
 nntrain.add_command(report)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import click
+
+from nntrain.cli.output import say
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
 
     from nntrain.data import DataLoaders
     from nntrain.events import Subscriber
+    from nntrain.learner import Learner
+    from nntrain.records import TrainState
+    from nntrain.verdicts import Outcome
 
 
 @click.command()
@@ -42,6 +48,19 @@ if TYPE_CHECKING:
     help="Where to write the event log; - is stdout, and then the statistics go to stderr.",
 )
 @click.option("--log-every", default="none", show_default=True, metavar="N|all|none", help="Log every Nth batch.")
+@click.option(
+    "--checkpoint-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The folder for checkpoints. A last one is saved whenever the training ends. The log is DIR/log.jsonl then.",
+)
+@click.option("--save-every", type=click.IntRange(min=1), metavar="N", help="Save after every N steps, too.")
+@click.option(
+    "--resume",
+    "resuming",
+    is_flag=True,
+    help="Go on from the newest whole checkpoint in DIR, up to --epochs in all; from the beginning where it has none.",
+)
 @click.option("--quiet", is_flag=True, help="Print no statistics.")
 def fit(  # noqa: PLR0917 - click calls it by name
     data: str,
@@ -55,6 +74,9 @@ def fit(  # noqa: PLR0917 - click calls it by name
     patience: int | None,
     log_path: Path | None,
     log_every: str,
+    checkpoint_dir: Path | None,
+    save_every: int | None,
+    resuming: bool,
     quiet: bool,
 ) -> None:
     """Train an image classifier: a network with one hidden layer, by SGD.
@@ -64,9 +86,12 @@ def fit(  # noqa: PLR0917 - click calls it by name
     # datasets takes seconds to import; bad options are told before that.
     _check_data(data, data_dir)
     every = _every(log_every)
+    _check_saving(checkpoint_dir, save_every, resuming=resuming)
     import torch
 
+    from nntrain.checkpoint import Checkpoint
     from nntrain.data import DataLoaders
+    from nntrain.errors import Terminated
     from nntrain.learner import Learner
     from nntrain.log import JsonLog
     from nntrain.metrics import accuracy
@@ -76,13 +101,14 @@ def fit(  # noqa: PLR0917 - click calls it by name
     from nntrain.verdicts import Cancelled
 
     where = _device(device)
-    path = log_path or Path(time.strftime("nntrain-%Y%m%d-%H%M%S.jsonl"))
+    saving = Checkpoint(checkpoint_dir, every_steps=save_every) if checkpoint_dir is not None else None
+    path = log_path or _log_path(checkpoint_dir)
     piped = str(path) == "-"
     said = sys.stderr if piped else sys.stdout
-    with JsonLog(sys.stdout if piped else path, every=every) as log:
+    with JsonLog(sys.stdout if piped else path, every=every, resume=resuming and not piped) as log:
         dls = DataLoaders.from_hf_dd(_load(data, data_dir), batch_size=batch_size)
         subs: list[Subscriber[object]] = [EarlyStopping(patience=patience)] if patience is not None else []
-        sinks: list[Sink] = [log] if quiet else [PrintStats(said), log]
+        sinks: list[Sink] = [*([] if quiet else [PrintStats(said)]), *([saving] if saving is not None else []), log]
         learner = Learner(
             _model(*_sizes(dls), hidden, seed),
             dls,
@@ -94,15 +120,90 @@ def fit(  # noqa: PLR0917 - click calls it by name
             sinks=sinks,
             device=where,
         )
+        state = _resumed(checkpoint_dir, learner, seed, said) if resuming and checkpoint_dir is not None else None
         try:
-            outcome = learner.fit(epochs, seed=seed, print_stats=False)
-        except KeyboardInterrupt:
-            click.echo(f"interrupted; log: {path}", err=True)
-            raise SystemExit(130) from None
+            outcome = _fitted(learner, [state if state is not None else learner.init(seed)], epochs)
+        except (KeyboardInterrupt, Terminated) as interrupt:
+            ended = "interrupted" if isinstance(interrupt, KeyboardInterrupt) else "terminated"
+            kept = f"; checkpoint: {saving.newest or 'none could be saved'}" if saving is not None else ""
+            click.echo(f"{ended}; log: {path}{kept}", err=True)
+            raise SystemExit(130 if isinstance(interrupt, KeyboardInterrupt) else 143) from None
+    if outcome is None:
+        click.echo(f"nothing is left to train: {epochs} epochs were asked for", file=said)
     if isinstance(outcome, Cancelled):
         click.echo(f"stopped by {outcome.by}: {outcome.verdict.reason}", file=said)
+    if saving is not None:
+        click.echo(f"checkpoint: {saving.newest or 'none could be saved'}", file=said)
     if not piped or log.lost:
         click.echo(f"log: {path}" + (f" ({log.lost} lines lost)" if log.lost else ""), file=said)
+
+
+def _check_saving(folder: Path | None, save_every: int | None, *, resuming: bool) -> None:
+    """Refuse options that say nothing without a folder, and to mix a new training into the checkpoints of another."""
+    if folder is None:
+        for option, given in (("--save-every", save_every is not None), ("--resume", resuming)):
+            if given:
+                raise click.BadParameter("it needs a folder: give --checkpoint-dir DIR too.", param_hint=option)
+        return
+    from nntrain.checkpoint.finding import files_of
+
+    found = [] if resuming or not folder.is_dir() else files_of(folder)
+    if found:
+        raise click.BadParameter(
+            f"{folder} has checkpoints, like {found[-1].name}: add --resume to go on from the newest, or give another "
+            f"folder.",
+            param_hint="--checkpoint-dir",
+        )
+
+
+def _log_path(checkpoint_dir: Path | None) -> Path:
+    if checkpoint_dir is not None:
+        return checkpoint_dir / "log.jsonl"
+    return Path(time.strftime("nntrain-%Y%m%d-%H%M%S.jsonl"))
+
+
+def _resumed(folder: Path, learner: Learner[Any], seed: int, said: TextIO) -> TrainState | None:
+    """Give the state of the newest whole checkpoint, and say which that is, and what is not as it was."""
+    from nntrain.checkpoint import inspect, resume
+    from nntrain.cli.checkpoint import place_of, tell_skipped
+
+    found = resume(folder, learner)
+    tell_skipped(found.skipped)
+    if found.path is None or found.state is None:
+        click.echo(f"no whole checkpoint in {folder}: training from the beginning", file=said)
+        return None
+    saved = inspect(found.path)
+    click.echo(f"going on from {found.path}: {place_of(saved)}", file=said)
+    if saved.key.seed != seed:
+        say(f"the seed stays {saved.key.seed}, as it was saved; --seed {seed} is for what begins anew", err=True)
+    for name, (before, now) in _changed(saved.run or {}, learner.machine.info(seed).config).items():
+        say(f"{name} was {before} when it was saved, and is {now} from here on", err=True)
+    return found.state
+
+
+def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
+    """Give what is not in a run's configuration as it was. JSON knows no tuples, so both are compared as JSON."""
+    import json
+
+    plain: Mapping[str, object] = json.loads(json.dumps(now, default=str))
+    told = {"lr", "subscribers", "train_batches", "valid_batches"}
+    return {
+        name: (before[name], plain[name])
+        for name in before
+        if name in told and name in plain and before[name] != plain[name]
+    }
+
+
+def _fitted(learner: Learner[Any], cell: list[TrainState], epochs: int) -> Outcome | None:
+    """Train to `epochs` in all from the state in `cell`, which is taken out. None where that is reached."""
+    from nntrain.steps import fit_step
+
+    now = cell[0].progress
+    if now.at != "finished":
+        return fit_step(learner, cell.pop(), epochs)
+    if epochs <= now.epochs:  # a fit that a verdict ended has reached its goal, too
+        return None
+    return fit_step(learner, cell.pop(), epochs - now.epoch)
 
 
 def _every(given: str) -> int | Literal["all"] | None:

@@ -17,6 +17,7 @@ import torch
 from click.testing import CliRunner, Result
 from datasets.dataset_dict import DatasetDict
 
+from nntrain.checkpoint import MisfitError, diff, inspect
 from nntrain.cli import nntrain
 from nntrain.data import load_digits
 from nntrain.data.png import grey_images
@@ -127,6 +128,13 @@ BAD: Final = {
     "log": (["--log", "none/run.jsonl"], "The log none/run.jsonl cannot be written: No such file or directory"),
     "log folder": (["--log", "empty"], "The log empty cannot be written: Is a directory"),
     "option": (["--epoch-s", "1"], "No such option"),
+    "save-every without a folder": (["--save-every", "5"], "Invalid value for --save-every: it needs a folder"),
+    "resume without a folder": (["--resume"], "Invalid value for --resume: it needs a folder"),
+    "save-every": (["--checkpoint-dir", "run", "--save-every", "0"], "0 is not in the range x>=1"),
+    "checkpoints in a file": (
+        ["--checkpoint-dir", str(Path(__file__)), "--resume"],
+        "test_fit.py: there can be no such folder (File exists)",
+    ),
 }
 if not torch.cuda.is_available():
     BAD["cuda"] = (["--device", "cuda"], "torch sees no CUDA device here")
@@ -200,9 +208,167 @@ def test_the_log_goes_to_stdout_and_the_statistics_to_stderr(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+# -- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+def saved_in(folder: str) -> list[Path]:
+    return sorted(Path(folder).glob("*.safetensors"))
+
+
+def statistics(output: str) -> list[str]:
+    return [line for line in output.splitlines() if LINE.fullmatch(line)]
+
+
+def test_a_run_in_two_parts_ends_as_the_one_in_one(tmp_path: Path) -> None:
+    straight = called("--epochs", "4", "--checkpoint-dir", "straight", "--save-every", "20")
+    assert straight.exit_code == 0, straight.output
+    assert straight.output.splitlines()[-2:] == [f"checkpoint: {saved_in('straight')[-1]}", "log: straight/log.jsonl"]
+    first = called("--epochs", "2", "--checkpoint-dir", "run", "--save-every", "20")
+    middle = saved_in("run")[-1]
+    second = called("--epochs", "4", "--checkpoint-dir", "run", "--resume")
+    assert second.exit_code == 0, second.output
+    assert second.stderr == ""
+    assert second.output.startswith(f"going on from {middle}: finished, after 2 epochs of 2; step 90\n")
+    assert statistics(first.output) + statistics(second.output) == statistics(straight.output)
+    assert len(statistics(straight.output)) == 8
+    found = diff(saved_in("straight")[-1], saved_in("run")[-1])
+    assert not found, str(found)
+    assert CliRunner().invoke(nntrain, ["log", "check", "run/log.jsonl"]).exit_code == 0
+    names = [event["event"] for event in events(Path("run/log.jsonl"))]
+    assert names.count("run_started") == names.count("checkpoint_loaded") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"straight", "run"}
+
+
+def test_nothing_is_left_when_the_goal_is_reached() -> None:
+    called("--epochs", "1", "--checkpoint-dir", "run")
+    before = {path: path.read_bytes() for path in Path("run").iterdir()}
+    for epochs in ("1", "0"):
+        done = called("--epochs", epochs, "--checkpoint-dir", "run", "--resume")
+        assert done.exit_code == 0
+        assert f"nothing is left to train: {epochs} epochs were asked for" in done.output
+        assert statistics(done.output) == []
+    assert {path: path.read_bytes() for path in Path("run").iterdir()} == before
+
+
+def test_a_run_that_its_patience_ended_is_at_its_goal() -> None:
+    bad = ("--lr", "1000", "--patience", "2", "--checkpoint-dir", "run", "--resume")
+    first = called("--epochs", "50", *bad)
+    assert "stopped by EarlyStopping" in first.output
+    assert "nothing is left to train" in called("--epochs", "50", *bad).output
+    more = called("--epochs", "51", *bad)
+    assert statistics(more.output)
+
+
+def test_resume_without_a_checkpoint_begins_and_says_so() -> None:
+    done = called("--epochs", "1", "--checkpoint-dir", "run", "--resume")
+    assert done.exit_code == 0
+    assert done.output.startswith("no whole checkpoint in run: training from the beginning\n")
+    assert len(statistics(done.output)) == 2
+
+
+def test_checkpoints_of_another_run_are_not_mixed_into() -> None:
+    called("--epochs", "1", "--checkpoint-dir", "run")
+    before = saved_in("run")
+    done = called("--epochs", "1", "--checkpoint-dir", "run")
+    assert done.exit_code == 2
+    assert f"run has checkpoints, like {before[-1].name}: add --resume to go on" in done.stderr
+    assert saved_in("run") == before
+
+
+def test_a_broken_newest_one_is_skipped_and_named() -> None:
+    called("--epochs", "2", "--checkpoint-dir", "straight")
+    called("--epochs", "2", "--checkpoint-dir", "run", "--save-every", "30")
+    *_, before, newest = saved_in("run")
+    newest.write_bytes(newest.read_bytes()[:-1])
+    done = called("--epochs", "2", "--checkpoint-dir", "run", "--resume")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.startswith(f"skipped {newest}: it has ")
+    assert f"going on from {before}: epoch " in done.output
+    found = diff(saved_in("straight")[-1], saved_in("run")[-1])
+    assert not found, str(found)
+    warned = [event for event in events(Path("run/log.jsonl")) if event["event"] == "warning"]
+    assert [event["code"] for event in warned] == ["checkpoint_skipped"]
+
+
+def test_another_network_is_refused_and_another_rate_is_told() -> None:
+    called("--epochs", "1", "--checkpoint-dir", "run")
+    arguments = ("--epochs", "2", "--checkpoint-dir", "run", "--resume")
+    refused = called(*arguments, "--hidden", "7")
+    assert isinstance(refused.exception, MisfitError)
+    assert str(refused.exception).startswith(f"{saved_in('run')[-1]} does not fit the learner:")
+    assert "parameter 0.weight is [50, 64] float32, expected [7, 64] float32" in str(refused.exception)
+    done = called(*arguments, "--lr", "0.1", "--seed", "4", "--batch-size", "64")
+    assert done.exit_code == 0
+    assert done.stderr.splitlines() == [
+        "the seed stays 0, as it was saved; --seed 4 is for what begins anew",
+        "lr was 0.2 when it was saved, and is 0.1 from here on",
+        "train_batches was 45 when it was saved, and is 23 from here on",
+        "valid_batches was 12 when it was saved, and is 6 from here on",
+    ]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX")
+@pytest.mark.parametrize(("number", "code", "said"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+def test_a_signal_leaves_a_last_checkpoint_to_go_on_from(tmp_path: Path, number: str, code: int, said: str) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    command = ["--epochs", "100", "--batch-size", "4", "--checkpoint-dir", "run"]
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "nntrain", "fit", *command],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    signal.signal(signal.SIGINT, before)
+    assert process.stdout is not None
+    printed = [process.stdout.readline() for _ in range(3)]
+    process.send_signal(getattr(signal, number))
+    rest, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    (last,) = saved_in("run")
+    assert errors == f"{said}; log: run/log.jsonl; checkpoint: run/{last.name}\n"
+    place = inspect(last).progress
+    assert 0 < place.epoch < 100
+    goal = str(place.epoch + 1)
+    second = called("--epochs", goal, "--batch-size", "4", "--checkpoint-dir", "run", "--resume")
+    assert second.exit_code == 0, second.output
+    straight = called("--epochs", goal, "--batch-size", "4", "--checkpoint-dir", "straight")
+    assert statistics("".join(printed) + rest) + statistics(second.output) == statistics(straight.output)
+    found = diff(saved_in("straight")[-1], saved_in("run")[-1])
+    assert not found, str(found)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files are limited as on POSIX")
+def test_a_disk_that_is_full_is_told_and_the_training_goes_on(tmp_path: Path) -> None:
+    """No file may be longer than 8 KiB here, so that no checkpoint can be written; the log is longer than none."""
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)); sys.argv[0] = 'nntrain'; "
+        "from nntrain.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "fit", "--epochs", "1", "--checkpoint-dir", "run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "File too large" in done.stderr
+    assert "checkpoint: none could be saved" in done.stdout
+    assert len(statistics(done.stdout)) == 2
+    assert saved_in("run") == []
+    assert [path.name for path in Path("run").iterdir()] == ["log.jsonl"]
+    warned = [event for event in events(Path("run/log.jsonl")) if event["event"] == "warning"]
+    assert [event["code"] for event in warned] == ["checkpoint_failed"]
+
+
 def test_help_tells_every_option() -> None:
     said = called("--help").output
-    options = "data data-dir epochs batch-size lr hidden seed device patience log log-every quiet"
+    options = (
+        "data data-dir epochs batch-size lr hidden seed device patience log log-every quiet checkpoint-dir save-every "
+        "resume"
+    )
     assert [name for name in options.split() if f"--{name}" not in said] == []
 
 

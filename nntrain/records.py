@@ -385,8 +385,7 @@ class TrainState(Record, Flat, frozen=True):
     the running sums of this phase; `history` has one `EpochStats` per finished phase; `key` rules all randomness;
     `lr_scale` is what the learner's learning rate is multiplied with; `slots` hold what subscribers keep. `logged` are
     the events that subscribers gave within the transition that runs: the machine takes them out and shows them to the
-    sinks, so a state that a step returns has none. `==` compares
-    bits, and leaves out only what the clock said.
+    sinks, so a state that a step returns has none. `==` compares bits, and leaves out only what the clock said.
     """
 
     progress: Progress

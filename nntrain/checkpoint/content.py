@@ -130,13 +130,18 @@ def _makers(spec: Spec, template: ModelSource, misfits: list[str]) -> dict[str, 
     """Give what makes the values that took themselves apart."""
 
     def totals(parts: Mapping[str, Any]) -> Totals:
-        return Totals(parts["values"], parts["metrics"])
+        values, metrics = parts["values"], parts["metrics"]
+        plain = isinstance(values, list) and all(isinstance(one, float) for one in values)
+        on_device = isinstance(values, Tensor) and values.dtype == torch.float64 and values.ndim == 1
+        named = isinstance(metrics, tuple) and all(isinstance(one, str) for one in metrics)
+        if not ((plain or on_device) and named and len(values) in {0, 1 + len(metrics)}):
+            raise ValueError(f"its running sums are {values!r:.80}, of the metrics {metrics!r:.80}")
+        return Totals(values, metrics)
 
     def state(parts: Mapping[str, Any]) -> TrainState:
-        optim = OptimState(parts["kind"], parts["optim"], parts["groups"], parts["options"])
         return TrainState(
             progress=Progress.model_validate(parts["progress"]),
-            tensors=Tensors(spec, template, None, Snapshot(parts["params"], parts["buffers"], optim)),
+            tensors=Tensors(spec, template, None, _snapshot(parts)),
             sums=Sums.model_validate(parts["sums"]),
             history=History(map(EpochStats.model_validate, parts["history"])),
             key=Key.model_validate(parts["key"]),
@@ -149,8 +154,28 @@ def _makers(spec: Spec, template: ModelSource, misfits: list[str]) -> dict[str, 
     return {"totals": totals, "state": state}
 
 
+def _snapshot(parts: Mapping[str, Any]) -> Snapshot:
+    """Take the tensors' part of a state, which is no record: so it is checked here. Raises `ValueError`."""
+    params, buffers, state = parts["params"], parts["buffers"], parts["optim"]
+    groups, options = parts["groups"], parts["options"]
+    for what, given, kind in (("params", params, Tensor), ("buffers", buffers, Tensor), ("optim", state, dict)):
+        if not (isinstance(given, dict) and all(isinstance(one, kind) for one in given.values())):
+            raise ValueError(f"its {what} are not named {'tensors' if kind is Tensor else 'mappings'}")
+    for what, given in (("groups", groups), ("options", options)):
+        if not (isinstance(given, tuple) and all(isinstance(one, dict) for one in given)):
+            raise ValueError(f"its {what} are no mappings")
+    if not isinstance(parts["kind"], str):
+        raise ValueError("its optimizer has no name")  # noqa: TRY004 - of a file, not of an argument
+    unknown = [name for name in state if name not in params]
+    if unknown:
+        raise ValueError(f"its optimizer has states of what is no parameter: {', '.join(unknown)}")
+    return Snapshot(params, buffers, OptimState(parts["kind"], state, groups, options))
+
+
 def _slot(name: str, kept: type[BaseModel], fields: Mapping[str, object], misfits: list[str]) -> BaseModel:
     """Make the record of a slot, of the kind that is `kept` under its name."""
+    if not isinstance(fields, dict):
+        raise ValueError(f"slot {name} has no fields")  # noqa: TRY004 - of a file, not of an argument
     if kept is not Unread:
         try:
             return kept.model_validate(fields, by_name=True)

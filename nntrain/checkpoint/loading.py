@@ -16,11 +16,11 @@ from torch import Tensor
 
 from nntrain.checkpoint.container import DTYPES, FORMAT, Head, Stored, read_head, read_tensors
 from nntrain.checkpoint.content import Flattened, migrated, state_of
-from nntrain.errors import CheckpointError, MisfitError, in_plain_words
+from nntrain.errors import CheckpointError, MisfitError, StateError, in_plain_words
 from nntrain.logged import CheckpointLoaded
 from nntrain.machine import HasMachine
 from nntrain.records import EpochStats, FrozenMapping, History, Key, Progress, Record, TrainState
-from nntrain.tensors import Spec
+from nntrain.tensors import ModelSource, Spec
 from nntrain.trees import Tree, unflattened
 
 Batch = TypeVar("Batch")
@@ -155,14 +155,43 @@ def load(path: str | os.PathLike[str], learner: HasMachine[Batch]) -> TrainState
             stays = _stays(name, tensor, content.head.tensors[name].device, trained_on)
             tensors[name] = tensor if stays else tensor.to(workspace.device)
         misfits: list[str] = []
-        with content.checked():
-            state = state_of(content.tree, tensors, workspace.spec, workspace.template, misfits)
+        state = _put_together(content, tensors, workspace.spec, workspace.template, misfits)
         if misfits:
             raise _misfit(content, misfits)
+        try:
+            learner.machine.check_sums(state)
+        except StateError as error:
+            raise _misfit(content, [str(error)]) from None
         size, digest = content.head.bytes, content.head.digest
-    learner.machine.check_sums(state)
     seconds = time.perf_counter() - began
     learner.machine.untold.append(CheckpointLoaded(path=os.fspath(path), bytes=size, seconds=seconds, digest=digest))
+    return state
+
+
+class _Asked(dict[str, Tensor]):
+    """Tensors by name, and the names that were asked for."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(tensors)
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.names.add(name)
+        return super().__getitem__(name)
+
+
+def _put_together(
+    content: Content, tensors: Mapping[str, Tensor], spec: Spec, template: ModelSource, misfits: list[str]
+) -> TrainState:
+    """Make the state of a checkpoint; tensors that are no part of it are none that was saved."""
+    asked = _Asked(tensors)
+    with content.checked():
+        state = state_of(content.tree, asked, spec, template, misfits)
+    foreign = [name for name in tensors if name not in asked.names]
+    if foreign:
+        raise CheckpointError(
+            content.path, "damaged", f"it has tensors that are no part of its state: {', '.join(foreign)}"
+        )
     return state
 
 
@@ -260,6 +289,5 @@ def read(content: Content) -> Flattened:
     """Read a checkpoint's state as a tree and tensors, without a learner; all of it is checked."""
     tensors = dict(content.tensors())
     spec = Spec(content.described("params"), content.described("buffers"), torch.device("cpu"))
-    with content.checked():
-        state_of(content.tree, tensors, spec, torch.nn.Identity(), [])
+    _put_together(content, tensors, spec, torch.nn.Identity(), [])
     return Flattened(content.tree, tensors)

@@ -60,6 +60,8 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _BEGINNING: Final = re.compile(
     r'\{"__metadata__":\{"format":"nntrain\.checkpoint/([1-9][0-9]{0,8})","digest":"([0-9a-f]{64})","record":'
 )
+_MOST_DIMENSIONS: Final = 64
+"""torch makes tensors of more, and does nothing with them."""
 _PENDING: Final = "0" * 64
 """In place of a digest that is not known yet: as long as one."""
 _AHEAD: Final = 4
@@ -89,6 +91,8 @@ class Stored(NamedTuple):
     def of(cls, name: str, tensor: Tensor) -> Stored:
         """Describe a tensor, without its digest. Raises `CheckpointError` for one that is no plain memory."""
         unlike = plain_layout(tensor)
+        if unlike is None and tensor.ndim > _MOST_DIMENSIONS:
+            unlike = f"one of {tensor.ndim} dimensions; at most {_MOST_DIMENSIONS} are read"
         if unlike is not None:
             raise CheckpointError(
                 name, "unsavable", f"the tensor {name} is {unlike}. Keep a plain one: tensor.to_dense(), or its parts"
@@ -119,7 +123,9 @@ class Stored(NamedTuple):
 
 def _check_stored(name: str, stored: Stored) -> None:
     shaped = all(
-        isinstance(sizes, tuple) and all(type(size) is int and 0 <= size < 1 << 48 for size in sizes)
+        isinstance(sizes, tuple)
+        and len(sizes) <= _MOST_DIMENSIONS + 1  # one counts bytes, where there is a kind
+        and all(type(size) is int and 0 <= size < 1 << 48 for size in sizes)
         for sizes in (stored.shape, stored.strides or ())
     )
     if not (

@@ -198,6 +198,12 @@ def test_absurd_lengths_of_the_header_are_rejected(path: Path, length: int) -> N
         rejected(path, struct.pack("<Q", length) + rest, what=(length, rest[:8]))
 
 
+def sparse(path: Path) -> None:
+    """Make a file that is as long as it says, and takes no room."""
+    path.write_bytes(struct.pack("<Q", 1 << 39) + WHOLE[8:100])
+    os.truncate(path, 1 << 40)
+
+
 def foreign() -> Iterator[tuple[str, Callable[[Path], object]]]:
     """Give files of others."""
     tensors = {"params/0.weight": torch.ones(3, 2)}
@@ -214,6 +220,7 @@ def foreign() -> Iterator[tuple[str, Callable[[Path], object]]]:
     yield "JSON", lambda path: path.write_text(json.dumps(PARTS.record))
     yield "zeros", lambda path: path.write_bytes(bytes(10_000))
     yield "sparse", lambda path: os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), 1 << 40)
+    yield "sparse, with a long header", sparse
     yield "noise", lambda path: path.write_bytes(torch.randint(0, 256, (9999,), dtype=torch.uint8).numpy().tobytes())
 
 
@@ -318,9 +325,14 @@ def test_a_record_without_a_part_is_rejected_or_is_one(path: Path) -> None:
     assert count > 150
 
 
+def zeros(count: int) -> str:
+    """Digest so many bytes of zeros."""
+    return hashlib.sha256(bytes(count)).hexdigest()
+
+
 def tensor(**said: Any) -> dict[str, Any]:
     """Say something of a tensor."""
-    return {"dtype": "F32", "shape": [1], "digest": hashlib.sha256(bytes(4)).hexdigest(), "device": "cpu", **said}
+    return {"dtype": "F32", "shape": [1], "digest": zeros(4), "device": "cpu", **said}
 
 
 TENSORS: Final[dict[str, Any]] = {
@@ -332,12 +344,13 @@ TENSORS: Final[dict[str, Any]] = {
     "no whole number": tensor(shape=[1.0]),
     "no shape": tensor(shape="1"),
     "many dimensions": tensor(shape=[1] * 100_000),
-    "strides that overlap": tensor(shape=[2, 2], strides=[0, 1]),
-    "strides with gaps": tensor(shape=[2], strides=[1 << 40]),
-    "strides that are negative": tensor(shape=[2], strides=[-1]),
-    "too few strides": tensor(shape=[2, 2], strides=[1]),
+    "strides that overlap": tensor(shape=[2, 2], strides=[0, 1], digest=zeros(16)),
+    "strides with gaps": tensor(shape=[2], strides=[1 << 20], digest=zeros(8)),
+    "strides that are negative": tensor(shape=[2], strides=[-1], digest=zeros(8)),
+    "too few strides": tensor(shape=[2, 2], strides=[1], digest=zeros(16)),
     "no dtype": tensor(dtype="F33"),
     "another kind": tensor(kind="float32"),
+    "a kind of another size": tensor(dtype="U8", shape=[2, 8], kind="complex128", digest=zeros(16)),
     "no kind": tensor(kind="nn"),
     "a kind that is code": tensor(kind="load"),
     "a short digest": tensor(digest="00"),
@@ -349,8 +362,24 @@ TENSORS: Final[dict[str, Any]] = {
 
 @pytest.mark.parametrize("said", TENSORS.values(), ids=TENSORS)
 def test_absurd_tensors_are_rejected(path: Path, said: Any) -> None:
-    record = changed(PARTS.record, lambda record: record["tensors"].update(extra=said))
-    rejected(path, forged(record, PARTS.data + bytes(4)), what=said)
+    record = changed(PARTS.record, partial(with_note, said=said))
+    size = {"[2, 2]": 16, "[2, 8]": 16, "[2]": 8}.get(str(said["shape"]), 4)
+    error = rejected(path, forged(record, PARTS.data + bytes(size)), what=str(said)[:200])
+    assert "no part of its state" not in str(error)
+
+
+def with_note(record: Any, said: Any) -> None:
+    """Add a tensor to a record, as a part of its state."""
+    record["tensors"]["zzz"] = said
+    record["state"]["state"]["slots"]["map"]["tests.damaged"] = {"record": {"zzz": {"tensor": "zzz"}}}
+
+
+def test_a_tensor_that_is_added_with_all_that_belongs_to_it_is_one(path: Path) -> None:
+    """Else those above would be rejected for something else."""
+    for said in (tensor(), tensor(shape=[2, 2], strides=[1, 2], digest=zeros(16))):
+        record = changed(PARTS.record, partial(with_note, said=said))
+        path.write_bytes(forged(record, PARTS.data + bytes(4 if said["shape"] == [1] else 16)))
+        assert "tests.damaged" in load(path, LEARNER).slots
 
 
 def test_a_tensor_that_nothing_refers_to_is_rejected(path: Path) -> None:

@@ -79,17 +79,23 @@ def save_flattened(
     return Saved(path, size, digest, time.perf_counter() - began)
 
 
+_BEING_WRITTEN: Final[set[str]] = set()
+"""What this process is writing: no lock tells it from what another has left."""
+
+
 @contextmanager
 def _replacing(path: Path) -> Iterator[int]:
     """Open a file beside `path`, which takes its place at the end of the block, or is removed if that fails."""
     unfinished = path.parent / f".{path.name}.{secrets.token_hex(8)}{UNFINISHED}"
-    file = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    _BEING_WRITTEN.add(unfinished.name)
     try:
+        file = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
             if fcntl is not None:
-                # Held while this process lives: whoever can have it knows that nobody writes any more.
+                # Held while this process lives, and not by those that it forks, like a loader's workers: whoever can
+                # have it knows that nobody writes any more.
                 with suppress(OSError):
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
             unfinished.replace(path)
         finally:
@@ -99,6 +105,8 @@ def _replacing(path: Path) -> Iterator[int]:
         with suppress(OSError):
             unfinished.unlink()
         raise
+    finally:
+        _BEING_WRITTEN.discard(unfinished.name)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -115,11 +123,13 @@ def _sync_folder(folder: Path) -> None:
 def remove_unfinished(folder: Path) -> None:
     """Remove what killed processes left of the checkpoints that they were writing in a folder."""
     for left in folder.glob(f".*{UNFINISHED}"):
+        if left.name in _BEING_WRITTEN:
+            continue
         with suppress(OSError):
             file = os.open(left, os.O_RDWR)
             try:
                 if fcntl is not None:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 left.unlink()
             finally:
                 os.close(file)

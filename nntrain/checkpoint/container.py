@@ -20,9 +20,9 @@ import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ from torch import Tensor
 from nntrain.bits import as_bytes
 from nntrain.errors import CheckpointError
 from nntrain.tensors import plain_layout
+
+Result = TypeVar("Result")
 
 FORMAT: Final = "nntrain.checkpoint"
 VERSION: Final = 1
@@ -214,19 +216,19 @@ def write(
     # Digesting takes longer than writing. One thread does it beside the writing, two while the disk is waited for; and
     # the disk takes the beginning while the rest is written.
     with ThreadPoolExecutor(1, "nntrain-digest") as digesting, ThreadPoolExecutor(1, "nntrain-sync") as syncing:
-        synced = syncing.submit(os.fsync, file)
+        synced = _beside(syncing, os.fsync, file)
         for name in in_order(stored):
             content = as_bytes(tensors[name].detach().cpu()).numpy().data
-            waiting.append((name, content, digesting.submit(_digest, content)))
+            waiting.append((name, content, _beside(digesting, _digest, content)))
             _write_all(file, content, cancelled)
             if synced.done():  # the disk has nothing to do
                 synced.result()
-                synced = syncing.submit(os.fsync, file)
+                synced = _beside(syncing, os.fsync, file)
             while len(waiting) > _AHEAD and tensors[name].device.type != "cpu":
                 first, _, digest_of_it = waiting.popleft()
                 stored[first] = stored[first]._replace(digest=digest_of_it.result())
         synced.result()
-        synced = syncing.submit(os.fsync, file)
+        synced = _beside(syncing, os.fsync, file)
         for name, content, digest_of_it in reversed(waiting):
             found = _digest(content) if digest_of_it.cancel() else digest_of_it.result()
             stored[name] = stored[name]._replace(digest=found)
@@ -240,6 +242,16 @@ def write(
     _write_all(file, memoryview(struct.pack("<Q", length) + header), cancelled)
     os.fsync(file)
     return 8 + length + sum(one.size for one in stored.values()), digest
+
+
+def _beside(pool: Executor, function: Callable[..., Result], *given: object) -> Future[Result]:
+    """Do something in another thread; at once where the interpreter ends, and lets none begin any more."""
+    try:
+        return pool.submit(function, *given)
+    except RuntimeError:
+        done: Future[Result] = Future()
+        done.set_result(function(*given))
+        return done
 
 
 def _digest(content: bytes | memoryview) -> str:
@@ -346,7 +358,7 @@ def read_tensors(file: BinaryIO, path: str, head: Head) -> Iterator[tuple[str, T
     with ThreadPoolExecutor(2, "nntrain-digest") as digesting:
         for name in in_order(head.tensors):
             content = _read(file, path, name, head.tensors[name].size)
-            waiting.append((name, content, digesting.submit(_digest, content.numpy().data)))
+            waiting.append((name, content, _beside(digesting, _digest, content.numpy().data)))
             if len(waiting) > _AHEAD:
                 yield _checked(path, head, *waiting.popleft())
         while waiting:

@@ -1,0 +1,162 @@
+"""`latest` and `resume`: the newest whole checkpoint, by what the files say; what was passed over, and why."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from nntrain import Learner, Transition, fit_step
+from nntrain.checkpoint import Checkpoint, latest, load, resume, save
+from nntrain.errors import CheckpointError, ConfigError, MisfitError
+from nntrain.log import JsonLog, read
+from nntrain.logged import CheckpointLoaded, WarningEvent
+from tests.checkpoint.test_sink import files, fitted, keeping_all, learner_of
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A folder with the checkpoints of four steps, of which the last ends the run."""
+    fitted(keeping_all(tmp_path / "run", every_steps=3))
+    return tmp_path / "run"
+
+
+def broken(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_the_newest_is_the_one_that_was_saved_last_whatever_it_is_called(run: Path) -> None:
+    first, *_, last = files(run)
+    last.rename(run / "a.safetensors")
+    os.utime(run / "a.safetensors", (0, 0))
+    first.rename(run / "z.safetensors")
+    os.utime(run / "z.safetensors", (4e9, 4e9))
+    found = latest(run)
+    assert found.path == run / "a.safetensors"
+    assert found.skipped == ()
+    assert resume(run, learner_of()).path == run / "a.safetensors"
+
+
+def test_broken_ones_are_passed_over_and_told(run: Path) -> None:
+    first, second, third, last = files(run)
+    broken(last)  # a tensor
+    third.write_bytes(third.read_bytes()[:100])  # the record: nobody knows how old it is
+    found = latest(run)
+    assert found.path == second
+    assert [one.path for one in found.skipped] == [third, last]
+    assert "header is said to have" in found.skipped[0].reason
+    assert "is not the one that its digest is of" in found.skipped[1].reason
+    learner = learner_of()
+    resumed = resume(run, learner)
+    assert resumed.path == second
+    assert resumed.skipped == found.skipped
+    assert resumed.state == load(second, learner_of())
+    assert resumed.state is not None
+    assert fit_step(learner, resumed.state).state == fitted()
+    for path in (first, second):
+        broken(path)
+    assert latest(run).path is None
+    assert len(latest(run).skipped) == 4
+    assert resume(run, learner_of())[:2] == (None, None)
+
+
+def test_broken_ones_that_are_older_are_nobody_s_business(run: Path) -> None:
+    first, *_, last = files(run)
+    broken(first)
+    assert latest(run) == (last, ())
+
+
+def test_files_of_others_are_passed_over(run: Path) -> None:
+    save_file({"a": torch.ones(2)}, run / "model.safetensors")
+    (run / "notes.txt").write_text("mine")
+    (run / ".hidden.safetensors").write_text("mine")
+    (run / "folder.safetensors").mkdir()
+    found = latest(run)
+    assert found.path == sorted(run.glob("checkpoint-*"))[-1]
+    assert [(one.path.name, one.reason[:22]) for one in found.skipped] == [
+        ("folder.safetensors", "it is a folder; expect"),
+        ("model.safetensors", "it is a safetensors fi"),
+    ]
+
+
+def test_saved_by_hand_they_count_too(tmp_path: Path) -> None:
+    learner = learner_of()
+    state = learner.init(epochs=1)
+    save(state, tmp_path / "b.safetensors")
+    save(state.scale_lr(0.5), tmp_path / "a.safetensors")
+    found = resume(tmp_path, learner_of())
+    assert found.path == tmp_path / "a.safetensors"
+    assert found.state is not None
+    assert found.state.lr_scale == 0.5
+
+
+@pytest.mark.parametrize("change", ["optimizer", "model"])
+def test_one_of_another_learner_is_no_reason_to_take_an_older_one(run: Path, change: str) -> None:
+    other: Learner[Any] = learner_of(
+        **({"optim_class": torch.optim.SGD} if change == "optimizer" else {"model": torch.nn.Linear(3, 1)})
+    )
+    with pytest.raises(MisfitError, match=files(run)[-1].name):
+        resume(run, other)
+
+
+def test_a_folder_without_any_gives_none(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "none", tmp_path / "empty"):
+        assert latest(folder) == (None, ())
+        assert resume(folder, learner_of()) == (None, None, ())
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_is_no_folder_is_refused(run: Path) -> None:
+    for find in (latest, lambda path: resume(path, learner_of())):
+        with pytest.raises(ConfigError, match="is a file; expected the folder that the checkpoints are in"):
+            find(files(run)[0])
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def iterdir(path: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    for find in (latest, lambda path: resume(path, learner_of())):
+        with pytest.raises(CheckpointError, match=r"the folder cannot be read \(Permission denied\)") as caught:
+            find(run)
+        assert caught.value.problem == "unreadable"
+
+
+def test_the_log_tells_what_was_loaded_and_what_was_skipped(run: Path, tmp_path: Path) -> None:
+    broken(files(run)[-1])
+    with JsonLog(tmp_path / "log.jsonl") as log:
+        told: list[Transition] = []
+        learner = learner_of(log, told.append)
+        found = resume(run, learner)
+        assert found.state is not None
+        assert found.path is not None
+        fit_step(learner, found.state)
+    events = [line.event for line in read(tmp_path / "log.jsonl")]
+    assert [one.event for one in events[:2]] == ["run_started", "fit_started"]
+    (skipped,) = (one for one in events if isinstance(one, WarningEvent))
+    assert skipped.code == "checkpoint_skipped"
+    assert skipped.text.startswith(f"{files(run)[-1]}: the tensor ")
+    (loaded,) = (one for one in events if isinstance(one, CheckpointLoaded))
+    assert loaded.path == str(found.path)
+    assert loaded.bytes == found.path.stat().st_size
+    assert loaded.seconds > 0
+    assert [event for one in told for event in one.logged if isinstance(event, CheckpointLoaded)] == [loaded]
+
+
+def test_a_folder_that_was_moved_goes_on_elsewhere(run: Path, tmp_path: Path) -> None:
+    shutil.move(run, tmp_path / "elsewhere")
+    saves = Checkpoint(tmp_path / "elsewhere", keep_last=1)
+    found = resume(tmp_path / "elsewhere", learner_of(saves))
+    assert found.state is not None
+    fit_step(learner_of(saves), found.state, 1)
+    (only,) = files(tmp_path / "elsewhere")
+    assert only.name == "checkpoint-000005-step-00000015.safetensors"

@@ -1,0 +1,687 @@
+"""`Checkpoint`: when it saves, what it keeps, what it costs the training, and that only a strict one ever ends it."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from nntrain import (
+    CancelFit,
+    Checkpoint,
+    Completed,
+    DataLoaders,
+    Learner,
+    TrainState,
+    Transition,
+    advance,
+    fit_step,
+    on,
+    state_before,
+)
+from nntrain.bits import same_bits
+from nntrain.checkpoint import inspect, latest, load, resume, saving, sink
+from nntrain.checkpoint.saving import UNFINISHED
+from nntrain.errors import CheckpointError, ConfigError, SinkWarning
+from nntrain.log import JsonLog, read
+from nntrain.logged import CheckpointSaved, WarningEvent
+from nntrain.tensors import Tensors
+from nntrain.workspace import Workspace
+
+Batch = tuple[Tensor, Tensor]
+STEPS: Final = 5
+"""Of an epoch."""
+
+
+def batches(count: int) -> list[Batch]:
+    source = torch.Generator().manual_seed(count)
+    inputs = [torch.randn(4, 3, generator=source) for _ in range(count)]
+    return [(one, one.sum(1, keepdim=True)) for one in inputs]
+
+
+def error_of(preds: Tensor, target: Tensor) -> Tensor:
+    return (preds - target).abs().mean()
+
+
+def learner_of(*sinks: Any, **changes: Any) -> Learner[Batch]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.3), nn.Linear(8, 1))
+    arguments: dict[str, Any] = {
+        "model": model,
+        "dls": DataLoaders(batches(STEPS), batches(2)),
+        "loss_fn": mse_loss,
+        "metric_fn": error_of,
+        "optim_class": torch.optim.Adam,
+        "lr": 0.01,
+        "sinks": sinks,
+    }
+    return Learner(**{**arguments, **changes})
+
+
+def fitted(*sinks: Any, epochs: int = 2, **changes: Any) -> TrainState:
+    outcome = learner_of(*sinks, **changes).fit(epochs, print_stats=False)
+    assert isinstance(outcome, Completed)
+    return outcome.state
+
+
+def files(folder: Path) -> list[Path]:
+    """Give the checkpoints in a folder, the oldest first; nothing else is to be there."""
+    found = sorted(folder.iterdir())
+    assert all(path.suffix == ".safetensors" for path in found), found
+    return found
+
+
+def steps(folder: Path) -> list[int]:
+    """Give the steps that the files in a folder are of, as they say themselves."""
+    found = [inspect(path).progress.step for path in files(folder)]
+    assert found == [int(path.stem.rsplit("-", 1)[1]) for path in files(folder)]
+    return found
+
+
+def waiting_for(saves: Checkpoint) -> Callable[[Transition], None]:
+    """Give a sink that waits, after each transition, until what is being saved is."""
+
+    def waits(transition: Transition) -> None:
+        saves.wait()
+
+    return waits
+
+
+keeping_all = partial(Checkpoint, keep_last=99, background=False)
+
+# -- when -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"),
+    [(1, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10]), (3, [3, 6, 9, 10]), (5, [5, 10, 10]), (99, [10])],
+)
+def test_every_so_many_steps_and_at_the_end(tmp_path: Path, every: int, expected: list[int]) -> None:
+    fitted(keeping_all(tmp_path / "run", every_steps=every))
+    assert steps(tmp_path / "run") == expected
+    assert [inspect(path).progress.at for path in files(tmp_path / "run")][-1] == "finished"
+
+
+def test_steps_are_those_since_the_beginning_wherever_a_run_goes_on(tmp_path: Path) -> None:
+    state = fitted(epochs=1)
+    learner = learner_of(keeping_all(tmp_path / "run", every_steps=4))
+    fit_step(learner, state, 2)
+    assert steps(tmp_path / "run") == [8, 12, 15]
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, [5, 10, 15, 20]), (2, [10, 20]), (3, [15, 20]), (9, [20])])
+def test_every_so_many_epochs_and_at_the_end(tmp_path: Path, every: int, expected: list[int]) -> None:
+    fitted(keeping_all(tmp_path / "run", every_epochs=every), epochs=4)
+    assert steps(tmp_path / "run") == expected  # the end of the last epoch is the fit's: once
+    places = [inspect(path).progress for path in files(tmp_path / "run")]
+    assert [one.at for one in places] == ["before_epoch"] * (len(expected) - 1) + ["finished"]
+    assert all(one.phase == "train" and one.batch == 0 for one in places)
+
+
+def test_every_so_many_minutes_at_the_end_of_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("nntrain.checkpoint.sink.time.monotonic", lambda: now[0])
+    told: list[int] = []
+
+    def clock(transition: Transition) -> None:
+        if transition.event == "after_batch" and transition.progress.phase == "train":
+            now[0] += 25.0
+            told.append(transition.state.progress.step)
+
+    fitted(keeping_all(tmp_path / "run", every_minutes=1), clock, epochs=2)
+    assert told == list(range(1, 11))
+    # Seen after 75 s, and again so long after each save: at the third batch after it, or an eval batch before that.
+    assert steps(tmp_path / "run") == [4, 7, 10, 10]
+
+
+def test_a_training_that_is_advanced_by_hand_is_saved_too(tmp_path: Path) -> None:
+    learner = learner_of(keeping_all(tmp_path / "run", every_steps=4))
+    state = learner.init(epochs=1)
+    while state.progress.at != "finished":
+        state = advance(learner, state).state
+    assert steps(tmp_path / "run") == [4, 5]
+    assert load(files(tmp_path / "run")[-1], learner) == state
+
+
+def test_without_anything_asked_for_the_last_is_saved(tmp_path: Path) -> None:
+    saves = Checkpoint(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == [saves.folder]
+    state = fitted(saves)
+    (only,) = files(tmp_path / "run")
+    assert saves.newest == only
+    assert saves.folder == tmp_path / "run"
+    assert load(only, learner_of()) == state
+
+
+def test_a_fit_that_a_verdict_ends_is_saved_at_its_end(tmp_path: Path) -> None:
+    @on("after_batch")
+    def stops(state: TrainState, batch: Batch, output: object) -> TrainState | CancelFit:
+        return CancelFit(reason="enough") if state.progress.step == 7 else state
+
+    outcome = learner_of(Checkpoint(tmp_path / "run"), subs=[stops]).fit(3, print_stats=False)
+    (only,) = files(tmp_path / "run")
+    assert inspect(only).progress.step == 7
+    assert load(only, learner_of()) == outcome.state
+
+
+def test_a_second_fit_goes_on_with_the_same_sink(tmp_path: Path) -> None:
+    learner = learner_of(keeping_all(tmp_path / "run", every_steps=4))
+    first = fit_step(learner, learner.init(), 1).state
+    fit_step(learner, first, 1)
+    assert steps(tmp_path / "run") == [4, 5, 8, 10]
+
+
+# -- what is kept ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("keep", "expected"), [(1, [10]), (2, [9, 10]), (3, [6, 9, 10]), (9, [3, 6, 9, 10])])
+def test_the_newest_are_kept(tmp_path: Path, keep: int, expected: list[int]) -> None:
+    fitted(Checkpoint(tmp_path / "run", every_steps=3, keep_last=keep, background=False))
+    assert steps(tmp_path / "run") == expected
+
+
+def losses(*values: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """Give a loss that is, in eval phases, the next of the values; two batches of one are the same."""
+    left = iter([value for value in values for _ in range(2)])
+
+    def loss_fn(preds: Tensor, target: Tensor) -> Tensor:
+        return mse_loss(preds, target) if torch.is_grad_enabled() else torch.tensor(next(left))
+
+    return loss_fn
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "best"),
+    [
+        ("min", [3.0, 1.0, 2.0, 4.0], 2),
+        ("max", [3.0, 1.0, 2.0, 4.0], 4),
+        ("max", [3.0, 1.0, 2.0, 0.0], 1),
+        ("min", [math.nan, 2.0, math.nan, 3.0], 2),
+        ("min", [1.0, 1.0, 1.0, 1.0], 1),
+        ("min", [math.inf, math.inf, 5.0, math.inf], 3),
+        ("max", [-1.0, -2.0, -3.0, -4.0], 1),
+    ],
+)
+def test_the_best_is_saved_when_it_comes_up_and_kept(tmp_path: Path, mode: Any, values: list[float], best: int) -> None:
+    saves = Checkpoint(tmp_path / "run", keep_last=1, keep_best="loss", mode=mode)
+    fitted(saves, loss_fn=losses(*values), epochs=4)
+    kept = files(tmp_path / "run")
+    assert len(kept) == (1 if best == 4 else 2)  # that of the last epoch is the fit's
+    assert inspect(kept[0]).progress.epoch == best
+    assert inspect(kept[0]).history[-1].loss == values[best - 1]
+    assert inspect(kept[-1]).progress.at == "finished"
+
+
+def test_the_best_by_a_metric_survives_another_process(tmp_path: Path) -> None:
+    """What the folder has is read from its files."""
+    learner = learner_of(Checkpoint(tmp_path / "run", keep_last=1, keep_best="metric"))
+    state = fit_step(learner, learner.init(), 3).state
+    best = min((one.metrics["metric"], one.epoch) for one in state.history if one.phase == "eval")
+    (first, *_) = files(tmp_path / "run")
+    assert inspect(first).history[-1].metrics["metric"] == best[0]
+    worse = learner_of(Checkpoint(tmp_path / "run", keep_last=1, keep_best="metric"), lr=10.0)
+    fit_step(worse, state, 2)
+    assert files(tmp_path / "run")[0] == first
+    assert len(files(tmp_path / "run")) == 2
+
+
+def test_what_cannot_be_kept_the_best_by_is_told_at_the_first_epoch_s_end(tmp_path: Path) -> None:
+    learner = learner_of(Checkpoint(tmp_path / "run", keep_best="accuracy"))
+    with pytest.warns(SinkWarning, match="keep_best is 'accuracy'; there are loss, metric"):
+        outcome = learner.fit(2, print_stats=False)
+    assert isinstance(outcome, Completed)
+    assert steps(tmp_path / "run") == [10]
+    strict = learner_of(Checkpoint(tmp_path / "strict", keep_best="accuracy", strict=True))
+    with pytest.raises(CheckpointError, match="keep_best is 'accuracy'; there are loss, metric") as caught:
+        strict.fit(2, print_stats=False)
+    before = state_before(caught.value)
+    assert before is not None
+    assert before.progress.epoch == 1
+
+
+def test_other_files_stay_and_numbers_go_on(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    fitted(Checkpoint(folder))
+    for name in (
+        "notes.txt",
+        "mine.safetensors",
+        "checkpoint-000009-step-00000001.safetensors",
+        "checkpoint-x.safetensors",
+    ):
+        (folder / name).write_bytes(b"mine")
+    fitted(Checkpoint(folder, every_steps=3, keep_last=1))
+    names = sorted(path.name for path in folder.iterdir())
+    assert names[-2:] == ["mine.safetensors", "notes.txt"]
+    assert "checkpoint-000009-step-00000001.safetensors" in names
+    assert "checkpoint-x.safetensors" in names
+    found = latest(folder).path
+    assert found is not None
+    assert int(found.name.split("-")[1]) > 9
+    assert len(names) == 5
+
+
+def test_the_last_that_was_saved_is_the_newest_though_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock(datetime):
+        now_: datetime = datetime(2030, 1, 1, tzinfo=UTC)
+
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            cls.now_ -= timedelta(hours=1)
+            return cls.now_
+
+    monkeypatch.setattr(sink, "datetime", Clock)
+    fitted(keeping_all(tmp_path / "run", every_steps=3))
+    assert latest(tmp_path / "run").path == files(tmp_path / "run")[-1]
+    fitted(keeping_all(tmp_path / "run", every_steps=3))  # and another process
+    assert latest(tmp_path / "run").path == files(tmp_path / "run")[-1]
+    assert steps(tmp_path / "run") == [3, 6, 9, 10] * 2
+
+
+# -- beside the training --------------------------------------------------------------------------------------------
+
+
+class Slow:
+    """Holds saves up until they may go on, and notes what they were of."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.may = threading.Event()
+        self.begun: list[int] = []
+        self.threads: list[str] = []
+        self._plain = saving.save_flattened
+        patch.setattr(sink, "save_flattened", self._save)
+
+    def _save(self, content: Any, path: Path, **named: Any) -> Any:
+        self.begun.append(int(path.stem.rsplit("-", 1)[1]))
+        self.threads.append(threading.current_thread().name)
+        assert self.may.wait(60)
+        return self._plain(content, path, **named)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
+    """Slow saves."""
+    made = Slow(monkeypatch)
+    yield made
+    made.may.set()
+
+
+def test_the_training_goes_on_while_a_state_is_saved_that_stays_what_it_was(tmp_path: Path, slow: Slow) -> None:
+    kept: dict[int, TrainState] = {}
+
+    def keeps(transition: Transition) -> None:
+        step = transition.state.progress.step
+        if transition.event == "after_batch" and transition.progress.phase == "train":
+            kept[step] = transition.state
+            if step == 7:
+                assert slow.begun == [2]  # still
+                slow.may.set()
+                while not (tmp_path / "run" / "checkpoint-000001-step-00000002.safetensors").exists():
+                    time.sleep(0.001)
+                time.sleep(0.05)
+
+    straight = fitted()
+    state = fitted(Checkpoint(tmp_path / "run", every_steps=2, keep_last=9), keeps)
+    assert state == straight
+    assert slow.begun[:2] == [2, 8]  # 4 and 6 were put off: the first was being written
+    assert set(slow.threads[:2]) == {"nntrain-checkpoint"}
+    for path in files(tmp_path / "run")[:2]:
+        back = load(path, learner_of())
+        assert back == kept[back.progress.step]
+
+
+def test_what_is_saved_at_an_epoch_s_end_waits_for_the_one_before(tmp_path: Path, slow: Slow) -> None:
+    timer = threading.Timer(0.3, slow.may.set)
+    timer.start()
+    fitted(Checkpoint(tmp_path / "run", every_steps=2, every_epochs=1, keep_last=9))
+    timer.join()
+    assert slow.begun[:2] == [2, 5]
+    assert steps(tmp_path / "run")[0] == 2
+
+
+def test_a_save_beside_the_training_costs_one_copy_and_one_that_is_waited_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies: list[str] = []
+    plain = Tensors.snapshot
+
+    def counted(self: Tensors) -> Any:
+        copies.append("snapshot")
+        return plain(self)
+
+    monkeypatch.setattr(Tensors, "snapshot", counted)
+    for name in [name for name in vars(Workspace) if "copy" in name or "copied" in name]:
+        monkeypatch.setattr(Workspace, name, _counting(getattr(Workspace, name), copies))
+    fitted(Checkpoint(tmp_path / "waited", every_steps=3, background=False))
+    assert copies == []
+    saves = Checkpoint(tmp_path / "beside", every_steps=3, keep_last=9)
+
+    fitted(saves, waiting_for(saves))
+    assert steps(tmp_path / "beside") == [3, 6, 9, 10]
+    assert copies == ["snapshot"] * 3  # the last is waited for
+
+
+def _counting(plain: Callable[..., Any], into: list[str]) -> Callable[..., Any]:
+    def call(*given: Any, **named: Any) -> Any:
+        into.append(plain.__name__)
+        return plain(*given, **named)
+
+    return call
+
+
+def saved_of(path: Path) -> list[tuple[int, CheckpointSaved]]:
+    """Give what a log tells of saves, with the step of the line before each."""
+    found: list[tuple[int, CheckpointSaved]] = []
+    for line in read(path):
+        if isinstance(line.event, CheckpointSaved):
+            assert line.step is not None
+            found.append((line.step, line.event))
+    return found
+
+
+@pytest.mark.parametrize("log_first", [True, False])
+@pytest.mark.parametrize("background", [True, False])
+def test_each_save_is_told_of_in_the_log(tmp_path: Path, background: bool, log_first: bool) -> None:
+    saves = Checkpoint(tmp_path / "run", every_steps=3, keep_last=9, background=background)
+    with JsonLog(tmp_path / "log.jsonl", every="all") as log:
+        fitted(*((log, saves) if log_first else (saves, log)))
+    told = saved_of(tmp_path / "log.jsonl")
+    assert [event.path for _, event in told] == [str(path) for path in files(tmp_path / "run")]
+    for step, event in told:
+        seen = inspect(event.path)
+        assert seen.digest == event.digest
+        assert seen.bytes == event.bytes == Path(event.path).stat().st_size
+        assert event.seconds > 0
+        assert event.waited_seconds > 0
+        assert step >= seen.progress.step
+        assert seen.run is not None
+        assert seen.run["learner"].startswith("Learner(Sequential, mse_loss, Adam")
+    if not background:
+        assert all(event.waited_seconds >= event.seconds for _, event in told)
+    lines = [line.event.event for line in read(tmp_path / "log.jsonl")]
+    assert lines[-2:] == ["fit_finished", "run_finished"]
+    assert "checkpoint_saved" in lines[-5:-2]  # the last is told within the fit
+
+
+def test_the_process_ends_when_what_is_being_saved_is(tmp_path: Path) -> None:
+    code = f"""
+import time, torch
+from nntrain import Checkpoint, DataLoaders, Learner, advance
+from nntrain.checkpoint import sink
+plain = sink.save_flattened
+sink.save_flattened = lambda *given, **named: (time.sleep(1.0), plain(*given, **named))[1]
+batches = [(torch.ones(2, 3), torch.ones(2, 1))] * 9
+loss = torch.nn.functional.mse_loss
+learner = Learner(torch.nn.Linear(3, 1), DataLoaders(batches, batches), loss, loss, torch.optim.SGD, 0.1,
+                  sinks=[Checkpoint({str(tmp_path / "run")!r}, every_steps=1)])
+state = learner.init(epochs=1)
+while state.progress.step < 1:
+    state = advance(learner, state).state
+print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "done\n", done.stderr
+    assert done.returncode == 0
+    assert steps(tmp_path / "run") == [1]
+
+
+def test_it_changes_no_bit(tmp_path: Path) -> None:
+    straight = fitted(epochs=3)
+    for background in (True, False):
+        saves = Checkpoint(tmp_path / str(background), every_steps=1, keep_best="loss", background=background)
+        assert fitted(saves, epochs=3) == straight
+
+
+# -- what fails -----------------------------------------------------------------------------------------------------
+
+
+class FullDisk:
+    """A disk that is full from some step on, until another."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.full = False
+        plain = os.write
+
+        def write(file: int, content: Any) -> int:
+            if self.full and threading.current_thread().name.startswith(("nntrain-checkpoint", "MainThread")):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return plain(file, content)
+
+        patch.setattr("nntrain.checkpoint.container.os.write", write)
+
+    def between(self, first: int, last: int) -> Callable[[Transition], None]:
+        """Give a sink that has it full between two steps."""
+
+        def sink_of_disk(transition: Transition) -> None:
+            self.full = first <= transition.state.progress.step < last
+
+        return sink_of_disk
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_full_disk_ends_nothing_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, background: bool
+) -> None:
+    disk = FullDisk(monkeypatch)
+    saves = Checkpoint(tmp_path / "run", every_steps=2, keep_last=9, background=background)
+    told: list[Any] = []
+
+    def tells(transition: Transition) -> None:
+        told.extend(transition.logged)
+        saves.wait()
+
+    straight = fitted()
+    learner = learner_of(disk.between(3, 7), saves, tells)
+    with pytest.warns(SinkWarning, match="No space left on device"):
+        outcome = learner.fit(2, print_stats=False)
+    assert isinstance(outcome, Completed)
+    assert outcome.state == straight
+    assert dict(outcome.sink_failures) == {"Checkpoint": 2}
+    assert steps(tmp_path / "run") == [2, 8, 10, 10]
+    warnings = [one for one in told if isinstance(one, WarningEvent)]
+    assert [one.code for one in warnings] == ["checkpoint_failed"] * 2
+    assert all("No space left on device" in one.text and "stay" in one.text for one in warnings)
+    saved = [Path(one.path).name.rsplit("-", 1)[1] for one in told if isinstance(one, CheckpointSaved)]
+    assert [int(name.removesuffix(".safetensors")) for name in saved[:2]] == [2, 8]
+    assert not list((tmp_path / "run").glob(f".*{UNFINISHED}"))
+
+
+def test_on_a_disk_that_stays_full_the_older_ones_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = FullDisk(monkeypatch)
+    saves = Checkpoint(tmp_path / "run", every_steps=2, keep_last=1)
+
+    with pytest.warns(SinkWarning):
+        learner_of(disk.between(5, 999), saves, waiting_for(saves)).fit(2, print_stats=False)
+    disk.full = False
+    assert steps(tmp_path / "run") == [4]
+    found = resume(tmp_path / "run", learner_of())
+    assert found.state is not None
+    assert fit_step(learner_of(), found.state).state == fitted()
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_strict_one_ends_the_training_and_the_state_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, background: bool
+) -> None:
+    disk = FullDisk(monkeypatch)
+    saves = Checkpoint(tmp_path / "run", every_steps=2, background=background, strict=True)
+    with (
+        pytest.warns(SinkWarning, match="No space left on device"),  # of the last save, after the error
+        pytest.raises(CheckpointError, match="No space left on device") as caught,
+    ):
+        learner_of(disk.between(3, 999), saves, waiting_for(saves)).fit(2, print_stats=False)
+    assert caught.value.problem == "unwritable"
+    before = state_before(caught.value)
+    assert before is not None
+    assert before.progress.step >= 4
+    disk.full = False
+    assert fit_step(learner_of(), before).state == fitted()
+    assert steps(tmp_path / "run") == [2]
+
+
+def test_a_folder_that_goes_is_told_and_ends_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+
+    def removes(transition: Transition) -> None:
+        if transition.state.progress.step == 5 and folder.exists():
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
+
+    learner = learner_of(Checkpoint(folder, every_steps=2, background=False), removes)
+    with pytest.warns(SinkWarning, match=r"There is no folder .*run: make it first"):
+        assert learner.fit(2, print_stats=False).state == fitted()
+
+
+def broken_at(step: int, error: BaseException) -> Callable[[Tensor, Tensor], Tensor]:
+    """Give a loss that raises in the train batch after `step` of them."""
+    count = [0]
+
+    def loss_fn(preds: Tensor, target: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            if count[0] == step:
+                raise error
+            count[0] += 1
+        return mse_loss(preds, target)
+
+    return loss_fn
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a cosmic ray"), MemoryError()], ids=["error", "memory"])
+@pytest.mark.parametrize("background", [True, False])
+def test_the_last_state_is_saved_before_an_error_leaves(tmp_path: Path, error: Exception, background: bool) -> None:
+    learner = learner_of(Checkpoint(tmp_path / "run", background=background), loss_fn=broken_at(7, error))
+    with pytest.raises(type(error)) as caught:
+        learner.fit(3, print_stats=False)
+    (only,) = files(tmp_path / "run")
+    assert inspect(only).progress.step == 7
+    back = load(only, learner_of())
+    assert back == state_before(caught.value)
+    assert fit_step(learner_of(), back).state == fitted(epochs=3)
+
+
+def test_what_is_saved_already_is_not_saved_again(tmp_path: Path) -> None:
+    learner = learner_of(keeping_all(tmp_path / "run", every_steps=7), loss_fn=broken_at(7, RuntimeError("ray")))
+    with pytest.raises(RuntimeError, match="ray"):
+        learner.fit(3, print_stats=False)
+    assert steps(tmp_path / "run") == [7]
+
+
+def test_a_last_save_that_takes_too_long_is_given_up(tmp_path: Path, slow: Slow) -> None:
+    saves = Checkpoint(tmp_path / "run", grace_seconds=0.2)
+    learner = learner_of(saves, loss_fn=broken_at(2, RuntimeError("ray")))
+    began = time.monotonic()
+    with (
+        pytest.warns(SinkWarning, match=r"the last state was not saved within 0\.2 seconds"),
+        pytest.raises(RuntimeError, match="ray"),
+    ):
+        learner.fit(3, print_stats=False)
+    assert 0.2 <= time.monotonic() - began < 5
+    slow.may.set()
+    assert saves.wait(60)
+    assert files(tmp_path / "run") == []  # its time was up
+
+
+def test_an_error_while_another_state_is_being_saved_waits_for_both(tmp_path: Path, slow: Slow) -> None:
+    timer = threading.Timer(0.3, slow.may.set)
+    timer.start()
+    saves = Checkpoint(tmp_path / "run", every_steps=2, keep_last=9)
+    learner = learner_of(saves, loss_fn=broken_at(4, RuntimeError("ray")))
+    with pytest.raises(RuntimeError, match="ray"):
+        learner.fit(3, print_stats=False)
+    timer.join()
+    assert slow.begun == [2, 4]
+    assert steps(tmp_path / "run") == [2, 4]
+
+
+def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(tmp_path: Path, slow: Slow) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    left = folder / f".checkpoint-000007-step-00000001.safetensors.00{UNFINISHED}"
+    left.write_bytes(b"half")
+    learner = learner_of(Checkpoint(folder, every_steps=2))
+    assert not left.exists()
+    slow.may.set()
+    entered, leave = threading.Event(), threading.Event()
+    plain = os.fsync
+
+    def fsync(file: int) -> None:
+        entered.set()
+        leave.wait(60)
+        plain(file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nntrain.checkpoint.container.os.fsync", fsync)
+        state = learner.init(epochs=1)
+        while state.progress.step < 2:
+            state = advance(learner, state).state
+        assert entered.wait(60)
+        (written,) = folder.iterdir()
+        Checkpoint(folder)  # of another learner, in this process
+        assert written.exists()
+        leave.set()
+        assert isinstance(learner.sinks[0], Checkpoint)
+        assert learner.sinks[0].wait(60)
+    assert steps(folder) == [2]
+
+
+# -- what cannot be meant -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"every_steps": 0}, "every_steps is 0; expected a whole number from 1 up"),
+        ({"every_steps": 1.5}, "every_steps is 1.5; expected a whole number"),
+        ({"every_steps": True}, "every_steps is True; expected a whole number"),
+        ({"every_epochs": -1}, "every_epochs is -1; expected a whole number from 1 up"),
+        ({"keep_last": 0}, "keep_last is 0; expected a whole number from 1 up"),
+        ({"every_minutes": 0}, "every_minutes is 0; expected a finite number greater than 0"),
+        ({"every_minutes": math.inf}, "every_minutes is inf; expected a finite number"),
+        ({"every_minutes": math.nan}, "every_minutes is nan; expected a finite number"),
+        ({"grace_seconds": "1"}, "grace_seconds is '1'; expected a finite number"),
+        ({"mode": "best"}, "mode is 'best'; expected 'min'"),
+        ({"keep_best": ""}, "keep_best is ''; expected 'loss', a metric's name, or None"),
+        ({"keep_best": True}, "keep_best is True; expected 'loss', a metric's name, or None"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tmp_path: Path, arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Checkpoint(tmp_path / "run", **arguments)
+    assert str(caught.value).startswith(said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_where_there_can_be_no_folder_it_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(CheckpointError, match="there can be no such folder") as caught:
+            Checkpoint(folder)
+        assert caught.value.problem == "unwritable"
+
+
+def test_sums_and_dropout_go_on_amid_an_epoch(tmp_path: Path) -> None:
+    """From each file of a run: the printed statistics and the last bit."""
+    straight = fitted(epochs=2)
+    fitted(keeping_all(tmp_path / "run", every_steps=1))
+    for path in files(tmp_path / "run")[:-1]:
+        back = load(path, learner_of())
+        done = fit_step(learner_of(), back).state
+        assert done == straight, path
+        assert same_bits(dict(done.params), dict(straight.params))

@@ -219,7 +219,7 @@ class Checkpoint:
     def _save_at_last(self, transition: Transition, began: float) -> None:
         """Save what is left before an error leaves, within the time of grace."""
         until = time.monotonic() + self._grace
-        if transition.state.tensors.lost is None and self.wait(self._grace) and not self._is_saved(transition.state):
+        if transition.state.tensors.lost is None and self.wait(self._grace):
             self._save(transition, began, background=True, daemon_until=until)
         if not self.wait(max(0.0, until - time.monotonic())):
             text = f"the last state was not saved within {self._grace:g} seconds"

@@ -39,8 +39,7 @@ from nntrain.checkpoint.saving import UNFINISHED
 from nntrain.errors import CheckpointError, ConfigError, SinkWarning
 from nntrain.log import JsonLog, read
 from nntrain.logged import CheckpointSaved, WarningEvent
-from nntrain.tensors import Tensors
-from nntrain.workspace import Workspace
+from tests.laws.test_law_09_no_waste import WEIGHT, CountCopies
 
 Batch = tuple[Tensor, Tensor]
 STEPS: Final = 5
@@ -304,14 +303,21 @@ class Slow:
         self.may = threading.Event()
         self.begun: list[int] = []
         self.threads: list[str] = []
+        self.at_once = 0
+        """How many went on at the same time, at most."""
+        self._going = 0
         self._plain = saving.save_flattened
         patch.setattr(sink, "save_flattened", self._save)
 
     def _save(self, content: Any, path: Path, **named: Any) -> Any:
         self.begun.append(int(path.stem.rsplit("-", 1)[1]))
         self.threads.append(threading.current_thread().name)
+        self._going += 1
+        self.at_once = max(self.at_once, self._going)
         assert self.may.wait(60)
-        return self._plain(content, path, **named)
+        saved = self._plain(content, path, **named)
+        self._going -= 1
+        return saved
 
 
 @pytest.fixture
@@ -352,37 +358,39 @@ def test_what_is_saved_at_an_epoch_s_end_waits_for_the_one_before(tmp_path: Path
     fitted(Checkpoint(tmp_path / "run", every_steps=2, every_epochs=1, keep_last=9))
     timer.join()
     assert slow.begun[:2] == [2, 5]
+    assert slow.at_once == 1
     assert steps(tmp_path / "run")[0] == 2
 
 
-def test_a_save_beside_the_training_costs_one_copy_and_one_that_is_waited_for_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copies: list[str] = []
-    plain = Tensors.snapshot
+def test_a_save_beside_the_training_costs_one_copy_and_one_that_is_waited_for_none(tmp_path: Path, slow: Slow) -> None:
+    """Of each tensor: the weight, and Adam's two of it."""
+    inputs, outputs = WEIGHT[1], WEIGHT[0]
+    train = [(torch.ones(2, inputs), torch.ones(2, outputs))] * STEPS
 
-    def counted(self: Tensors) -> Any:
-        copies.append("snapshot")
-        return plain(self)
+    def copies(*sinks: Any) -> int:
+        learner = learner_of(*sinks, model=nn.Linear(inputs, outputs), dls=DataLoaders(train, train[:1]))
+        state = learner.init(epochs=1)
+        while state.progress.step < 1:  # the first step makes Adam's memory
+            state = advance(learner, state).state
+        cell = [state]
+        del state
+        counted = CountCopies()
+        with counted:
+            fit_step(learner, cell.pop())
+        return counted.count
 
-    monkeypatch.setattr(Tensors, "snapshot", counted)
-    for name in [name for name in vars(Workspace) if "copy" in name or "copied" in name]:
-        monkeypatch.setattr(Workspace, name, _counting(getattr(Workspace, name), copies))
-    fitted(Checkpoint(tmp_path / "waited", every_steps=3, background=False))
-    assert copies == []
-    saves = Checkpoint(tmp_path / "beside", every_steps=3, keep_last=9)
+    def releases(transition: Transition) -> None:
+        if transition.progress.phase == "eval":
+            slow.may.set()
 
-    fitted(saves, waiting_for(saves))
-    assert steps(tmp_path / "beside") == [3, 6, 9, 10]
-    assert copies == ["snapshot"] * 3  # the last is waited for
-
-
-def _counting(plain: Callable[..., Any], into: list[str]) -> Callable[..., Any]:
-    def call(*given: Any, **named: Any) -> Any:
-        into.append(plain.__name__)
-        return plain(*given, **named)
-
-    return call
+    straight = copies()
+    # While it is being written, over the steps that come meanwhile, too.
+    assert copies(Checkpoint(tmp_path / "slow", every_steps=2), releases) == straight + 3
+    assert slow.begun[0] == 2
+    assert copies(Checkpoint(tmp_path / "waited", every_steps=2, background=False)) == straight
+    saves = Checkpoint(tmp_path / "beside", every_steps=2)
+    assert copies(saves, waiting_for(saves)) == straight + 3 * 2
+    assert steps(tmp_path / "beside") == [2, 4, 5]  # the last is waited for
 
 
 def saved_of(path: Path) -> list[tuple[int, CheckpointSaved]]:
@@ -607,6 +615,7 @@ def test_an_error_while_another_state_is_being_saved_waits_for_both(tmp_path: Pa
         learner.fit(3, print_stats=False)
     timer.join()
     assert slow.begun == [2, 4]
+    assert slow.at_once == 1
     assert steps(tmp_path / "run") == [2, 4]
 
 

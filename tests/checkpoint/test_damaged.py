@@ -483,8 +483,8 @@ def reject_all(folder: str, limit: int) -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + limit
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    path = Path(folder, "bomb.safetensors")
     for what, text in bombs():
-        path = Path(folder, "bomb.safetensors")
         path.write_bytes(forged_text(text, PARTS.record["tensors"], PARTS.data))
         began = time.perf_counter()
         for read in (inspect, verify, partial(load, learner=learner)):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 import torch
 from pydantic import AwareDatetime
@@ -17,9 +18,9 @@ from torch import Tensor
 from nntrain.checkpoint.container import DTYPES, FORMAT, Head, Stored, read_head, read_tensors
 from nntrain.checkpoint.content import Flattened, migrated, state_of
 from nntrain.errors import CheckpointError, MisfitError, StateError, in_plain_words
-from nntrain.logged import CheckpointLoaded
+from nntrain.logged import CheckpointLoaded, WarningEvent
 from nntrain.machine import HasMachine
-from nntrain.records import EpochStats, FrozenMapping, History, Key, Progress, Record, TrainState
+from nntrain.records import EpochStats, FrozenMapping, History, Key, Phase, Progress, Record, TrainState
 from nntrain.tensors import ModelSource, Spec
 from nntrain.trees import Tree, unflattened
 
@@ -71,6 +72,9 @@ class Content:
             self.tree: Tree = self.record["state"]
             ((_, parts),) = self.tree.items()
             self.parts: Mapping[str, Tree] = parts
+            self.run: Mapping[str, Any] | None = self.record["run"]
+            if not (self.run is None or isinstance(self.run, dict)):
+                raise ValueError(f"of its run it says {str(self.run)[:80]}")
             self.saved_at = datetime.fromisoformat(self.record["saved_at"]).astimezone(UTC)
 
     @contextmanager
@@ -158,14 +162,45 @@ def load(path: str | os.PathLike[str], learner: HasMachine[Batch]) -> TrainState
         state = _put_together(content, tensors, workspace.spec, workspace.template, misfits)
         if misfits:
             raise _misfit(content, misfits)
+        changed = changes(content.run or {}, learner, state)
+        counted = (
+            changed.get(_COUNTS[state.progress.phase])
+            if state.progress.at == "batch" and state.progress.batch
+            else None
+        )
+        if counted is not None:
+            raise _misfit(
+                content, [f"it stands amid a phase of {counted[0]} batches; the learner's data have {counted[1]}"]
+            )
         try:
             learner.machine.check_sums(state)
         except StateError as error:
             raise _misfit(content, [str(error)]) from None
         size, digest = content.head.bytes, content.head.digest
     seconds = time.perf_counter() - began
-    learner.machine.untold.append(CheckpointLoaded(path=os.fspath(path), bytes=size, seconds=seconds, digest=digest))
+    untold = learner.machine.untold
+    untold.append(CheckpointLoaded(path=os.fspath(path), bytes=size, seconds=seconds, digest=digest))
+    if changed:
+        said = "; ".join(f"{name} was {before}, and is {now}" for name, (before, now) in changed.items())
+        untold.append(WarningEvent(code="checkpoint_changed", text=f"since {os.fspath(path)} was saved: {said}"))
     return state
+
+
+_COUNTS: Final[Mapping[Phase, str]] = {"train": "train_batches", "eval": "valid_batches"}
+_TOLD: Final = ("lr", "lr_schedule", "loss_fn", "metrics", "subscribers", *_COUNTS.values())
+"""What of a run's configuration should be as it was for a run to go on as it would have."""
+
+
+def changes(run: Mapping[str, Any], learner: HasMachine[Batch], state: TrainState) -> dict[str, tuple[object, object]]:
+    """Give what is not as it was in the run that a checkpoint is of: what it was, and what it is for `learner`.
+
+    Nothing where the checkpoint does not say, as those that `save` made.
+    """
+    config = learner.machine.info(state.key.seed).config
+    now: Mapping[str, object] = json.loads(
+        json.dumps({name: config[name] for name in _TOLD if name in config}, default=str)
+    )
+    return {name: (run[name], value) for name, value in now.items() if name in run and run[name] != value}
 
 
 class _Asked(dict[str, Tensor]):
@@ -246,7 +281,7 @@ def inspected(content: Content) -> Inspection:
             digest=head.digest,
             saved_at=content.saved_at,
             versions=FrozenMapping(record["versions"]),
-            run=None if record["run"] is None else FrozenMapping(record["run"]),
+            run=None if content.run is None else FrozenMapping(content.run),
             progress=Progress.model_validate(content.plain("progress")),
             key=Key.model_validate(content.plain("key")),
             lr_scale=content.plain("lr_scale"),

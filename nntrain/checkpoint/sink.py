@@ -36,10 +36,11 @@ class Checkpoint:
     """Save states into a folder while a learner trains. A sink: it changes no bit of the training.
 
     The last state of a fit is saved whenever the fit ends: completed or cancelled, by an error, Ctrl-C or SIGTERM. Each
-    file is whole and on the disk before older ones are removed; `nntrain.checkpoint.resume` finds the newest.
+    file is whole and on the disk before older ones are removed; `nntrain.checkpoint.resume` finds the newest. What is
+    kept, and what is the best, is decided over all files of the folder: give each training its own.
 
     Args:
-        folder: where to; made where it is missing. One training at a time saves into a folder.
+        folder: where to; made where it is missing.
         every_steps: save after so many steps of the optimizer.
         every_epochs: save at the end of so many epochs.
         every_minutes: save at the end of a batch, when so many minutes are over.

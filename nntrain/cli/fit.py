@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
@@ -165,6 +164,7 @@ def _log_path(checkpoint_dir: Path | None) -> Path:
 def _resumed(folder: Path, learner: Learner[Any], seed: int, said: TextIO) -> TrainState | None:
     """Give the state of the newest whole checkpoint, and say which that is, and what is not as it was."""
     from nntrain.checkpoint import inspect, resume
+    from nntrain.checkpoint.loading import changes
     from nntrain.cli.checkpoint import place_of, tell_skipped
 
     found = resume(folder, learner)
@@ -176,22 +176,9 @@ def _resumed(folder: Path, learner: Learner[Any], seed: int, said: TextIO) -> Tr
     click.echo(f"going on from {found.path}: {place_of(saved)}", file=said)
     if saved.key.seed != seed:
         say(f"the seed stays {saved.key.seed}, as it was saved; --seed {seed} is for what begins anew", err=True)
-    for name, (before, now) in _changed(saved.run or {}, learner.machine.info(seed).config).items():
+    for name, (before, now) in changes(saved.run or {}, learner, found.state).items():
         say(f"{name} was {before} when it was saved, and is {now} from here on", err=True)
     return found.state
-
-
-def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
-    """Give what is not in a run's configuration as it was. JSON knows no tuples, so both are compared as JSON."""
-    import json
-
-    plain: Mapping[str, object] = json.loads(json.dumps(now, default=str))
-    told = {"lr", "subscribers", "train_batches", "valid_batches"}
-    return {
-        name: (before[name], plain[name])
-        for name in before
-        if name in told and name in plain and before[name] != plain[name]
-    }
 
 
 def _fitted(learner: Learner[Any], cell: list[TrainState], epochs: int) -> Outcome | None:

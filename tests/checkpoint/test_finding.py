@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nntrain import Learner, Transition, fit_step
+from nntrain import DataLoaders, EarlyStopping, Learner, Transition, fit_step
 from nntrain.checkpoint import Checkpoint, latest, load, resume, save
 from nntrain.errors import CheckpointError, ConfigError, MisfitError
 from nntrain.log import JsonLog, read
 from nntrain.logged import CheckpointLoaded, WarningEvent
-from tests.checkpoint.test_sink import files, fitted, keeping_all, learner_of
+from tests.checkpoint.test_sink import STEPS, batches, error_of, files, fitted, keeping_all, learner_of
 
 
 @pytest.fixture
@@ -150,6 +151,49 @@ def test_the_log_tells_what_was_loaded_and_what_was_skipped(run: Path, tmp_path:
     assert loaded.bytes == found.path.stat().st_size
     assert loaded.seconds > 0
     assert [event for one in told for event in one.logged if isinstance(event, CheckpointLoaded)] == [loaded]
+
+
+def test_other_data_do_not_fit_amid_a_phase_and_are_told_between_phases(run: Path, tmp_path: Path) -> None:
+    amid, *_, last = files(run)
+
+    def other(*sinks: Any) -> Learner[Any]:
+        return learner_of(*sinks, dls=DataLoaders(batches(STEPS + 1), batches(2)))
+
+    with pytest.raises(MisfitError) as caught:
+        load(amid, other())
+    assert f"it stands amid a phase of {STEPS} batches; the learner's data have {STEPS + 1}" in str(caught.value)
+    # A loader that knows no length may be the same one.
+    uncounted = learner_of(dls=DataLoaders(Uncounted(batches(STEPS)), batches(2)))
+    assert fit_step(uncounted, load(amid, uncounted)).state == fitted()
+    # A state that was saved by hand tells nothing of data: it may have been stepped with any.
+    save(load(amid, learner_of()), tmp_path / "by hand")
+    assert load(tmp_path / "by hand", other()) == load(amid, learner_of())
+    with JsonLog(tmp_path / "log.jsonl") as log:
+        learner = other(log)
+        fit_step(learner, load(last, learner), 1)
+    (warned,) = (line.event for line in read(tmp_path / "log.jsonl") if isinstance(line.event, WarningEvent))
+    assert warned.code == "checkpoint_changed"
+    assert warned.text == f"since {last} was saved: train_batches was {STEPS}, and is {STEPS + 1}"
+
+
+class Uncounted:
+    """Batches that can be iterated again."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items)
+
+
+def test_what_is_not_as_it_was_is_told_once(run: Path, tmp_path: Path) -> None:
+    with JsonLog(tmp_path / "log.jsonl") as log:
+        learner = learner_of(log, lr=0.5, subs=[EarlyStopping(patience=3)], metric_fn={"mae": error_of})
+        fit_step(learner, load(files(run)[-1], learner), 1)
+    (warned,) = (line.event for line in read(tmp_path / "log.jsonl") if isinstance(line.event, WarningEvent))
+    assert warned.text.split("saved: ")[1] == (
+        "lr was 0.01, and is 0.5; metrics was ['metric'], and is ['mae']; subscribers was [], and is ['EarlyStopping']"
+    )
 
 
 def test_a_folder_that_was_moved_goes_on_elsewhere(run: Path, tmp_path: Path) -> None:

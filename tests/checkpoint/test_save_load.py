@@ -636,6 +636,15 @@ def test_all_that_does_not_fit_is_listed_at_once_and_nothing_is_loaded(tmp_path:
         load(path, Setup(model="tied").learner().replace(optim_class=grouped))
 
 
+def test_a_state_amid_a_phase_of_other_metrics_does_not_fit(tmp_path: Path) -> None:
+    path = save(halfway(Setup().learner()), tmp_path / "a.safetensors").path
+    with pytest.raises(
+        MisfitError, match=r"(?s)a\.safetensors does not fit the learner.*amid a phase.*metrics"
+    ) as caught:
+        load(path, Setup().learner().replace(metric_fn={"accuracy": accuracy, "other": accuracy}))
+    assert "Nothing was loaded" in str(caught.value)
+
+
 @pytest.mark.parametrize("other", ["model", "optimizer", "slot", "damaged"])
 def test_a_learner_that_could_not_load_trains_on_as_if_nothing_was(tmp_path: Path, other: str) -> None:
     setup = {"model": Setup(model="linear"), "optimizer": Setup(optimizer="adam")}.get(other, Setup())

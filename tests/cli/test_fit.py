@@ -307,6 +307,15 @@ def test_another_network_is_refused_and_another_rate_is_told() -> None:
     ]
 
 
+def test_another_batch_size_is_refused_amid_an_epoch() -> None:
+    called("--epochs", "2", "--checkpoint-dir", "run", "--save-every", "40")
+    *_, newest = saved_in("run")
+    newest.unlink()
+    refused = called("--epochs", "2", "--checkpoint-dir", "run", "--resume", "--batch-size", "64")
+    assert isinstance(refused.exception, MisfitError)
+    assert "it stands amid a phase of 45 batches; the learner's data have 23" in str(refused.exception)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX")
 @pytest.mark.parametrize(("number", "code", "said"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
 def test_a_signal_leaves_a_last_checkpoint_to_go_on_from(tmp_path: Path, number: str, code: int, said: str) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from nntrain.checkpoint import diff, latest, verify
+from nntrain.checkpoint import diff, inspect, latest, verify
 from nntrain.checkpoint.saving import UNFINISHED
 from nntrain.errors import LogWarning
 from nntrain.log import read, replay
@@ -75,9 +75,10 @@ class Killer:
                 break
             killed += 1
             self._check_killed(folder)
+        done_before = is_done(folder)
         child = self._warm.start(training.train_to_the_end, folder, str(folder), kind)
         assert child.wait() == 0, child.stderr.read_text()
-        self._check_ended(folder, straight)
+        self._check_ended(folder, straight, trained_nothing=done_before)
         self.tally.runs += killed > 0
 
     def _run_straight(self, kind: str) -> Straight:
@@ -124,7 +125,7 @@ class Killer:
             verify(path)
         assert not latest(folder / "run").skipped
 
-    def _check_ended(self, folder: Path, straight: Straight) -> None:
+    def _check_ended(self, folder: Path, straight: Straight, *, trained_nothing: bool) -> None:
         """Check that the run ended as the one that nobody killed: its state, its files, its log."""
         ends = [latest(one / "run") for one in (straight.folder, folder)]
         assert not ends[1].skipped
@@ -148,8 +149,15 @@ class Killer:
             # One that was killed before its first checkpoint began anew, as another run.
             assert all(earlier.outcome == "running" for earlier in begun)
             histories.append([(stats.epoch, stats.phase, stats.loss, stats.metrics) for stats in run.history])
-            assert run.outcome == "completed"
+            # Or the last but one had saved that it was done, and was killed before it wrote that down.
+            assert run.outcome == "completed" or (run.outcome == "running" and trained_nothing)
         assert histories[0] == histories[1]
+
+
+def is_done(folder: Path) -> bool:
+    """Tell whether the newest checkpoint in a folder is of a run that is finished."""
+    path = latest(folder / "run").path
+    return path is not None and inspect(path).progress.at == "finished"
 
 
 def resumed(folder: Path) -> Iterator[dict[str, object]]:

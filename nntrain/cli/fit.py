@@ -119,16 +119,16 @@ def fit(  # noqa: PLR0917 - click calls it by name
             sinks=sinks,
             device=where,
         )
-        state = _resumed(checkpoint_dir, learner, seed, said) if resuming and checkpoint_dir is not None else None
+        found = [_resumed(checkpoint_dir, learner, seed, said) if resuming and checkpoint_dir is not None else None]
         try:
-            outcome = _fitted(learner, [state if state is not None else learner.init(seed)], epochs)
+            outcome = _fitted(learner, [found.pop() or learner.init(seed)], epochs)
         except (KeyboardInterrupt, Terminated) as interrupt:
             ended = "interrupted" if isinstance(interrupt, KeyboardInterrupt) else "terminated"
             kept = f"; checkpoint: {saving.newest or 'none could be saved'}" if saving is not None else ""
             click.echo(f"{ended}; log: {path}{kept}", err=True)
             raise SystemExit(130 if isinstance(interrupt, KeyboardInterrupt) else 143) from None
     if outcome is None:
-        click.echo(f"nothing is left to train: {epochs} epochs were asked for", file=said)
+        click.echo(f"nothing is left to train up to --epochs {epochs}", file=said)
     if isinstance(outcome, Cancelled):
         click.echo(f"stopped by {outcome.by}: {outcome.verdict.reason}", file=said)
     if saving is not None:

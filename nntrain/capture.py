@@ -157,7 +157,7 @@ class CapturedPass(Generic[Batch]):
     """A `Pass` that is recorded for each shape of a batch."""
 
     def __init__(self, plain: Pass[Batch], recorder: Recorder, tell: Tell) -> None:
-        self.names = plain.names
+        self.names: tuple[str, ...] = plain.names
         self._plain = plain
         self._workspace = plain.workspace
         self._recorder = recorder

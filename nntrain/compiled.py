@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from types import FunctionType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar, cast
 
 import torch
 
@@ -13,7 +13,7 @@ from nntrain.errors import ConfigError
 
 Args = ParamSpec("Args")
 Returned = TypeVar("Returned")
-CompileOptions = Mapping[str, Any]
+CompileOptions = Mapping[str, object]
 """Keyword arguments of `torch.compile`: mode, backend, dynamic ..."""
 
 
@@ -28,8 +28,8 @@ def compiled(function: Callable[Args, Returned], options: CompileOptions) -> Cal
     own = FunctionType(
         plain.__code__.replace(), plain.__globals__, plain.__name__, plain.__defaults__, plain.__closure__
     )
-    made: Callable[Args, Returned] = torch.compile(own, **{"dynamic": False, **options})
-    return made
+    compiling = cast(Callable[..., Callable[Args, Returned]], torch.compile)
+    return compiling(own, **{"dynamic": False, **options})
 
 
 def compile_options(given: object) -> CompileOptions | None:

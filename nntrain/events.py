@@ -11,7 +11,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, TypeVar, get_args, overload
+from typing import Final, Generic, Literal, NamedTuple, Never, Protocol, TypeVar, get_args, overload
 
 from torch import Tensor
 
@@ -55,8 +55,8 @@ class BatchOutput:
     """
 
     loss: Tensor
-    preds: Any
-    """The model's own output: a tensor, or a tree of tensors."""
+    preds: object
+    """The model's own output: a tensor, or a tree of tensors. `isinstance` tells a type checker which."""
     metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
 
 
@@ -211,7 +211,7 @@ def on(
 def on(
     event: Literal["after_batch"], *, order: int = 0
 ) -> Callable[[Callable[[TrainState, Batch, BatchOutput], AnswerBatch]], Subscriber[Batch]]: ...
-def on(event: Event, *, order: int = 0) -> Callable[[Any], Subscriber[Any]]:
+def on(event: Event, *, order: int = 0) -> Callable[[Never], object]:
     """Make a subscriber of one event from a plain function.
 
     >>> @on("after_epoch")
@@ -221,7 +221,7 @@ def on(event: Event, *, order: int = 0) -> Callable[[Any], Subscriber[Any]]:
     if event not in EVENTS:
         raise SubscriberError(f"{event!r} is no event; the events are {', '.join(EVENTS)}.")
 
-    def subscribe(function: Callable[..., object]) -> Subscriber[Any]:
+    def subscribe(function: Callable[..., object]) -> Subscriber[object]:
         return _FunctionSubscriber(event, function, order)
 
     return subscribe

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypedDict, TypeVar, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nntrain.batches import Unpacked, unpacked
 from nntrain.capture import captured
@@ -21,7 +21,7 @@ from nntrain.logged import LogEvent
 from nntrain.machine import TABLE, Machine, ordinary_tensors
 from nntrain.modules import check_initialised
 from nntrain.optimizer import OptimizerFactory, Schedule, is_lr
-from nntrain.passes import Metric, Pass
+from nntrain.passes import LossFn, MetricFn, Pass
 from nntrain.records import FrozenMapping, Key, Phase, Progress, TrainState
 from nntrain.sinks.print_stats import PrintStats
 from nntrain.steps import check_epochs, fold, with_goal
@@ -33,6 +33,23 @@ from nntrain.workspace import Workspace
 Batch = TypeVar("Batch")
 
 _FACTORY = 4  # what the key is folded with for the weights that a model factory draws
+
+
+class Changes(TypedDict, Generic[Batch], total=False):
+    """The arguments of a `Learner`, each of which `replace` may change."""
+
+    model: ModelSource
+    dls: TrainValid[Batch]
+    loss_fn: LossFn
+    metric_fn: MetricFn | Mapping[str, MetricFn]
+    optim_class: OptimizerFactory
+    lr: float | Schedule
+    subs: Sequence[Listening[Batch]]
+    sinks: Sequence[Sink]
+    device: torch.device | str | None
+    unpack: Callable[[Batch], Unpacked]
+    compile: bool | Mapping[str, object]
+    capture: bool
 
 
 @dataclass(frozen=True, eq=True, repr=False)
@@ -60,15 +77,15 @@ class Learner(Generic[Batch]):
 
     model: ModelSource
     dls: TrainValid[Batch]
-    loss_fn: Callable[[Any, Any], Tensor]
-    metric_fn: Metric | Mapping[str, Metric]
+    loss_fn: LossFn
+    metric_fn: MetricFn | Mapping[str, MetricFn]
     optim_class: OptimizerFactory
     lr: float | Schedule
     subs: Sequence[Listening[Batch]] = ()
     sinks: Sequence[Sink] = field(default=(), kw_only=True)
     device: torch.device | str | None = field(default=None, kw_only=True)
     unpack: Callable[[Batch], Unpacked] = field(default=unpacked, kw_only=True)
-    compile: bool | Mapping[str, Any] = field(default=False, kw_only=True)
+    compile: bool | Mapping[str, object] = field(default=False, kw_only=True)
     capture: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -196,7 +213,7 @@ class Learner(Generic[Batch]):
             sinks=(PrintStats(),) if printing else (),
         )
 
-    def replace(self, **changes: Any) -> Learner[Batch]:
+    def replace(self, **changes: Unpack[Changes[Batch]]) -> Learner[Batch]:
         """Make a learner with some arguments changed, and a workspace of its own."""
         names = {one.name for one in dataclasses.fields(self)}
         unknown = [name for name in changes if name not in names]
@@ -236,7 +253,7 @@ def _constant(lr: float, step: int) -> float:  # noqa: ARG001 - a schedule takes
     return lr
 
 
-def _metrics(metric_fn: Metric | Mapping[str, Metric]) -> Mapping[str, Metric]:
+def _metrics(metric_fn: MetricFn | Mapping[str, MetricFn]) -> Mapping[str, MetricFn]:
     return dict(metric_fn) if isinstance(metric_fn, Mapping) else {"metric": metric_fn}
 
 
@@ -268,7 +285,7 @@ def _check_sink(sink: object) -> None:
         )
 
 
-def _check_metrics(metrics: Mapping[str, Metric]) -> None:
+def _check_metrics(metrics: Mapping[str, MetricFn]) -> None:
     for name, metric in metrics.items():
         if not callable(metric):
             raise ConfigError(f"metric {name} is {metric!r}; expected a function of (preds, target).")

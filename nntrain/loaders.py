@@ -53,12 +53,12 @@ class TrainValid(Protocol[BatchOut_co]):
     """What a learner trains and evaluates on: `DataLoaders`, or anything with these two."""
 
     @property
-    def train(self) -> Iterable[BatchOut_co]:
+    def train(self) -> Iterable[BatchOut_co] | Loader[BatchOut_co]:
         """The batches to train on."""
         ...
 
     @property
-    def valid(self) -> Iterable[BatchOut_co]:
+    def valid(self) -> Iterable[BatchOut_co] | Loader[BatchOut_co]:
         """The batches to evaluate on."""
         ...
 
@@ -82,7 +82,7 @@ class _Listed(Generic[Batch]):
         return {"kind": type(self.items).__name__, "start": "by index"}
 
 
-def as_loader(items: Iterable[Batch], name: str) -> Loader[Batch]:
+def as_loader(items: Iterable[Batch] | Loader[Batch], name: str) -> Loader[Batch]:
     """Make a `Loader` of whatever can be iterated again. `name` is for the error."""
     if callable(getattr(items, "batches", None)) and isinstance(items, Loader):
         return items

@@ -73,11 +73,11 @@ class LiveOptimizer:
         """Of each group, while a step that takes another rate is under way."""
         self._rates: dict[int, Tensor] = {}
         """The tensors that stand in place of the groups' own rates, by group."""
-        self.memory = 0
+        self.memory: int = 0
         """Counts the times that the memory may have come to lie elsewhere."""
-        self.untouched = False
+        self.untouched: bool = False
         """Of a step that failed: whether nothing had been written yet."""
-        self.kind = f"{type(self._optimizer).__module__}.{type(self._optimizer).__qualname__}"
+        self.kind: str = f"{type(self._optimizer).__module__}.{type(self._optimizer).__qualname__}"
         self._fresh_groups = tuple(_group_values(group) for group in self._optimizer.param_groups)
         self._param_names = {id(param): name for name, param in params.items()}
         for group in self._optimizer.param_groups:
@@ -88,14 +88,14 @@ class LiveOptimizer:
                         f"Give it only parameters out of those it is passed."
                     )
         closure = inspect.signature(self._optimizer.step).parameters.get("closure")
-        self.needs_closure = closure is not None and closure.default is inspect.Parameter.empty
+        self.needs_closure: bool = closure is not None and closure.default is inspect.Parameter.empty
         self._class_step = type(self._optimizer).step
         self._unwrapped = _without(_HOOKS, self._class_step)
         if self._unwrapped is not None and compile_options is not None:
             # In its second wrapping torch asks for graph breaks. Steps are taken under no_grad in any case.
             inner = None if self._optimizer.defaults.get("differentiable") else _without(_GRAD, self._unwrapped)
             self._unwrapped = compiled(inner or self._unwrapped, compile_options)
-        self.fresh = self.read(copied)
+        self.fresh: OptimState = self.read(copied)
         """The memory before any step."""
 
     def read(self, change: Callable[[Any], Any]) -> OptimState:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Never, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,7 +18,11 @@ from nntrain.records import Totals
 from nntrain.workspace import Workspace
 
 Batch = TypeVar("Batch")
-Metric = Callable[[Any, Any], Tensor | float]
+LossFn = Callable[[Never, Never], Tensor]
+"""A function of (preds, target) to the loss, a 0-dim tensor. What the two are is between it, the model and the data."""
+MetricFn = Callable[[Never, Never], Tensor]
+"""A function of (preds, target) to one number, a 0-dim tensor. A float will do at run time; it waits for the device."""
+_Called = Callable[[object, object], object]
 Evaluate = Callable[[tuple[Any, ...], Mapping[str, Any], Any], tuple[Any, Any]]
 
 _REUSING = ("reduce-overhead", "max-autotune")
@@ -43,20 +47,20 @@ class Pass(Generic[Batch]):
     def __init__(
         self,
         workspace: Workspace,
-        loss_fn: Callable[[Any, Any], Tensor],
-        metrics: Mapping[str, Metric],
+        loss_fn: LossFn,
+        metrics: Mapping[str, MetricFn],
         unpack: Callable[[Batch], Unpacked],
         compile_options: CompileOptions | None,
     ) -> None:
         self.workspace = workspace
-        self.metrics = metrics
-        self.names = tuple(metrics)
-        self._loss_fn = loss_fn
+        self._metrics = cast(Mapping[str, _Called], metrics)
+        self.names: tuple[str, ...] = tuple(metrics)
+        self._loss_fn = cast(_Called, loss_fn)
         self._unpack = unpack
         self._compiled: Evaluate | None = None
         self._own = workspace.own
         if compile_options is not None:
-            self._compiled = _compiled_evaluation(workspace.module, loss_fn, compile_options)
+            self._compiled = _compiled_evaluation(workspace.module, self._loss_fn, compile_options)
             if compile_options.get("mode") in _REUSING and workspace.device.type == "cuda":
                 self._own = _copied
         self._sums_device = None if workspace.device.type == "cpu" else workspace.device
@@ -142,9 +146,9 @@ class Pass(Generic[Batch]):
 
     def measured(self, preds: object, target: object) -> dict[str, Tensor | float]:
         """Compute each metric."""
-        return {name: self._measure(name, metric, preds, target) for name, metric in self.metrics.items()}
+        return {name: self._measure(name, metric, preds, target) for name, metric in self._metrics.items()}
 
-    def _measure(self, name: str, metric: Metric, preds: object, target: object) -> Tensor | float:
+    def _measure(self, name: str, metric: _Called, preds: object, target: object) -> Tensor | float:
         try:
             value = metric(preds, target)
         except Exception as error:
@@ -158,9 +162,7 @@ class Pass(Generic[Batch]):
         raise MetricError(f"metric {name} returned {given}; expected a number, as a 0-dim tensor or a float.")
 
 
-def _compiled_evaluation(
-    module: torch.nn.Module, loss_fn: Callable[[Any, Any], Tensor], options: CompileOptions
-) -> Evaluate:
+def _compiled_evaluation(module: torch.nn.Module, loss_fn: _Called, options: CompileOptions) -> Evaluate:
     def evaluate(inputs: tuple[Any, ...], named: Mapping[str, Any], target: Any) -> tuple[Any, Any]:
         preds = module(*inputs, **named)
         return preds, loss_fn(preds, target)

@@ -30,7 +30,8 @@ Place = Literal["before_fit", "before_epoch", "batch", "after_epoch", "after_fit
 """Where the machine can stand. `nntrain.machine` has the table of what leads where."""
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
-Value = TypeVar("Value")
+Value = TypeVar("Value", covariant=True)  # noqa: PLC0105 - the name that readers of an error message know
+Other = TypeVar("Other")
 
 _MASK = (1 << 64) - 1
 
@@ -89,7 +90,7 @@ class FrozenMapping(Mapping[str, Value], Generic[Value]):
     def __hash__(self) -> int:
         return hash(frozenset(self._items))
 
-    def put(self, name: str, value: Value) -> FrozenMapping[Value]:
+    def put(self, name: str, value: Other) -> FrozenMapping[Value | Other]:
         """Give a mapping with one more, or another, value."""
         return FrozenMapping({**self._items, name: value})
 
@@ -237,7 +238,7 @@ class Totals(Flat):
 
     def __init__(self, values: Sequence[float] | Tensor = (), metrics: tuple[str, ...] = ()) -> None:
         self._values = values
-        self.metrics = metrics
+        self.metrics: tuple[str, ...] = metrics
         """The names of the metrics, in the order of the sums; the loss comes before them."""
 
     def add(
@@ -342,7 +343,7 @@ def slot_record(name: str) -> type[BaseModel] | None:
 class Unread(Record, Flat, frozen=True):
     """What a checkpoint holds for a slot that nobody has made yet: its fields, until `state.get` asks for them."""
 
-    fields: FrozenMapping[Any]
+    fields: FrozenMapping[object]
 
     def flat(self, flattener: Flattener) -> tuple[str, Mapping[str, object]]:  # noqa: ARG002 - the fields are taken apart by it
         """Give the fields, as the record itself would."""
@@ -369,9 +370,9 @@ class Slot(Generic[RecordT]):
             )
         if not isinstance(default, record):
             raise ConfigError(f"Slot {name!r} has a default of {type(default).__name__}, expected {record.__name__}.")
-        self.name = name
-        self.record = record
-        self.default = default
+        self.name: str = name
+        self.record: type[RecordT] = record
+        self.default: RecordT = default
         _SLOTS[name] = record
 
     def __repr__(self) -> str:

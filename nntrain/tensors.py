@@ -148,10 +148,10 @@ class Tensors:
     __slots__ = ("__weakref__", "lost", "owned", "source", "spec", "template")
 
     def __init__(self, spec: Spec, template: ModelSource, source: Source | None, owned: Snapshot | None) -> None:
-        self.spec = spec
-        self.template = template
-        self.source = source
-        self.owned = owned
+        self.spec: Spec = spec
+        self.template: ModelSource = template
+        self.source: Source | None = source
+        self.owned: Snapshot | None = owned
         self.lost: str | None = None
 
     def read(self, reader: Callable[[Snapshot], Read]) -> Read:

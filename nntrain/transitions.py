@@ -143,9 +143,11 @@ class Audience:
         """Whether anything was told yet."""
         self._by_place: dict[Place, tuple[Sink, ...]] = {}
         intervals = [(sink, every) for sink in self.at("batch") if (every := every_batch(sink))]
-        self.has_last_words = any(getattr(sink, "last_words", False) for sink in self.sinks)
+        self.has_last_words: bool = any(getattr(sink, "last_words", False) for sink in self.sinks)
         """Whether a sink is to be told before the process ends."""
-        self.attentive = tuple(sink for sink in self.at("batch") if isinstance(sink, AttentiveSink))
+        self.attentive: tuple[AttentiveSink, ...] = tuple(
+            sink for sink in self.at("batch") if isinstance(sink, AttentiveSink)
+        )
         self._each = tuple(
             (sink, every_batch(sink), sink if isinstance(sink, AttentiveSink) else None)
             for sink in self.at("batch")
@@ -153,7 +155,7 @@ class Audience:
         )
         self._groups = tuple((sink, every) for sink, every in intervals if isinstance(sink, GroupSink))
         self._singly = tuple(every for sink, every in intervals if not isinstance(sink, GroupSink))
-        self.group_every = math.gcd(*(every for _, every in self._groups))
+        self.group_every: int = math.gcd(*(every for _, every in self._groups))
         """Of how many batches one is wanted by those that take them in groups; 0 where none is."""
 
     def at(self, place: Place) -> tuple[Sink, ...]:

@@ -62,17 +62,19 @@ class Workspace:
         module = make_module(template, bits)
         first = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
         wanted = device if device is not None else first
-        self.module = with_own_memory(module.to(wanted))
-        self.params = dict(self.module.named_parameters())
-        self.buffers = dict(self.module.named_buffers())
-        self.device = next((tensor.device for tensor in (*self.params.values(), *self.buffers.values())), wanted)
-        self.spec = _spec_of(self.params, self.buffers, self.device)
+        self.module: nn.Module = with_own_memory(module.to(wanted))
+        self.params: dict[str, nn.Parameter] = dict(self.module.named_parameters())
+        self.buffers: dict[str, Tensor] = dict(self.module.named_buffers())
+        self.device: torch.device = next(
+            (tensor.device for tensor in (*self.params.values(), *self.buffers.values())), wanted
+        )
+        self.spec: Spec = _spec_of(self.params, self.buffers, self.device)
         if not any(param.requires_grad for param in self.params.values()):
             raise ConfigError(
                 "The model has no parameter that requires a gradient, so there is nothing to train. "
                 "Unfreeze one (param.requires_grad_(True)), or pass a model with parameters."
             )
-        self.generators = generators(self.device)
+        self.generators: list[torch.Generator] = generators(self.device)
         """torch's global generators that a step draws from."""
         self._watch = Watch(self.module, self.params, self.buffers)
         self._addresses = {
@@ -80,21 +82,21 @@ class Workspace:
             for tensor in (*self.params.values(), *self.buffers.values())
             if tensor.layout == torch.strided
         }
-        self.optimizer = LiveOptimizer(self.params, optim_class, lr, compile_options)
-        self.needs_closure = self.optimizer.needs_closure
+        self.optimizer: LiveOptimizer = LiveOptimizer(self.params, optim_class, lr, compile_options)
+        self.needs_closure: bool = self.optimizer.needs_closure
         self._fresh_bits: int | None = bits
         self._current: weakref.ref[Tensors] | None = None
         self._pending: weakref.ref[Tensors] | None = None
         self._step: int | None = None
         self._closure: Callable[[], Tensor] | None = None
-        self.lr_scale = 1.0
+        self.lr_scale: float = 1.0
         """What the learning rate of the next step is multiplied with: the state's."""
         self.write_through: Callable[[Callable[[], None]], None] | None = None
         """What takes the optimizer's step, given how it is taken plainly, until the batch at hand is done."""
         self._param_list = list(self.params.values())
         self._lent: list[int] | None = None
         """The versions of the live tensors when the current value was lent, if it was."""
-        self.lock = threading.RLock()
+        self.lock: AbstractContextManager[bool] = threading.RLock()
         """Held for each step and each read of live tensors."""
 
     # -- making ---------------------------------------------------------------------------------------------------

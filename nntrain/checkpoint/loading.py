@@ -50,7 +50,7 @@ class Inspection(Record, frozen=True):
     digest: str
     saved_at: AwareDatetime
     versions: FrozenMapping[str]
-    run: FrozenMapping[Any] | None
+    run: FrozenMapping[object] | None
     progress: Progress
     key: Key
     lr_scale: float
@@ -68,14 +68,14 @@ class Content:
         self.path = path
         self.head: Head = read_head(file, path)
         with self.checked():
-            self.record = migrated(self.head.record, self.head.version)
+            self.record: dict[str, Any] = migrated(self.head.record, self.head.version)
             self.tree: Tree = self.record["state"]
             ((_, parts),) = self.tree.items()
             self.parts: Mapping[str, Tree] = parts
             self.run: Mapping[str, Any] | None = self.record["run"]
             if not (self.run is None or isinstance(self.run, dict)):
                 raise ValueError(f"of its run it says {str(self.run)[:80]}")
-            self.saved_at = datetime.fromisoformat(self.record["saved_at"]).astimezone(UTC)
+            self.saved_at: datetime = datetime.fromisoformat(self.record["saved_at"]).astimezone(UTC)
 
     @contextmanager
     def checked(self) -> Iterator[None]:

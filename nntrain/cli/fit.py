@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from datasets.dataset_dict import DatasetDict
 
-    from nntrain.data import DataLoaders
+    from nntrain.data import ImageLoaders
     from nntrain.events import Subscriber
     from nntrain.learner import Learner
     from nntrain.records import TrainState
@@ -233,13 +233,9 @@ def _device(device: Literal["auto", "cpu", "cuda"]) -> str:
     return device
 
 
-def _sizes(dls: DataLoaders[tuple[torch.Tensor, torch.Tensor]]) -> tuple[int, int]:
+def _sizes(dls: ImageLoaders) -> tuple[int, int]:
     """Give the width of the inputs and the number of classes."""
-    from nntrain.data import ImageLoader
-
     inputs, _ = next(iter(dls.train))
-    if not isinstance(dls.train, ImageLoader):
-        raise TypeError(type(dls.train).__name__)
     return inputs.shape[1], dls.train.classes
 
 

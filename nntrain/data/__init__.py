@@ -1,6 +1,6 @@
 """Data: loaders whose order is a value, images decoded once or streamed, and two data sets to begin with."""
 
-from nntrain.data.dataloaders import DataLoaders
+from nntrain.data.dataloaders import DataLoaders, ImageLoaders
 from nntrain.data.digits import load_digits
 from nntrain.data.fashion_mnist import load_fashion_mnist
 from nntrain.data.image_loader import ImageLoader
@@ -13,6 +13,7 @@ __all__ = [
     "DataLoaders",
     "HFLoader",
     "ImageLoader",
+    "ImageLoaders",
     "ResidentLoader",
     "hf_ds_collate_fn",
     "load_digits",

@@ -6,12 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from torch import Tensor
+
 from nntrain.data.hf import hf_loaders
+from nntrain.data.image_loader import ImageLoader
 from nntrain.errors import ConfigError, DataError
+from nntrain.loaders import Loader
 
 if TYPE_CHECKING:
     from datasets.dataset_dict import DatasetDict
-    from torch import Tensor
 
 Batch = TypeVar("Batch", covariant=True)  # noqa: PLC0105  (the name that readers of an error message know)
 
@@ -31,8 +34,8 @@ class DataLoaders(Generic[Batch]):
     [(5.0, 6)]
     """
 
-    train: Iterable[Batch]
-    valid: Iterable[Batch]
+    train: Iterable[Batch] | Loader[Batch]
+    valid: Iterable[Batch] | Loader[Batch]
 
     def __post_init__(self) -> None:
         _check_source("train", self.train)
@@ -51,7 +54,7 @@ class DataLoaders(Generic[Batch]):
         shuffle: bool = True,
         memory_budget: int | None = None,
         num_workers: int | None = None,
-    ) -> DataLoaders[tuple[Tensor, Tensor]]:
+    ) -> ImageLoaders:
         """Make loaders of (images, labels) from a Hugging Face `DatasetDict` of images.
 
         Batches are images, float32 in [0, 1], [B, C*H*W] or with `flatten=False` [B, C, H, W], and labels,
@@ -89,7 +92,15 @@ class DataLoaders(Generic[Batch]):
             memory_budget=memory_budget,
             num_workers=num_workers,
         )
-        return DataLoaders(train_loader, valid_loader)
+        return ImageLoaders(train_loader, valid_loader)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageLoaders(DataLoaders[tuple[Tensor, Tensor]]):
+    """The two splits of an image dataset: what `DataLoaders.from_hf_dd` gives."""
+
+    train: ImageLoader
+    valid: ImageLoader
 
 
 def _check_source(name: str, source: object) -> None:

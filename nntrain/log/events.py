@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,7 +19,7 @@ class RunStarted(LogEvent, frozen=True):
     """
 
     event: Literal["run_started"] = "run_started"
-    config: FrozenMapping[Any]
+    config: FrozenMapping[object]
 
 
 class FitStarted(LogEvent, frozen=True):

@@ -32,7 +32,7 @@ class Run(Record, frozen=True):
     """
 
     run_id: str
-    config: FrozenMapping[Any] = FrozenMapping()
+    config: FrozenMapping[object] = FrozenMapping()
     history: History = History()
     epochs: int = 0
     outcome: RunOutcome = "running"

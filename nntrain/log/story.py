@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import pydantic
 import torch
@@ -187,7 +187,7 @@ def _said(error: BaseException) -> str:
         return f"<its message cannot be told: {type(failure).__name__}>"
 
 
-def config_of(run: RunInfo) -> FrozenMapping[Any]:
+def config_of(run: RunInfo) -> FrozenMapping[object]:
     """Give a run's configuration: the learner's, and the facts of where it runs."""
     return FrozenMapping(
         {

@@ -59,7 +59,7 @@ class FileTarget(Target):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self._process = os.getpid()
         self._file: int | None = None
         self._identity: tuple[int, int] | None = None
@@ -238,7 +238,7 @@ class FileTarget(Target):
 class StreamTarget(Target):
     """An open stream, such as `sys.stdout`: what was printed to it before comes before. It is not closed."""
 
-    def __init__(self, stream: IO[Any]) -> None:
+    def __init__(self, stream: IO[str]) -> None:
         self.stream = stream
         self._logger = event_logger(self)
         self._content = b""
@@ -329,7 +329,7 @@ def _unended(file: int) -> tuple[int, bytes]:
     return end, tail[tail.rfind(b"\n") + 1 :]
 
 
-def _descriptor(stream: IO[Any]) -> int | None:
+def _descriptor(stream: IO[str]) -> int | None:
     """Give the file that a stream is written to, where it is one and what is written goes there as it is."""
     buffer = getattr(stream, "buffer", stream)
     if not isinstance(getattr(buffer, "raw", buffer), io.FileIO):  # in memory, a notebook's, or gzip's

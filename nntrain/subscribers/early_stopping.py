@@ -55,7 +55,7 @@ class EarlyStopping(Subscriber[object]):
         # Two that differ in anything remember apart.
         said = f"{phase}_{mode}_{patience}_{float(min_delta)}_{monitor}"
         name = "".join(letter if letter.isalnum() or letter == "_" else f"x{ord(letter):x}" for letter in said)
-        self.slot = Slot(f"nntrain.early_stopping.{name}", Patience, default=Patience())
+        self.slot: Slot[Patience] = Slot(f"nntrain.early_stopping.{name}", Patience, default=Patience())
 
     def before_fit(self, state: TrainState) -> TrainState:
         """Begin each fit with full patience."""

@@ -73,7 +73,7 @@ class Rollback(Subscriber[object]):
             raise ConfigError(f"spike is {spike!r}; expected a finite number above 1, like 3.0, or None.")
         self.every = every
         self.at_most = at_most
-        self.lr_factor = float(lr_factor)
+        self.lr_factor: float = float(lr_factor)
         self.new_key = new_key
         self.spike = spike
 

@@ -893,6 +893,7 @@ class Keeps(Subscriber[Batch]):
     def after_batch(self, state: TrainState, batch: Batch, output: BatchOutput) -> AnswerBatch:
         kept = state.get(KEPT)
         losses = (*kept.losses, output.loss.item())[-2:]
+        assert isinstance(output.preds, Tensor)
         mean = output.preds.mean(0) if kept.mean is None else (kept.mean + output.preds.mean(0)) / 2
         names = {**kept.names, state.progress.step: state.progress.phase}
         return state.put(KEPT, Kept(seen=kept.seen + 1, losses=losses, names=names, mean=mean))

@@ -419,7 +419,7 @@ def test_each_save_is_told_of_in_the_log(tmp_path: Path, background: bool, log_f
         assert event.waited_seconds > 0
         assert step >= seen.progress.step
         assert seen.run is not None
-        assert seen.run["learner"].startswith("Learner(Sequential, mse_loss, Adam")
+        assert str(seen.run["learner"]).startswith("Learner(Sequential, mse_loss, Adam")
     if not background:
         assert all(event.waited_seconds >= event.seconds for _, event in told)
     lines = [line.event.event for line in read(tmp_path / "log.jsonl")]

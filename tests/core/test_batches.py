@@ -88,7 +88,7 @@ def test_every_kind_trains_to_the_same_weights(name: str) -> None:
         nn.Linear(3, 2),
         DataLoaders([batch], [batch]),
         nn.functional.cross_entropy,
-        lambda preds, target: 0.0,
+        lambda preds, target: torch.zeros(()),
         torch.optim.SGD,
         0.1,
     )
@@ -150,10 +150,10 @@ def test_outputs_of_ones_own_class_are_kept_as_such() -> None:
 
     seen: list[type] = []
 
-    def metric(preds: Outputs, target: Tensor) -> float:
+    def metric(preds: Outputs, target: Tensor) -> Tensor:
         seen.append(type(preds))
         assert not preds["logits"].requires_grad
-        return 0.0
+        return torch.zeros(())
 
     learner: Learner[Any] = Learner(
         Model(),

@@ -201,7 +201,9 @@ def test_every_kept_state_stays_and_goes_on_to_the_hand_written_loops_bits(
 ) -> None:
     learner = learner_of(MODELS[name]).replace(capture=capture)
     torch.manual_seed(0)
-    expected = by_hand(MODELS[name](), list(learner.dls.train), 2)
+    train = learner.dls.train
+    assert isinstance(train, list)
+    expected = by_hand(MODELS[name](), train, 2)
     state = learner.init(epochs=2)
     kept: list[Kept] = []
     while state.progress.at != "finished":
@@ -283,6 +285,7 @@ def test_outputs_are_no_piece_of_the_live_weights() -> None:
         def after_batch(self, state: TrainState, batch: Batch, output: BatchOutput) -> TrainState:
             losses.append(output.loss.item())
             seen.append(output)
+            assert isinstance(output.preds, Tensor)
             output.preds.mul_(0)
             return state
 

@@ -63,7 +63,7 @@ def test_a_learner_is_frozen_and_replaced() -> None:
     used.fit(1, print_stats=False)
     assert used == learner  # the workspace is no part of its value
     with pytest.raises(ConfigError, match="has no learning_rate"):
-        learner.replace(learning_rate=3)
+        learner.replace(learning_rate=3)  # type: ignore[call-arg] # what untyped callers may write
 
 
 def test_means_are_weighted_by_samples_as_in_float64() -> None:

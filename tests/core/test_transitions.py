@@ -29,6 +29,7 @@ from nntrain import (
     fit_step,
     state_before,
 )
+from nntrain.bits import same_bits
 from nntrain.capture import CapturedPass
 from nntrain.errors import ConfigError, NNTrainError, SinkWarning
 from nntrain.records import Phase
@@ -191,7 +192,8 @@ def test_an_output_has_the_batchs_own_metrics() -> None:
         if transition.output is not None:
             outputs.append(transition.output)
 
-    learner = learner_of().replace(sinks=[metrics], metric_fn={"one": lambda p, t: 1, "acc": accuracy})
+    one: Any = lambda p, t: 1  # noqa: E731 - a number where a tensor is due: what untyped callers may give
+    learner = learner_of().replace(sinks=[metrics], metric_fn={"one": one, "acc": accuracy})
     stats = learner.fit(1, print_stats=False).state.history[0]
     assert [output.metrics["one"] for output in outputs[:4]] == [1.0] * 4
     assert sum(float(output.metrics["acc"]) for output in outputs[:4]) / 4 == stats.metrics["acc"]
@@ -658,7 +660,7 @@ def test_a_recording_s_output_is_the_sinks_own(tapes: None) -> None:
     learner.fit(1, print_stats=False)
     assert isinstance(learner.machine.passing, CapturedPass)
     assert len(outputs) == 2
-    assert not torch.equal(outputs[0].preds, outputs[1].preds)
+    assert not same_bits(outputs[0].preds, outputs[1].preds)
     assert not torch.equal(outputs[0].loss, outputs[1].loss)
     assert float(outputs[0].metrics["metric"]) != float(outputs[1].metrics["metric"])
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from nntrain.data import DataLoaders
+from nntrain.data import DataLoaders, ImageLoader, ImageLoaders
 from nntrain.errors import ConfigError, DataError
 from nntrain.records import Key
 from tests.data.pictures import dataset_dict
@@ -22,7 +22,8 @@ PAIRS: list[Pair] = [(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))]
 
 def test_batch_type_is_inferred() -> None:
     assert_type(DataLoaders(PAIRS, PAIRS), DataLoaders[Pair])
-    assert_type(DataLoaders.from_hf_dd(dataset_dict()), DataLoaders[Pair])
+    pairs: DataLoaders[Pair] = assert_type(DataLoaders.from_hf_dd(dataset_dict()), ImageLoaders)
+    assert isinstance(pairs.train, ImageLoader)
     wider: DataLoaders[object] = DataLoaders(PAIRS, PAIRS)
     assert wider.train is PAIRS
 

@@ -169,6 +169,7 @@ def _before_batch(self: Planned, state: TrainState, batch: Batch) -> AnswerBatch
 
 def _after_batch(self: Planned, state: TrainState, batch: Batch, output: BatchOutput) -> AnswerBatch:
     assert not output.loss.requires_grad
+    assert isinstance(output.preds, Tensor)
     assert not output.preds.requires_grad
     return self._answer("after_batch", state)
 

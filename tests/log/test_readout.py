@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from nntrain import DataLoaders, Learner, accuracy, advance
 from nntrain.log import JsonLog, json_log, readout
-from nntrain.passes import Metric, Pass
+from nntrain.passes import MetricFn, Pass
 from nntrain.transitions import BatchRan
 
 Batch = tuple[Tensor, Tensor]
@@ -42,7 +42,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def learner_of(log: JsonLog, batches: int) -> Learner[Batch]:
     source = torch.Generator().manual_seed(0)
     data = [(torch.randn(4, 3, generator=source), torch.randint(0, 2, (4,), generator=source)) for _ in range(batches)]
-    metrics: dict[str, Metric] = {"acc": accuracy, "one": lambda preds, target: 1.0}
+    metrics: dict[str, MetricFn] = {"acc": accuracy, "one": lambda preds, target: torch.ones(())}
     learner = Learner(
         nn.Linear(3, 2), DataLoaders(data, data[:2]), cross_entropy, metrics, torch.optim.SGD, 0.1, sinks=[log]
     )

@@ -39,7 +39,7 @@ def learner_of(values: list[float], stopping: EarlyStopping) -> Learner[Batch]:
         Counts(),
         DataLoaders(BATCH, BATCH),
         loss_fn,
-        lambda preds, target: values[max(min(round(preds[0].item()), len(values)) - 1, 0)],
+        lambda preds, target: torch.tensor(values[max(min(round(preds[0].item()), len(values)) - 1, 0)]),
         torch.optim.SGD,
         1.0,
         [stopping],

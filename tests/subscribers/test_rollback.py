@@ -48,8 +48,8 @@ def batches(count: int, scale: float = 1.0) -> list[Batch]:
     return [(one, one.sum(1, keepdim=True)) for one in inputs]
 
 
-def error_of(preds: Tensor, target: Tensor) -> float:
-    return (preds - target).abs().mean().item()
+def error_of(preds: Tensor, target: Tensor) -> Tensor:
+    return (preds - target).abs().mean()
 
 
 def learner_of(

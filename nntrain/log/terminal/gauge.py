@@ -25,10 +25,10 @@ class Gauge:
     """
 
     def __init__(self) -> None:
-        self.epochs = 0
-        self.epoch = 0
+        self.epochs: int = 0
+        self.epoch: int = 0
         self.phase: Phase = "train"
-        self.batch = 0
+        self.batch: int = 0
         self.loss: float | None = None
         self.metrics: Mapping[str, float] = FrozenMapping()
         self.samples_per_s: float | None = None

@@ -19,7 +19,7 @@ class Screen:
     """A console, and the forms in which it is written to."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or _StandardOutput()
+        self.console: Console | _StandardOutput = console or _StandardOutput()
 
     @property
     def width(self) -> int:

@@ -14,6 +14,28 @@ from typing import TYPE_CHECKING, Final, Literal
 if TYPE_CHECKING:
     from nntrain.records import TrainState
 
+__all__ = [
+    "BorrowError",
+    "BusyError",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "LogError",
+    "LogWarning",
+    "LossError",
+    "MetricError",
+    "MisfitError",
+    "MissingExtraError",
+    "NNTrainError",
+    "SinkWarning",
+    "StateError",
+    "StatePicklingError",
+    "SubscriberError",
+    "Terminated",
+    "VerdictError",
+    "state_before",
+]
+
 
 class NNTrainError(Exception):
     """The root of nntrain's own errors."""

@@ -26,6 +26,7 @@ from nntrain.tensors import Tensors, summarised
 from nntrain.trees import Flat, Flattener
 
 Phase = Literal["train", "eval"]
+"""The two phases of an epoch."""
 Place = Literal["before_fit", "before_epoch", "batch", "after_epoch", "after_fit", "finished"]
 """Where the machine can stand. `nntrain.machine` has the table of what leads where."""
 

@@ -50,6 +50,7 @@ class CancelFit(Record, frozen=True):
 
 
 Cancel = CancelBatch | CancelEpoch | CancelFit
+"""A verdict: what a subscriber answers instead of a state, to skip the rest of a scope."""
 
 
 class Completed(Record, frozen=True):
@@ -70,3 +71,4 @@ class Cancelled(Record, frozen=True):
 
 
 Outcome = Completed | Cancelled
+"""What a step returns; `match` over it is exhaustive with these two."""

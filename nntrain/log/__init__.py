@@ -20,6 +20,7 @@ from nntrain.log.json_log import JsonLog
 from nntrain.log.line import SCHEMA, Line
 from nntrain.log.reading import BadLine, LogReadError, TornLine, read, scan
 from nntrain.log.replay import Run, replay
+from nntrain.log.schema import event_schema
 from nntrain.log.targets import FileTarget, LoggerTarget, StreamTarget, Target
 from nntrain.logged import CheckpointLoaded, CheckpointSaved, LogEvent, RolledBack, WarningEvent
 
@@ -53,6 +54,7 @@ __all__ = [
     "Target",
     "TornLine",
     "WarningEvent",
+    "event_schema",
     "follow",
     "read",
     "replay",

@@ -20,6 +20,7 @@ from nntrain.logged import RESERVED, Level, LogEvent, registered
 from nntrain.records import FrozenMapping, Phase, Record
 
 SCHEMA: Final = "nntrain.event/1"
+"""The name and version of a line's schema, which each line has."""
 BEGINNING: Final = '{"event"'
 """How each line begins."""
 _FAMILY: Final = "nntrain.event/"

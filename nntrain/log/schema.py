@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from pydantic import JsonValue
+
 from nntrain.log.events import OWN
 from nntrain.log.line import SCHEMA, Line
 from nntrain.logged import LogEvent, registered_events
@@ -24,7 +26,7 @@ _NONFINITE: Final[JsonSchema] = {
 }
 
 
-def event_schema(*, registered: bool = False) -> JsonSchema:
+def event_schema(*, registered: bool = False) -> dict[str, JsonValue]:
     """Give the JSON Schema (draft 2020-12) of a line.
 
     Events of others are described by what every line has; with `registered`, those whose classes this process knows
@@ -41,7 +43,7 @@ def event_schema(*, registered: bool = False) -> JsonSchema:
     definitions["other"] = _object(
         "An event of somebody else's, under a dotted name, with fields of its own.", others, {}, [], closed=False
     )
-    return {
+    made: JsonSchema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": _ID,
         "title": SCHEMA,
@@ -51,6 +53,7 @@ def event_schema(*, registered: bool = False) -> JsonSchema:
         "oneOf": [{"$ref": f"#/$defs/{name}"} for name in definitions],
         "$defs": definitions,
     }
+    return made
 
 
 def _of_event(name: str, kind: type[LogEvent]) -> JsonSchema:

@@ -262,7 +262,7 @@ def listeners(subscribers: Sequence[object]) -> dict[Event, tuple[Listener, ...]
         order = getattr(subscriber, "order", 0)
         if not isinstance(order, int):
             raise SubscriberError(f"{name}.order is {order!r}, expected an int.")
-        heard: list[Event] = [event for event in EVENTS if _overrides(subscriber, event)]
+        heard: list[Event] = [event for event in EVENTS if hears(subscriber, event)]
         if not heard and not isinstance(subscriber, Subscriber):
             raise SubscriberError(
                 f"{name} listens to no event. Derive from Subscriber, or decorate a function with "
@@ -275,7 +275,8 @@ def listeners(subscribers: Sequence[object]) -> dict[Event, tuple[Listener, ...]
     return {event: tuple(sorted(heard_by, key=lambda one: one.order)) for event, heard_by in found.items()}
 
 
-def _overrides(subscriber: object, event: Event) -> bool:
+def hears(subscriber: object, event: Event) -> bool:
+    """Tell whether a subscriber listens to an event: whether it has a method of its own for it."""
     if event in getattr(subscriber, "__dict__", {}):
         return True
     method = getattr(type(subscriber), event, None)

@@ -15,7 +15,11 @@ from typing import Final
 from tests.benchmarks.report import cells, heading, table
 from tests.benchmarks.rounds import Timed, interleaved
 
-STATEMENTS: Final = {"python alone": "pass", "import torch": "import torch", "import nntrain": "import nntrain"}
+STATEMENTS: Final = {
+    "python alone": "pass",
+    "import torch": "import torch",
+    "import nntrain": "from nntrain import Learner",
+}
 PACKAGES: Final = ("datasets", "torchvision", "PIL", "numpy", "pandas", "pyarrow", "structlog", "pydantic")
 """Heavy packages, and nntrain's own dependencies."""
 

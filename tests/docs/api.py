@@ -25,6 +25,7 @@ PUBLIC: Final = (
     "nntrain.log.export",
     "nntrain.log.report",
     "nntrain.errors",
+    "nntrain.testing",
 )
 HEAD: Final = """# What is public
 

@@ -75,8 +75,10 @@ def annotated_function(value: object, name: str) -> Iterator[tuple[str, object]]
     elif isinstance(value, property):
         value = value.fget
     if inspect.isfunction(value) and value.__module__.startswith("nntrain"):
-        for argument, hint in typing.get_type_hints(value, localns=LATE).items():
-            yield f"{name}({argument})", hint
+        # What callers are held to are the overloads; the implementation below them is nobody else's business.
+        for one in typing.get_overloads(value) or [value]:
+            for argument, hint in typing.get_type_hints(one, localns=LATE).items():
+                yield f"{name}({argument})", hint
 
 
 def has_any(hint: object) -> bool:

@@ -1,0 +1,31 @@
+"""The laws for what others write: subscribers, sinks, metrics, loaders, schedules; one line in a test-suite."""
+
+from nntrain.testing.broken import Law, LawBrokenError
+from nntrain.testing.commuting import Clash, clashes
+from nntrain.testing.dry_run import Answered, DryRun, dry_run
+from nntrain.testing.loader import check_loader
+from nntrain.testing.metric import Samples, check_metric
+from nntrain.testing.plans import MakeLearner, Pair, Plan, small_learner
+from nntrain.testing.schedule import check_schedule
+from nntrain.testing.sink import check_sink
+from nntrain.testing.subscriber import check_subscriber
+
+__all__ = [
+    "Answered",
+    "Clash",
+    "DryRun",
+    "Law",
+    "LawBrokenError",
+    "MakeLearner",
+    "Pair",
+    "Plan",
+    "Samples",
+    "check_loader",
+    "check_metric",
+    "check_schedule",
+    "check_sink",
+    "check_subscriber",
+    "clashes",
+    "dry_run",
+    "small_learner",
+]

@@ -1,0 +1,74 @@
+"""`clashes`: which subscribers come to something else in another order, found by running both orders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import combinations
+from typing import Any, overload
+
+import torch
+
+from nntrain.events import EVENTS, Listening, hears, subscriber_name
+from nntrain.records import Record
+from nntrain.testing.broken import LawBrokenError
+from nntrain.testing.courses import course, parted
+from nntrain.testing.plans import Batch, MakeLearner, Pair, Tried, runs_of, runs_of_pairs
+from nntrain.testing.standing_in import StandIn
+from nntrain.testing.trying import st, tried
+from nntrain.verdicts import Event
+
+
+class Clash(Record, frozen=True):
+    """Two subscribers that do not commute: a run in which it matters who is asked first, in words."""
+
+    first: str
+    second: str
+    said: str
+
+
+@overload
+def clashes(
+    makes: Sequence[Callable[[], Listening[Pair]]], *, examples: int = ..., device: torch.device | str = ...
+) -> tuple[Clash, ...]: ...
+@overload
+def clashes(
+    makes: Sequence[Callable[[], Listening[Batch]]], *, learner: MakeLearner[Batch], examples: int = ...
+) -> tuple[Clash, ...]: ...
+def clashes(
+    makes: Sequence[Callable[[], Listening[Any]]],
+    *,
+    learner: MakeLearner[Any] | None = None,
+    examples: int = 60,
+    device: torch.device | str = "cpu",
+) -> tuple[Clash, ...]:
+    """Give the pairs of subscribers that do not commute: asked the other way round, a training becomes another one.
+
+    Each of `makes` gives a new subscriber. Two that listen to no event in common commute by their types. The others are
+    run both ways round, whatever their `order`, over `examples` generated runs. Give those that clash different orders.
+    """
+    runs: st.SearchStrategy[Tried[Any]] = runs_of_pairs(device) if learner is None else runs_of(learner)
+    found: list[Clash] = []
+    for one, other in combinations(makes, 2):
+        if not _events(one()) & _events(other()):
+            continue
+        try:
+            tried(partial(_check, one, other), runs, examples)
+        except LawBrokenError as error:
+            said = f"{error.said}\n  The smallest run that shows it: {error.run}"
+            found.append(Clash(first=subscriber_name(one()), second=subscriber_name(other()), said=said))
+    return tuple(found)
+
+
+def _events(subscriber: object) -> set[Event]:
+    return {event for event in EVENTS if hears(subscriber, event)}
+
+
+def _check(one: Callable[[], Listening[Batch]], other: Callable[[], Listening[Batch]], run: Tried[Batch]) -> None:
+    there = [StandIn(one()), StandIn(other())]
+    back = [StandIn(other()), StandIn(one())]
+    found = parted(course(run, there), run, back, by=False)
+    if found:
+        names = f"{subscriber_name(one())} and {subscriber_name(other())}"
+        said = f"{found} (asked in this order here, the other way round there)"
+        raise LawBrokenError("order", names, said, run=run.said)

@@ -1,0 +1,209 @@
+"""`dry_run`: what a subscriber would have answered in a run that a log tells of, without training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Final, Never, NoReturn
+
+import torch
+from torch import nn
+
+from nntrain.errors import ConfigError, StateError
+from nntrain.events import EVENTS, BatchOutput, Listening, listeners, publish
+from nntrain.log import Line, read
+from nntrain.log.events import (
+    BatchFinished,
+    EpochFinished,
+    EpochStarted,
+    FitFinished,
+    FitStarted,
+    HistoryReplaced,
+    RunStarted,
+)
+from nntrain.log.replay import stats_of
+from nntrain.logged import LogEvent
+from nntrain.randomness import kept
+from nntrain.records import History, Key, Place, Progress, Record, TrainState
+from nntrain.tensors import Spec, Tensors
+from nntrain.verdicts import Cancel, CancelFit, Event
+
+_NO_WEIGHTS: Final = "it comes from a log, which has no weights"
+
+
+class Answered(Record, frozen=True):
+    """An answer other than to go on as before: at which event, where the run stood, and what was answered.
+
+    `verdict` cancels; `logged` are events for the log; `lr_scale` is what the learning rate is multiplied with from
+    there on; `key_changed` tells of another key.
+    """
+
+    event: Event
+    progress: Progress
+    verdict: Cancel | None = None
+    logged: tuple[LogEvent, ...] = ()
+    lr_scale: float = 1.0
+    key_changed: bool = False
+
+
+class DryRun(Record, frozen=True):
+    """What a subscriber would have answered. `asked` counts how often it was asked at each event.
+
+    `unheard` are the events that it listens to and the log does not tell of: batches, where the log has none. `state`
+    is the last one, with the subscriber's slots.
+    """
+
+    answers: tuple[Answered, ...]
+    asked: dict[Event, int]
+    unheard: tuple[Event, ...]
+    state: TrainState
+
+    @property
+    def stopped(self) -> Answered | None:
+        """The answer that would have ended the fit, if one would have."""
+        ends = [answer for answer in self.answers if isinstance(answer.verdict, CancelFit)]
+        return ends[-1] if ends else None
+
+
+class _Unrecorded:
+    """Stands for what a log does not have, and says so when it is used."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise StateError(f"A log has no {self._what}, so what depends on it cannot be dry-run. Check it by a training.")
+
+    __getattr__ = __getitem__ = __iter__ = __len__ = __call__ = __float__ = __bool__ = _refuse
+
+
+def dry_run(
+    subscriber: Listening[Never], log: str | os.PathLike[str] | Iterable[Line], *, run_id: str | None = None
+) -> DryRun:
+    """Ask `subscriber` at each event of a recorded run; `log` is the file, or its lines.
+
+    It sees the run's progress, history and losses, and keeps its slots; there are no weights, batches or predictions in
+    a log, and whatever reads one gets a `StateError`. Batches are asked about where the log tells of them (`every=`).
+    After a `CancelFit` nobody knows how the run had gone on, so it ends there; a phase that is cancelled is left out.
+
+    Raises `ConfigError` where the log tells of several runs and `run_id` does not say which, `LogReadError` for what is
+    no log.
+    """
+    lines = _of_one_run(log, run_id)
+    folding = _Fold(subscriber)
+    with kept([torch.default_generator]):
+        for line in lines:
+            if not folding.hear(line):
+                break
+    return folding.result()
+
+
+def _of_one_run(log: str | os.PathLike[str] | Iterable[Line], run_id: str | None) -> list[Line]:
+    lines = list(read(log)) if isinstance(log, (str, os.PathLike)) else list(log)
+    there = list(dict.fromkeys(line.run_id for line in lines))
+    if run_id is None and len(there) > 1:
+        raise ConfigError(f"The log tells of {len(there)} runs; say which by run_id=: {', '.join(there)}.")
+    wanted = run_id or (there[0] if there else None)
+    if wanted not in there:
+        raise ConfigError(f"The log tells of no run {wanted or 'at all'}; there are {', '.join(there) or 'none'}.")
+    of_run = [line for line in lines if line.run_id == wanted]
+    lowest = min(line.rank for line in of_run)
+    return [line for line in of_run if line.rank == lowest]
+
+
+class _Fold:
+    """A dry run, half way."""
+
+    def __init__(self, subscriber: Listening[Never]) -> None:
+        self._heard_by = listeners([subscriber])
+        self._answers: list[Answered] = []
+        self._asked: dict[Event, int] = {}
+        self._cancelled: tuple[int, str] | None = None
+        """The phase that a verdict ended, which the log goes on to tell of."""
+        tensors = Tensors(Spec({}, {}, torch.device("cpu")), nn.Identity(), None, None)
+        tensors.lost = _NO_WEIGHTS
+        self._state = TrainState(progress=Progress(), tensors=tensors, key=Key(seed=0))
+
+    def hear(self, line: Line) -> bool:
+        """Take one more line; False where the subscriber has ended the fit."""
+        event = line.event
+        if isinstance(event, HistoryReplaced):
+            before = self._state.history[: event.kept]
+            self._put(history=History((*before, *(past.stats() for past in event.history))))
+        if self._cancelled == (line.epoch, line.phase) and not isinstance(event, (FitStarted, EpochStarted)):
+            return True
+        match event:
+            case RunStarted(config=config):
+                seed = config.get("seed")
+                self._put(key=Key(seed=seed if isinstance(seed, int) else 0))
+            case FitStarted(epochs=epochs, resumed=resumed):
+                self._move(line, "before_fit", epochs=epochs)
+                return resumed or self._ask("before_fit")
+            case EpochStarted():
+                self._cancelled = None
+                self._move(line, "before_epoch")
+                return self._ask("before_epoch")
+            case BatchFinished():
+                return self._batch(line, event)
+            case EpochFinished():
+                self._put(history=History((*self._state.history, stats_of(line, event))))
+                self._move(line, "after_epoch")
+                return self._ask("after_epoch")
+            case FitFinished(outcome="completed"):
+                self._move(line, "after_fit")
+                return self._ask("after_fit")
+            case _:
+                pass
+        return True
+
+    def _batch(self, line: Line, event: BatchFinished) -> bool:
+        train = line.phase == "train"
+        self._move(line, "batch", batch=line.batch - 1, step=line.step - train)
+        batch = _Unrecorded("batch")
+        behind = len(self._answers)
+        if not self._ask("before_batch", batch):
+            return False
+        if any(answer.verdict is not None for answer in self._answers[behind:]):
+            return True
+        self._move(line, "batch")
+        output = BatchOutput(torch.tensor(event.loss), _Unrecorded("predictions"), dict(event.metrics))
+        return self._ask("after_batch", batch, output)
+
+    def _ask(self, event: Event, *rest: object) -> bool:
+        heard_by = self._heard_by[event]
+        if not heard_by:
+            return True
+        state = self._state
+        self._asked[event] = self._asked.get(event, 0) + 1
+        torch.default_generator.manual_seed(state.key.derived(EVENTS.index(event), state.progress.step))
+        after, verdict, _ = publish(event, heard_by, state, *rest)
+        answer = Answered(
+            event=event,
+            progress=state.progress,
+            verdict=verdict,
+            logged=after.logged,
+            lr_scale=after.lr_scale,
+            key_changed=after.key != state.key,
+        )
+        if verdict is not None or after.logged or after.lr_scale != state.lr_scale or answer.key_changed:
+            self._answers.append(answer)
+        self._state = after
+        self._put(logged=())
+        if verdict is not None and verdict.scope == "epoch":
+            self._cancelled = state.progress.epoch, state.progress.phase
+        return not isinstance(verdict, CancelFit)
+
+    def _move(self, line: Line, at: Place, **changes: int) -> None:
+        progress = self._state.progress
+        given = {name: getattr(line, name) for name in ("epoch", "phase", "batch", "step", "samples")}
+        self._put(progress=Progress(at=at, **{"epochs": progress.epochs, **given, **changes}))
+
+    def _put(self, **changes: object) -> None:
+        self._state = self._state.model_copy(update=changes)
+
+    def result(self) -> DryRun:
+        """Give what came of it."""
+        asked = self._asked
+        batches: tuple[Event, ...] = ("before_batch", "after_batch")
+        unheard: list[Event] = [event for event in batches if self._heard_by[event] and event not in asked]
+        return DryRun(answers=tuple(self._answers), asked=asked, unheard=tuple(unheard), state=self._state)

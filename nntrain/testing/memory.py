@@ -1,0 +1,97 @@
+"""What an object remembers outside the state: its attributes, and what its functions close over or keep globally."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import deque
+from collections.abc import Mapping, Set
+from types import FunctionType, MethodType
+from typing import Final
+
+from pydantic import BaseModel
+from torch import Tensor
+
+from nntrain.bits import as_bytes
+from nntrain.records import TrainState
+
+_PLAIN: Final = (bool, int, float, complex, str, bytes, type(None))
+_KEPT: Final = (*_PLAIN, list, dict, set, deque, bytearray, Tensor)
+"""What a global variable may be for it to be looked at: modules, classes and functions are not remembered things."""
+_DEEPEST: Final = 6
+
+
+def remembered(thing: object) -> dict[str, object]:
+    """Give what can be compared of each thing that `thing` remembers, by where it is kept."""
+    found: dict[str, object] = {}
+    for name, value in _attributes(thing).items():
+        found[f"self.{name}"] = _printed(value, 0)
+        if isinstance(value, (FunctionType, MethodType)):
+            found |= _of_function(value)
+    if isinstance(thing, (FunctionType, MethodType)):
+        found |= _of_function(thing)
+    for kind in type(thing).__mro__:
+        if kind.__module__.partition(".")[0] in {"builtins", "nntrain", "typing", "abc"}:
+            continue
+        for name, value in vars(kind).items():
+            if isinstance(value, FunctionType):
+                found |= _of_function(value)
+            elif isinstance(value, _KEPT) and not name.startswith("__"):
+                found[f"{kind.__name__}.{name}"] = _printed(value, 0)
+    return found
+
+
+def _attributes(thing: object) -> dict[str, object]:
+    slots = [name for kind in type(thing).__mro__ for name in _slots(kind)]
+    return {**{name: getattr(thing, name) for name in slots if hasattr(thing, name)}, **getattr(thing, "__dict__", {})}
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    given = kind.__dict__.get("__slots__", ())
+    names = (given,) if isinstance(given, str) else tuple(given)
+    return tuple(name for name in names if name not in {"__dict__", "__weakref__"})
+
+
+def _of_function(function: FunctionType | MethodType) -> dict[str, object]:
+    plain = function.__func__ if isinstance(function, MethodType) else function
+    if not isinstance(plain, FunctionType):
+        return {}
+    found: dict[str, object] = {}
+    for name, cell in zip(plain.__code__.co_freevars, plain.__closure__ or (), strict=True):
+        if name == "__class__":
+            continue
+        try:
+            found[f"{name}, which {plain.__name__} closes over"] = _printed(cell.cell_contents, 0)
+        except ValueError:  # not there yet
+            continue
+    for name in plain.__code__.co_names:
+        value = plain.__globals__.get(name)
+        if isinstance(value, _KEPT) and value is not None:
+            found[f"the global {name}"] = _printed(value, 0)
+    if plain.__defaults__:
+        found[f"the defaults of {plain.__name__}"] = _printed(plain.__defaults__, 0)
+    return found
+
+
+def _printed(value: object, depth: int) -> object:
+    """Give something of a value that is equal where the value is, and holds on to nothing."""
+    if isinstance(value, _PLAIN):
+        return repr(value)
+    if isinstance(value, TrainState):
+        return f"a TrainState ({id(value)})"
+    if isinstance(value, Tensor):
+        content = as_bytes(value.detach().cpu()).numpy().tobytes() if value.numel() else b""
+        return f"a tensor {tuple(value.shape)} ({hashlib.sha256(content).hexdigest()[:12]})"
+    if depth == _DEEPEST:
+        return type(value).__name__
+    if isinstance(value, BaseModel):
+        return type(value).__name__, _printed(dict(value.__dict__), depth + 1)
+    if isinstance(value, Mapping):
+        return [(_printed(key, depth + 1), _printed(one, depth + 1)) for key, one in value.items()]
+    if isinstance(value, Set):
+        return sorted(str(_printed(one, depth + 1)) for one in value)
+    if isinstance(value, (list, tuple, deque)):
+        return [_printed(one, depth + 1) for one in value]
+    if dataclasses.is_dataclass(value) or (type(value).__module__ != "builtins" and hasattr(value, "__dict__")):
+        return type(value).__name__, [(name, _printed(one, depth + 1)) for name, one in _attributes(value).items()]
+    return repr(value)

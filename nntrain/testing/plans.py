@@ -1,0 +1,130 @@
+"""Generated runs: small trainings as values, whose losses fall, rise, and stop being numbers."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from nntrain.data.dataloaders import DataLoaders
+from nntrain.events import Listening
+from nntrain.learner import Learner
+from nntrain.metrics import accuracy
+from nntrain.randomness import seeded
+from nntrain.testing.trying import st
+from nntrain.transitions import Sink
+
+Batch = TypeVar("Batch")
+Pair = tuple[Tensor, Tensor]
+"""A batch of the kit's own learner: inputs [B, 4], and classes [B]."""
+MakeLearner = Callable[[Sequence[Listening[Batch]]], Learner[Batch]]
+"""What makes a new learner with the subscribers that it is given, the same one each time."""
+
+_INPUTS: Final = 4
+_CLASSES: Final = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run of a small classifier: `train` and `valid` are the sizes of the batches.
+
+    The inputs of train batch number `spoilt` (0, 1, ..., counted round) are not numbers.
+    """
+
+    epochs: int = 1
+    train: tuple[int, ...] = (2,)
+    valid: tuple[int, ...] = (2,)
+    lr: float = 0.1
+    seed: int = 0
+    spoilt: int | None = None
+
+    def __str__(self) -> str:
+        batches = f"train batches of {_listed(self.train)}, valid batches of {_listed(self.valid)} samples"
+        spoilt = "" if self.spoilt is None else f", train batch {self.spoilt % len(self.train)} is of NaN"
+        return f"epochs={self.epochs}, {batches}, lr={self.lr}, seed={self.seed}{spoilt}"
+
+
+@dataclass(frozen=True)
+class Tried(Generic[Batch]):
+    """A run to try: what makes its learner, towards how many epochs, from which seed, and how it is told."""
+
+    make: MakeLearner[Batch]
+    epochs: int
+    seed: int
+    said: str
+
+    def learner(self, subs: Sequence[Listening[Batch]], sinks: Sequence[Sink] = ()) -> Learner[Batch]:
+        """Make a new learner, with the same weights each time. Sinks are added to its own."""
+        with seeded(self.seed):
+            made = self.make(subs)
+        return made.replace(sinks=(*made.sinks, *sinks)) if sinks else made
+
+
+def plans() -> st.SearchStrategy[Plan]:
+    """Draw runs; shrinks to one epoch of one batch."""
+    sizes = st.lists(st.integers(2, 3), min_size=1, max_size=3).map(tuple)
+    return st.builds(
+        Plan,
+        epochs=st.integers(1, 3),
+        train=sizes,
+        valid=sizes,
+        lr=st.sampled_from([0.1, 2.0, 50.0]),
+        seed=st.integers(0, 3),
+        spoilt=st.none() | st.integers(0, 2),
+    )
+
+
+def runs_of_pairs(device: torch.device | str) -> st.SearchStrategy[Tried[Pair]]:
+    """Draw runs of the kit's own small learner."""
+    return plans().map(
+        lambda plan: Tried(lambda subs: small_learner(plan, subs, device=device), plan.epochs, plan.seed, str(plan))
+    )
+
+
+def runs_of(make: MakeLearner[Batch]) -> st.SearchStrategy[Tried[Batch]]:
+    """Draw runs of somebody's learner: how many epochs, and from which seed."""
+    return st.builds(
+        lambda epochs, seed: Tried(make, epochs, seed, f"your learner, epochs={epochs}, seed={seed}"),
+        epochs=st.integers(1, 2),
+        seed=st.integers(0, 3),
+    )
+
+
+def small_learner(
+    plan: Plan, subs: Sequence[Listening[Pair]] = (), *, device: torch.device | str = "cpu"
+) -> Learner[Pair]:
+    """Make the learner of a plan: an MLP that tells three classes apart, with SGD; the same each time."""
+    with seeded(plan.seed):
+        model = nn.Sequential(nn.Linear(_INPUTS, 5), nn.Tanh(), nn.Linear(5, _CLASSES))
+    train = _batches(plan.train, plan.seed)
+    if plan.spoilt is not None:
+        inputs, target = train[plan.spoilt % len(train)]
+        train[plan.spoilt % len(train)] = torch.full_like(inputs, math.nan), target
+    return Learner(
+        model,
+        DataLoaders(train, _batches(plan.valid, plan.seed + 1000)),
+        cross_entropy,
+        accuracy,
+        functools.partial(torch.optim.SGD, momentum=0.9),
+        plan.lr,
+        subs,
+        device=device,
+    )
+
+
+def _batches(sizes: Sequence[int], seed: int) -> list[Pair]:
+    source = torch.Generator().manual_seed(seed)
+    return [
+        (torch.randn(size, _INPUTS, generator=source), torch.randint(0, _CLASSES, (size,), generator=source))
+        for size in sizes
+    ]
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    return ", ".join(map(str, sizes))

@@ -1,0 +1,218 @@
+"""`check_sink`: the laws, for a sink that somebody wrote."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, NoReturn, overload
+
+import torch
+from torch import Tensor
+
+from nntrain.batches import mapped
+from nntrain.bits import same_bits
+from nntrain.errors import BorrowError, ConfigError, SinkWarning
+from nntrain.events import AnswerBatch, BatchOutput, Listening, Subscriber
+from nntrain.records import TrainState
+from nntrain.steps import fit_step
+from nntrain.tensors import Tensors
+from nntrain.testing.broken import Law, LawBrokenError
+from nntrain.testing.courses import course, parted, place
+from nntrain.testing.plans import Batch, MakeLearner, Tried, runs_of, runs_of_pairs
+from nntrain.testing.trying import st, tried
+from nntrain.testing.watching import changed, world
+from nntrain.transitions import BatchRan, RunInfo, Sink, Transition, sink_name
+from nntrain.verdicts import Cancel, CancelBatch, CancelEpoch, CancelFit
+
+_OPTIONS: Final = ("strict", "places", "every_batch", "tells", "last_words", "wants")
+_MOST_KEPT: Final = 2
+"""How many states a sink may keep: the last and the best, say."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What happens in a run beside its batches: a verdict before the batch of that number, or an error in its loss."""
+
+    at: int
+    what: type[Cancel] | None
+
+    def __str__(self) -> str:
+        return f"{self.what.__name__ if self.what else 'an error'} at its batch {self.at}"
+
+
+class _Answers(Subscriber[object]):
+    """Answers with a verdict, once."""
+
+    order = -1
+
+    def __init__(self, trouble: Trouble) -> None:
+        self.trouble = trouble
+
+    def before_batch(self, state: TrainState, batch: object) -> AnswerBatch:  # noqa: ARG002 - as the event has it
+        """Answer with the verdict in the first phase."""
+        what, progress = self.trouble.what, state.progress
+        if what is not None and (progress.epoch, progress.phase, progress.batch) == (0, "train", self.trouble.at):
+            return what(reason="for the sink's sake")
+        return state
+
+
+class _TroubleError(Exception):
+    """What goes wrong in a run of the kit's, for a sink to be told of it."""
+
+
+class _Fails(Subscriber[object]):
+    """Fails at a batch."""
+
+    order = -1
+
+    def __init__(self, trouble: Trouble) -> None:
+        self.trouble = trouble
+
+    def after_batch(self, state: TrainState, batch: object, output: BatchOutput) -> TrainState:  # noqa: ARG002 - same
+        """Fail in the first phase."""
+        if self.trouble.what is None and state.progress.batch == self.trouble.at + 1:
+            raise _TroubleError(f"{self.trouble}, for the sink's sake")
+        return state
+
+
+class _Probe(Generic[Batch]):
+    """Stands in for a sink, wants what it wants, and looks at what it does."""
+
+    def __init__(self, inner: Sink) -> None:
+        self.inner = inner
+        self.name = sink_name(inner)
+        self.handles: list[weakref.ref[Tensors]] = []
+        self.failure: tuple[str, Exception] | None = None
+        self.broken: LawBrokenError | None = None
+        for option in _OPTIONS:
+            if hasattr(inner, option):
+                setattr(self, option, getattr(inner, option))
+        if hasattr(inner, "batches"):
+            self.batches = self._batches
+
+    def __call__(self, transition: Transition, /) -> None:
+        """Show it the transition."""
+        if not any(kept() is transition.state.tensors for kept in self.handles):
+            self.handles.append(weakref.ref(transition.state.tensors))
+        output = transition.output
+        given = None if output is None else (output.loss, output.preds, dict(output.metrics))
+        before = mapped(given, lambda tensor: tensor.detach().clone()), _tensors(transition.state)
+        where = f"at {transition.event or transition.at} of {place(transition.progress)}"
+        self._shown(where, lambda: self.inner(transition))
+        if not same_bits(before[0], given):
+            self._break("immutability", f"{where} it wrote to the output, which other sinks are shown")
+        if not same_bits(before[1], _tensors(transition.state)):
+            self._break("immutability", f"{where} it wrote to the tensors of the state")
+
+    def _batches(self, run: RunInfo, ran: Sequence[BatchRan], /) -> None:
+        inner: Any = self.inner
+        self._shown("given batches in a group", lambda: inner.batches(run, ran))
+
+    def _shown(self, where: str, show: Callable[[], object]) -> None:
+        before = world()
+        try:
+            show()
+        except BorrowError as error:
+            self._break("immutability", f"{where} it wrote to a borrowed tensor. {error}")
+        except Exception as error:
+            self.failure = self.failure or (where, error)
+            raise
+        finally:
+            moved = changed(before, world())
+            if moved:
+                self._break("manners", f"{where} it changed {' and '.join(moved)}")
+
+    def _break(self, law: Law, said: str) -> None:
+        self.broken = self.broken or LawBrokenError(law, self.name, said)
+
+    def check(self) -> None:
+        """Raise what was found."""
+        if self.broken is not None:
+            raise self.broken
+        if self.failure is not None:
+            where, error = self.failure
+            said = f"{where} it failed: {type(error).__name__}: {error}"
+            raise LawBrokenError("observers", self.name, said) from error
+
+
+@overload
+def check_sink(make: Callable[[], Sink], *, examples: int = ..., device: torch.device | str = ...) -> None: ...
+@overload
+def check_sink(make: Callable[[], Sink], *, learner: MakeLearner[Batch], examples: int = ...) -> None: ...
+def check_sink(
+    make: Callable[[], Sink],
+    *,
+    learner: MakeLearner[Any] | None = None,
+    examples: int = 15,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Hold a sink to the laws, over `examples` generated runs: some are cancelled, some fail, some have NaN losses.
+
+    `make` gives a new sink each time. It may have effects, and a memory; it must not change the training.
+
+    Raises `LawBrokenError`, with the smallest run that shows it: another training with it than without, a transition
+    that it cannot take ("observers"), a write to a state or an output ("immutability"), a process that is not as it was
+    ("manners"), states that it keeps, each of which costs a copy of the weights ("no waste").
+    """
+    if not callable(make):
+        raise ConfigError(f"make is {make!r:.80}; expected what makes a new sink each time: a class, or a lambda.")
+    runs: st.SearchStrategy[Tried[Any]] = runs_of_pairs(device) if learner is None else runs_of(learner)
+    troubles = st.none() | st.builds(
+        Trouble, at=st.integers(0, 2), what=st.sampled_from([None, CancelBatch, CancelEpoch, CancelFit])
+    )
+    tried(lambda drawn: _check(make, *drawn), st.tuples(runs, troubles), examples)
+
+
+def _check(make: Callable[[], Sink], run: Tried[Batch], trouble: Trouble | None) -> None:
+    said = run.said if trouble is None else f"{run.said}, {trouble}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SinkWarning)  # its failures are told as a broken law
+            _check_one(make, run, [] if trouble is None else [_Answers(trouble), _Fails(trouble)])
+    except LawBrokenError as error:
+        raise LawBrokenError(error.law, error.subject, error.said, run=said) from error.__cause__
+
+
+def _check_one(make: Callable[[], Sink], run: Tried[Batch], subs: Sequence[Listening[Any]]) -> None:
+    probe: _Probe[Batch] = _Probe(make())
+    try:
+        alone = course(run, subs)
+    except _TroubleError:
+        try:
+            parted([], run, subs, sinks=[probe])
+        except _TroubleError:
+            probe.check()
+            return
+        _lost(probe.name)
+    found = parted(alone, run, subs, sinks=[probe])
+    probe.check()
+    if found:
+        raise LawBrokenError("observers", probe.name, f"the training is another one with it: {found}")
+    merely = _Probe[Batch](make())  # nobody else wants the batches: those that merely run come in groups
+    learner = run.learner(subs, [merely])
+    end = fit_step(learner, learner.init(run.seed), run.epochs).state
+    merely.check()
+    if end != alone[-1].state:
+        said = f"the training ends otherwise with it:\n{end.diff(alone[-1].state)}"
+        raise LawBrokenError("observers", probe.name, said)
+    del end, learner
+    gc.collect()
+    kept = sum(handle() is not None for handle in merely.handles)
+    if kept > _MOST_KEPT:
+        raise LawBrokenError(
+            "no waste",
+            probe.name,
+            f"it keeps {kept} states, each of which costs a copy of the weights. Keep what you need of a transition: "
+            f"its progress, its stats, a number.",
+        )
+
+
+def _lost(name: str) -> NoReturn:
+    raise LawBrokenError("observers", name, "an error of the training does not get through with it")
+
+
+def _tensors(state: TrainState) -> dict[str, Tensor]:
+    return {**state.params, **state.buffers}

@@ -1,0 +1,377 @@
+"""The kit's checks of sinks, metrics, loaders and schedules, on what breaks them and what does not."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nntrain import (
+    CancelBatch,
+    Checkpoint,
+    DataLoaders,
+    EarlyStopping,
+    Key,
+    NanGuard,
+    PrintStats,
+    Rollback,
+    Subscriber,
+    TrainState,
+    Transition,
+    accuracy,
+)
+from nntrain.data import load_digits
+from nntrain.events import AnswerBatch
+from nntrain.log import JsonLog
+from nntrain.testing import LawBrokenError, check_loader, check_metric, check_schedule, check_sink, clashes
+from tests.laws.strategies import KeyedLoader
+
+NUMBERS = itertools.count()
+
+
+def fresh(tmp_path: Path, name: str) -> Path:
+    return tmp_path / f"{next(NUMBERS)}{name}"
+
+
+GOOD_SINKS: dict[str, Callable[[Path], Any]] = {
+    "statistics": lambda folder: PrintStats(io.StringIO()),
+    "log": lambda folder: JsonLog(fresh(folder, ".jsonl"), every=1),
+    "checkpoints": lambda folder: Checkpoint(fresh(folder, ""), every_steps=2),
+}
+
+
+@pytest.mark.parametrize("make", GOOD_SINKS.values(), ids=GOOD_SINKS)
+def test_sinks_that_break_no_law_pass(make: Callable[[Path], Any], tmp_path: Path, device: torch.device) -> None:
+    check_sink(lambda: make(tmp_path), examples=6, device=device)
+
+
+class KeepsAll:
+    def __init__(self) -> None:
+        self.told: list[Transition] = []
+
+    def __call__(self, transition: Transition, /) -> None:
+        self.told.append(transition)
+
+
+class KeepsStates:
+    every_batch = False
+
+    def __init__(self) -> None:
+        self.states: list[TrainState] = []
+
+    def __call__(self, transition: Transition, /) -> None:
+        if transition.stats is not None:
+            self.states.append(transition.state)
+
+
+def expects_stats(transition: Transition, /) -> None:
+    assert transition.stats is not None
+
+
+def expects_success(transition: Transition, /) -> None:
+    if transition.error is not None:
+        raise transition.error
+
+
+def draws(transition: Transition, /) -> None:
+    random.random()
+
+
+def sets_threads(transition: Transition, /) -> None:
+    torch.set_grad_enabled(True)
+
+
+def writes_preds(transition: Transition, /) -> None:
+    if transition.output is not None and isinstance(transition.output.preds, Tensor):
+        transition.output.preds.zero_()
+
+
+def writes_borrowed(transition: Transition, /) -> None:
+    with transition.state.borrow() as tensors:
+        tensors["0.weight"].mul_(2)
+
+
+def writes_weights(transition: Transition, /) -> None:
+    def write(snapshot: Any) -> None:
+        snapshot.params["0.weight"].detach().mul_(2)
+
+    transition.state.tensors.read(write)
+
+
+class Groups:
+    def __call__(self, transition: Transition, /) -> None:
+        pass
+
+    def batches(self, run: object, ran: Any, /) -> None:
+        for one in ran:
+            one.metrics["f1"]
+
+
+BROKEN_SINKS: dict[str, tuple[Callable[[], Any], str, str]] = {
+    "keeps all": (KeepsAll, "no waste", "it keeps 3 states"),
+    "keeps states": (KeepsStates, "no waste", "each of which costs a copy of the weights"),
+    "expects statistics": (lambda: expects_stats, "observers", "at before_fit of epoch 0, train, batch 0 it failed"),
+    "expects success": (lambda: expects_success, "observers", "it failed: _TroubleError: an error at its batch 0"),
+    "groups": (Groups, "observers", "given batches in a group it failed: KeyError"),
+    "draws": (lambda: draws, "manners", "changed Python's global generator"),
+    "sets the grad mode": (lambda: sets_threads, "manners", "changed grad mode"),
+    "writes predictions": (lambda: writes_preds, "immutability", "wrote to the output"),
+    "writes what it borrows": (lambda: writes_borrowed, "immutability", "wrote to a borrowed tensor"),
+    "writes the weights": (lambda: writes_weights, "immutability", "wrote to the tensors of the state"),
+}
+
+
+@pytest.mark.parametrize(("make", "law", "said"), BROKEN_SINKS.values(), ids=BROKEN_SINKS)
+def test_sinks_that_break_a_law_are_told(make: Callable[[], Any], law: str, said: str) -> None:
+    mode = torch.is_grad_enabled()
+    try:
+        with pytest.raises(LawBrokenError, match=said) as caught:
+            check_sink(make)
+    finally:
+        torch.set_grad_enabled(mode)
+    assert caught.value.law == law
+    assert "The smallest run that shows it: epochs=" in str(caught.value)
+
+
+# -- metrics -----------------------------------------------------------------------------------------------------------
+
+
+def error_of(preds: Tensor, target: Tensor) -> Tensor:
+    return (preds - target).abs().mean()
+
+
+def pairs(count: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
+    return torch.randn(count, 2, generator=source), torch.randn(count, 2, generator=source)
+
+
+@pytest.mark.parametrize("metric", [accuracy, nn.functional.cross_entropy, nn.CrossEntropyLoss()], ids=repr)
+def test_means_over_samples_pass(metric: Any, device: torch.device) -> None:
+    check_metric(metric, device=device)
+
+
+def test_samples_are_ones_own() -> None:
+    check_metric(error_of, samples=pairs)
+    with pytest.raises(RuntimeError):
+        check_metric(error_of)  # of class numbers it cannot be taken
+
+
+class Recalls:
+    """Keeps count, as metric objects of other libraries do."""
+
+    def __init__(self) -> None:
+        self.seen = 0.0
+
+    def __call__(self, preds: Tensor, target: Tensor) -> Tensor:
+        self.seen += 1
+        return torch.tensor(self.seen)
+
+
+BROKEN_METRICS: dict[str, tuple[Any, str, str]] = {
+    "a float": (lambda p, t: 0.5, "answers", r"it gave 0.5 \(float\)"),
+    "one a sample": (lambda p, t: p.argmax(1) == t, "answers", "expected one real number, as a 0-dim tensor"),
+    "a sum": (lambda p, t: (p.argmax(1) == t).sum(), "means", "is no mean over the samples"),
+    "a square": (lambda p, t: accuracy(p, t) ** 2, "means", "is no mean over the samples"),
+    "the first": (lambda p, t: p[0, 0] * len(p) / len(p) ** 2, "order", "depends on the order of the samples"),
+    "the last": (lambda p, t: (p[-1] * p[0]).sum() * 0 + p[-1, 0] - p[0, 0], "order", "depends on the order"),
+    "in place": (lambda p, t: p.softmax(1).mean() + p.mul_(2).mean(), "immutability", "wrote to its arguments"),
+    "of the target": (lambda p, t: t.clamp_(max=0).float().mean(), "immutability", "wrote to its arguments"),
+    "a memory": (Recalls(), "determinism", "for the same"),
+    "chance": (lambda p, t: torch.rand(()), "determinism", "for the same"),
+    "a print": (lambda p, t: print("x") or accuracy(p, t), "effects", "prints"),
+}
+
+
+@pytest.mark.parametrize(("metric", "law", "said"), BROKEN_METRICS.values(), ids=BROKEN_METRICS)
+def test_metrics_that_break_a_law_are_told(metric: Any, law: str, said: str) -> None:
+    with pytest.raises(LawBrokenError, match=said) as caught:
+        check_metric(metric)
+    assert caught.value.law == law
+
+
+# -- loaders -----------------------------------------------------------------------------------------------------------
+
+BATCHES = [(torch.full((2, 1), float(number)), torch.zeros(2, dtype=torch.long)) for number in range(5)]
+
+
+def test_loaders_that_break_no_law_pass() -> None:
+    digits = load_digits()
+    check_loader(lambda: DataLoaders.from_hf_dd(digits, batch_size=128).train, examples=3)
+    check_loader(lambda: KeyedLoader(BATCHES))
+
+
+class Loads:
+    """A loader that is right, for others to get wrong."""
+
+    def batches(self, key: Key, epoch: int, start: int) -> Iterator[Any]:
+        source = torch.Generator().manual_seed(key.fold(epoch).bits)
+        for index in torch.randperm(len(BATCHES), generator=source).tolist()[start:]:
+            yield BATCHES[index]
+
+
+class ShufflesGlobally(Loads):
+    def batches(self, key: Key, epoch: int, start: int) -> Iterator[Any]:
+        for index in torch.randperm(len(BATCHES)).tolist()[start:]:
+            yield BATCHES[index]
+
+
+class SeedsPython(Loads):
+    def batches(self, key: Key, epoch: int, start: int) -> Iterator[Any]:
+        random.seed(key.bits)
+        yield from random.sample(BATCHES, len(BATCHES))[start:]
+
+
+class IgnoresTheStart(Loads):
+    def batches(self, key: Key, epoch: int, start: int) -> Iterator[Any]:
+        return super().batches(key, epoch, 0)
+
+
+class NoiseFromTheStart(Loads):
+    def batches(self, key: Key, epoch: int, start: int) -> Iterator[Any]:
+        source = torch.Generator().manual_seed(key.fold(epoch).bits)
+        for inputs, target in super().batches(key, epoch, start):
+            yield inputs + torch.randn(inputs.shape, generator=source), target
+
+
+class GoesOn(Loads):
+    def __init__(self) -> None:
+        self.read = 0
+
+    def batches(self, key: Key, epoch: int, start: int) -> Iterator[Any]:
+        self.read += 1
+        return super().batches(key, epoch + self.read, start)
+
+
+class KnowsItself(Loads):
+    def batches(self, key: Key, epoch: int, start: int) -> Iterator[Any]:
+        return super().batches(key.fold(id(self)), epoch, start)
+
+
+class SharesAPlace(Loads):
+    place = 0
+
+    def batches(self, key: Key, epoch: int, start: int) -> Iterator[Any]:
+        self.place = start
+        while self.place < len(BATCHES):
+            self.place += 1
+            yield BATCHES[self.place - 1]
+
+
+class SharesABuffer(Loads):
+    def __init__(self) -> None:
+        self.order: list[int] = []
+
+    def batches(self, key: Key, epoch: int, start: int) -> Iterator[Any]:
+        source = torch.Generator().manual_seed(key.fold(epoch).bits)
+        self.order[:] = torch.randperm(len(BATCHES), generator=source).tolist()
+        for place in range(start, len(BATCHES)):
+            yield BATCHES[self.order[place]]
+
+
+class Empty(Loads):
+    def batches(self, key: Key, epoch: int, start: int) -> Iterator[Any]:
+        return iter(())
+
+
+BROKEN_LOADERS: dict[str, tuple[Callable[[], Any], str, str]] = {
+    "no batch": (Empty, "answers", "gave no batch"),
+    "torch's generator": (ShufflesGlobally, "manners", "changed torch's global generator"),
+    "Python's generator": (SeedsPython, "manners", "changed Python's global generator"),
+    "no start": (IgnoresTheStart, "resume", "another one than in an epoch read from its beginning"),
+    "noise in order": (NoiseFromTheStart, "resume", "resumed runs differ"),
+    "a memory": (GoesOn, "determinism", "is another one when read again after another epoch"),
+    "itself": (KnowsItself, "determinism", "is another one when read by another loader"),
+    "a place": (SharesAPlace, "branch", "when the next epoch is read beside it"),
+    "a buffer": (SharesABuffer, "branch", "two readers share a memory"),
+}
+
+
+@pytest.mark.parametrize(("make", "law", "said"), BROKEN_LOADERS.values(), ids=BROKEN_LOADERS)
+def test_loaders_that_break_a_law_are_told(make: Callable[[], Any], law: str, said: str) -> None:
+    kept: list[Any] = []  # so that no two of them have one id
+
+    def made() -> Any:
+        kept.append(make())
+        return kept[-1]
+
+    with pytest.raises(LawBrokenError, match=said) as caught:
+        check_loader(made)
+    assert caught.value.law == law
+
+
+# -- schedules ---------------------------------------------------------------------------------------------------------
+
+
+class Warms:
+    """Counts its calls instead of looking at the step."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, step: int) -> float:
+        self.calls += 1
+        return 0.1 / self.calls
+
+
+class Least:
+    """The least that was ever given: it matters who asked before."""
+
+    def __init__(self) -> None:
+        self.least = 1.0
+
+    def __call__(self, step: int) -> float:
+        self.least = min(self.least, 1 / (1 + step))
+        return self.least
+
+
+BROKEN_SCHEDULES: dict[str, tuple[Any, str, str]] = {
+    "negative": (lambda step: 0.1 - step, "answers", "expected a finite number of 0 or more"),
+    "at its end": (lambda step: 0.1 if step < 999 else float("nan"), "answers", "it gave nan"),
+    "counts": (Warms(), "determinism", "and then"),
+    "least": (Least(), "order", "depends on the order of its calls"),
+    "chance": (lambda step: random.random(), "determinism", "Python's global generator"),
+}
+
+
+@pytest.mark.parametrize(("schedule", "law", "said"), BROKEN_SCHEDULES.values(), ids=BROKEN_SCHEDULES)
+def test_schedules_that_break_a_law_are_told(schedule: Any, law: str, said: str) -> None:
+    with pytest.raises(LawBrokenError, match=said) as caught:
+        check_schedule(schedule)
+    assert caught.value.law == law
+
+
+def test_schedules_that_break_no_law_pass() -> None:
+    check_schedule(lambda step: 0.1 / (1 + step))
+    check_schedule(lambda step: 0)
+
+
+# -- order -------------------------------------------------------------------------------------------------------------
+
+
+class SkipsOdd(Subscriber[object]):
+    def before_batch(self, state: TrainState, batch: object) -> AnswerBatch:
+        return CancelBatch(reason="odd") if state.progress.batch % 2 else state
+
+
+def test_pairs_that_do_not_commute_are_told_and_others_are_not() -> None:
+    makes: list[Callable[[], Any]] = [
+        lambda: EarlyStopping(patience=1),
+        NanGuard,
+        lambda: Rollback(every=2, lr_factor=0.5, at_most=1),
+        SkipsOdd,
+    ]
+    found = clashes(makes)
+    assert [(one.first, one.second) for one in found] == [("NanGuard", "Rollback"), ("Rollback", "SkipsOdd")]
+    assert "asked in this order here, the other way round there" in found[0].said
+    assert "The smallest run that shows it" in found[0].said
+
+
+def test_two_that_share_no_event_commute_by_their_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nntrain.testing.commuting.tried", lambda *_: pytest.fail("ran"))
+    assert clashes([lambda: EarlyStopping(patience=1), SkipsOdd]) == ()

@@ -151,7 +151,9 @@ def pairs(count: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
     return torch.randn(count, 2, generator=source), torch.randn(count, 2, generator=source)
 
 
-@pytest.mark.parametrize("metric", [accuracy, nn.functional.cross_entropy, nn.CrossEntropyLoss()], ids=repr)
+@pytest.mark.parametrize(
+    "metric", [accuracy, nn.functional.cross_entropy, nn.CrossEntropyLoss()], ids=["accuracy", "function", "module"]
+)
 def test_means_over_samples_pass(metric: Any, device: torch.device) -> None:
     check_metric(metric, device=device)
 

@@ -1,0 +1,13 @@
+"""One argument too few, before a batch."""
+
+from nntrain import Subscriber, TrainState
+from tests.typing.setting import Batch, learner
+
+
+class Wrong(Subscriber[Batch]):
+    def before_batch(self, state: TrainState) -> TrainState:  # E: Signature of "before_batch" incompatible with supertype "nntrain.events.Subscriber"  [override]
+        return state
+
+
+# At run time: learner([Wrong()])
+# R: SubscriberError: Wrong.before_batch(state: nntrain.records.TrainState) -> nntrain.records.TrainState cannot be called with (state, batch): too many positional arguments. Expected before_batch(self, state, batch).

@@ -1,0 +1,13 @@
+"""One argument too few."""
+
+from nntrain import Subscriber, TrainState
+from tests.typing.setting import Batch, learner
+
+
+class Wrong(Subscriber[Batch]):
+    def after_batch(self, state: TrainState, batch: Batch) -> TrainState:  # E: Signature of "after_batch" incompatible with supertype "nntrain.events.Subscriber"  [override]
+        return state
+
+
+# At run time: learner([Wrong()])
+# R: SubscriberError: Wrong.after_batch(state: nntrain.records.TrainState, batch: tuple[torch.Tensor, torch.Tensor]) -> nntrain.records.TrainState cannot be called with (state, batch, output): too many positional arguments. Expected after_batch(self, state, batch, output).

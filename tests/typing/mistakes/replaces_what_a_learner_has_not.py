@@ -1,0 +1,9 @@
+"""replace knows the learner's arguments."""
+
+from tests.typing.setting import learner
+
+learner([]).replace(learning_rate=0.1)  # E: Unexpected keyword argument "learning_rate" for "replace" of "Learner"  [call-arg]
+
+
+# At run time: importing this
+# R: ConfigError: A Learner has no learning_rate; it has capture, compile, device, dls, loss_fn, lr, metric_fn, model, optim_class, sinks, subs, unpack.

@@ -1,0 +1,13 @@
+"""One argument too many."""
+
+from nntrain import Subscriber, TrainState
+from tests.typing.setting import Batch, learner
+
+
+class Wrong(Subscriber[Batch]):
+    def after_epoch(self, state: TrainState, epoch: int) -> TrainState:  # E: Signature of "after_epoch" incompatible with supertype "nntrain.events.Subscriber"  [override]
+        return state
+
+
+# At run time: learner([Wrong()])
+# R: SubscriberError: Wrong.after_epoch(state: nntrain.records.TrainState, epoch: int) -> nntrain.records.TrainState cannot be called with (state): missing a required argument: 'epoch'. Expected after_epoch(self, state).

@@ -5,8 +5,10 @@ import sys
 import click
 
 from nntrain.cli.checkpoint import checkpoint
+from nntrain.cli.config import config
 from nntrain.cli.fit import fit
 from nntrain.cli.log import log
+from nntrain.cli.plugins import plugins
 from nntrain.cli.report import report
 from nntrain.cli.schema import schema
 
@@ -18,8 +20,10 @@ def nntrain() -> None:
 
 
 nntrain.add_command(checkpoint)
+nntrain.add_command(config)
 nntrain.add_command(fit)
 nntrain.add_command(log)
+nntrain.add_command(plugins)
 nntrain.add_command(report)
 nntrain.add_command(schema)
 

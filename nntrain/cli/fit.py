@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
 import click
+from click.core import ParameterSource
 
+from nntrain.cli.config import FitConfig, Options, assigned, configured, made
 from nntrain.cli.output import say
+from nntrain.cli.plugins import found, named
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +23,11 @@ if TYPE_CHECKING:
     from nntrain.learner import Learner
     from nntrain.records import TrainState
     from nntrain.verdicts import Outcome
+
+
+_FIELDS: Final = {"log_path": "log", "resuming": "resume"}
+"""The configuration's names of what click calls otherwise."""
+_OWN: Final = frozenset({"config_path", "subscriber_names", "sink_names", "settings"})
 
 
 @click.command()
@@ -61,31 +69,61 @@ if TYPE_CHECKING:
     help="Go on from the newest whole checkpoint in DIR, up to --epochs in all; from the beginning where it has none.",
 )
 @click.option("--quiet", is_flag=True, help="Print no statistics.")
-def fit(  # noqa: PLR0917 - click calls it by name
-    data: str,
-    data_dir: Path | None,
-    epochs: int,
-    batch_size: int,
-    lr: float,
-    hidden: int,
-    seed: int,
-    device: Literal["auto", "cpu", "cuda"],
-    patience: int | None,
-    log_path: Path | None,
-    log_every: str,
-    checkpoint_dir: Path | None,
-    save_every: int | None,
-    resuming: bool,
-    quiet: bool,
-) -> None:
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A TOML file of these options, with _ for -: see `nntrain config schema`. A flag counts before the environment "
+    "(NNTRAIN_LR), and that before the file.",
+)
+@click.option(
+    "--subscriber",
+    "subscriber_names",
+    multiple=True,
+    metavar="NAME",
+    help="Add one of `nntrain plugins`.",
+)
+@click.option("--sink", "sink_names", multiple=True, metavar="NAME", help="Add a sink by name.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set an option, like subscribers.nan_guard.every=10."
+)
+@click.pass_context
+def fit(context: click.Context, /, **_: object) -> None:
     """Train an image classifier: a network with one hidden layer, by SGD.
 
     Prints the statistics of each phase, and writes an event log of JSON lines.
     """
+    from nntrain.errors import ConfigError
+
+    try:
+        _fit(configured(context.params["config_path"], _flags(context)))
+    except ConfigError as error:
+        raise click.UsageError(str(error), context) from error
+
+
+def _flags(context: click.Context) -> dict[str, Any]:
+    """Give what the command line says, and nothing of what it does not."""
+    given = context.params
+    flags = assigned(given["settings"])
+    for kind, names in (("subscribers", given["subscriber_names"]), ("sinks", given["sink_names"])):
+        for name in names:
+            flags.setdefault(kind, {}).setdefault(name, {})
+    for name, value in given.items():
+        if name not in _OWN and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flags[_FIELDS.get(name, name)] = value
+    return flags
+
+
+def _fit(config: FitConfig) -> None:
+    """Train as configured."""
     # datasets takes seconds to import; bad options are told before that.
+    data, data_dir, checkpoint_dir = config.data, config.data_dir, config.checkpoint_dir
     _check_data(data, data_dir)
-    every = _every(log_every)
-    _check_saving(checkpoint_dir, save_every, resuming=resuming)
+    every = _every(config.log_every)
+    _check_saving(checkpoint_dir, config.save_every, resuming=config.resume)
+    named_subs = made("subscribers", config.subscribers)
+    named_sinks = made("sinks", config.sinks)
     import torch
 
     from nntrain.checkpoint import Checkpoint
@@ -99,36 +137,43 @@ def fit(  # noqa: PLR0917 - click calls it by name
     from nntrain.transitions import Sink
     from nntrain.verdicts import Cancelled
 
-    where = _device(device)
-    saving = Checkpoint(checkpoint_dir, every_steps=save_every) if checkpoint_dir is not None else None
-    path = log_path or _log_path(checkpoint_dir)
+    where = _device(config.device)
+    saving = Checkpoint(checkpoint_dir, every_steps=config.save_every) if checkpoint_dir is not None else None
+    path = config.log or _log_path(checkpoint_dir)
     piped = str(path) == "-"
     said = sys.stderr if piped else sys.stdout
-    with JsonLog(sys.stdout if piped else path, every=every, resume=resuming and not piped) as log:
-        dls = DataLoaders.from_hf_dd(_load(data, data_dir), batch_size=batch_size)
-        subs: list[Subscriber[object]] = [EarlyStopping(patience=patience)] if patience is not None else []
-        sinks: list[Sink] = [*([] if quiet else [PrintStats(said)]), *([saving] if saving is not None else []), log]
+    with JsonLog(sys.stdout if piped else path, every=every, resume=config.resume and not piped) as log:
+        dls = DataLoaders.from_hf_dd(_load(data, data_dir, config.sources), batch_size=config.batch_size)
+        patience = config.patience
+        stopping = [] if patience is None else [EarlyStopping(patience=patience)]
+        subs: list[Subscriber[object]] = [*stopping, *named_subs]
+        printing: list[Sink] = [] if config.quiet else [PrintStats(said)]
+        sinks = [*printing, *([saving] if saving is not None else []), *named_sinks, log]
         learner = Learner(
-            _model(*_sizes(dls), hidden, seed),
+            _model(*_sizes(dls), config.hidden, config.seed),
             dls,
             torch.nn.functional.cross_entropy,
             accuracy,
             torch.optim.SGD,
-            lr,
+            config.lr,
             subs,
             sinks=sinks,
             device=where,
         )
-        found = [_resumed(checkpoint_dir, learner, seed, said) if resuming and checkpoint_dir is not None else None]
+        resumed = [
+            _resumed(checkpoint_dir, learner, config.seed, said)
+            if config.resume and checkpoint_dir is not None
+            else None
+        ]
         try:
-            outcome = _fitted(learner, [found.pop() or learner.init(seed)], epochs)
+            outcome = _fitted(learner, [resumed.pop() or learner.init(config.seed)], config.epochs)
         except (KeyboardInterrupt, Terminated) as interrupt:
             ended = "interrupted" if isinstance(interrupt, KeyboardInterrupt) else "terminated"
             kept = f"; checkpoint: {saving.newest or 'none could be saved'}" if saving is not None else ""
             click.echo(f"{ended}; log: {path}{kept}", err=True)
             raise SystemExit(130 if isinstance(interrupt, KeyboardInterrupt) else 143) from None
     if outcome is None:
-        click.echo(f"nothing is left to train up to --epochs {epochs}", file=said)
+        click.echo(f"nothing is left to train up to --epochs {config.epochs}", file=said)
     if isinstance(outcome, Cancelled):
         click.echo(f"stopped by {outcome.by}: {outcome.verdict.reason}", file=said)
     if saving is not None:
@@ -204,22 +249,32 @@ def _every(given: str) -> int | Literal["all"] | None:
 
 
 def _check_data(data: str, data_dir: Path | None) -> None:
-    if data not in {"digits", "fashion-mnist"} and not Path(data).is_dir():
+    if data not in {"digits", "fashion-mnist"} and not Path(data).is_dir() and data not in found("sources"):
+        there = "".join(f", {name}" for name in found("sources"))
         raise click.BadParameter(
-            f"{data!r} is neither 'digits' nor 'fashion-mnist' nor a folder written by DatasetDict.save_to_disk.",
+            f"{data!r} is neither 'digits' nor 'fashion-mnist' nor a folder written by DatasetDict.save_to_disk, nor a "
+            f"data source by name ({there.removeprefix(', ') or 'there are none'}).",
             param_hint="--data",
         )
     if data_dir is not None and data != "fashion-mnist":
         raise click.BadParameter(f"it is for --data fashion-mnist, not for {data!r}.", param_hint="--data-dir")
 
 
-def _load(data: str, data_dir: Path | None) -> DatasetDict:
+def _load(data: str, data_dir: Path | None, sources: Options) -> DatasetDict:
+    from datasets.dataset_dict import DatasetDict
+
     from nntrain.data import load_digits, load_fashion_mnist, load_saved
+    from nntrain.errors import ConfigError
 
     if data == "digits":
         return load_digits()
     if data == "fashion-mnist":
         return load_fashion_mnist(data_dir)
+    if data in found("sources") and not Path(data).is_dir():
+        made = named("sources", data).make(sources.get(data, {}))
+        if not isinstance(made, DatasetDict):
+            raise ConfigError(f"The data source {data} gave a {type(made).__name__}; expected a datasets.DatasetDict.")
+        return made
     return load_saved(Path(data))
 
 

@@ -17,7 +17,6 @@ from typing import Any, Final
 import mypy.version
 import pytest
 
-
 ROOT: Final = Path(__file__).parents[2]
 FILES: Final = sorted((ROOT / "tests" / "typing" / "mistakes").glob("*.py"))
 MAJOR, MINOR = map(int, mypy.version.__version__.split(".")[:2])

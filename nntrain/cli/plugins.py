@@ -1,0 +1,163 @@
+"""What other distributions add to the command line, by entry points; `nntrain plugins` lists it.
+
+A plugin is anything that can be called: a subscriber's class, or a function. Its parameters are its options, held to
+their annotations by pydantic.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final, Literal, get_args, get_type_hints
+
+import click
+from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
+
+from nntrain.cli.output import printing, say
+from nntrain.errors import ConfigError
+
+Kind = Literal["subscribers", "sinks", "sources"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """An entry point of a group `nntrain.<kind>`: nothing of it is imported before `options` or `make` is called."""
+
+    kind: Kind
+    entry: EntryPoint
+
+    @property
+    def name(self) -> str:
+        """What it is called on the command line and in a configuration."""
+        return self.entry.name
+
+    @property
+    def distribution(self) -> str:
+        """The name and version of what brings it along."""
+        found = self.entry.dist
+        return f"{found.name} {found.version}" if found is not None else "?"
+
+    def options(self) -> type[BaseModel]:
+        """Give the model of its options, made of its parameters. Raises `ConfigError` where it cannot be had."""
+        target = self._loaded()
+        where = f"The plugin {self.name} of {self.distribution} ({self.entry.value})"
+        try:
+            hints = get_type_hints(inspect.getattr_static(target, "__init__") if isinstance(target, type) else target)
+            parameters = inspect.signature(target).parameters.values()
+        except Exception as error:
+            raise ConfigError(f"{where} has parameters that cannot be read: {type(error).__name__}: {error}") from error
+        fields: dict[str, Any] = {}
+        for one in parameters:
+            if one.kind in {one.VAR_POSITIONAL, one.VAR_KEYWORD}:
+                continue
+            if one.kind is one.POSITIONAL_ONLY or one.name not in hints:
+                raise ConfigError(
+                    f"{where} has a parameter {one.name} without a name to give it by, or without a type."
+                )
+            fields[one.name] = (hints[one.name], ... if one.default is one.empty else one.default)
+        try:
+            made: type[BaseModel] = create_model(
+                self.name, __config__=ConfigDict(extra="forbid", frozen=True, protected_namespaces=()), **fields
+            )
+            made.model_json_schema()
+        except PydanticUserError as error:
+            raise ConfigError(f"{where} has an option of a type that no configuration can hold: {error}") from error
+        return made
+
+    def make(self, given: Mapping[str, object]) -> Any:
+        """Make it with its options, each checked by its type. Raises `ConfigError` for those that cannot be meant."""
+        try:
+            options = self.options().model_validate(dict(given))
+        except ValidationError as error:
+            raise ConfigError(told(error, f"{self.kind}.{self.name}")) from error
+        return self._loaded()(**{name: getattr(options, name) for name in type(options).model_fields})
+
+    def _loaded(self) -> Any:
+        try:
+            target = self.entry.load()
+        except Exception as error:
+            raise ConfigError(
+                f"The plugin {self.name} of {self.distribution} ({self.entry.value}) cannot be imported: "
+                f"{type(error).__name__}: {error}. Repair or remove that distribution."
+            ) from error
+        if not callable(target):
+            raise ConfigError(
+                f"The plugin {self.name} of {self.distribution} ({self.entry.value}) is {target!r:.60}; expected "
+                f"something that can be called and makes one of the {self.kind}."
+            )
+        return target
+
+
+def told(error: ValidationError, where: str) -> str:
+    """Say what pydantic found wrong, each with its place in the configuration."""
+    lines = []
+    for one in error.errors():
+        place = ".".join([*([where] if where else []), *map(str, one["loc"])])
+        given = "" if one["type"] in {"missing", "extra_forbidden"} else f"; got {one['input']!r:.60}"
+        lines.append(f"{place}: {one['msg']}{given}")
+    return "\n".join(lines)
+
+
+def found(kind: Kind) -> dict[str, Plugin]:
+    """Find the plugins of a kind, by name. Raises `ConfigError` where two distributions use one name."""
+    plugins: dict[str, Plugin] = {}
+    for entry in entry_points(group=f"nntrain.{kind}"):
+        plugin = Plugin(kind, entry)
+        other = plugins.setdefault(plugin.name, plugin)
+        if other.entry.value != entry.value:
+            raise ConfigError(
+                f"Two distributions call one of their {kind} {plugin.name}: {other.distribution} ({other.entry.value}) "
+                f"and {plugin.distribution} ({entry.value}). Remove one of them."
+            )
+    return dict(sorted(plugins.items()))
+
+
+def named(kind: Kind, name: str) -> Plugin:
+    """Give a plugin by its name. Raises `ConfigError` that says what there is."""
+    there = found(kind)
+    if name not in there:
+        likely = get_close_matches(name, there, n=1)
+        meant = f" Did you mean {likely[0]}?" if likely else ""
+        raise ConfigError(
+            f"No distribution here has {name!r} among its {kind}; there are {', '.join(there) or 'none'}.{meant} "
+            f"`nntrain plugins` lists them."
+        )
+    return there[name]
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def plugins(as_json: bool) -> None:
+    """List the subscribers, sinks and data sources that there are by name.
+
+    Ends with 1 where one of them cannot be used.
+    """
+    broken = False
+    with printing():
+        for kind in KINDS:
+            for plugin in found(kind).values():
+                options, problem = _described(plugin)
+                broken = broken or problem is not None
+                if as_json:
+                    row: dict[str, object] = {"kind": kind, "name": plugin.name, "distribution": plugin.distribution}
+                    row |= {"target": plugin.entry.value, "options": options, "problem": problem}
+                    say(json.dumps(row, ensure_ascii=False), longest=1 << 20)
+                else:
+                    what = problem or ", ".join(f"{name}={default}" for name, default in options.items())
+                    say(f"{kind:<12} {plugin.name:<16} {plugin.distribution:<20} {what}")
+    if broken:
+        raise SystemExit(1)
+
+
+def _described(plugin: Plugin) -> tuple[dict[str, Any], str | None]:
+    """Give the options with their defaults, and what is wrong with the plugin."""
+    try:
+        fields = plugin.options().model_fields
+    except ConfigError as error:
+        return {}, str(error)
+    return {name: "(needed)" if one.is_required() else one.default for name, one in fields.items()}, None

@@ -1,0 +1,223 @@
+"""The configuration of `nntrain fit`, and plugins by name: from flags, the environment and a TOML file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from click.testing import CliRunner, Result
+
+from nntrain.cli import nntrain
+from nntrain.cli.config import FitConfig, configured, schema_of_all
+from nntrain.errors import ConfigError
+from nntrain.log import read
+from nntrain.log.events import RunStarted
+
+PLUGINS = """
+from __future__ import annotations
+from pathlib import Path
+from typing import Literal
+import datasets
+from nntrain import CancelFit, Subscriber, TrainState, Transition
+from nntrain.data import load_digits
+
+class Enough(Subscriber[object]):
+    def __init__(self, epochs: int, reason: Literal["time", "money"] = "time", *, quietly: bool = False) -> None:
+        self.epochs, self.reason = epochs, reason
+    def after_epoch(self, state: TrainState) -> TrainState | CancelFit:
+        return CancelFit(reason=self.reason) if state.progress.epoch + 1 == self.epochs else state
+
+class Notes:
+    def __init__(self, path: Path, every: list[int] = [1, 2]) -> None:
+        self.path = path
+    def __call__(self, transition: Transition, /) -> None:
+        with self.path.open("a") as file:
+            file.write(f"{transition.at}\\n")
+
+def few(rows: int = 40) -> datasets.DatasetDict:
+    return datasets.DatasetDict({name: split.select(range(rows)) for name, split in load_digits().items()})
+
+def wrong() -> int:
+    return 3
+
+def untyped(epochs):
+    return epochs
+
+NOTHING = 3
+"""
+ENTRIES = """
+[nntrain.subscribers]
+enough = acme_plugins:Enough
+untyped = acme_plugins:untyped
+gone = acme_nowhere:Gone
+missing = acme_plugins:Missing
+nothing = acme_plugins:NOTHING
+
+[nntrain.sinks]
+notes = acme_plugins:Notes
+
+[nntrain.sources]
+few = acme_plugins:few
+wrong = acme_plugins:wrong
+"""
+
+
+@pytest.fixture
+def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Install a distribution with plugins, some of them broken."""
+    site = tmp_path / "site"
+    info = site / "acme_plugins-1.2.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-plugins\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text(ENTRIES)
+    (site / "acme_plugins.py").write_text(PLUGINS)
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.delitem(sys.modules, "acme_plugins", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str, env: Mapping[str, str] | None = None) -> Result:
+    return CliRunner().invoke(nntrain, list(arguments), env=env, catch_exceptions=False)
+
+
+def test_a_flag_counts_then_the_environment_then_the_file_then_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("lr = 0.1\nepochs = 3\nbatch_size = 7\n[subscribers.nan_guard]\nevery = 2\n")
+    monkeypatch.setenv("NNTRAIN_EPOCHS", "5")
+    monkeypatch.setenv("NNTRAIN_SUBSCRIBERS__NAN_GUARD__ORDER", "4")
+    config = configured(path, {"batch_size": 9, "subscribers": {"early_stopping": {}}})
+    assert (config.lr, config.epochs, config.batch_size, config.hidden) == (0.1, 5, 9, 50)
+    assert config.subscribers == {"nan_guard": {"every": 2, "order": "4"}, "early_stopping": {}}
+
+
+def test_a_run_is_configured_by_all_three(acme: Path) -> None:
+    (acme / "run.toml").write_text(
+        'data = "few"\nquiet = true\nlog = "log.jsonl"\n[subscribers.enough]\nepochs = 2\n[sources.few]\nrows = 20\n'
+    )
+    flags = ("--set", 'subscribers.enough.reason="money"', "--sink", "notes", "--set", "sinks.notes.path=told.txt")
+    done = run("fit", "--config", "run.toml", *flags, env={"NNTRAIN_LR": "0.5"})
+    assert done.exit_code == 0, done.output
+    assert "stopped by Enough: money" in done.output
+    lines = list(read(acme / "log.jsonl"))
+    assert isinstance(lines[0].event, RunStarted)
+    config = lines[0].event.config
+    assert config["lr"] == 0.5
+    assert config["subscribers"] == ["Enough"]
+    assert config["sinks"] == ["Notes", "JsonLog"]
+    assert max(line.samples for line in lines) == 20
+    assert (acme / "told.txt").read_text().splitlines()[0] == "before_fit"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--set", "learning_rate=1"], "learning_rate: Extra inputs are not permitted\nThere are data, data_dir,"),
+        (["--set", "lr=fast"], "lr: Input should be a valid number, unable to parse string as a number; got 'fast'"),
+        (["--set", "lr"], "'lr' is no NAME=VALUE"),
+        (["--set", "lr.a=1", "--set", "lr.a.b=2"], "lr.a.b is said to be two things"),
+        (
+            ["--subscriber", "nan_gard"],
+            "No distribution here has 'nan_gard' among its subscribers; there are early_stop",
+        ),
+        (["--subscriber", "nan_gard"], "Did you mean nan_guard?"),
+        (["--subscriber", "enough"], "subscribers.enough.epochs: Field required"),
+        (["--set", "subscribers.enough.epochs=many"], "subscribers.enough.epochs: Input should be a valid integer"),
+        (["--set", "subscribers.enough.epoch=1"], "subscribers.enough.epoch: Extra inputs are not permitted"),
+        (["--subscriber", "untyped"], "has a parameter epochs without a name to give it by, or without a type"),
+        (["--subscriber", "gone"], "cannot be imported: ModuleNotFoundError: No module named 'acme_nowhere'"),
+        (["--subscriber", "missing"], "cannot be imported: AttributeError"),
+        (["--subscriber", "nothing"], "is 3; expected something that can be called"),
+        (["--set", "subscribers.nan_guard.every=0"], "every is 0; expected a whole number of batches, 1 or more"),
+        (["--data", "wrong"], "The data source wrong gave a int; expected a datasets.DatasetDict"),
+        (["--data", "fewer"], "nor a data source by name (few, wrong)"),
+        (["--config", "none.toml"], "The configuration none.toml cannot be read"),
+        (["--config", "bad.toml"], "The configuration bad.toml is no TOML"),
+        (["--config", "nested.toml"], "lr: Input should be a valid number"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_with_its_place(acme: Path, arguments: list[str], said: str) -> None:
+    (acme / "bad.toml").write_text("lr = \n")
+    (acme / "nested.toml").write_text("[lr]\nvalue = 1\n")
+    done = run("fit", "--log", "log.jsonl", *arguments)
+    assert done.exit_code == 2
+    assert said in done.output
+    assert not (acme / "log.jsonl").exists() or arguments[0] == "--data"
+
+
+def test_the_environment_is_checked_too() -> None:
+    done = run("fit", env={"NNTRAIN_EPOCHS": "-1"})
+    assert done.exit_code == 2
+    assert "epochs: Input should be greater than or equal to 0; got '-1'" in done.output
+    done = run("fit", env={"NNTRAIN_SUBSCRIBERS": "{"})
+    assert done.exit_code == 2
+    assert "The environment's NNTRAIN_... cannot be read" in done.output
+
+
+def test_plugins_are_listed_with_their_options_and_what_is_wrong_with_them(acme: Path) -> None:
+    done = run("plugins")
+    assert done.exit_code == 1
+    rows = {line.split()[1]: " ".join(line.split()) for line in done.output.splitlines()}
+    assert rows["enough"] == "subscribers enough acme-plugins 1.2 epochs=(needed), reason=time, quietly=False"
+    assert "every=50, order=0" in rows["nan_guard"]
+    assert "cannot be imported: ModuleNotFoundError" in rows["gone"]
+    told = [json.loads(line) for line in run("plugins", "--json").output.splitlines()]
+    assert {(one["kind"], one["name"], one["problem"] is None) for one in told} >= {
+        ("subscribers", "enough", True),
+        ("subscribers", "untyped", False),
+        ("sinks", "notes", True),
+        ("sources", "few", True),
+    }
+
+
+def test_without_broken_ones_it_ends_with_0() -> None:
+    done = run("plugins")
+    assert done.exit_code == 0
+    assert "rollback" in done.output
+
+
+def test_two_of_one_name_are_refused(acme: Path) -> None:
+    info = acme / "site" / "other-3.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 3\n")
+    (info / "entry_points.txt").write_text("[nntrain.sinks]\nnotes = other:Notes\n")
+    with pytest.raises(ConfigError, match=r"Two distributions call one of their sinks notes: .*Remove one of them"):
+        run("plugins")
+
+
+def test_the_schema_takes_what_the_command_takes_and_nothing_else(acme: Path) -> None:
+    schema: dict[str, Any] = json.loads(run("config", "schema").output)
+    assert schema == schema_of_all()
+    check = jsonschema.Draft202012Validator(schema)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert check.is_valid(
+        {"lr": 0.1, "subscribers": {"enough": {"epochs": 3}, "nan_guard": {}}, "sources": {"few": {}}}
+    )
+    mistakes: list[dict[str, Any]] = [
+        {"learning_rate": 0.1},
+        {"lr": "fast"},
+        {"subscribers": {"nan_gard": {}}},
+        {"subscribers": {"enough": {}}},
+        {"subscribers": {"enough": {"epochs": 3, "reason": "love"}}},
+    ]
+    for wrong in mistakes:
+        assert not check.is_valid(wrong), wrong
+
+
+def test_every_option_of_fit_is_in_the_configuration() -> None:
+    command = nntrain.commands["fit"]
+    names = {"log_path": "log", "resuming": "resume"}
+    own = {"config_path", "subscriber_names", "sink_names", "settings"}
+    options = {names.get(str(one.name), one.name) for one in command.params} - own
+    assert options == set(FitConfig.model_fields) - {"subscribers", "sinks", "sources"}
+    defaults = {names.get(str(one.name), one.name): one.default for one in command.params if one.name not in own}
+    for name, field in FitConfig.model_fields.items():
+        if name in defaults and not callable(defaults[name]) and field.default not in {None, False}:
+            assert defaults[name] == field.default, name

@@ -74,8 +74,8 @@ _OWN: Final = frozenset({"config_path", "subscriber_names", "sink_names", "setti
     "config_path",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A TOML file of these options, with _ for -: see `nntrain config schema`. A flag counts before the environment "
-    "(NNTRAIN_LR), and that before the file.",
+    help="A TOML file of these options, with _ for -: see `nntrain config schema`. A flag counts before the "
+    "environment (NNTRAIN_LR), and that before the file.",
 )
 @click.option(
     "--subscriber",

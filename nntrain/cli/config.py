@@ -6,7 +6,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import click
 from pydantic import Field, ValidationError
@@ -30,7 +30,9 @@ class FitConfig(BaseSettings):
     """What `nntrain fit` is told; in the environment as `NNTRAIN_LR`, or `NNTRAIN_SUBSCRIBERS__NAN_GUARD__EVERY`."""
 
     # pydantic's settings are not frozen by the class's keyword, as our records are: their base is not.
-    model_config = SettingsConfigDict(frozen=True, env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid")
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        frozen=True, env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid"
+    )
 
     data: Annotated[str, Field(description="digits, fashion-mnist, a folder, or the name of a data source")] = "digits"
     data_dir: Annotated[Path | None, Field(description="the folder of Fashion-MNIST's four idx files")] = None

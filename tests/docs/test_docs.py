@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from mypy import api
 
+from nntrain.cli.config import configured, made
+from nntrain.cli.plugins import KINDS
 from nntrain.machine import TABLE
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +35,7 @@ COMMANDS = [(page, line) for page in PAGES for block in blocks(page, "sh") for l
 
 
 def test_there_is_something_to_run_in_every_language() -> None:
-    known = {"python", "sh", "text", "mermaid"}
+    known = {"python", "sh", "text", "mermaid", "toml"}
     assert {language for page in PAGES for language, _ in FENCE.findall(page.read_text())} <= known
     assert len(PYTHON) >= 5
 
@@ -81,6 +83,22 @@ def test_commands_run(page: Path, line: str, tmp_path: Path) -> None:
         words = shlex.split(command.removeprefix("uv run "))
         assert words[0] == "nntrain", f"{page}: {command}"
         subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, check=True, timeout=300)
+
+
+TOML = [(page, block) for page in PAGES for block in blocks(page, "toml")]
+
+
+@pytest.mark.parametrize(
+    ("page", "block"), TOML, ids=lambda one: one.split()[0] if isinstance(one, str) else name_of(one)
+)
+def test_toml_blocks_are_configurations_or_entry_points(page: Path, block: str, tmp_path: Path) -> None:
+    content = tomllib.loads(block)
+    if "project" in content:
+        assert {group.removeprefix("nntrain.") for group in content["project"]["entry-points"]} <= set(KINDS)
+        return
+    (tmp_path / "run.toml").write_text(block)
+    config = configured(tmp_path / "run.toml", {})
+    assert made("subscribers", config.subscribers)
 
 
 def diagram() -> str:

@@ -98,7 +98,7 @@ def strategy_of(annotation: Any, bounds: tuple[object, ...] = ()) -> st.SearchSt
         return st.floats(min_value=0, allow_nan=False) if least else FLOATS
     if annotation is bool:
         return st.booleans()
-    if annotation is Any:
+    if annotation is Any or annotation is object:
         return anything()
     if annotation is types.NoneType:
         return st.none()
@@ -111,7 +111,7 @@ def strategy_of(annotation: Any, bounds: tuple[object, ...] = ()) -> st.SearchSt
     if origin is FrozenMapping or (isinstance(annotation, type) and issubclass(annotation, FrozenMapping)):
         (value,) = arguments or (Any,)
         # A path in `nonfinite` is joined by dots: of names with dots, nested at will, it would say too little.
-        keys = TEXT.map(lambda key: key.replace(".", "·")) if value is Any else TEXT
+        keys = TEXT.map(lambda key: key.replace(".", "·")) if value in {Any, object} else TEXT
         return st.dictionaries(keys, strategy_of(value), max_size=3).filter(stays).map(FrozenMapping)
     if isinstance(annotation, type) and issubclass(annotation, (LogEvent, Record)):
         return st.builds(annotation, **{name: of_field(one) for name, one in annotation.model_fields.items()})
@@ -198,7 +198,7 @@ def test_every_event_is_one_line_of_strict_json_whatever_its_text(kind: type[Log
 def long_of(annotation: Any, taken: list[str]) -> Any:
     """Give a value with text of a megabyte wherever a type takes text, and put that into `taken`."""
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if annotation is str or annotation is Any:
+    if annotation is str or annotation is Any or annotation is object:
         taken.append(LONG)
         return LONG
     if annotation in {int, float, bool}:

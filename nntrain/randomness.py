@@ -63,19 +63,25 @@ def seed_for_transforms(bits: int) -> None:
 
 
 @contextmanager
-def transforming(bits: int) -> Iterator[None]:
-    """Run a block in which a batch is made by somebody else's code, seeded with `bits`; put the generators back."""
+def kept_outside_torch() -> Iterator[None]:
+    """Put Python's and NumPy's global generators back at the end of the block as they were at its beginning."""
     numpy = _numpy_random()
     python_state = random.getstate()
     numpy_state = numpy.get_state() if numpy is not None else None
-    with kept([torch.default_generator]):
-        try:
-            seed_for_transforms(bits)
-            yield
-        finally:
-            random.setstate(python_state)
-            if numpy is not None:
-                numpy.set_state(numpy_state)
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        if numpy is not None:
+            numpy.set_state(numpy_state)
+
+
+@contextmanager
+def transforming(bits: int) -> Iterator[None]:
+    """Run a block in which a batch is made by somebody else's code, seeded with `bits`; put the generators back."""
+    with kept_outside_torch(), kept([torch.default_generator]):
+        seed_for_transforms(bits)
+        yield
 
 
 @lru_cache(maxsize=1)

@@ -120,10 +120,6 @@ def _as_is(value: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
     )
 
 
-def _kind(value: object) -> str:
-    return type(value).__name__
-
-
 def _plain(value: object) -> object:
     return to_jsonable_python(value, fallback=_summary, inf_nan_mode="null")
 
@@ -431,7 +427,9 @@ class TrainState(Record, Flat, frozen=True):
     def get(self, slot: Slot[RecordT]) -> RecordT:
         """Give what is kept under `slot`, or its default."""
         if not isinstance(slot, Slot):
-            raise ConfigError(f"state.get takes the Slot that the record is kept under; got {slot!r} ({_kind(slot)}).")
+            raise ConfigError(
+                f"state.get takes the Slot that the record is kept under; got {slot!r} ({type(slot).__name__})."
+            )
         found: object = self.slots.get(slot.name, slot.default)
         if isinstance(found, slot.record):
             return found  # pyright: ignore[reportReturnType] # narrowed to the bound; mypy sees the RecordT
@@ -452,7 +450,9 @@ class TrainState(Record, Flat, frozen=True):
     def put(self, slot: Slot[RecordT], value: RecordT) -> TrainState:
         """Give a state that keeps `value` under `slot`."""
         if not isinstance(slot, Slot):
-            raise ConfigError(f"state.put takes the Slot to keep the record under; got {slot!r} ({_kind(slot)}).")
+            raise ConfigError(
+                f"state.put takes the Slot to keep the record under; got {slot!r} ({type(slot).__name__})."
+            )
         if not isinstance(value, slot.record):
             raise ConfigError(
                 f"Slot {slot.name!r} keeps a {slot.record.__name__}; got {value!r} ({type(value).__name__})."

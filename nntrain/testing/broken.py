@@ -32,3 +32,9 @@ class LawBrokenError(NNTrainError, AssertionError):
         self.run: str = run
         shown = f"\n  The smallest run that shows it: {run}" if run else ""
         super().__init__(f"{subject} breaks the law of {law}: {said}{shown}")
+
+    def of(self, run: str) -> LawBrokenError:
+        """Give it with the run that shows it, unless it says one already, and the same cause."""
+        told = LawBrokenError(self.law, self.subject, self.said, run=self.run or run)
+        told.__cause__ = self.__cause__
+        return told

@@ -13,7 +13,7 @@ from nntrain.events import EVENTS, Listening, hears, subscriber_name
 from nntrain.records import Record
 from nntrain.testing.broken import LawBrokenError
 from nntrain.testing.courses import course, parted
-from nntrain.testing.plans import Batch, MakeLearner, Pair, Tried, runs_of, runs_of_pairs
+from nntrain.testing.plans import Batch, MakeLearner, Pair, Trial, runs_of, runs_of_pairs
 from nntrain.testing.standing_in import StandIn
 from nntrain.testing.trying import st, tried
 from nntrain.verdicts import Event
@@ -47,7 +47,7 @@ def clashes(
     Each of `makes` gives a new subscriber. Two that listen to no event in common commute by their types. The others are
     run both ways round, whatever their `order`, over `examples` generated runs. Give those that clash different orders.
     """
-    runs: st.SearchStrategy[Tried[Any]] = runs_of_pairs(device) if learner is None else runs_of(learner)
+    runs: st.SearchStrategy[Trial[Any]] = runs_of_pairs(device) if learner is None else runs_of(learner)
     found: list[Clash] = []
     for one, other in combinations(makes, 2):
         if not _events(one()) & _events(other()):
@@ -64,11 +64,11 @@ def _events(subscriber: object) -> set[Event]:
     return {event for event in EVENTS if hears(subscriber, event)}
 
 
-def _check(one: Callable[[], Listening[Batch]], other: Callable[[], Listening[Batch]], run: Tried[Batch]) -> None:
+def _check(one: Callable[[], Listening[Batch]], other: Callable[[], Listening[Batch]], run: Trial[Batch]) -> None:
     there = [StandIn(one()), StandIn(other())]
     back = [StandIn(other()), StandIn(one())]
     found = parted(course(run, there), run, back, by=False)
     if found:
         names = f"{subscriber_name(one())} and {subscriber_name(other())}"
         said = f"{found} (asked in this order here, the other way round there)"
-        raise LawBrokenError("order", names, said, run=run.said)
+        raise LawBrokenError("order", names, said)

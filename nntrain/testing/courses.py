@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from nntrain.events import Listening
 from nntrain.records import Place, Progress, TrainState, evolved
 from nntrain.steps import fit_step
-from nntrain.testing.plans import Batch, Tried
+from nntrain.testing.plans import Batch, Trial
 from nntrain.transitions import Sink, Transition
 from nntrain.verdicts import Cancel
 
@@ -78,7 +78,7 @@ class Follower:
         return self.parted
 
 
-def course(run: Tried[Batch], subs: Sequence[Listening[Batch]]) -> list[Stop]:
+def course(run: Trial[Batch], subs: Sequence[Listening[Batch]]) -> list[Stop]:
     """Run from the beginning to the end; give each transition."""
     stops: list[Stop] = []
 
@@ -92,7 +92,7 @@ def course(run: Tried[Batch], subs: Sequence[Listening[Batch]]) -> list[Stop]:
 
 def parted(
     expected: Sequence[Stop],
-    run: Tried[Batch],
+    run: Trial[Batch],
     subs: Sequence[Listening[Batch]],
     *,
     state: TrainState | None = None,

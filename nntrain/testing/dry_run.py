@@ -24,7 +24,7 @@ from nntrain.log.events import (
 from nntrain.log.replay import stats_of
 from nntrain.logged import LogEvent
 from nntrain.randomness import kept
-from nntrain.records import History, Key, Place, Progress, Record, TrainState
+from nntrain.records import FrozenMapping, History, Key, Place, Progress, Record, TrainState
 from nntrain.tensors import Spec, Tensors
 from nntrain.verdicts import Cancel, CancelFit, Event
 
@@ -54,7 +54,7 @@ class DryRun(Record, frozen=True):
     """
 
     answers: tuple[Answered, ...]
-    asked: dict[Event, int]
+    asked: FrozenMapping[int]
     unheard: tuple[Event, ...]
     state: TrainState
 
@@ -117,7 +117,7 @@ class _Fold:
     def __init__(self, subscriber: Listening[Never]) -> None:
         self._heard_by = listeners([subscriber])
         self._answers: list[Answered] = []
-        self._asked: dict[Event, int] = {}
+        self._asked: dict[str, int] = {}
         self._cancelled: tuple[int, str] | None = None
         """The phase that a verdict ended, which the log goes on to tell of."""
         tensors = Tensors(Spec({}, {}, torch.device("cpu")), nn.Identity(), None, None)
@@ -206,4 +206,6 @@ class _Fold:
         asked = self._asked
         batches: tuple[Event, ...] = ("before_batch", "after_batch")
         unheard: list[Event] = [event for event in batches if self._heard_by[event] and event not in asked]
-        return DryRun(answers=tuple(self._answers), asked=asked, unheard=tuple(unheard), state=self._state)
+        return DryRun(
+            answers=tuple(self._answers), asked=FrozenMapping(asked), unheard=tuple(unheard), state=self._state
+        )

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from nntrain.batches import mapped
 from nntrain.bits import same_bits
 from nntrain.loaders import Loader
 from nntrain.records import Key
 from nntrain.testing.broken import LawBrokenError
 from nntrain.testing.plans import Batch
+from nntrain.testing.shown import copied
 from nntrain.testing.trying import st, tried
 from nntrain.testing.watching import changed, world
 
@@ -38,7 +38,7 @@ def _check(make: Callable[[], Loader[Batch]], most: int, seed: int, epoch: int, 
     run = f"Key(seed={seed}), epoch {epoch}"
 
     def read(loader: Loader[Batch], epoch: int = epoch, start: int = 0) -> list[Any]:
-        return [_copied(one) for one in islice(loader.batches(key, epoch, start), most - start)]
+        return [copied(one) for one in islice(loader.batches(key, epoch, start), most - start)]
 
     before, drawn = world(), torch.get_rng_state()
     whole = read(loader)
@@ -72,12 +72,8 @@ def _check(make: Callable[[], Loader[Batch]], most: int, seed: int, epoch: int, 
 
 def _in_turns(one: Iterator[Any], other: Iterator[Any], most: int) -> Iterator[Any]:
     for batch in islice(one, most):
-        yield _copied(batch)
+        yield copied(batch)
         next(other, None)
-
-
-def _copied(batch: Any) -> Any:
-    return mapped(batch, lambda tensor: tensor.detach().clone())
 
 
 def _parted(one: list[Any], other: list[Any]) -> int | None:

@@ -9,10 +9,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from nntrain.batches import described, mapped
+from nntrain.batches import described
 from nntrain.bits import same_bits
 from nntrain.passes import MetricFn
 from nntrain.testing.broken import Law, LawBrokenError
+from nntrain.testing.shown import copied
 from nntrain.testing.trying import st, tried
 from nntrain.testing.watching import watched
 
@@ -56,7 +57,7 @@ def _check(
         return LawBrokenError(law, name, said, run=run)
 
     def measured(preds: Tensor, target: Tensor) -> float:
-        before = mapped((preds, target), lambda tensor: tensor.clone())
+        before = copied((preds, target))
         value, seen, moved = watched(lambda: metric(preds, target))
         if seen:
             raise broken(seen[0].law, f"it {seen[0].said}")

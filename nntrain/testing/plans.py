@@ -51,13 +51,16 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Tried(Generic[Batch]):
+class Trial(Generic[Batch]):
     """A run to try: what makes its learner, towards how many epochs, from which seed, and how it is told."""
 
     make: MakeLearner[Batch]
     epochs: int
     seed: int
     said: str
+
+    def __str__(self) -> str:
+        return self.said
 
     def learner(self, subs: Sequence[Listening[Batch]], sinks: Sequence[Sink] = ()) -> Learner[Batch]:
         """Make a new learner, with the same weights each time. Sinks are added to its own."""
@@ -80,17 +83,17 @@ def plans() -> st.SearchStrategy[Plan]:
     )
 
 
-def runs_of_pairs(device: torch.device | str) -> st.SearchStrategy[Tried[Pair]]:
+def runs_of_pairs(device: torch.device | str) -> st.SearchStrategy[Trial[Pair]]:
     """Draw runs of the kit's own small learner."""
     return plans().map(
-        lambda plan: Tried(lambda subs: small_learner(plan, subs, device=device), plan.epochs, plan.seed, str(plan))
+        lambda plan: Trial(lambda subs: small_learner(plan, subs, device=device), plan.epochs, plan.seed, str(plan))
     )
 
 
-def runs_of(make: MakeLearner[Batch]) -> st.SearchStrategy[Tried[Batch]]:
+def runs_of(make: MakeLearner[Batch]) -> st.SearchStrategy[Trial[Batch]]:
     """Draw runs of somebody's learner: how many epochs, and from which seed."""
     return st.builds(
-        lambda epochs, seed: Tried(make, epochs, seed, f"your learner, epochs={epochs}, seed={seed}"),
+        lambda epochs, seed: Trial(make, epochs, seed, f"your learner, epochs={epochs}, seed={seed}"),
         epochs=st.integers(1, 2),
         seed=st.integers(0, 3),
     )

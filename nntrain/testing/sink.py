@@ -7,12 +7,11 @@ import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, NoReturn, overload
+from functools import partial
+from typing import Any, Final, Generic, overload
 
 import torch
-from torch import Tensor
 
-from nntrain.batches import mapped
 from nntrain.bits import same_bits
 from nntrain.errors import BorrowError, ConfigError, SinkWarning
 from nntrain.events import AnswerBatch, BatchOutput, Listening, Subscriber
@@ -21,7 +20,8 @@ from nntrain.steps import fit_step
 from nntrain.tensors import Tensors
 from nntrain.testing.broken import Law, LawBrokenError
 from nntrain.testing.courses import course, parted, place
-from nntrain.testing.plans import Batch, MakeLearner, Tried, runs_of, runs_of_pairs
+from nntrain.testing.plans import Batch, MakeLearner, Trial, runs_of, runs_of_pairs
+from nntrain.testing.shown import copied, plain
 from nntrain.testing.trying import st, tried
 from nntrain.testing.watching import changed, world
 from nntrain.transitions import BatchRan, RunInfo, Sink, Transition, sink_name
@@ -43,8 +43,12 @@ class Trouble:
         return f"{self.what.__name__ if self.what else 'an error'} at its batch {self.at}"
 
 
-class _Answers(Subscriber[object]):
-    """Answers with a verdict, once."""
+class _TroubleError(Exception):
+    """What goes wrong in a run of the kit's, for a sink to be told of it."""
+
+
+class _Troubled(Subscriber[object]):
+    """Answers with a verdict, or fails, at a batch of the first phase."""
 
     order = -1
 
@@ -52,27 +56,14 @@ class _Answers(Subscriber[object]):
         self.trouble = trouble
 
     def before_batch(self, state: TrainState, batch: object) -> AnswerBatch:  # noqa: ARG002 - as the event has it
-        """Answer with the verdict in the first phase."""
+        """Answer with the verdict."""
         what, progress = self.trouble.what, state.progress
         if what is not None and (progress.epoch, progress.phase, progress.batch) == (0, "train", self.trouble.at):
             return what(reason="for the sink's sake")
         return state
 
-
-class _TroubleError(Exception):
-    """What goes wrong in a run of the kit's, for a sink to be told of it."""
-
-
-class _Fails(Subscriber[object]):
-    """Fails at a batch."""
-
-    order = -1
-
-    def __init__(self, trouble: Trouble) -> None:
-        self.trouble = trouble
-
     def after_batch(self, state: TrainState, batch: object, output: BatchOutput) -> TrainState:  # noqa: ARG002 - same
-        """Fail in the first phase."""
+        """Fail."""
         if self.trouble.what is None and state.progress.batch == self.trouble.at + 1:
             raise _TroubleError(f"{self.trouble}, for the sink's sake")
         return state
@@ -97,14 +88,13 @@ class _Probe(Generic[Batch]):
         """Show it the transition."""
         if not any(kept() is transition.state.tensors for kept in self.handles):
             self.handles.append(weakref.ref(transition.state.tensors))
-        output = transition.output
-        given = None if output is None else (output.loss, output.preds, dict(output.metrics))
-        before = mapped(given, lambda tensor: tensor.detach().clone()), _tensors(transition.state)
+        output, state = transition.output, transition.state
+        before = copied(output), copied(state)
         where = f"at {transition.event or transition.at} of {place(transition.progress)}"
         self._shown(where, lambda: self.inner(transition))
-        if not same_bits(before[0], given):
+        if not same_bits(before[0], plain(output)):
             self._break("immutability", f"{where} it wrote to the output, which other sinks are shown")
-        if not same_bits(before[1], _tensors(transition.state)):
+        if not same_bits(before[1], plain(state)):
             self._break("immutability", f"{where} it wrote to the tensors of the state")
 
     def _batches(self, run: RunInfo, ran: Sequence[BatchRan], /) -> None:
@@ -159,24 +149,24 @@ def check_sink(
     """
     if not callable(make):
         raise ConfigError(f"make is {make!r:.80}; expected what makes a new sink each time: a class, or a lambda.")
-    runs: st.SearchStrategy[Tried[Any]] = runs_of_pairs(device) if learner is None else runs_of(learner)
+    runs: st.SearchStrategy[Trial[Any]] = runs_of_pairs(device) if learner is None else runs_of(learner)
     troubles = st.none() | st.builds(
         Trouble, at=st.integers(0, 2), what=st.sampled_from([None, CancelBatch, CancelEpoch, CancelFit])
     )
-    tried(lambda drawn: _check(make, *drawn), st.tuples(runs, troubles), examples)
+    drawn = st.tuples(runs, troubles)
+    tried(
+        partial(_check, make), drawn, examples, said=lambda pair: ", ".join(str(one) for one in pair if one is not None)
+    )
 
 
-def _check(make: Callable[[], Sink], run: Tried[Batch], trouble: Trouble | None) -> None:
-    said = run.said if trouble is None else f"{run.said}, {trouble}"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SinkWarning)  # its failures are told as a broken law
-            _check_one(make, run, [] if trouble is None else [_Answers(trouble), _Fails(trouble)])
-    except LawBrokenError as error:
-        raise LawBrokenError(error.law, error.subject, error.said, run=said) from error.__cause__
+def _check(make: Callable[[], Sink], drawn: tuple[Trial[Batch], Trouble | None]) -> None:
+    run, trouble = drawn
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SinkWarning)  # its failures are told as a broken law
+        _check_one(make, run, [] if trouble is None else [_Troubled(trouble)])
 
 
-def _check_one(make: Callable[[], Sink], run: Tried[Batch], subs: Sequence[Listening[Any]]) -> None:
+def _check_one(make: Callable[[], Sink], run: Trial[Batch], subs: Sequence[Listening[Any]]) -> None:
     probe: _Probe[Batch] = _Probe(make())
     try:
         alone = course(run, subs)
@@ -186,7 +176,8 @@ def _check_one(make: Callable[[], Sink], run: Tried[Batch], subs: Sequence[Liste
         except _TroubleError:
             probe.check()
             return
-        _lost(probe.name)
+        said = "an error of the training does not get through with it"
+        raise LawBrokenError("observers", probe.name, said) from None
     found = parted(alone, run, subs, sinks=[probe])
     probe.check()
     if found:
@@ -208,11 +199,3 @@ def _check_one(make: Callable[[], Sink], run: Tried[Batch], subs: Sequence[Liste
             f"it keeps {kept} states, each of which costs a copy of the weights. Keep what you need of a transition: "
             f"its progress, its stats, a number.",
         )
-
-
-def _lost(name: str) -> NoReturn:
-    raise LawBrokenError("observers", name, "an error of the training does not get through with it")
-
-
-def _tensors(state: TrainState) -> dict[str, Tensor]:
-    return {**state.params, **state.buffers}

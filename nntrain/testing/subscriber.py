@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -15,7 +16,7 @@ from nntrain.events import Listening
 from nntrain.steps import advance, fit_step, with_goal
 from nntrain.testing.broken import LawBrokenError
 from nntrain.testing.courses import Follower, Stop, course, parted
-from nntrain.testing.plans import Batch, MakeLearner, Pair, Tried, runs_of, runs_of_pairs
+from nntrain.testing.plans import Batch, MakeLearner, Pair, Trial, runs_of, runs_of_pairs
 from nntrain.testing.probe import Probe
 from nntrain.testing.standing_in import StandIn
 from nntrain.testing.trying import st, tried
@@ -49,9 +50,9 @@ def check_subscriber(
     not as it was ("manners"), files, threads, prints ("effects"). What the subscriber raises itself passes on.
     """
     _check_make(make)
-    runs: st.SearchStrategy[Tried[Any]] = runs_of_pairs(device) if learner is None else runs_of(learner)
+    runs: st.SearchStrategy[Trial[Any]] = runs_of_pairs(device) if learner is None else runs_of(learner)
     with tempfile.TemporaryDirectory() as folder:
-        tried(lambda run: _check(make, run, Path(folder) / "state.safetensors"), runs, examples)
+        tried(partial(_check, make, Path(folder) / "state.safetensors"), runs, examples)
 
 
 def _check_make(make: object) -> None:
@@ -62,15 +63,8 @@ def _check_make(make: object) -> None:
         )
 
 
-def _check(make: Callable[[], Listening[Batch]], run: Tried[Batch], path: Path) -> None:
+def _check(make: Callable[[], Listening[Batch]], path: Path, run: Trial[Batch]) -> None:
     probe = Probe(make())
-    try:
-        _check_one(make, run, path, probe)
-    except LawBrokenError as error:
-        raise LawBrokenError(error.law, error.subject, error.said, run=run.said) from error.__cause__
-
-
-def _check_one(make: Callable[[], Listening[Batch]], run: Tried[Batch], path: Path, probe: Probe[Batch]) -> None:
     name = probe.name
     try:
         straight = course(run, [probe])
@@ -88,7 +82,7 @@ def _check_one(make: Callable[[], Listening[Batch]], run: Tried[Batch], path: Pa
 
 
 def _check_resumed(
-    make: Callable[[], Listening[Batch]], run: Tried[Batch], path: Path, straight: list[Stop], probe: Probe[Batch]
+    make: Callable[[], Listening[Batch]], run: Trial[Batch], path: Path, straight: list[Stop], probe: Probe
 ) -> None:
     """Save each state, load it, go on with another subscriber: the rest of the run is the same."""
     place = StandIn(probe.inner)
@@ -113,7 +107,7 @@ def _check_resumed(
 
 
 def _check_branches(
-    make: Callable[[], Listening[Batch]], run: Tried[Batch], straight: list[Stop], probe: Probe[Batch]
+    make: Callable[[], Listening[Batch]], run: Trial[Batch], straight: list[Stop], probe: Probe
 ) -> None:
     """Advance two trainings with one subscriber, in turns: each is as it is alone."""
     follower = Follower(straight)

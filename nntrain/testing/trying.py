@@ -19,8 +19,17 @@ __all__ = ["st", "tried"]
 Drawn = TypeVar("Drawn")
 
 
-def tried(check: Callable[[Drawn], None], drawn: st.SearchStrategy[Drawn], examples: int) -> None:
-    """Call `check` with up to `examples` things drawn, always the same ones; raise what it raises of the smallest."""
+def tried(
+    check: Callable[[Drawn], None],
+    drawn: st.SearchStrategy[Drawn],
+    examples: int,
+    *,
+    said: Callable[[Drawn], str] = str,
+) -> None:
+    """Call `check` with up to `examples` things drawn, always the same ones; raise what it raises of the smallest.
+
+    `said` puts what was drawn into words, for a broken law that does not say of which run it is.
+    """
     if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
         raise ConfigError(f"examples is {examples!r}; expected how many runs to try, 1 or more.")
     found: list[LawBrokenError] = []
@@ -40,16 +49,18 @@ def tried(check: Callable[[Drawn], None], drawn: st.SearchStrategy[Drawn], examp
         try:
             check(one)
         except LawBrokenError as error:
-            found.append(error)
+            found.append(error.of(said(one)))
             raise
 
     try:
         holds()
-    except LawBrokenError as error:
-        raise LawBrokenError(error.law, error.subject, error.said, run=error.run) from error.__cause__
+    except LawBrokenError:
+        broken = found[-1]  # of the smallest, which Hypothesis runs last
     except errors.Flaky:
         if not found:
             raise
         # It broke a law once, and not the next time: what it does depends on more than on what it is given.
-        first = found[0]
-        raise LawBrokenError(first.law, first.subject, first.said, run=first.run) from first.__cause__
+        broken = found[0]
+    else:
+        return
+    raise broken from broken.__cause__

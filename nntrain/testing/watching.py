@@ -17,7 +17,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
@@ -182,20 +181,6 @@ def _numpy_state() -> object:
 def changed(before: dict[str, object], after: dict[str, object]) -> list[str]:
     """Name what is not as it was."""
     return [name for name, value in before.items() if not same_bits(value, after[name])]
-
-
-@contextmanager
-def as_before() -> Iterator[None]:
-    """Put Python's and NumPy's global generators back at the end of the block."""
-    python = random.getstate()
-    numpy = sys.modules.get("numpy")
-    kept = numpy.random.get_state() if numpy is not None else None
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        if numpy is not None:
-            numpy.random.set_state(kept)
 
 
 def watched(call: Callable[[], Any]) -> tuple[Any, list[Seen], list[str]]:

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 import click
 from click.core import ParameterSource
 
-from nntrain.cli.config import FitConfig, Options, assigned, configured, made
 from nntrain.cli.output import say
-from nntrain.cli.plugins import found, named
 
 if TYPE_CHECKING:
     import torch
     from datasets.dataset_dict import DatasetDict
 
+    from nntrain.cli.settings import FitConfig, Options
     from nntrain.data import ImageLoaders
     from nntrain.events import Subscriber
     from nntrain.learner import Learner
@@ -94,6 +93,7 @@ def fit(context: click.Context, /, **_: object) -> None:
 
     Prints the statistics of each phase, and writes an event log of JSON lines.
     """
+    from nntrain.cli.settings import configured
     from nntrain.errors import ConfigError
 
     try:
@@ -104,6 +104,8 @@ def fit(context: click.Context, /, **_: object) -> None:
 
 def _flags(context: click.Context) -> dict[str, Any]:
     """Give what the command line says, and nothing of what it does not."""
+    from nntrain.cli.settings import assigned
+
     given = context.params
     flags = assigned(given["settings"])
     for kind, names in (("subscribers", given["subscriber_names"]), ("sinks", given["sink_names"])):
@@ -117,6 +119,8 @@ def _flags(context: click.Context) -> dict[str, Any]:
 
 def _fit(config: FitConfig) -> None:
     """Train as configured."""
+    from nntrain.cli.settings import made
+
     # datasets takes seconds to import; bad options are told before that.
     data, data_dir, checkpoint_dir = config.data, config.data_dir, config.checkpoint_dir
     _check_data(data, data_dir)
@@ -249,13 +253,16 @@ def _every(given: str) -> int | Literal["all"] | None:
 
 
 def _check_data(data: str, data_dir: Path | None) -> None:
-    if data not in {"digits", "fashion-mnist"} and not Path(data).is_dir() and data not in found("sources"):
-        there = "".join(f", {name}" for name in found("sources"))
-        raise click.BadParameter(
-            f"{data!r} is neither 'digits' nor 'fashion-mnist' nor a folder written by DatasetDict.save_to_disk, nor a "
-            f"data source by name ({there.removeprefix(', ') or 'there are none'}).",
-            param_hint="--data",
-        )
+    from nntrain.cli.plugins import found
+
+    if data not in {"digits", "fashion-mnist"} and not Path(data).is_dir():
+        sources = found("sources")
+        if data not in sources:
+            raise click.BadParameter(
+                f"{data!r} is neither 'digits' nor 'fashion-mnist' nor a folder written by DatasetDict.save_to_disk, "
+                f"nor a data source by name ({', '.join(sources) or 'there are none'}).",
+                param_hint="--data",
+            )
     if data_dir is not None and data != "fashion-mnist":
         raise click.BadParameter(f"it is for --data fashion-mnist, not for {data!r}.", param_hint="--data-dir")
 
@@ -263,6 +270,7 @@ def _check_data(data: str, data_dir: Path | None) -> None:
 def _load(data: str, data_dir: Path | None, sources: Options) -> DatasetDict:
     from datasets.dataset_dict import DatasetDict
 
+    from nntrain.cli.plugins import named
     from nntrain.data import load_digits, load_fashion_mnist, load_saved
     from nntrain.errors import ConfigError
 
@@ -270,12 +278,12 @@ def _load(data: str, data_dir: Path | None, sources: Options) -> DatasetDict:
         return load_digits()
     if data == "fashion-mnist":
         return load_fashion_mnist(data_dir)
-    if data in found("sources") and not Path(data).is_dir():
-        made = named("sources", data).make(sources.get(data, {}))
-        if not isinstance(made, DatasetDict):
-            raise ConfigError(f"The data source {data} gave a {type(made).__name__}; expected a datasets.DatasetDict.")
-        return made
-    return load_saved(Path(data))
+    if Path(data).is_dir():
+        return load_saved(Path(data))
+    made = named("sources", data).make(sources.get(data, {}))
+    if not isinstance(made, DatasetDict):
+        raise ConfigError(f"The data source {data} gave a {type(made).__name__}; expected a datasets.DatasetDict.")
+    return made
 
 
 def _device(device: Literal["auto", "cpu", "cuda"]) -> str:

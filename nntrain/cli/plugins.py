@@ -12,13 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Final, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_type_hints
 
 import click
-from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
 
 from nntrain.cli.output import printing, say
 from nntrain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
 
 Kind = Literal["subscribers", "sinks", "sources"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -44,6 +46,8 @@ class Plugin:
 
     def options(self) -> type[BaseModel]:
         """Give the model of its options, made of its parameters. Raises `ConfigError` where it cannot be had."""
+        from pydantic import ConfigDict, PydanticUserError, create_model
+
         target = self._loaded()
         where = f"The plugin {self.name} of {self.distribution} ({self.entry.value})"
         try:
@@ -71,6 +75,8 @@ class Plugin:
 
     def make(self, given: Mapping[str, object]) -> Any:
         """Make it with its options, each checked by its type. Raises `ConfigError` for those that cannot be meant."""
+        from pydantic import ValidationError
+
         try:
             options = self.options().model_validate(dict(given))
         except ValidationError as error:

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nntrain.cli import nntrain
-from nntrain.cli.config import FitConfig, configured, schema_of_all
+from nntrain.cli.settings import FitConfig, configured, schema_of_all
 from nntrain.errors import ConfigError
 from nntrain.log import read
 from nntrain.log.events import RunStarted

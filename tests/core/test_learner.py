@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import math
+import typing
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from nntrain import Completed, DataLoaders, Learner, PrintStats, advance, fit_step
 from nntrain.errors import ConfigError
+from nntrain.learner import Changes
 from nntrain.metrics import accuracy
 
 Batch = tuple[Tensor, Tensor]
@@ -177,3 +179,7 @@ def test_a_learner_is_compared_hashed_and_copied_used_or_not() -> None:
 def test_a_schedule_is_held_to_what_a_constant_is(wrong: Any) -> None:
     with pytest.raises(ConfigError, match="at step 2; expected a finite number of 0 or more"):
         learner_of(lr=lambda step: 0.1 if step < 2 else wrong).fit(1, print_stats=False)
+
+
+def test_replace_takes_each_argument_of_a_learner_with_its_type() -> None:
+    assert typing.get_type_hints(Changes) == typing.get_type_hints(Learner)

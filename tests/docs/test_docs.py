@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from mypy import api
 
-from nntrain.cli.config import configured, made
 from nntrain.cli.plugins import KINDS
+from nntrain.cli.settings import configured, made
 from nntrain.machine import TABLE
 
 ROOT = Path(__file__).parents[2]

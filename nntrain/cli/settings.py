@@ -1,0 +1,141 @@
+"""The configuration of `nntrain fit`: from flags, then the environment, then a TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+import click
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from nntrain.cli.plugins import KINDS, found, named, told
+from nntrain.errors import ConfigError
+
+Options = dict[str, dict[str, Any]]
+"""Plugins by name, each with its options."""
+_PREFIX: Final = "NNTRAIN_"
+
+
+class FitConfig(BaseSettings):
+    """What `nntrain fit` is told; in the environment as `NNTRAIN_LR`, or `NNTRAIN_SUBSCRIBERS__NAN_GUARD__EVERY`."""
+
+    # pydantic's settings are not frozen by the class's keyword, as our records are: their base is not.
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        frozen=True, env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid"
+    )
+
+    data: Annotated[str, Field(description="digits, fashion-mnist, a folder, or the name of a data source")] = "digits"
+    data_dir: Annotated[Path | None, Field(description="the folder of Fashion-MNIST's four idx files")] = None
+    epochs: Annotated[int, Field(ge=0)] = 10
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="the learning rate")] = 0.2
+    hidden: Annotated[int, Field(ge=1, le=1 << 20, description="width of the hidden layer")] = 50
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    patience: Annotated[int | None, Field(ge=1, description="epochs without a better eval loss, then stop")] = None
+    log: Annotated[Path | None, Field(description="where to write the event log; - is the standard output")] = None
+    log_every: Annotated[str, Field(description="of how many batches one is logged: a number, all or none")] = "none"
+    checkpoint_dir: Annotated[Path | None, Field(description="the folder for checkpoints")] = None
+    save_every: Annotated[int | None, Field(ge=1, description="save after every N steps, too")] = None
+    resume: Annotated[bool, Field(description="go on from the newest whole checkpoint")] = False
+    quiet: Annotated[bool, Field(description="print no statistics")] = False
+    subscribers: Options = {}
+    sinks: Options = {}
+    sources: Annotated[Options, Field(description="options of the data source that `data` names")] = {}
+
+
+def configured(path: Path | None, flags: Mapping[str, Any]) -> FitConfig:
+    """Give the configuration: of `flags`, what they do not say of the environment, then of the file, then defaults.
+
+    Raises `ConfigError` that says what cannot be meant, each with its place.
+    """
+
+    class Read(FitConfig):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic gives it by name
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - same
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            """Read the flags, the environment and the file, in this order."""
+            return init_settings, env_settings, InitSettingsSource(settings_cls, content)
+
+    content = {} if path is None else _read(path)
+    try:
+        return Read(**flags)
+    except ValidationError as error:
+        known = ", ".join(FitConfig.model_fields)
+        unknown = any(one["type"] == "extra_forbidden" and len(one["loc"]) == 1 for one in error.errors())
+        raise ConfigError(told(error, "") + (f"\nThere are {known}." if unknown else "")) from error
+    except SettingsError as error:
+        raise ConfigError(f"The environment's {_PREFIX}... cannot be read: {error}.") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The configuration {path} cannot be read: {error}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"The configuration {path} is no TOML: {error}.") from error
+
+
+def assigned(settings: tuple[str, ...]) -> dict[str, Any]:
+    """Give what `--set NAME=VALUE` says, as a tree. A VALUE that is TOML is taken as such, any other as text."""
+    tree: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        words = name.split(".")
+        if not equals or not all(words):
+            raise click.BadParameter(
+                f"{setting!r} is no NAME=VALUE, like subscribers.nan_guard.every=10.", param_hint="--set"
+            )
+        branch = tree
+        for word in words[:-1]:
+            branch = branch.setdefault(word, {})
+            if not isinstance(branch, dict):
+                raise click.BadParameter(f"{name} is said to be two things.", param_hint="--set")
+        branch[words[-1]] = _value(text)
+    return tree
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def schema_of_all() -> dict[str, Any]:
+    """Give the JSON Schema of a configuration, with the options of each plugin that can be used."""
+    schema = FitConfig.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    definitions: dict[str, Any] = schema.setdefault("$defs", {})
+    for kind in KINDS:
+        options: dict[str, Any] = {}
+        for plugin in found(kind).values():
+            try:
+                one = plugin.options().model_json_schema()
+            except ConfigError:
+                continue  # `nntrain plugins` says what is wrong with it
+            definitions |= one.pop("$defs", {})
+            options[plugin.name] = one
+        schema["properties"][kind] |= {"properties": options, "additionalProperties": False}
+    return schema
+
+
+def made(kind: Literal["subscribers", "sinks"], options: Options) -> list[Any]:
+    """Make the plugins of a kind that a configuration names, in its order."""
+    return [named(kind, name).make(given) for name, given in options.items()]

@@ -26,6 +26,14 @@ settings.register_profile("sweep", settings.get_profile("nntrain"), max_examples
 settings.load_profile("nntrain")
 
 
+LONGEST = ("tests/laws/test_law_04_processes.py", "tests/typing/test_mistakes.py", "tests/faults/test_kills.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the modules that take minutes: begun last, they would have one process wait for the other."""
+    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in LONGEST)
+
+
 @pytest.fixture(scope="session", params=["cpu", "cuda"])
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Each device that nntrain runs on; CUDA is skipped, visibly, where there is none."""

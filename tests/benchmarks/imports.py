@@ -1,4 +1,4 @@
-"""What `from nntrain import Learner` costs beside `import torch`, and what it brings along: `python -m tests.benchmarks.imports`.
+"""What importing nntrain's names costs beside `import torch`, and what it brings: `python -m tests.benchmarks import`.
 
 Each import is the only thing that a fresh interpreter does; the time is the whole process's, by the wall clock.
 """

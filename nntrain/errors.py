@@ -27,6 +27,7 @@ __all__ = [
     "MisfitError",
     "MissingExtraError",
     "NNTrainError",
+    "OrderWarning",
     "SinkWarning",
     "StateError",
     "StatePicklingError",
@@ -138,6 +139,10 @@ class Terminated(SystemExit):
 
 class SinkWarning(UserWarning):
     """A sink failed; the training went on without it."""
+
+
+class OrderWarning(UserWarning):
+    """Two subscribers of the same order write the same part of the state: which is asked last decides."""
 
 
 class LogWarning(UserWarning):

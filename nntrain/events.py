@@ -302,8 +302,16 @@ def _check_signature(name: str, event: Event, call: object) -> None:
         ) from error
 
 
-def publish(event: Event, heard_by: tuple[Listener, ...], state: TrainState, *rest: object) -> Published:
+def publish(
+    event: Event,
+    heard_by: tuple[Listener, ...],
+    state: TrainState,
+    *rest: object,
+    wrote: Callable[[Listener, TrainState, TrainState], None] | None = None,
+) -> Published:
     """Ask each listener in turn; the first verdict ends the event.
+
+    `wrote` is told of each listener that answers another state than it was shown: who, that one, and the answer.
 
     Raises `SubscriberError` or `VerdictError` for answers that the event does not allow; what a listener itself
     raises passes on, with a note that names it.
@@ -317,12 +325,16 @@ def publish(event: Event, heard_by: tuple[Listener, ...], state: TrainState, *re
         if isinstance(answer, TrainState):
             if answer is not state:
                 _check_place(event, listener, state, answer)
+                if wrote is not None:
+                    wrote(listener, state, answer)
                 state = answer
         elif isinstance(answer, ALLOWED[event]):
             verdict: Cancel = answer
             if verdict.state is not None:
                 if verdict.scope != "fit":
                     _check_place(event, listener, state, verdict.state)
+                if wrote is not None:
+                    wrote(listener, state, verdict.state)
                 state = verdict.state
             return Published(state, verdict, listener.name)
         else:

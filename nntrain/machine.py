@@ -20,6 +20,7 @@ from nntrain.batches import mapped, moved
 from nntrain.capture import CapturedPass
 from nntrain.errors import ConfigError, DataError, StateError, add_note, remember_state, state_before
 from nntrain.events import BatchOutput, Listener, Published, publish
+from nntrain.interference import Interference
 from nntrain.interrupts import Interrupts
 from nntrain.loaders import Stream
 from nntrain.logged import LogEvent
@@ -140,6 +141,7 @@ class Machine(Generic[Batch]):
 
     def __post_init__(self) -> None:
         self._generators = self.workspace.generators
+        self._interference = Interference(self.heard_by, self.notes.append)
         self._noted: tuple[Note, ...] = ()
         self._noise_key: Key | None = None
         self._noise = (0, 0)
@@ -325,7 +327,7 @@ class Machine(Generic[Batch]):
         published = Published(state)
         if self.heard_by[at]:
             self._seed(state, _EVENTS, _PLACES[at], progress.epoch, _PHASES[progress.phase])
-            published = self._fitting(publish(at, self.heard_by[at], state))
+            published = self._publish(at, state)
         cell.clear()
         return self._leave(published, at)
 
@@ -344,8 +346,9 @@ class Machine(Generic[Batch]):
             after = next_phase(state)
         return Step(after, verdict, published.by, event)
 
-    def _fitting(self, published: Published) -> Published:
-        """Check that the state which a subscriber answered is one for this learner."""
+    def _publish(self, event: Event, state: TrainState, *rest: object) -> Published:
+        """Ask those who listen to an event; check that the state which they answered is one for this learner."""
+        published = publish(event, self.heard_by[event], state, *rest, wrote=self._interference.at(event))
         if published.state.tensors.spec is not self.workspace.spec:
             self.workspace.check_fit(published.state.tensors)
         return published
@@ -416,12 +419,12 @@ class Machine(Generic[Batch]):
     def _ask_before(self, state: TrainState, batch: Batch) -> Published:
         place = state.progress
         self._seed(state, _EVENTS, _PLACES["batch"], place.epoch, _PHASES[place.phase], place.batch)
-        return self._fitting(publish("before_batch", self.heard_by["before_batch"], state, batch))
+        return self._publish("before_batch", state, batch)
 
     def _ask_after(self, after: TrainState, batch: Batch, output: BatchOutput) -> Published:
         """Publish `after_batch`, while the optimizer's write is pending; drop the write if it is not wanted."""
         try:
-            answered = self._fitting(publish("after_batch", self.heard_by["after_batch"], after, batch, output))
+            answered = self._publish("after_batch", after, batch, output)
         except BaseException:
             del after
             self.workspace.abandon()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import builtins
 import datetime
+import gc
 import io
 import logging
 import os
@@ -79,12 +80,18 @@ class Seen:
 
 
 class Watch:
-    """Watches this thread while it is on; `seen` is what was done that no pure function does."""
+    """Watches this thread while it is on; `seen` is what was done that no pure function does.
+
+    Python's garbage collector waits meanwhile: what it runs (finalizers, `gc.callbacks`) would look like the call's
+    doing.
+    """
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
 
     def __enter__(self) -> Watch:
+        self._collecting = gc.isenabled()
+        gc.disable()
         self._before = sys.getprofile()
         self._outside = sys._getframe(1)
         if self._before is None or callable(self._before):  # cProfile's cannot be put back: it goes on, unwatched
@@ -94,6 +101,8 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         if self._before is None or callable(self._before):
             sys.setprofile(self._before)
+        if self._collecting:
+            gc.enable()
 
     def _look(self, frame: FrameType, event: str, arg: Any) -> None:
         if event == "c_call":

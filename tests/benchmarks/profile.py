@@ -98,11 +98,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batches", type=int, default=300)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--subscribers", type=int, default=0, help="that pass through, on both batch events")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: where the host's time goes")
     options = parser.parse_args(argv)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        train = batches_of(options.batches, options.batch_size)
+        device = torch.device(options.device)
+        train = [
+            (inputs.to(device), target.to(device)) for inputs, target in batches_of(options.batches, options.batch_size)
+        ]
         learner = Learner(
             model_of(options.model),
             DataLoaders(train, train[:1]),
@@ -111,12 +115,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             torch.optim.SGD,
             LR,
             [PassThrough() for _ in range(options.subscribers)],
+            device=device,
         )
         learner.fit(1, print_stats=False)
         met, seconds = sampled(learner, options.epochs)
         print(heading())
         print(
-            f"{options.model}, batch {options.batch_size}, {options.subscribers} subscribers, "
+            f"{options.model} on {device.type}, batch {options.batch_size}, {options.subscribers} subscribers, "
             f"{sum(met.values())} samples"
         )
         print(profile(met, seconds, options.epochs * (len(train) + 1)))

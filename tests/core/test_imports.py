@@ -18,7 +18,7 @@ ORDER = [
     ["transitions"],
     ["workspace"],
     ["passes"],
-    ["capture"],
+    ["capture", "interference"],
     ["machine"],
     ["steps"],
     ["learner"],

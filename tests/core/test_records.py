@@ -182,6 +182,21 @@ def test_sums_are_float64_wherever_they_are(batches: list[tuple[float, float, in
         assert total == pytest.approx(wanted, rel=1e-12, abs=1e-6)
 
 
+@given(
+    batches=st.lists(st.tuples(st.floats(width=32), st.floats(width=32), st.integers(1, 2**29)), min_size=1),
+)
+def test_the_short_way_to_add_a_device_s_means_has_the_bits_of_the_long_one(
+    device: torch.device, batches: list[tuple[float, float, int]]
+) -> None:
+    here = torch.zeros((), device=device).device  # cuda:0 for cuda
+    short = long = Totals()
+    for loss, metric, samples in batches:
+        means = [torch.tensor(mean, device=here) for mean in (loss, metric)]
+        short = short.add(means, samples, here, ("metric",))
+        long = long.plus(Totals.summed(means, samples, here), ("metric",))
+    assert short == long
+
+
 def test_frozen_mapping_and_history_are_values() -> None:
     one = FrozenMapping({"a": 1})
     assert one.put("b", 2) == {"a": 1, "b": 2}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -351,6 +353,21 @@ def test_schedules_that_break_a_law_are_told(schedule: Any, law: str, said: str)
 def test_schedules_that_break_no_law_pass() -> None:
     check_schedule(lambda step: 0.1 / (1 + step))
     check_schedule(lambda step: 0)
+
+
+def test_what_the_garbage_collector_runs_is_not_the_schedule_s_doing() -> None:
+    def timed(phase: str, _: object) -> None:
+        time.perf_counter()
+
+    def litters(step: int) -> float:
+        return 0.1 + 0 * len([[] for _ in range(2 * gc.get_threshold()[0])])
+
+    gc.callbacks.append(timed)
+    try:
+        check_schedule(litters)
+    finally:
+        gc.callbacks.remove(timed)
+    assert gc.isenabled()
 
 
 # -- order -------------------------------------------------------------------------------------------------------------

@@ -328,7 +328,9 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
     made.may.set()
 
 
-def test_the_training_goes_on_while_a_state_is_saved_that_stays_what_it_was(tmp_path: Path, slow: Slow) -> None:
+def test_the_training_goes_on_while_a_state_is_saved_that_stays_what_it_was(
+    tmp_path: Path, slow: Slow, device: torch.device
+) -> None:
     kept: dict[int, TrainState] = {}
 
     def keeps(transition: Transition) -> None:
@@ -342,13 +344,13 @@ def test_the_training_goes_on_while_a_state_is_saved_that_stays_what_it_was(tmp_
                     time.sleep(0.001)
                 time.sleep(0.05)
 
-    straight = fitted()
-    state = fitted(Checkpoint(tmp_path / "run", every_steps=2, keep_last=9), keeps)
+    straight = fitted(device=device)
+    state = fitted(Checkpoint(tmp_path / "run", every_steps=2, keep_last=9), keeps, device=device)
     assert state == straight
     assert slow.begun[:2] == [2, 8]  # 4 and 6 were put off: the first was being written
     assert set(slow.threads[:2]) == {"nntrain-checkpoint"}
     for path in files(tmp_path / "run")[:2]:
-        back = load(path, learner_of())
+        back = load(path, learner_of(device=device))
         assert back == kept[back.progress.step]
 
 
@@ -449,11 +451,11 @@ print("done")
     assert steps(tmp_path / "run") == [1]
 
 
-def test_it_changes_no_bit(tmp_path: Path) -> None:
-    straight = fitted(epochs=3)
+def test_it_changes_no_bit(tmp_path: Path, device: torch.device) -> None:
+    straight = fitted(epochs=3, device=device)
     for background in (True, False):
         saves = Checkpoint(tmp_path / str(background), every_steps=1, keep_best="loss", background=background)
-        assert fitted(saves, epochs=3) == straight
+        assert fitted(saves, epochs=3, device=device) == straight
 
 
 # -- what fails -----------------------------------------------------------------------------------------------------

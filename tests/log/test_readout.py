@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     stack = torch.stack
 
     def counting(values: list[Tensor]) -> Tensor:
-        if values[0].dtype != torch.float64:  # of which the phase's sums are
+        if sys._getframe(1).f_globals is vars(readout):  # and not a phase's sums, which nobody waits for
             found.append(len(values))
         return stack(values)
 

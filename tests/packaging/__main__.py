@@ -57,9 +57,11 @@ def environment(uv: str, cell: Cell, wheel: Path, folder: Path) -> Path:
     """Make the environment of a cell, with the wheel in it; give its Python."""
     run([uv, "venv", "--quiet", "--python", cell.python, folder], folder.parent)
     python = folder / "bin" / "python"
-    wanted = [f"nntrain[testing] @ {wheel.as_uri()}", "pytest-xdist>=3.7"]
-    command = [uv, "pip", "install", "--quiet", "--resolution", cell.resolution, "--python", python]
-    run([*command, *wanted], folder.parent)
+    install = [uv, "pip", "install", "--quiet", "--python", python]
+    # What pyproject.toml asks for, so that "lowest-direct" means its lower bounds.
+    wanted = ["--requirements", "pyproject.toml", "--extra", "testing", "--group", "tests"]
+    run([*install, "--resolution", cell.resolution, *wanted], folder.parent)
+    run([*install, "--no-deps", wheel], folder.parent)
     return python
 
 

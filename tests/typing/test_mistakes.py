@@ -1,7 +1,7 @@
 """The mistakes that people make: what mypy says of each, to the letter, and what those read who do not type-check.
 
-Each file of `mistakes` makes one. `# E: ` at its line is mypy's message; `# R: ` at its end is the error at run time,
-where `...` stands for what differs from machine to machine.
+Each file of `mistakes` makes one. `# E: ` at its line is mypy's message, `# N: ` below are the notes to it; `# R: ` at
+its end is the error at run time, where `...` stands for what differs from machine to machine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import mypy.version
 import pytest
@@ -30,6 +30,11 @@ def expected(path: Path) -> list[tuple[int, str]]:
     return [(number, said) for number, line in lines for said in line.split("  # E: ")[1:]]
 
 
+def expected_notes(path: Path) -> list[str]:
+    """Give the notes to the messages, in their order."""
+    return [line.removeprefix("# N: ") for line in path.read_text().splitlines() if line.startswith("# N: ")]
+
+
 def at_run_time(path: Path) -> tuple[str, str] | None:
     """Give what is to be run after the file, and the error that it raises."""
     found = re.search(r"^# At run time: (.*)\n# R: (.*)\Z", path.read_text().rstrip(), re.MULTILINE)
@@ -45,8 +50,15 @@ def test_there_are_enough_of_both_kinds() -> None:
     assert all(len({number for number, _ in expected(path)}) == 1 for path in FILES)
 
 
+class Said(NamedTuple):
+    """What mypy said of a file: the lines and texts of its messages, and of its notes."""
+
+    errors: list[tuple[int, str]]
+    notes: list[tuple[int, str]]
+
+
 @pytest.fixture(scope="module", params=VERSIONS, ids=["current", "one minor version ago", "two minor versions ago"])
-def said(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[int, str]]]:
+def said(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
     """Run mypy over all files, strict and without plugins; give its messages for each."""
     version: str | None = request.param
     folder = tmp_path_factory.mktemp("mypy")
@@ -66,18 +78,21 @@ def said(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     command += [*options, "tests/typing/mistakes"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert not done.stderr, done.stderr
-    messages: dict[str, list[tuple[int, str]]] = {path.name: [] for path in FILES}
+    messages = {path.name: Said([], []) for path in FILES}
     for line in done.stdout.splitlines():
         one = re.match(r"tests/typing/(.+?):(\d+): (error|note): (.*)$", line)
         assert one is not None, line
-        if one[3] == "error":
-            messages[one[1].removeprefix("mistakes/")].append((int(one[2]), one[4]))
+        of_file = messages[one[1].removeprefix("mistakes/")]
+        (of_file.errors if one[3] == "error" else of_file.notes).append((int(one[2]), one[4]))
     return messages
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_mypy_says_of_it(said: dict[str, list[tuple[int, str]]], path: Path) -> None:
-    assert said[path.name] == expected(path)
+def test_mypy_says_of_it(said: dict[str, Said], path: Path) -> None:
+    errors, notes = said[path.name]
+    assert errors == expected(path)
+    assert [text for _, text in notes] == expected_notes(path)
+    assert {line for line, _ in notes} <= {line for line, _ in errors}
 
 
 @pytest.mark.parametrize("path", RUN, ids=lambda path: path.stem)

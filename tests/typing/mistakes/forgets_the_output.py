@@ -8,6 +8,9 @@ class Wrong(Subscriber[Batch]):
     def after_batch(self, state: TrainState, batch: Batch) -> TrainState:  # E: Signature of "after_batch" incompatible with supertype "nntrain.events.Subscriber"  [override]
         return state
 
-
+# N:      Superclass:
+# N:          def after_batch(self, state: TrainState, batch: tuple[Tensor, Tensor], output: BatchOutput) -> TrainState | CancelBatch | CancelEpoch | CancelFit
+# N:      Subclass:
+# N:          def after_batch(self, state: TrainState, batch: tuple[Tensor, Tensor]) -> TrainState
 # At run time: learner([Wrong()])
 # R: SubscriberError: Wrong.after_batch(state: nntrain.records.TrainState, batch: tuple[torch.Tensor, torch.Tensor]) -> nntrain.records.TrainState cannot be called with (state, batch, output): too many positional arguments. Expected after_batch(self, state, batch, output).

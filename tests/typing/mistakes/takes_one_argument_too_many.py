@@ -8,6 +8,9 @@ class Wrong(Subscriber[Batch]):
     def after_epoch(self, state: TrainState, epoch: int) -> TrainState:  # E: Signature of "after_epoch" incompatible with supertype "nntrain.events.Subscriber"  [override]
         return state
 
-
+# N:      Superclass:
+# N:          def after_epoch(self, state: TrainState) -> TrainState | CancelEpoch | CancelFit
+# N:      Subclass:
+# N:          def after_epoch(self, state: TrainState, epoch: int) -> TrainState
 # At run time: learner([Wrong()])
 # R: SubscriberError: Wrong.after_epoch(state: nntrain.records.TrainState, epoch: int) -> nntrain.records.TrainState cannot be called with (state): missing a required argument: 'epoch'. Expected after_epoch(self, state).

@@ -9,3 +9,5 @@ def tell(transition: Transition, state: TrainState) -> None:
 
 
 learner([]).replace(sinks=[tell])  # E: List item 0 has incompatible type "Callable[[Transition, TrainState], None]"; expected "Sink"  [list-item]
+
+# N: "Sink.__call__" has type "Callable[[Transition], object]"

@@ -57,7 +57,7 @@ def environment(uv: str, cell: Cell, wheel: Path, folder: Path) -> Path:
     """Make the environment of a cell, with the wheel in it; give its Python."""
     run([uv, "venv", "--quiet", "--python", cell.python, folder], folder.parent)
     python = folder / "bin" / "python"
-    install = [uv, "pip", "install", "--quiet", "--python", python]
+    install: list[str | Path] = [uv, "pip", "install", "--quiet", "--python", python]
     # What pyproject.toml asks for, so that "lowest-direct" means its lower bounds.
     wanted = ["--requirements", "pyproject.toml", "--extra", "testing", "--group", "tests"]
     run([*install, "--resolution", cell.resolution, *wanted], folder.parent)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[2] / "nntrain"
+import nntrain
+
+PACKAGE = Path(nntrain.__file__).parent
 ORDER = [
     ["errors", "bits", "randomness"],
     ["trees", "interrupts"],

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -55,6 +56,8 @@ class Recorder(Protocol):
 
 _CAPTURING: Final = threading.RLock()
 """One capture at a time in a process."""
+_BROKEN: Final[list[torch.cuda.CUDAGraph]] = []
+"""Graphs whose capture broke off. torch's allocator may go on asking them whose memory is whose, so they stay."""
 
 
 class CudaGraphs:
@@ -80,12 +83,28 @@ class CudaGraphs:
     def record(self, function: Callable[[], None]) -> Callable[[], None]:
         """Capture into a graph. Other threads, such as one that pins memory, may use CUDA meanwhile."""
         with _CAPTURING, torch.cuda.device(self.device):
-            graph = torch.cuda.CUDAGraph()
-            # A stream of its own: torch's default one is of the device on which the first capture was.
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call] # torch leaves it untyped
-            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                function()
+            graph, outside = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+            try:
+                self._capture(graph, function)
+            except BaseException:
+                _BROKEN.append(graph)
+                torch.cuda.set_stream(outside)  # torch stays on the capture's where that cannot be ended
+                self._let_one_end_well()
+                raise
         return graph.replay
+
+    @staticmethod
+    def _capture(graph: torch.cuda.CUDAGraph, function: Callable[[], object]) -> None:
+        # A stream of its own: torch's default one is of the device on which the first capture was.
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            function()
+
+    def _let_one_end_well(self) -> None:
+        """Take torch's generator out of a capture that broke off; torch 2.11 would leave it in, and refuse to draw."""
+        with suppress(RuntimeError):  # of a device that can do nothing any more: the next batch says so
+            number = torch.zeros((), device=self.device)
+            self._capture(torch.cuda.CUDAGraph(), number.zero_)
 
 
 def recorder_for(device: torch.device) -> Recorder | None:

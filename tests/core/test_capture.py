@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from nntrain import (
     on,
 )
 from nntrain.bits import same_bits
-from nntrain.capture import MOST_SHAPES, CapturedPass
+from nntrain.capture import MOST_SHAPES, CapturedPass, CudaGraphs
 from nntrain.errors import ConfigError
 from nntrain.log import JsonLog
 
@@ -227,14 +228,14 @@ class Looks(nn.Module):
 
 
 class Words(nn.Module):
-    """Has sparse gradients."""
+    """Has sparse gradients, of each word once: CUDA adds those of a word that comes twice in any order."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed = nn.Embedding(9, 3, sparse=True)
+        self.embed = nn.Embedding(24, 3, sparse=True)
 
     def forward(self, words: Tensor) -> Tensor:
-        scores: Tensor = self.embed(words.abs().long().clamp(0, 8)).sum(1)
+        scores: Tensor = self.embed(words.flatten().argsort().reshape(words.shape)).sum(1)
         return scores
 
 
@@ -433,3 +434,58 @@ def test_each_run_of_a_learner_is_told_what_holds_of_it(device: torch.device, tm
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     told = [line["run_id"] for line in lines if line.get("code") == "capture.optimizer"]
     assert len(told) == len(set(told)) == 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_a_capture_that_breaks_off_leaves_the_device_as_it_was() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    recorder, stream, noise = CudaGraphs(device), torch.cuda.current_stream(), torch.zeros(4, device=device)
+
+    def draws() -> None:
+        noise.copy_(torch.rand(4, device=device))
+
+    def reads() -> None:
+        noise.sum().item()
+
+    draw = recorder.record(draws)
+    with pytest.raises(RuntimeError):
+        recorder.record(reads)
+    assert torch.cuda.current_stream() == stream
+    torch.manual_seed(3)
+    plain = torch.rand(4, device=device)
+    torch.manual_seed(3)
+    draw()
+    assert torch.equal(noise, plain)
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_after_a_capture_that_broke_off_another_ends_well_on_another_stream(
+    monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """What `CudaGraphs` asks of torch, where there is no device to ask it of."""
+    did: list[str] = []
+
+    class Graph:
+        def replay(self) -> None:
+            did.append("replay")
+
+    @contextmanager
+    def graph(made: Graph, *, stream: str, capture_error_mode: str) -> Iterator[None]:
+        did.append(f"capture on {stream}")
+        yield
+        if len([one for one in did if one.startswith("capture")]) == 1 or not again:
+            raise RuntimeError("the capture was invalidated")
+
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: "its own stream")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the stream before")
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: did.append(f"back on {stream}"))
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    recorder = CudaGraphs(torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="invalidated"):
+        recorder.record(lambda: None)
+    assert did == ["capture on its own stream", "back on the stream before", "capture on its own stream"]
+    if again:
+        recorder.record(lambda: None)()
+        assert did[3:] == ["capture on its own stream", "replay"]

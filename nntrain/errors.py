@@ -142,7 +142,7 @@ class SinkWarning(UserWarning):
 
 
 class OrderWarning(UserWarning):
-    """Two subscribers of the same order write the same part of the state: which is asked last decides."""
+    """Two subscribers have the same order, and one writes what the other reads or writes: who is asked last decides."""
 
 
 class LogWarning(UserWarning):

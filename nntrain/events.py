@@ -236,6 +236,18 @@ class Listener:
     call: Callable[..., object]
 
 
+class Asks(Protocol):
+    """Asks listeners for somebody who watches them."""
+
+    def call(self, listener: Listener, state: TrainState, *rest: object) -> object:
+        """Give what the listener answers."""
+        ...
+
+    def wrote(self, listener: Listener, before: TrainState, after: TrainState) -> None:
+        """Take note that a listener, shown `before`, answered `after`."""
+        ...
+
+
 class Published(NamedTuple):
     """What an event came to: the state to go on with, and the verdict if somebody gave one."""
 
@@ -307,34 +319,34 @@ def publish(
     heard_by: tuple[Listener, ...],
     state: TrainState,
     *rest: object,
-    wrote: Callable[[Listener, TrainState, TrainState], None] | None = None,
+    asking: Asks | None = None,
 ) -> Published:
     """Ask each listener in turn; the first verdict ends the event.
 
-    `wrote` is told of each listener that answers another state than it was shown: who, that one, and the answer.
+    `asking`, if given, is what asks each of them, and is told who answered another state.
 
     Raises `SubscriberError` or `VerdictError` for answers that the event does not allow; what a listener itself
     raises passes on, with a note that names it.
     """
     for listener in heard_by:
         try:
-            answer = listener.call(state, *rest)
+            answer = listener.call(state, *rest) if asking is None else asking.call(listener, state, *rest)
         except BaseException as error:
             add_note(error, f"nntrain: raised by subscriber {listener.name} at {event}")
             raise
         if isinstance(answer, TrainState):
             if answer is not state:
                 _check_place(event, listener, state, answer)
-                if wrote is not None:
-                    wrote(listener, state, answer)
+                if asking is not None:
+                    asking.wrote(listener, state, answer)
                 state = answer
         elif isinstance(answer, ALLOWED[event]):
             verdict: Cancel = answer
             if verdict.state is not None:
                 if verdict.scope != "fit":
                     _check_place(event, listener, state, verdict.state)
-                if wrote is not None:
-                    wrote(listener, state, verdict.state)
+                if asking is not None:
+                    asking.wrote(listener, state, verdict.state)
                 state = verdict.state
             return Published(state, verdict, listener.name)
         else:

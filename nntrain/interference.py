@@ -1,27 +1,34 @@
-"""Two subscribers of one order that write the same part of a state: nobody chose which of them has the last word.
+"""Two subscribers of one order, one of whom writes what the other reads or writes: nobody chose whose turn is first.
 
-What each wrote is seen from the values, without asking anybody twice. `nntrain.testing.clashes`, which runs both
-orders, finds more: one that only reads what the other writes is not seen here.
+What each read and wrote is seen while it is asked, and nobody is asked twice. Reads are those of slots, by `state.get`.
+`nntrain.testing.clashes`, which runs both orders, finds more: a subscriber that looks at the history, or at the
+weights, which another writes.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from nntrain.bits import same_bits
 from nntrain.errors import OrderWarning
 from nntrain.events import Listener
-from nntrain.records import TrainState
+from nntrain.records import TrainState, reads
+from nntrain.tensors import Tensors
 from nntrain.transitions import Note
 from nntrain.verdicts import Event
 
-Wrote = Callable[[Listener, TrainState, TrainState], None]
-
 _FIELDS: Final = ("progress", "tensors", "sums", "history", "key")
 """Beside the slots. Not `lr_scale`, which is multiplied, nor `logged`, which is added to: no order is lost there."""
+
+
+class _Written(NamedTuple):
+    """Who wrote a part of the state, what it was, and what it is."""
+
+    by: Listener
+    was: object
+    now: object
 
 
 class Interference:
@@ -34,28 +41,69 @@ class Interference:
         self._tell = tell
         self._told: set[tuple[str, str]] = set()
 
-    def at(self, event: Event) -> Wrote | None:
-        """Give what is to be told of each state that a listener made of another, while an event is published."""
-        return partial(self._wrote, event, {}) if event in self._in_question else None
+    def at(self, event: Event) -> Asking | None:
+        """Give what watches an event's listeners while they are asked, where two of them have the same order."""
+        return Asking(self, event) if event in self._in_question else None
 
-    def _wrote(
-        self, event: Event, written: dict[str, Listener], listener: Listener, before: TrainState, after: TrainState
-    ) -> None:
+    def found(self, first: Listener, second: Listener, said: str) -> None:
+        """Warn of two listeners, unless it was done before."""
+        if (first.name, second.name) in self._told:
+            return
+        self._told.add((first.name, second.name))
+        text = (
+            f"{said}, and both have order {first.order}: {second.name} is asked last because it is listed later. "
+            f"Give one of them another order; nntrain.testing.clashes tells whether it matters which."
+        )
+        self._tell(Note("subscribers.order", text))
+        warnings.warn(text, OrderWarning, stacklevel=2)
+
+
+class Asking:
+    """The listeners of one event, one after the other: who read and who wrote what."""
+
+    def __init__(self, interference: Interference, event: Event) -> None:
+        self._interference = interference
+        self._event = event
+        self._read: dict[str, list[Listener]] = {}
+        self._written: dict[str, list[_Written]] = {}
+
+    def call(self, listener: Listener, state: TrainState, *rest: object) -> object:
+        """Ask a listener; hold what it reads against what those before it wrote."""
+        names: set[str] = set()
+        before, reads.names = reads.names, names
+        try:
+            answer = listener.call(state, *rest)
+        finally:
+            reads.names = before
+        for part in map(_slot, names):
+            self._read.setdefault(part, []).append(listener)
+            for one in self._written.get(part, ()):
+                self._met(
+                    one.by, listener, one, f"{listener.name} reads the state's {part}, which {one.by.name} writes"
+                )
+        return answer
+
+    def wrote(self, listener: Listener, before: TrainState, after: TrainState) -> None:
+        """Hold what a listener wrote, who made `after` of `before`, against what those before it read and wrote."""
         for part, was, now in _given_anew(before, after):
-            first = written.get(part)
-            written[part] = listener
-            if first is None or first.order != listener.order or (first.name, listener.name) in self._told:
-                continue
-            if part != "tensors" and same_bits(was, now):
-                continue
-            self._told.add((first.name, listener.name))
-            text = (
-                f"{first.name} and {listener.name} both write the state's {part} at {event} and have the same order "
-                f"({listener.order}): {listener.name} has the last word because it is listed later. Give one of them "
-                f"another order; nntrain.testing.clashes tells whether it matters which."
-            )
-            self._tell(Note("subscribers.order", text))
-            warnings.warn(text, OrderWarning, stacklevel=2)
+            written = _Written(listener, was, now)
+            for one in self._written.get(part, ()):
+                self._met(one.by, listener, written, f"{one.by.name} and {listener.name} both write the state's {part}")
+            for reader in self._read.get(part, ()):
+                if reader is not listener:
+                    said = f"{reader.name} reads the state's {part}, which {listener.name} writes"
+                    self._met(reader, listener, written, said)
+            self._written.setdefault(part, []).append(written)
+
+    def _met(self, first: Listener, second: Listener, written: _Written, said: str) -> None:
+        if first.order == second.order and (
+            isinstance(written.now, Tensors) or not same_bits(written.was, written.now)
+        ):
+            self._interference.found(first, second, f"{said} at {self._event}")
+
+
+def _slot(name: str) -> str:
+    return f"slot {name!r}"
 
 
 def _given_anew(before: TrainState, after: TrainState) -> Iterator[tuple[str, object, object]]:
@@ -67,4 +115,4 @@ def _given_anew(before: TrainState, after: TrainState) -> Iterator[tuple[str, ob
     old, new = before.slots, after.slots
     for name in () if old is new else {**old, **new}:
         if old.get(name) is not new.get(name):
-            yield f"slot {name!r}", old.get(name), new.get(name)
+            yield _slot(name), old.get(name), new.get(name)

@@ -348,7 +348,7 @@ class Machine(Generic[Batch]):
 
     def _publish(self, event: Event, state: TrainState, *rest: object) -> Published:
         """Ask those who listen to an event; check that the state which they answered is one for this learner."""
-        published = publish(event, self.heard_by[event], state, *rest, wrote=self._interference.at(event))
+        published = publish(event, self.heard_by[event], state, *rest, asking=self._interference.at(event))
         if published.state.tensors.spec is not self.workspace.spec:
             self.workspace.check_fit(published.state.tensors)
         return published

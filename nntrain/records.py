@@ -6,6 +6,7 @@ All are frozen pydantic models that accept no unknown field. A record is a value
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from contextlib import AbstractContextManager
 from types import NotImplementedType
@@ -387,6 +388,15 @@ class Slot(Generic[RecordT]):
         return f"Slot({self.name!r}, {self.record.__name__})"
 
 
+class _Reads(threading.local):
+    """The names of the slots that this thread reads from states, while somebody wants to know."""
+
+    names: set[str] | None = None
+
+
+reads: Final = _Reads()
+
+
 class TrainState(Record, Flat, frozen=True):
     """All that a training is, as one immutable value.
 
@@ -437,6 +447,8 @@ class TrainState(Record, Flat, frozen=True):
             raise ConfigError(
                 f"state.get takes the Slot that the record is kept under; got {slot!r} ({type(slot).__name__})."
             )
+        if reads.names is not None:
+            reads.names.add(slot.name)
         found: object = self.slots.get(slot.name, slot.default)
         if isinstance(found, slot.record):
             return found  # pyright: ignore[reportReturnType] # narrowed to the bound; mypy sees the RecordT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -82,9 +83,9 @@ def test_two_that_write_one_slot_are_told_of_once_and_the_log_has_it(tmp_path: P
     with JsonLog(path) as log:
         (said,) = warnings_of(learner_of(Sets("one", 1), Sets("other", 2), sinks=[log]), fits=2)
     assert said == (
-        "one and other both write the state's slot 'tests.interference.shared' at after_epoch and have the same order "
-        "(0): other has the last word because it is listed later. Give one of them another order; "
-        "nntrain.testing.clashes tells whether it matters which."
+        "one and other both write the state's slot 'tests.interference.shared' at after_epoch, and both have order 0: "
+        "other is asked last because it is listed later. Give one of them another order; nntrain.testing.clashes tells "
+        "whether it matters which."
     )
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     told = [line for line in lines if line["event"] == "warning"]
@@ -96,11 +97,24 @@ def test_two_that_write_one_slot_are_told_of_once_and_the_log_has_it(tmp_path: P
 
 def test_each_two_of_three_are_told_of() -> None:
     names = [said.split(" both")[0] for said in warnings_of(learner_of(*(Sets(name, ord(name)) for name in "abc")))]
-    assert names == ["a and b", "b and c"]
+    assert names == ["a and b", "a and c", "b and c"]
 
 
 def weighs(state: TrainState) -> TrainState:
     return state.put(SHARED, Count(weights=torch.ones(2)))
+
+
+class Reads(Subscriber[Batch]):
+    """Cancels the fit where the other's slot says so."""
+
+    name = "reader"
+
+    def __init__(self, slot: Slot[Count] = SHARED, order: int = 0) -> None:
+        self.slot = slot
+        self.order = order
+
+    def after_epoch(self, state: TrainState) -> TrainState | CancelFit:
+        return CancelFit(reason="enough") if state.get(self.slot).seen > 9 else state
 
 
 OTHER = Slot("tests.interference.other", Count, default=Count())
@@ -109,6 +123,9 @@ SILENT: dict[str, list[Any]] = {
     "other slots": [Sets("one", 1), Sets("other", 2, slot=OTHER)],
     "the same value": [Sets("one", 1), Sets("other", 1)],
     "the same tensor": [on("after_epoch")(weighs), on("after_epoch")(weighs)],
+    "one that reads another slot": [Sets("one", 1), Reads(OTHER)],
+    "one that reads it in another order": [Sets("one", 1), Reads(order=1)],
+    "two that read it": [Reads(), Reads()],
     "one alone": [Sets("one", 1)],
     "other events": [Sets("one", 1), on("before_epoch")(lambda state: state.put(SHARED, Count(seen=2)))],
     "the learning rate, which is multiplied": [
@@ -145,6 +162,33 @@ def test_every_part_that_can_be_overwritten_is_seen(
 
     said = warnings_of(learner_of(Replaces("one", first), Replaces("other", change)))
     assert [one.split(" at ")[0] for one in said] == [f"one and other both write the state's {part}"]
+
+
+@pytest.mark.parametrize(
+    ("subs", "said"),
+    [
+        ([Sets("one", 1), Reads()], "order 0: reader is asked last"),
+        ([Reads(), Sets("one", 1)], "order 0: one is asked last"),
+    ],
+    ids=["after it was written", "before it is written"],
+)
+def test_one_that_reads_what_the_other_writes_is_told_of(subs: list[Any], said: str) -> None:
+    (found,) = warnings_of(learner_of(*subs))
+    assert found.startswith(
+        "reader reads the state's slot 'tests.interference.shared', which one writes at after_epoch, and both have"
+    )
+    assert said in found
+
+
+def test_what_another_thread_reads_meanwhile_is_not_the_subscriber_s_doing() -> None:
+    @on("after_epoch")
+    def is_read_beside(state: TrainState) -> TrainState:
+        thread = threading.Thread(target=lambda: state.get(SHARED))
+        thread.start()
+        thread.join()
+        return state
+
+    assert warnings_of(learner_of(Sets("one", 1), is_read_beside)) == []
 
 
 def test_as_an_error_it_comes_before_anything_is_written() -> None:

@@ -58,6 +58,8 @@ _FILES: Final = (
     "unsetenv",
     "kill",
 )
+_THREADS: Final = ("start_new_thread", "start_joinable_thread")
+"""What `threading` begins a thread by: the second since Python 3.13."""
 _BUILTINS: Final[dict[object, tuple[Law, str]]] = {
     **{getattr(time, name): ("determinism", f"reads the wall clock, by time.{name}") for name in _CLOCKS},
     **{getattr(os, name): ("effects", f"reaches outside, by os.{name}") for name in _FILES if hasattr(os, name)},
@@ -65,7 +67,7 @@ _BUILTINS: Final[dict[object, tuple[Law, str]]] = {
     builtins.print: ("effects", "prints"),
     builtins.input: ("effects", "asks whoever sits at the terminal, by input"),
     io.open: ("effects", "opens a file"),
-    _thread.start_new_thread: ("effects", "starts a thread"),
+    **{getattr(_thread, name): ("effects", "starts a thread") for name in _THREADS if hasattr(_thread, name)},
 }
 _OTHERS: Final = ("importlib", "linecache", "tokenize", "zipimport")
 """Packages that read files for Python's own sake."""

@@ -243,8 +243,8 @@ class Asks(Protocol):
         """Give what the listener answers."""
         ...
 
-    def wrote(self, listener: Listener, before: TrainState, after: TrainState) -> None:
-        """Take note that a listener, shown `before`, answered `after`."""
+    def answered(self, listener: Listener, before: TrainState, after: TrainState) -> None:
+        """Take note that a listener, shown `before`, answered `after`, which may be the same."""
         ...
 
 
@@ -323,7 +323,7 @@ def publish(
 ) -> Published:
     """Ask each listener in turn; the first verdict ends the event.
 
-    `asking`, if given, is what asks each of them, and is told who answered another state.
+    `asking`, if given, is what asks each of them, and is told the states that they answered.
 
     Raises `SubscriberError` or `VerdictError` for answers that the event does not allow; what a listener itself
     raises passes on, with a note that names it.
@@ -337,17 +337,17 @@ def publish(
         if isinstance(answer, TrainState):
             if answer is not state:
                 _check_place(event, listener, state, answer)
-                if asking is not None:
-                    asking.wrote(listener, state, answer)
-                state = answer
+            if asking is not None:
+                asking.answered(listener, state, answer)
+            state = answer
         elif isinstance(answer, ALLOWED[event]):
             verdict: Cancel = answer
-            if verdict.state is not None:
-                if verdict.scope != "fit":
-                    _check_place(event, listener, state, verdict.state)
-                if asking is not None:
-                    asking.wrote(listener, state, verdict.state)
-                state = verdict.state
+            after = state if verdict.state is None else verdict.state
+            if after is not state and verdict.scope != "fit":
+                _check_place(event, listener, state, after)
+            if asking is not None:
+                asking.answered(listener, state, after)
+            state = after
             return Published(state, verdict, listener.name)
         else:
             _refuse(event, listener, answer)

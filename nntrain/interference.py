@@ -64,40 +64,40 @@ class Asking:
     def __init__(self, interference: Interference, event: Event) -> None:
         self._interference = interference
         self._event = event
+        self._reads: set[str] = set()
+        """The slots that the listener which was asked last read."""
         self._read: dict[str, list[Listener]] = {}
         self._written: dict[str, list[_Written]] = {}
 
     def call(self, listener: Listener, state: TrainState, *rest: object) -> object:
-        """Ask a listener; hold what it reads against what those before it wrote."""
-        names: set[str] = set()
-        before, reads.names = reads.names, names
+        """Ask a listener, and see what it reads."""
+        self._reads = set()
+        before, reads.names = reads.names, self._reads
         try:
-            answer = listener.call(state, *rest)
+            return listener.call(state, *rest)
         finally:
             reads.names = before
-        for part in map(_slot, names):
-            self._read.setdefault(part, []).append(listener)
-            for one in self._written.get(part, ()):
-                self._met(
-                    one.by, listener, one, f"{listener.name} reads the state's {part}, which {one.by.name} writes"
-                )
-        return answer
 
-    def wrote(self, listener: Listener, before: TrainState, after: TrainState) -> None:
-        """Hold what a listener wrote, who made `after` of `before`, against what those before it read and wrote."""
+    def answered(self, listener: Listener, before: TrainState, after: TrainState) -> None:
+        """Hold what the listener just asked wrote and read against what those before it did."""
+        name = listener.name
         for part, was, now in _given_anew(before, after):
             written = _Written(listener, was, now)
             for one in self._written.get(part, ()):
-                self._met(one.by, listener, written, f"{one.by.name} and {listener.name} both write the state's {part}")
+                self._met(one.by, listener, written, f"{one.by.name} and {name} both write the state's {part}")
             for reader in self._read.get(part, ()):
-                if reader is not listener:
-                    said = f"{reader.name} reads the state's {part}, which {listener.name} writes"
-                    self._met(reader, listener, written, said)
+                self._met(reader, listener, written, f"{reader.name} reads the state's {part}, which {name} writes")
             self._written.setdefault(part, []).append(written)
+        for part in map(_slot, self._reads):
+            for one in self._written.get(part, ()):
+                self._met(one.by, listener, one, f"{name} reads the state's {part}, which {one.by.name} writes")
+            self._read.setdefault(part, []).append(listener)
 
     def _met(self, first: Listener, second: Listener, written: _Written, said: str) -> None:
-        if first.order == second.order and (
-            isinstance(written.now, Tensors) or not same_bits(written.was, written.now)
+        if (
+            first is not second
+            and first.order == second.order
+            and (isinstance(written.now, Tensors) or not same_bits(written.was, written.now))
         ):
             self._interference.found(first, second, f"{said} at {self._event}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations
@@ -9,13 +10,14 @@ from typing import Any, overload
 
 import torch
 
+from nntrain.errors import ConfigError, OrderWarning
 from nntrain.events import EVENTS, Listening, hears, subscriber_name
 from nntrain.records import Record
 from nntrain.testing.broken import LawBrokenError
 from nntrain.testing.courses import course, parted
 from nntrain.testing.plans import Batch, MakeLearner, Pair, Trial, runs_of, runs_of_pairs
 from nntrain.testing.standing_in import StandIn
-from nntrain.testing.trying import st, tried
+from nntrain.testing.trying import expect_callable, st, tried
 from nntrain.verdicts import Event
 
 
@@ -47,6 +49,10 @@ def clashes(
     Each of `makes` gives a new subscriber. Two that listen to no event in common commute by their types. The others are
     run both ways round, whatever their `order`, over `examples` generated runs. Give those that clash different orders.
     """
+    if not isinstance(makes, Sequence):
+        raise ConfigError(f"makes is {makes!r:.80}; expected a list: clashes([NanGuard, lambda: Rollback(every=2)]).")
+    for make in makes:
+        expect_callable(make, "One of makes", "what makes a new subscriber each time: a class, or a lambda")
     runs: st.SearchStrategy[Trial[Any]] = runs_of_pairs(device) if learner is None else runs_of(learner)
     found: list[Clash] = []
     for one, other in combinations(makes, 2):
@@ -67,7 +73,9 @@ def _events(subscriber: object) -> set[Event]:
 def _check(one: Callable[[], Listening[Batch]], other: Callable[[], Listening[Batch]], run: Trial[Batch]) -> None:
     there = [StandIn(one()), StandIn(other())]
     back = [StandIn(other()), StandIn(one())]
-    found = parted(course(run, there), run, back, by=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OrderWarning)  # of what is found out here
+        found = parted(course(run, there), run, back, by=False)
     if found:
         names = f"{subscriber_name(one())} and {subscriber_name(other())}"
         said = f"{found} (asked in this order here, the other way round there)"

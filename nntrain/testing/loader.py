@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from nntrain.bits import same_bits
+from nntrain.errors import ConfigError
 from nntrain.loaders import Loader
 from nntrain.records import Key
 from nntrain.testing.broken import LawBrokenError
 from nntrain.testing.plans import Batch
 from nntrain.testing.shown import copied
-from nntrain.testing.trying import st, tried
+from nntrain.testing.trying import expect_callable, st, tried
 from nntrain.testing.watching import changed, world
 
 
@@ -28,6 +29,13 @@ def check_loader(make: Callable[[], Loader[Batch]], *, most_batches: int = 64, e
     on ("determinism", "resume"); two readers that are in each other's way ("branch"); a process that is not as it was
     ("manners"); no batch at all ("answers").
     """
+    expect_callable(make, "make", "what makes a new loader each time: a class, or a lambda")
+    made: object = make()
+    if not callable(getattr(made, "batches", None)):
+        raise ConfigError(
+            f"make gave {made!r:.80}; expected a Loader, which has batches(key, epoch, start). Lists and torch's "
+            f"DataLoaders are made into one by the learner, and need no check."
+        )
     drawn = st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, most_batches))
     tried(lambda one: _check(make, most_batches, *one), drawn, examples)
 

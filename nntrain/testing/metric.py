@@ -14,7 +14,7 @@ from nntrain.bits import same_bits
 from nntrain.passes import MetricFn
 from nntrain.testing.broken import Law, LawBrokenError
 from nntrain.testing.shown import copied
-from nntrain.testing.trying import st, tried
+from nntrain.testing.trying import expect_callable, st, tried
 from nntrain.testing.watching import watched
 
 Samples = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
@@ -38,6 +38,7 @@ def check_metric(
     ("immutability"), another number for the same ("determinism"), one that depends on the order of the samples
     ("order"), or that is no mean over them ("means": F1 of the whole, say, is not the mean of the batches'), effects.
     """
+    expect_callable(metric, "metric", "a function of (preds, target) to a 0-dim tensor")
     name = getattr(metric, "__name__", type(metric).__name__)
     drawn = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(0, 1000))
     called = cast(Callable[[Any, Any], object], metric)

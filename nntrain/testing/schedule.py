@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from nntrain.bits import same_bits
 from nntrain.optimizer import Schedule, is_lr
 from nntrain.testing.broken import Law, LawBrokenError
-from nntrain.testing.trying import st, tried
+from nntrain.testing.trying import expect_callable, st, tried
 from nntrain.testing.watching import watched
 
 
@@ -18,6 +18,7 @@ def check_schedule(schedule: Schedule, *, steps: int = 1000, examples: int = 50)
 
     Raises `LawBrokenError`: no rate ("answers"), another rate for the same step ("determinism", "order"), effects.
     """
+    expect_callable(schedule, "schedule", "a function of the step (0, 1, ...) to a learning rate")
     name = getattr(schedule, "__name__", type(schedule).__name__)
     asked = st.lists(st.integers(0, max(steps - 1, 0)), min_size=2, max_size=10)
     tried(lambda given: _check(schedule, name, given), asked, examples)

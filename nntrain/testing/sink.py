@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, overload
 import torch
 
 from nntrain.bits import same_bits
-from nntrain.errors import BorrowError, ConfigError, SinkWarning
+from nntrain.errors import BorrowError, SinkWarning
 from nntrain.events import AnswerBatch, BatchOutput, Listening, Subscriber
 from nntrain.records import TrainState
 from nntrain.steps import fit_step
@@ -22,7 +22,7 @@ from nntrain.testing.broken import Law, LawBrokenError
 from nntrain.testing.courses import course, parted, place
 from nntrain.testing.plans import Batch, MakeLearner, Trial, runs_of, runs_of_pairs
 from nntrain.testing.shown import copied, plain
-from nntrain.testing.trying import st, tried
+from nntrain.testing.trying import expect_callable, st, tried
 from nntrain.testing.watching import changed, world
 from nntrain.transitions import BatchRan, RunInfo, Sink, Transition, sink_name
 from nntrain.verdicts import Cancel, CancelBatch, CancelEpoch, CancelFit
@@ -147,8 +147,8 @@ def check_sink(
     that it cannot take ("observers"), a write to a state or an output ("immutability"), a process that is not as it was
     ("manners"), states that it keeps, each of which costs a copy of the weights ("no waste").
     """
-    if not callable(make):
-        raise ConfigError(f"make is {make!r:.80}; expected what makes a new sink each time: a class, or a lambda.")
+    expect_callable(make, "make", "what makes a new sink each time: a class, or a lambda")
+    expect_callable(make(), "What make gives", "a sink, which is called with a Transition: check_sink(lambda: my_sink)")
     runs: st.SearchStrategy[Trial[Any]] = runs_of_pairs(device) if learner is None else runs_of(learner)
     troubles = st.none() | st.builds(
         Trouble, at=st.integers(0, 2), what=st.sampled_from([None, CancelBatch, CancelEpoch, CancelFit])

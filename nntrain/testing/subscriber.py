@@ -6,12 +6,12 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Final, overload
 
 import torch
 
 from nntrain.checkpoint import load, save
-from nntrain.errors import CheckpointError, ConfigError, SubscriberError, VerdictError
+from nntrain.errors import CheckpointError, SubscriberError, VerdictError
 from nntrain.events import Listening
 from nntrain.steps import advance, fit_step, with_goal
 from nntrain.testing.broken import LawBrokenError
@@ -19,8 +19,12 @@ from nntrain.testing.courses import Follower, Stop, course, parted
 from nntrain.testing.plans import Batch, MakeLearner, Pair, Trial, runs_of, runs_of_pairs
 from nntrain.testing.probe import Probe
 from nntrain.testing.standing_in import StandIn
-from nntrain.testing.trying import st, tried
+from nntrain.testing.trying import expect_callable, st, tried
 from nntrain.transitions import Transition
+
+SUBSCRIBERS: Final = (
+    "what makes a new subscriber each time: a class, or a lambda: check_subscriber(lambda: EarlyStopping(patience=2))"
+)
 
 
 @overload
@@ -49,18 +53,10 @@ def check_subscriber(
     random number that no key rules ("determinism"), a memory outside the state ("resume", "branch"), a process that is
     not as it was ("manners"), files, threads, prints ("effects"). What the subscriber raises itself passes on.
     """
-    _check_make(make)
+    expect_callable(make, "make", SUBSCRIBERS)
     runs: st.SearchStrategy[Trial[Any]] = runs_of_pairs(device) if learner is None else runs_of(learner)
     with tempfile.TemporaryDirectory() as folder:
         tried(partial(_check, make, Path(folder) / "state.safetensors"), runs, examples)
-
-
-def _check_make(make: object) -> None:
-    if not callable(make):
-        raise ConfigError(
-            f"make is {make!r:.80}; expected what makes a new subscriber each time: a class, or a lambda: "
-            f"check_subscriber(lambda: EarlyStopping(patience=2))."
-        )
 
 
 def _check(make: Callable[[], Listening[Batch]], path: Path, run: Trial[Batch]) -> None:

@@ -14,9 +14,15 @@ try:
 except ImportError as _missing:
     raise MissingExtraError("nntrain.testing needs Hypothesis: pip install 'nntrain[testing]'.") from _missing
 
-__all__ = ["st", "tried"]
+__all__ = ["expect_callable", "st", "tried"]
 
 Drawn = TypeVar("Drawn")
+
+
+def expect_callable(given: object, argument: str, expected: str) -> None:
+    """Refuse an argument that cannot be called, with what was expected."""
+    if not callable(given):
+        raise ConfigError(f"{argument} is {given!r:.80}; expected {expected}.")
 
 
 def tried(

@@ -95,6 +95,23 @@ def test_two_that_write_one_slot_are_told_of_once_and_the_log_has_it(tmp_path: P
     assert lines[first - 1]["event"] == "epoch_finished"
 
 
+class Counts(Subscriber[Batch]):
+    """Reads and writes one slot, as any memory is."""
+
+    def __init__(self, name: str, factor: int) -> None:
+        self.name = name
+        self.factor = factor
+
+    def after_batch(self, state: TrainState, batch: Batch, output: BatchOutput) -> TrainState:
+        return state.put(SHARED, Count(seen=state.get(SHARED).seen * self.factor + 1))
+
+
+def test_of_two_that_read_and_write_one_slot_the_writing_is_told() -> None:
+    (said,) = warnings_of(learner_of(Counts("one", 1), Counts("other", 2)))
+    assert said.startswith("one and other both write the state's slot 'tests.interference.shared' at after_batch, and")
+    assert warnings_of(learner_of(Counts("alone", 2))) == []
+
+
 def test_each_two_of_three_are_told_of() -> None:
     names = [said.split(" both")[0] for said in warnings_of(learner_of(*(Sets(name, ord(name)) for name in "abc")))]
     assert names == ["a and b", "a and c", "b and c"]

@@ -28,10 +28,13 @@ from nntrain import (
     TrainState,
     Transition,
     accuracy,
+    on,
 )
 from nntrain.data import load_digits
+from nntrain.errors import ConfigError
 from nntrain.events import AnswerBatch
 from nntrain.log import JsonLog
+from nntrain.records import evolved
 from nntrain.testing import LawBrokenError, check_loader, check_metric, check_schedule, check_sink, clashes
 from tests.laws.strategies import KeyedLoader
 
@@ -394,3 +397,55 @@ def test_pairs_that_do_not_commute_are_told_and_others_are_not() -> None:
 def test_two_that_share_no_event_commute_by_their_types(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nntrain.testing.commuting.tried", lambda *_: pytest.fail("ran"))
     assert clashes([lambda: EarlyStopping(patience=1), SkipsOdd]) == ()
+
+
+# -- what cannot be meant ----------------------------------------------------------------------------------------------
+
+MEANT: dict[str, tuple[Callable[[], object], str]] = {
+    "a number for a metric": (
+        lambda: check_metric(untyped(3)),
+        r"metric is 3; expected a function of \(preds, target\)",
+    ),
+    "a word for a schedule": (
+        lambda: check_schedule(untyped("cosine")),
+        "schedule is 'cosine'; expected a function of",
+    ),
+    "a loader itself": (lambda: check_loader(untyped([1, 2])), r"make is \[1, 2\]; expected what makes a new loader"),
+    "what makes no loader": (
+        lambda: check_loader(untyped(list)),
+        r"make gave \[\]; expected a Loader, which has batches",
+    ),
+    "no sink": (lambda: check_sink(untyped(lambda: None)), "What make gives is None; expected a sink"),
+    "a subscriber for its list": (
+        lambda: clashes(untyped(NanGuard)),
+        r"makes is <class .*; expected a list: clashes\(",
+    ),
+    "subscribers themselves": (
+        lambda: clashes(untyped([NanGuard()])),
+        "One of makes is <.*; expected what makes a new",
+    ),
+}
+
+
+def untyped(given: object) -> Any:
+    """Give it to somebody who does not type-check."""
+    return given
+
+
+@pytest.mark.parametrize(("call", "said"), MEANT.values(), ids=MEANT)
+def test_what_cannot_be_meant_is_refused_before_anything_runs(call: Callable[[], object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        call()
+
+
+def test_what_is_found_out_about_two_is_not_warned_of_too(recwarn: pytest.WarningsRecorder) -> None:
+    @on("after_epoch")
+    def anew(state: TrainState) -> TrainState:
+        return evolved(state, key=state.key.fold(1))
+
+    @on("after_epoch")
+    def again(state: TrainState) -> TrainState:
+        return evolved(state, key=state.key.fold(2))
+
+    assert clashes([lambda: anew, lambda: again], examples=2)
+    assert not recwarn.list

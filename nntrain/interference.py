@@ -59,19 +59,25 @@ class Interference:
 
 
 class Asking:
-    """The listeners of one event, one after the other: who read and who wrote what."""
+    """The listeners of one event, one after the other: who read and who wrote what.
+
+    It is there for each event anew, and holds nothing until somebody reads or writes: most do neither.
+    """
+
+    __slots__ = ("_event", "_interference", "_read", "_reads", "_written")
 
     def __init__(self, interference: Interference, event: Event) -> None:
         self._interference = interference
         self._event = event
         self._reads: set[str] = set()
         """The slots that the listener which was asked last read."""
-        self._read: dict[str, list[Listener]] = {}
-        self._written: dict[str, list[_Written]] = {}
+        self._read: dict[str, list[Listener]] | None = None
+        self._written: dict[str, list[_Written]] | None = None
 
     def call(self, listener: Listener, state: TrainState, *rest: object) -> object:
         """Ask a listener, and see what it reads."""
-        self._reads = set()
+        if self._reads:
+            self._reads = set()
         before, reads.names = reads.names, self._reads
         try:
             return listener.call(state, *rest)
@@ -80,18 +86,31 @@ class Asking:
 
     def answered(self, listener: Listener, before: TrainState, after: TrainState) -> None:
         """Hold what the listener just asked wrote and read against what those before it did."""
-        name = listener.name
+        if after is not before:
+            self._wrote(listener, before, after)
+        if self._reads:
+            self._has_read(listener)
+
+    def _wrote(self, listener: Listener, before: TrainState, after: TrainState) -> None:
+        name, read = listener.name, self._read or {}
+        written = self._written = self._written or {}
         for part, was, now in _given_anew(before, after):
-            written = _Written(listener, was, now)
-            for one in self._written.get(part, ()):
-                self._met(one.by, listener, written, f"{one.by.name} and {name} both write the state's {part}")
-            for reader in self._read.get(part, ()):
-                self._met(reader, listener, written, f"{reader.name} reads the state's {part}, which {name} writes")
-            self._written.setdefault(part, []).append(written)
+            new = _Written(listener, was, now)
+            for one in written.get(part, ()):
+                self._met(one.by, listener, new, f"{one.by.name} and {name} both write the state's {part}")
+            for reader in read.get(part, ()):
+                self._met(reader, listener, new, f"{reader.name} reads the state's {part}, which {name} writes")
+            written.setdefault(part, []).append(new)
+
+    def _has_read(self, listener: Listener) -> None:
+        written = self._written or {}
+        read = self._read = self._read or {}
         for part in map(_slot, self._reads):
-            for one in self._written.get(part, ()):
-                self._met(one.by, listener, one, f"{name} reads the state's {part}, which {one.by.name} writes")
-            self._read.setdefault(part, []).append(listener)
+            for one in written.get(part, ()):
+                self._met(
+                    one.by, listener, one, f"{listener.name} reads the state's {part}, which {one.by.name} writes"
+                )
+            read.setdefault(part, []).append(listener)
 
     def _met(self, first: Listener, second: Listener, written: _Written, said: str) -> None:
         if (

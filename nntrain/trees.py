@@ -12,6 +12,7 @@ import json
 import math
 import struct
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,14 +26,14 @@ Tree = Any
 """JSON: None, a bool, a number, a string, a list or a dict of trees."""
 
 
-class Flat:
+class Flat(ABC):
     """A value that takes itself apart, under a tag by which `unflattened` is told how to make it again."""
 
     __slots__ = ()
 
+    @abstractmethod
     def flat(self, flattener: Flattener) -> tuple[str, Mapping[str, object]]:
         """Give the tag, and the parts by name."""
-        raise NotImplementedError
 
 
 class Flattener:

@@ -11,7 +11,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, Literal, NamedTuple, Never, Protocol, TypeVar, get_args, overload
+from typing import Final, Generic, Literal, NamedTuple, Never, NoReturn, Protocol, TypeVar, get_args, overload
 
 from torch import Tensor
 
@@ -334,23 +334,21 @@ def publish(
         except BaseException as error:
             add_note(error, f"nntrain: raised by subscriber {listener.name} at {event}")
             raise
+        verdict: Cancel | None = None
         if isinstance(answer, TrainState):
-            if answer is not state:
-                _check_place(event, listener, state, answer)
-            if asking is not None:
-                asking.answered(listener, state, answer)
-            state = answer
+            after = answer
         elif isinstance(answer, ALLOWED[event]):
-            verdict: Cancel = answer
-            after = state if verdict.state is None else verdict.state
-            if after is not state and verdict.scope != "fit":
-                _check_place(event, listener, state, after)
-            if asking is not None:
-                asking.answered(listener, state, after)
-            state = after
-            return Published(state, verdict, listener.name)
+            verdict = answer
+            after = verdict.state or state
         else:
             _refuse(event, listener, answer)
+        if after is not state and (verdict is None or verdict.scope != "fit"):
+            _check_place(event, listener, state, after)
+        if asking is not None:
+            asking.answered(listener, state, after)
+        state = after
+        if verdict is not None:
+            return Published(state, verdict, listener.name)
     return Published(state)
 
 
@@ -362,7 +360,7 @@ def _check_place(event: Event, listener: Listener, state: TrainState, answer: Tr
         )
 
 
-def _refuse(event: Event, listener: Listener, answer: object) -> None:
+def _refuse(event: Event, listener: Listener, answer: object) -> NoReturn:
     allowed = " | ".join(["TrainState", *(kind.__name__ for kind in ALLOWED[event])])
     if isinstance(answer, (CancelBatch, CancelEpoch, CancelFit)):
         raise VerdictError(

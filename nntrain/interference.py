@@ -59,20 +59,15 @@ class Interference:
 
 
 class Asking:
-    """The listeners of one event, one after the other: who read and who wrote what.
-
-    It is there for each event anew, and holds nothing until somebody reads or writes: most do neither.
-    """
-
-    __slots__ = ("_event", "_interference", "_read", "_reads", "_written")
+    """The listeners of one event, one after the other: who read and who wrote what. Made for each event anew."""
 
     def __init__(self, interference: Interference, event: Event) -> None:
         self._interference = interference
         self._event = event
         self._reads: set[str] = set()
         """The slots that the listener which was asked last read."""
-        self._read: dict[str, list[Listener]] | None = None
-        self._written: dict[str, list[_Written]] | None = None
+        self._read: dict[str, list[Listener]] = {}
+        self._written: dict[str, list[_Written]] = {}
 
     def call(self, listener: Listener, state: TrainState, *rest: object) -> object:
         """Ask a listener, and see what it reads."""
@@ -92,27 +87,24 @@ class Asking:
             self._has_read(listener)
 
     def _wrote(self, listener: Listener, before: TrainState, after: TrainState) -> None:
-        name, read = listener.name, self._read or {}
-        written = self._written = self._written or {}
+        name = listener.name
         for part, was, now in _given_anew(before, after):
             new = _Written(listener, was, now)
-            for one in written.get(part, ()):
+            for one in self._written.get(part, ()):
                 self._met(one.by, listener, new, f"{one.by.name} and {name} both write the state's {part}")
-            for reader in read.get(part, ()):
+            for reader in self._read.get(part, ()):
                 self._met(reader, listener, new, f"{reader.name} reads the state's {part}, which {name} writes")
-            written.setdefault(part, []).append(new)
+            self._written.setdefault(part, []).append(new)
 
     def _has_read(self, listener: Listener) -> None:
-        written = self._written or {}
-        read = self._read = self._read or {}
+        name = listener.name
         for part in map(_slot, self._reads):
-            for one in written.get(part, ()):
-                self._met(
-                    one.by, listener, one, f"{listener.name} reads the state's {part}, which {one.by.name} writes"
-                )
-            read.setdefault(part, []).append(listener)
+            for one in self._written.get(part, ()):
+                self._met(one.by, listener, one, f"{name} reads the state's {part}, which {one.by.name} writes")
+            self._read.setdefault(part, []).append(listener)
 
     def _met(self, first: Listener, second: Listener, written: _Written, said: str) -> None:
+        """Tell of two listeners, if a value was changed; the bits of all weights are not read to find that out."""
         if (
             first is not second
             and first.order == second.order

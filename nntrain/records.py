@@ -261,7 +261,7 @@ class Totals(Flat):
         here = [mean for mean in means if isinstance(mean, Tensor) and mean.device == device]
         if len(here) == len(means) and all(mean.dtype == torch.float32 for mean in here):
             # A float64 holds such a mean times samples exactly: here two launches come to the bits of the five below.
-            return self._plus(torch.stack(here), samples, metrics)
+            return self.plus(torch.stack(here), metrics, samples)
         return self.plus(Totals.summed(means, samples, device), metrics)
 
     @staticmethod
@@ -275,11 +275,8 @@ class Totals(Flat):
         ]
         return torch.stack(parts).mul_(samples)
 
-    def plus(self, summed: Tensor, metrics: tuple[str, ...]) -> Totals:
-        """Add one batch's sums, which may be overwritten afterwards."""
-        return self._plus(summed, 1, metrics)
-
-    def _plus(self, means: Tensor, samples: int, metrics: tuple[str, ...]) -> Totals:
+    def plus(self, means: Tensor, metrics: tuple[str, ...], samples: int = 1) -> Totals:
+        """Add one batch's means over `samples`, or its sums. What is given may be overwritten afterwards."""
         before = self._values
         if not isinstance(before, Tensor):
             if not before:

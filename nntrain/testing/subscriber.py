@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, overload
+from typing import Any, overload
 
 import torch
 
@@ -21,10 +21,6 @@ from nntrain.testing.probe import Probe
 from nntrain.testing.standing_in import StandIn
 from nntrain.testing.trying import expect_callable, st, tried
 from nntrain.transitions import Transition
-
-SUBSCRIBERS: Final = (
-    "what makes a new subscriber each time: a class, or a lambda: check_subscriber(lambda: EarlyStopping(patience=2))"
-)
 
 
 @overload
@@ -53,7 +49,8 @@ def check_subscriber(
     random number that no key rules ("determinism"), a memory outside the state ("resume", "branch"), a process that is
     not as it was ("manners"), files, threads, prints ("effects"). What the subscriber raises itself passes on.
     """
-    expect_callable(make, "make", SUBSCRIBERS)
+    example = "check_subscriber(lambda: EarlyStopping(patience=2))"
+    expect_callable(make, "make", f"what makes a new subscriber each time: a class, or a lambda: {example}")
     runs: st.SearchStrategy[Trial[Any]] = runs_of_pairs(device) if learner is None else runs_of(learner)
     with tempfile.TemporaryDirectory() as folder:
         tried(partial(_check, make, Path(folder) / "state.safetensors"), runs, examples)

@@ -30,7 +30,7 @@ def compared(loops: Mapping[str, Loop], options: argparse.Namespace) -> str:
     device = torch.device(options.device)
     model = model_of(options.model).to(device)
     train, valid = (
-        [(inputs.to(device), target.to(device)) for inputs, target in batches_of(count, options.batch_size)]
+        batches_of(count, options.batch_size, device=device)
         for count in (options.batches, max(1, options.batches // 6))
     )
     warm = interleaved({name: timed(loop, model, train[:10], valid[:2]) for name, loop in loops.items()}, 1, PEERS)

@@ -104,9 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     try:
         device = torch.device(options.device)
-        train = [
-            (inputs.to(device), target.to(device)) for inputs, target in batches_of(options.batches, options.batch_size)
-        ]
+        train = batches_of(options.batches, options.batch_size, device=device)
         learner = Learner(
             model_of(options.model),
             DataLoaders(train, train[:1]),

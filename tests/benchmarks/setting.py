@@ -83,14 +83,17 @@ def mlp(*widths: int) -> nn.Module:
     return nn.Sequential(*layers[:-1])
 
 
-def batches_of(count: int, batch_size: int, distinct: int | None = None) -> Batches:
-    """Make batches of noise: inputs [B, 784] in [0, 1), targets [B] in 0..9.
+def batches_of(count: int, batch_size: int, distinct: int | None = None, device: torch.device | str = "cpu") -> Batches:
+    """Make batches of noise, the same on every device: inputs [B, 784] in [0, 1), targets [B] in 0..9.
 
     With `distinct`, only so many lie in memory, and they come again and again.
     """
     source = torch.Generator().manual_seed(0)
     made = [
-        (torch.rand(batch_size, 784, generator=source), torch.randint(0, 10, (batch_size,), generator=source))
+        (
+            torch.rand(batch_size, 784, generator=source).to(device),
+            torch.randint(0, 10, (batch_size,), generator=source).to(device),
+        )
         for _ in range(min(count, distinct or count))
     ]
     return [made[index % len(made)] for index in range(count)]

@@ -6,20 +6,27 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from nntrain.checkpoint import Checkpoint
     from nntrain.data.dataloaders import DataLoaders
-    from nntrain.data.hf import hf_ds_collate_fn
-    from nntrain.errors import NNTrainError, state_before
-    from nntrain.events import BatchOutput, Subscriber, on
-    from nntrain.learner import Learner
-    from nntrain.loaders import Loader
-    from nntrain.logged import LogEvent
-    from nntrain.metrics import accuracy
-    from nntrain.passes import LossFn, MetricFn
-    from nntrain.records import EpochStats, Key, Phase, Progress, Record, Slot, TrainState
+    from nntrain.data.images.hf import hf_ds_collate_fn
+    from nntrain.data.loaders import Loader
+    from nntrain.errors import NNTrainError
+    from nntrain.machine.learner import Learner
+    from nntrain.machine.steps import advance, batch_step, epoch_step, fit_step
+    from nntrain.metrics.functions import accuracy
+    from nntrain.metrics.measured import MetricFn
     from nntrain.sinks import PrintStats
-    from nntrain.steps import advance, batch_step, epoch_step, fit_step
+    from nntrain.sinks.transition import BatchRan, RunInfo, Sink, Transition
     from nntrain.subscribers import EarlyStopping, NanGuard, Rollback
-    from nntrain.transitions import BatchRan, RunInfo, Sink, Transition
-    from nntrain.verdicts import Cancel, CancelBatch, CancelEpoch, CancelFit, Cancelled, Completed, Outcome
+    from nntrain.subscribers.protocol import Subscriber, on
+    from nntrain.task.supervised import LossFn
+    from nntrain.values.history import EpochStats
+    from nntrain.values.key import Key
+    from nntrain.values.log_event import LogEvent
+    from nntrain.values.output import BatchOutput
+    from nntrain.values.progress import Phase, Progress
+    from nntrain.values.record import Record
+    from nntrain.values.slots import Slot
+    from nntrain.values.state import TrainState, state_before
+    from nntrain.values.verdicts import Cancel, CancelBatch, CancelEpoch, CancelFit, Cancelled, Completed, Outcome
 
 __version__ = "0.1.0"
 
@@ -69,20 +76,27 @@ __all__ = [
 _HOMES: Final = {
     "nntrain.checkpoint": "Checkpoint",
     "nntrain.data.dataloaders": "DataLoaders",
-    "nntrain.data.hf": "hf_ds_collate_fn",
-    "nntrain.errors": "NNTrainError state_before",
-    "nntrain.events": "BatchOutput Subscriber on",
-    "nntrain.learner": "Learner",
-    "nntrain.loaders": "Loader",
-    "nntrain.logged": "LogEvent",
-    "nntrain.metrics": "accuracy",
-    "nntrain.passes": "LossFn MetricFn",
-    "nntrain.records": "EpochStats Key Phase Progress Record Slot TrainState",
+    "nntrain.data.images.hf": "hf_ds_collate_fn",
+    "nntrain.data.loaders": "Loader",
+    "nntrain.errors": "NNTrainError",
+    "nntrain.machine.learner": "Learner",
+    "nntrain.machine.steps": "advance batch_step epoch_step fit_step",
+    "nntrain.metrics.functions": "accuracy",
+    "nntrain.metrics.measured": "MetricFn",
     "nntrain.sinks": "PrintStats",
-    "nntrain.steps": "advance batch_step epoch_step fit_step",
+    "nntrain.sinks.transition": "BatchRan RunInfo Sink Transition",
     "nntrain.subscribers": "EarlyStopping NanGuard Rollback",
-    "nntrain.transitions": "BatchRan RunInfo Sink Transition",
-    "nntrain.verdicts": "Cancel CancelBatch CancelEpoch CancelFit Cancelled Completed Outcome",
+    "nntrain.subscribers.protocol": "Subscriber on",
+    "nntrain.task.supervised": "LossFn",
+    "nntrain.values.history": "EpochStats",
+    "nntrain.values.key": "Key",
+    "nntrain.values.log_event": "LogEvent",
+    "nntrain.values.output": "BatchOutput",
+    "nntrain.values.progress": "Phase Progress",
+    "nntrain.values.record": "Record",
+    "nntrain.values.slots": "Slot",
+    "nntrain.values.state": "TrainState state_before",
+    "nntrain.values.verdicts": "Cancel CancelBatch CancelEpoch CancelFit Cancelled Completed Outcome",
 }
 """Where each name is made. `import nntrain` alone imports no torch: pytest loads the plugin, used or not."""
 

@@ -2,17 +2,15 @@
 
 Each is also the builtin kind that fits, so that `except ValueError` keeps working. An error raised by the
 caller's own code (model, loss, metric, loader, subscriber) is never wrapped: it passes on as it is, with a note
-that says where it happened, and `state_before(error)` leads back to the training as it stood before.
+that says where it happened, and `nntrain.state_before(error)` leads back to the training as it stood before.
 """
 
 from __future__ import annotations
 
 import pickle
 from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Final, Literal
-
-if TYPE_CHECKING:
-    from nntrain.records import TrainState
 
 __all__ = [
     "BorrowError",
@@ -34,7 +32,6 @@ __all__ = [
     "SubscriberError",
     "Terminated",
     "VerdictError",
-    "state_before",
 ]
 
 
@@ -101,14 +98,14 @@ class CheckpointError(NNTrainError, OSError):
     """
 
     def __init__(self, path: str, problem: CheckpointProblem, reason: str) -> None:
-        reason = in_plain_words(reason)
+        reason = escape_untrusted(reason)
         super().__init__(f"{path}: {reason}.")
         self.path = path
         self.problem: CheckpointProblem = problem
         self.reason = reason
 
 
-def in_plain_words(text: str) -> str:
+def escape_untrusted(text: str) -> str:
     """Give text that a file may have had a hand in: nothing in it hides or is obeyed, and it is not without end."""
     shown = "".join(
         one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text[:_LONGEST]
@@ -149,25 +146,16 @@ class LogWarning(UserWarning):
     """A log is not whole: a line of it is torn, or was lost."""
 
 
-_STATE = "__nntrain_state_before__"
-
-
 def add_note(error: BaseException, note: str) -> None:
     """Add a note (PEP 678), where the error takes one: what takes no attribute passes on without."""
     with suppress(Exception):
         error.add_note(note)
 
 
-def remember_state(error: BaseException, state: TrainState | None) -> None:
-    """Let `state_before` find `state` from `error`, whatever it found before."""
-    with suppress(Exception):
-        object.__setattr__(error, _STATE, state)
+if not TYPE_CHECKING:  # so that type checkers see no attribute but those above
 
-
-def state_before(error: BaseException) -> TrainState | None:
-    """Give the whole state before the step that failed with `error`; `fit_step` goes on from it.
-
-    None where `error` did not come out of a step, or where an optimizer failed in the middle of its own writing
-    and nobody had kept the state.
-    """
-    return getattr(error, _STATE, None)
+    def __getattr__(name: str) -> object:
+        """Find `state_before` where it was before it moved beside the state that it gives; `nntrain.state_before` is it."""
+        if name == "state_before":
+            return import_module("nntrain").state_before
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

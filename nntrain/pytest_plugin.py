@@ -13,8 +13,8 @@ import pytest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nntrain.learner import Learner
-    from nntrain.records import TrainState
+    from nntrain.machine.learner import Learner
+    from nntrain.values.state import TrainState
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def nntrain_learner() -> Learner[tuple[Tensor, Tensor]]:
 @pytest.fixture
 def nntrain_states(nntrain_learner: Learner[tuple[Tensor, Tensor]]) -> tuple[TrainState, ...]:
     """The states of a run of two epochs, from the fresh one to the finished one: of every place of the machine."""
-    from nntrain.steps import advance
+    from nntrain.machine.steps import advance
 
     states = [nntrain_learner.init(epochs=2)]
     while states[-1].progress.at != "finished":

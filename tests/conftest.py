@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from nntrain import capture
+from nntrain.live import recorded as capture
 from tests.tape import TapeRecorder
 
 # One thread: tiny tensors gain nothing from more, and two test runs on one machine do not slow each other down.

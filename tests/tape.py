@@ -74,7 +74,7 @@ def tensors_in(tree: Any) -> list[Tensor]:
 
 
 class TapeRecorder:
-    """What `nntrain.capture` takes for a recorder."""
+    """What `nntrain.live.recorded` takes for a recorder."""
 
     def rehearse(self, function: Callable[[], None]) -> None:
         """Run it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from nntrain.checkpoint.loading import opened, read
-from nntrain.differences import Difference, difference
+from nntrain.values.differences import Difference, difference
 
 
 def diff(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> Difference:

@@ -27,9 +27,9 @@ from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from nntrain.bits import as_bytes
 from nntrain.errors import CheckpointError
-from nntrain.tensors import plain_layout
+from nntrain.values.bits import as_bytes
+from nntrain.values.tensors import plain_layout
 
 Result = TypeVar("Result")
 

@@ -1,7 +1,7 @@
 """What a checkpoint says of a state, and the state that it says.
 
 The record is JSON: when it was saved, by which versions, a description of each tensor, and the state as a tree (see
-`nntrain.trees`). Slots come back as the records that the slots of their names keep, and as `Unread` where there is no
+`nntrain.values.flattening`). Slots come back as the records that the slots of their names keep, and as `Unread` where there is no
 such slot yet: no class is looked up by a name that a file says.
 """
 
@@ -17,23 +17,18 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from nntrain.bits import same_bits
 from nntrain.checkpoint.container import VERSION, Stored
 from nntrain.errors import CheckpointError, ConfigError
-from nntrain.records import (
-    EpochStats,
-    FrozenMapping,
-    History,
-    Key,
-    Progress,
-    Sums,
-    Totals,
-    TrainState,
-    Unread,
-    slot_record,
-)
-from nntrain.tensors import ModelSource, OptimState, Snapshot, Spec, Tensors
-from nntrain.trees import Flattener, Tree, unflattened
+from nntrain.values.bits import same_bits
+from nntrain.values.flattening import Flattener, Tree, unflattened
+from nntrain.values.history import EpochStats, History
+from nntrain.values.key import Key
+from nntrain.values.progress import Progress
+from nntrain.values.record import FrozenMapping
+from nntrain.values.slots import Unread, slot_record
+from nntrain.values.state import TrainState
+from nntrain.values.sums import Sums, WeightedSums
+from nntrain.values.tensors import ModelSource, OptimState, Snapshot, Spec, Tensors
 
 SAVED_AT: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
 """When: RFC 3339, UTC, microseconds. Later is greater, as text too."""
@@ -129,14 +124,14 @@ def state_of(
 def _makers(spec: Spec, template: ModelSource, misfits: list[str]) -> dict[str, Callable[[Any], object]]:
     """Give what makes the values that took themselves apart."""
 
-    def totals(parts: Mapping[str, Any]) -> Totals:
+    def totals(parts: Mapping[str, Any]) -> WeightedSums:
         values, metrics = parts["values"], parts["metrics"]
         plain = isinstance(values, list) and all(isinstance(one, float) for one in values)
         on_device = isinstance(values, Tensor) and values.dtype == torch.float64 and values.ndim == 1
         named = isinstance(metrics, tuple) and all(isinstance(one, str) for one in metrics)
         if not ((plain or on_device) and named and len(values) in {0, 1 + len(metrics)}):
             raise ValueError(f"its running sums are {values!r:.80}, of the metrics {metrics!r:.80}")
-        return Totals(values, metrics)
+        return WeightedSums(values, metrics)
 
     def state(parts: Mapping[str, Any]) -> TrainState:
         return TrainState(

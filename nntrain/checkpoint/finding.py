@@ -10,9 +10,9 @@ from typing import Final, NamedTuple, TypeVar
 
 from nntrain.checkpoint.loading import load, opened, verify
 from nntrain.errors import CheckpointError, ConfigError
-from nntrain.logged import WarningEvent
-from nntrain.machine import HasMachine
-from nntrain.records import TrainState
+from nntrain.machine.machine import HasMachine
+from nntrain.values.log_event import WarningEvent
+from nntrain.values.state import TrainState
 
 Batch = TypeVar("Batch")
 

@@ -17,12 +17,16 @@ from torch import Tensor
 
 from nntrain.checkpoint.container import DTYPES, FORMAT, Head, Stored, read_head, read_tensors
 from nntrain.checkpoint.content import Flattened, migrated, state_of
-from nntrain.errors import CheckpointError, MisfitError, StateError, in_plain_words
-from nntrain.logged import CheckpointLoaded, WarningEvent
-from nntrain.machine import HasMachine
-from nntrain.records import EpochStats, FrozenMapping, History, Key, Phase, Progress, Record, TrainState
-from nntrain.tensors import ModelSource, Spec
-from nntrain.trees import Tree, unflattened
+from nntrain.errors import CheckpointError, MisfitError, StateError, escape_untrusted
+from nntrain.machine.machine import HasMachine
+from nntrain.values.flattening import Tree, unflattened
+from nntrain.values.history import EpochStats, History
+from nntrain.values.key import Key
+from nntrain.values.log_event import CheckpointLoaded, WarningEvent
+from nntrain.values.progress import Phase, Progress
+from nntrain.values.record import FrozenMapping, Record
+from nntrain.values.state import TrainState
+from nntrain.values.tensors import ModelSource, Spec
 
 Batch = TypeVar("Batch")
 
@@ -257,7 +261,7 @@ def _check_fit(content: Content, spec: Spec, kind: str, groups: int) -> None:
 def _misfit(content: Content, misfits: list[str]) -> MisfitError:
     return MisfitError(
         f"{content.path} does not fit the learner:\n  "
-        + "\n  ".join(map(in_plain_words, misfits))
+        + "\n  ".join(map(escape_untrusted, misfits))
         + "\nNothing was loaded. Load it with a learner of the model and the optimizer that it was saved with. The "
         "state may then go on in a learner of that model with another optimizer, which begins anew."
     )

@@ -14,9 +14,9 @@ from typing import Final, NamedTuple
 from nntrain.checkpoint.container import write
 from nntrain.checkpoint.content import Flattened, flattened, record_text
 from nntrain.errors import CheckpointError, ConfigError
-from nntrain.records import TrainState
-from nntrain.tensors import Snapshot
-from nntrain.trees import Flattener
+from nntrain.values.flattening import Flattener
+from nntrain.values.state import TrainState
+from nntrain.values.tensors import Snapshot
 
 try:
     import fcntl

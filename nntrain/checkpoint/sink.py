@@ -20,11 +20,14 @@ from nntrain.checkpoint.finding import SUFFIX
 from nntrain.checkpoint.loading import inspect
 from nntrain.checkpoint.saving import Saved, remove_unfinished, save_flattened
 from nntrain.errors import CheckpointError, ConfigError
-from nntrain.logged import CheckpointSaved, WarningEvent
-from nntrain.records import EpochStats, Phase, Progress, TrainState, evolved
-from nntrain.tensors import Snapshot, Tensors
-from nntrain.transitions import RunInfo, Transition
-from nntrain.trees import Flattener
+from nntrain.sinks.transition import RunInfo, Transition
+from nntrain.values.flattening import Flattener
+from nntrain.values.history import EpochStats
+from nntrain.values.log_event import CheckpointSaved, WarningEvent
+from nntrain.values.progress import Phase, Progress
+from nntrain.values.record import evolved
+from nntrain.values.state import TrainState
+from nntrain.values.tensors import Snapshot, Tensors
 
 Mode = Literal["min", "max"]
 

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from nntrain.cli.settings import FitConfig, Options
     from nntrain.data import ImageLoaders
-    from nntrain.events import Subscriber
-    from nntrain.learner import Learner
-    from nntrain.records import TrainState
-    from nntrain.verdicts import Outcome
+    from nntrain.machine.learner import Learner
+    from nntrain.subscribers.protocol import Subscriber
+    from nntrain.values.state import TrainState
+    from nntrain.values.verdicts import Outcome
 
 
 _FIELDS: Final = {"log_path": "log", "resuming": "resume"}
@@ -133,13 +133,13 @@ def _fit(config: FitConfig) -> None:
     from nntrain.checkpoint import Checkpoint
     from nntrain.data import DataLoaders
     from nntrain.errors import Terminated
-    from nntrain.learner import Learner
     from nntrain.log import JsonLog
-    from nntrain.metrics import accuracy
+    from nntrain.machine.learner import Learner
+    from nntrain.metrics.functions import accuracy
     from nntrain.sinks import PrintStats
+    from nntrain.sinks.transition import Sink
     from nntrain.subscribers import EarlyStopping
-    from nntrain.transitions import Sink
-    from nntrain.verdicts import Cancelled
+    from nntrain.values.verdicts import Cancelled
 
     where = _device(config.device)
     saving = Checkpoint(checkpoint_dir, every_steps=config.save_every) if checkpoint_dir is not None else None
@@ -232,7 +232,7 @@ def _resumed(folder: Path, learner: Learner[Any], seed: int, said: TextIO) -> Tr
 
 def _fitted(learner: Learner[Any], cell: list[TrainState], epochs: int) -> Outcome | None:
     """Train to `epochs` in all from the state in `cell`, which is taken out. None where that is reached."""
-    from nntrain.steps import fit_step
+    from nntrain.machine.steps import fit_step
 
     now = cell[0].progress
     if now.at != "finished":

@@ -1,13 +1,13 @@
 """Data: loaders whose order is a value, images decoded once or streamed, and two data sets to begin with."""
 
 from nntrain.data.dataloaders import DataLoaders, ImageLoaders
-from nntrain.data.digits import load_digits
-from nntrain.data.fashion_mnist import load_fashion_mnist
-from nntrain.data.image_loader import ImageLoader
-from nntrain.data.reference import hf_ds_collate_fn
-from nntrain.data.resident import ResidentLoader
-from nntrain.data.saved import load_saved
-from nntrain.data.streamed import HFLoader
+from nntrain.data.images.digits import load_digits
+from nntrain.data.images.fashion_mnist import load_fashion_mnist
+from nntrain.data.images.image_loader import ImageLoader
+from nntrain.data.images.reference import hf_ds_collate_fn
+from nntrain.data.images.resident import ResidentLoader
+from nntrain.data.images.saved import load_saved
+from nntrain.data.images.streamed import HFLoader
 
 __all__ = [
     "DataLoaders",

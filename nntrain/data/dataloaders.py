@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from torch import Tensor
 
-from nntrain.data.hf import hf_loaders
-from nntrain.data.image_loader import ImageLoader
+from nntrain.data.images.hf import hf_loaders
+from nntrain.data.images.image_loader import ImageLoader
+from nntrain.data.loaders import Loader
 from nntrain.errors import ConfigError, DataError
-from nntrain.loaders import Loader
 
 if TYPE_CHECKING:
     from datasets.dataset_dict import DatasetDict

@@ -22,7 +22,7 @@ from nntrain.log.reading import BadLine, LogReadError, TornLine, read, scan
 from nntrain.log.replay import Run, replay
 from nntrain.log.schema import event_schema
 from nntrain.log.targets import FileTarget, LoggerTarget, StreamTarget, Target
-from nntrain.logged import CheckpointLoaded, CheckpointSaved, LogEvent, RolledBack, WarningEvent
+from nntrain.values.log_event import CheckpointLoaded, CheckpointSaved, LogEvent, RolledBack, WarningEvent
 
 __all__ = [
     "SCHEMA",

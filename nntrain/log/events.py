@@ -6,9 +6,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nntrain.logged import CheckpointLoaded, CheckpointSaved, Level, LogEvent, RolledBack, WarningEvent
-from nntrain.records import EpochStats, FrozenMapping, Phase, Record
-from nntrain.verdicts import Event, Scope
+from nntrain.values.history import EpochStats
+from nntrain.values.log_event import CheckpointLoaded, CheckpointSaved, Level, LogEvent, RolledBack, WarningEvent
+from nntrain.values.progress import Phase
+from nntrain.values.record import FrozenMapping, Record
+from nntrain.values.verdicts import Event, Scope
 
 
 class RunStarted(LogEvent, frozen=True):

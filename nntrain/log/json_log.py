@@ -22,8 +22,8 @@ from nntrain.log.replay import replay
 from nntrain.log.stamping import LiveRun, new_run_id, process_rank
 from nntrain.log.story import Told, begins_anew, is_fresh, tell
 from nntrain.log.targets import BoundLogger, FileTarget, Target, target_of
-from nntrain.records import evolved
-from nntrain.transitions import BatchRan, RunInfo, Transition
+from nntrain.sinks.transition import BatchRan, RunInfo, Transition
+from nntrain.values.record import evolved
 
 Sync = Literal["line", "epoch", "end", "never"]
 _GROUP: Final = 64

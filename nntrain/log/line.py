@@ -16,8 +16,9 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field, SerializeAsAny, TypeAdapter, ValidationError
 
 from nntrain.log.events import OWN, OtherEvent, OwnEvent
-from nntrain.logged import RESERVED, Level, LogEvent, registered
-from nntrain.records import FrozenMapping, Phase, Record
+from nntrain.values.log_event import RESERVED, Level, LogEvent, registered
+from nntrain.values.progress import Phase
+from nntrain.values.record import FrozenMapping, Record
 
 SCHEMA: Final = "nntrain.event/1"
 """The name and version of a line's schema, which each line has."""

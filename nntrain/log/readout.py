@@ -8,7 +8,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
-from nntrain.transitions import BatchRan
+from nntrain.sinks.transition import BatchRan
 
 
 def waits(value: Tensor | float) -> TypeGuard[Tensor]:

@@ -17,7 +17,8 @@ from nntrain.log.events import (
     RunStarted,
 )
 from nntrain.log.line import Line
-from nntrain.records import EpochStats, FrozenMapping, History, Record
+from nntrain.values.history import EpochStats, History
+from nntrain.values.record import FrozenMapping, Record
 
 RunOutcome = Literal["running", "completed", "cancelled", "failed"]
 

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from nntrain.log.events import OWN
 from nntrain.log.line import SCHEMA, Line
-from nntrain.logged import LogEvent, registered_events
+from nntrain.values.log_event import LogEvent, registered_events
 
 JsonSchema = dict[str, Any]
 

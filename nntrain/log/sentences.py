@@ -14,7 +14,7 @@ from nntrain.log.events import (
 )
 from nntrain.log.line import Line
 from nntrain.log.text import number, seconds, size, whole, word
-from nntrain.logged import CheckpointLoaded, CheckpointSaved, LogEvent, RolledBack, WarningEvent
+from nntrain.values.log_event import CheckpointLoaded, CheckpointSaved, LogEvent, RolledBack, WarningEvent
 
 
 def sentence(line: Line) -> str:

@@ -16,9 +16,10 @@ from nntrain.log.events import BatchFinished, HistoryReplaced, PastPhase
 from nntrain.log.line import Line
 from nntrain.log.readout import read_out
 from nntrain.log.story import NOTHING, Saying, Told
-from nntrain.logged import LogEvent
-from nntrain.records import FrozenMapping, Phase, Progress, evolved
-from nntrain.transitions import BatchRan, RunInfo
+from nntrain.sinks.transition import BatchRan, RunInfo
+from nntrain.values.log_event import LogEvent
+from nntrain.values.progress import Phase, Progress
+from nntrain.values.record import FrozenMapping, evolved
 
 
 @dataclass

@@ -28,9 +28,11 @@ from nntrain.log.events import (
     RunFinished,
     RunStarted,
 )
-from nntrain.logged import LogEvent, WarningEvent
-from nntrain.records import EpochStats, FrozenMapping, Progress, evolved
-from nntrain.transitions import BatchRan, RunInfo, Transition
+from nntrain.sinks.transition import BatchRan, RunInfo, Transition
+from nntrain.values.history import EpochStats
+from nntrain.values.log_event import LogEvent, WarningEvent
+from nntrain.values.progress import Progress
+from nntrain.values.record import FrozenMapping, evolved
 
 
 class Told(NamedTuple):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Final, TextIO
 
-from nntrain.records import EpochStats, Place
-from nntrain.transitions import Transition
+from nntrain.sinks.transition import Transition
+from nntrain.values.history import EpochStats
+from nntrain.values.progress import Place
 
 
 class PrintStats:

@@ -6,9 +6,13 @@ import math
 from typing import Literal
 
 from nntrain.errors import ConfigError
-from nntrain.events import AnswerEpoch, Subscriber
-from nntrain.records import EpochStats, Phase, Record, Slot, TrainState
-from nntrain.verdicts import CancelFit
+from nntrain.subscribers.protocol import AnswerEpoch, Subscriber
+from nntrain.values.history import EpochStats
+from nntrain.values.progress import Phase
+from nntrain.values.record import Record
+from nntrain.values.slots import Slot
+from nntrain.values.state import TrainState
+from nntrain.values.verdicts import CancelFit
 
 
 class Patience(Record, frozen=True):

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from nntrain.errors import ConfigError
-from nntrain.events import AnswerBatch, AnswerEpoch, BatchOutput, Subscriber
-from nntrain.records import TrainState
-from nntrain.verdicts import CancelFit
+from nntrain.subscribers.protocol import AnswerBatch, AnswerEpoch, Subscriber
+from nntrain.values.output import BatchOutput
+from nntrain.values.state import TrainState
+from nntrain.values.verdicts import CancelFit
 
 
 def waits(loss: Tensor) -> bool:

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from nntrain.errors import ConfigError
-from nntrain.events import AnswerBatch, BatchOutput, Subscriber
-from nntrain.logged import RolledBack
-from nntrain.records import FrozenMapping, Record, Slot, TrainState, evolved
-from nntrain.tensors import Snapshot
-from nntrain.verdicts import CancelBatch, CancelFit
+from nntrain.subscribers.protocol import AnswerBatch, Subscriber
+from nntrain.values.log_event import RolledBack
+from nntrain.values.output import BatchOutput
+from nntrain.values.record import FrozenMapping, Record, evolved
+from nntrain.values.slots import Slot
+from nntrain.values.state import TrainState
+from nntrain.values.tensors import Snapshot
+from nntrain.values.verdicts import CancelBatch, CancelFit
 
 _OTHERWISE: Final = 5  # what the key is folded with for a course that is taken instead of another
 _SMOOTHING: Final = 0.1

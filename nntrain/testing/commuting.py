@@ -11,14 +11,15 @@ from typing import Any, overload
 import torch
 
 from nntrain.errors import ConfigError, OrderWarning
-from nntrain.events import EVENTS, Listening, hears, subscriber_name
-from nntrain.records import Record
+from nntrain.subscribers.asking import hears, subscriber_name
+from nntrain.subscribers.protocol import EVENTS, Listening
 from nntrain.testing.broken import LawBrokenError
 from nntrain.testing.courses import course, parted
 from nntrain.testing.plans import Batch, MakeLearner, Pair, Trial, runs_of, runs_of_pairs
 from nntrain.testing.standing_in import StandIn
 from nntrain.testing.trying import expect_callable, st, tried
-from nntrain.verdicts import Event
+from nntrain.values.record import Record
+from nntrain.values.verdicts import Event
 
 
 class Clash(Record, frozen=True):

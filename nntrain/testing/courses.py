@@ -6,12 +6,14 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nntrain.events import Listening
-from nntrain.records import Place, Progress, TrainState, evolved
-from nntrain.steps import fit_step
+from nntrain.machine.steps import fit_step
+from nntrain.sinks.transition import Sink, Transition
+from nntrain.subscribers.protocol import Listening
 from nntrain.testing.plans import Batch, Trial
-from nntrain.transitions import Sink, Transition
-from nntrain.verdicts import Cancel
+from nntrain.values.progress import Place, Progress
+from nntrain.values.record import evolved
+from nntrain.values.state import TrainState
+from nntrain.values.verdicts import Cancel
 
 
 @dataclass(frozen=True)

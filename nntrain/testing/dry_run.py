@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from nntrain.errors import ConfigError, StateError
-from nntrain.events import EVENTS, BatchOutput, Listening, listeners, publish
 from nntrain.log import Line, read
 from nntrain.log.events import (
     BatchFinished,
@@ -22,11 +21,18 @@ from nntrain.log.events import (
     RunStarted,
 )
 from nntrain.log.replay import stats_of
-from nntrain.logged import LogEvent
-from nntrain.randomness import kept
-from nntrain.records import FrozenMapping, History, Key, Place, Progress, Record, TrainState
-from nntrain.tensors import Spec, Tensors
-from nntrain.verdicts import Cancel, CancelFit, Event
+from nntrain.subscribers.asking import listeners, publish
+from nntrain.subscribers.protocol import EVENTS, Listening
+from nntrain.values.history import History
+from nntrain.values.key import Key
+from nntrain.values.log_event import LogEvent
+from nntrain.values.output import BatchOutput
+from nntrain.values.progress import Place, Progress
+from nntrain.values.randomness import restoring_rng
+from nntrain.values.record import FrozenMapping, Record
+from nntrain.values.state import TrainState
+from nntrain.values.tensors import Spec, Tensors
+from nntrain.values.verdicts import Cancel, CancelFit, Event
 
 _NO_WEIGHTS: Final = "it comes from a log, which has no weights"
 
@@ -91,7 +97,7 @@ def dry_run(
     """
     lines = _of_one_run(log, run_id)
     folding = _Fold(subscriber)
-    with kept([torch.default_generator]):
+    with restoring_rng([torch.default_generator]):
         for line in lines:
             if not folding.hear(line):
                 break

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from nntrain.bits import same_bits
+from nntrain.data.loaders import Loader
 from nntrain.errors import ConfigError
-from nntrain.loaders import Loader
-from nntrain.records import Key
 from nntrain.testing.broken import LawBrokenError
 from nntrain.testing.plans import Batch
+from nntrain.testing.purity import changed, world
 from nntrain.testing.shown import copied
 from nntrain.testing.trying import expect_callable, st, tried
-from nntrain.testing.watching import changed, world
+from nntrain.values.bits import same_bits
+from nntrain.values.key import Key
 
 
 def check_loader(make: Callable[[], Loader[Batch]], *, most_batches: int = 64, examples: int = 20) -> None:

@@ -12,8 +12,8 @@ from typing import Final
 from pydantic import BaseModel
 from torch import Tensor
 
-from nntrain.bits import as_bytes
-from nntrain.records import TrainState
+from nntrain.values.bits import as_bytes
+from nntrain.values.state import TrainState
 
 _PLAIN: Final = (bool, int, float, complex, str, bytes, type(None))
 _KEPT: Final = (*_PLAIN, list, dict, set, deque, bytearray, Tensor)

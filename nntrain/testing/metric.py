@@ -9,13 +9,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from nntrain.batches import described
-from nntrain.bits import same_bits
-from nntrain.passes import MetricFn
+from nntrain.metrics.measured import MetricFn
 from nntrain.testing.broken import Law, LawBrokenError
+from nntrain.testing.purity import watched
 from nntrain.testing.shown import copied
 from nntrain.testing.trying import expect_callable, st, tried
-from nntrain.testing.watching import watched
+from nntrain.values.bits import same_bits
+from nntrain.values.trees import described
 
 Samples = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 """What makes so many samples of (preds, target), by drawing from a generator."""

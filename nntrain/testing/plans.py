@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nntrain.data.dataloaders import DataLoaders
-from nntrain.events import Listening
-from nntrain.learner import Learner
-from nntrain.metrics import accuracy
-from nntrain.randomness import seeded
+from nntrain.machine.learner import Learner
+from nntrain.metrics.functions import accuracy
+from nntrain.sinks.transition import Sink
+from nntrain.subscribers.protocol import Listening
 from nntrain.testing.trying import st
-from nntrain.transitions import Sink
+from nntrain.values.randomness import seeded
 
 Batch = TypeVar("Batch")
 Pair = tuple[Tensor, Tensor]

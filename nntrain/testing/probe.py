@@ -7,17 +7,17 @@ from typing import Any, Final, NoReturn
 
 import torch
 
-from nntrain.bits import same_bits
 from nntrain.errors import BorrowError
-from nntrain.events import Listening
-from nntrain.randomness import kept_outside_torch
-from nntrain.records import TrainState
+from nntrain.subscribers.protocol import Listening
 from nntrain.testing.broken import Law, LawBrokenError
 from nntrain.testing.memory import remembered
+from nntrain.testing.purity import watched
 from nntrain.testing.shown import copied, plain
 from nntrain.testing.standing_in import StandIn
-from nntrain.testing.watching import watched
-from nntrain.verdicts import Event
+from nntrain.values.bits import same_bits
+from nntrain.values.randomness import kept_outside_torch
+from nntrain.values.state import TrainState
+from nntrain.values.verdicts import Event
 
 _SEEN: Final = (
     "the tensors of the state",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nntrain.bits import same_bits
-from nntrain.optimizer import Schedule, is_lr
 from nntrain.testing.broken import Law, LawBrokenError
+from nntrain.testing.purity import watched
 from nntrain.testing.trying import expect_callable, st, tried
-from nntrain.testing.watching import watched
+from nntrain.update.schedules import Schedule, is_lr
+from nntrain.values.bits import same_bits
 
 
 def check_schedule(schedule: Schedule, *, steps: int = 1000, examples: int = 50) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from nntrain.batches import mapped
-from nntrain.events import BatchOutput
-from nntrain.records import TrainState
+from nntrain.values.output import BatchOutput
+from nntrain.values.state import TrainState
+from nntrain.values.trees import tree_map
 
 
 def plain(shown: Any) -> Any:
@@ -22,7 +22,7 @@ def plain(shown: Any) -> Any:
 
 def copied(shown: Any) -> Any:
     """Copy it, tensor by tensor; a copy of a state does not keep the state."""
-    return mapped(plain(shown), _clone)
+    return tree_map(plain(shown), _clone)
 
 
 def _clone(tensor: Tensor) -> Tensor:

@@ -12,20 +12,22 @@ from typing import Any, Final, Generic, overload
 
 import torch
 
-from nntrain.bits import same_bits
 from nntrain.errors import BorrowError, SinkWarning
-from nntrain.events import AnswerBatch, BatchOutput, Listening, Subscriber
-from nntrain.records import TrainState
-from nntrain.steps import fit_step
-from nntrain.tensors import Tensors
+from nntrain.machine.steps import fit_step
+from nntrain.sinks.audience import sink_name
+from nntrain.sinks.transition import BatchRan, RunInfo, Sink, Transition
+from nntrain.subscribers.protocol import AnswerBatch, Listening, Subscriber
 from nntrain.testing.broken import Law, LawBrokenError
 from nntrain.testing.courses import course, parted, place
 from nntrain.testing.plans import Batch, MakeLearner, Trial, runs_of, runs_of_pairs
+from nntrain.testing.purity import changed, world
 from nntrain.testing.shown import copied, plain
 from nntrain.testing.trying import expect_callable, st, tried
-from nntrain.testing.watching import changed, world
-from nntrain.transitions import BatchRan, RunInfo, Sink, Transition, sink_name
-from nntrain.verdicts import Cancel, CancelBatch, CancelEpoch, CancelFit
+from nntrain.values.bits import same_bits
+from nntrain.values.output import BatchOutput
+from nntrain.values.state import TrainState
+from nntrain.values.tensors import Tensors
+from nntrain.values.verdicts import Cancel, CancelBatch, CancelEpoch, CancelFit
 
 _OPTIONS: Final = ("strict", "places", "every_batch", "tells", "last_words", "wants")
 _MOST_KEPT: Final = 2

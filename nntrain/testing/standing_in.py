@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from nntrain.events import EVENTS, Listening, Subscriber, hears, subscriber_name
-from nntrain.verdicts import Event
+from nntrain.subscribers.asking import hears, subscriber_name
+from nntrain.subscribers.protocol import EVENTS, Listening, Subscriber
+from nntrain.values.verdicts import Event
 
 
 class StandIn(Subscriber[Any]):

@@ -12,15 +12,15 @@ import torch
 
 from nntrain.checkpoint import load, save
 from nntrain.errors import CheckpointError, SubscriberError, VerdictError
-from nntrain.events import Listening
-from nntrain.steps import advance, fit_step, with_goal
+from nntrain.machine.steps import advance, fit_step, with_goal
+from nntrain.sinks.transition import Transition
+from nntrain.subscribers.protocol import Listening
 from nntrain.testing.broken import LawBrokenError
 from nntrain.testing.courses import Follower, Stop, course, parted
 from nntrain.testing.plans import Batch, MakeLearner, Pair, Trial, runs_of, runs_of_pairs
 from nntrain.testing.probe import Probe
 from nntrain.testing.standing_in import StandIn
 from nntrain.testing.trying import expect_callable, st, tried
-from nntrain.transitions import Transition
 
 
 @overload

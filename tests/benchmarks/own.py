@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from nntrain import DataLoaders, Learner, Sink, Subscriber, TrainState, accuracy
-from nntrain.events import BatchOutput
 from nntrain.log import JsonLog
+from nntrain.values.output import BatchOutput
 from tests import seed_loop
 from tests.benchmarks.setting import LR, Batches, Loop, Prepared, Reported
 

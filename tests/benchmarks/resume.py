@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from nntrain import Key
-from nntrain.loaders import Stream, as_loader
+from nntrain.data.loaders import Stream, as_loader
 from tests.benchmarks.report import heading, table
 from tests.benchmarks.rounds import Timed, interleaved
 from tests.benchmarks.setting import Batch

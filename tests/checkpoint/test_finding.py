@@ -16,7 +16,7 @@ from nntrain import DataLoaders, EarlyStopping, Learner, Transition, fit_step
 from nntrain.checkpoint import Checkpoint, latest, load, resume, save
 from nntrain.errors import CheckpointError, ConfigError, MisfitError
 from nntrain.log import JsonLog, read
-from nntrain.logged import CheckpointLoaded, WarningEvent
+from nntrain.values.log_event import CheckpointLoaded, WarningEvent
 from tests.checkpoint.test_sink import STEPS, batches, error_of, files, fitted, keeping_all, learner_of
 
 

@@ -51,18 +51,20 @@ from nntrain import (
     advance,
     epoch_step,
     fit_step,
-    records,
 )
-from nntrain.bits import same_bits
 from nntrain.checkpoint import container, content, inspect, load, save, verify
 from nntrain.errors import CheckpointError, ConfigError, MisfitError
-from nntrain.events import AnswerBatch, BatchOutput
-from nntrain.records import Unread, evolved
 from nntrain.subscribers.early_stopping import Patience
-from tests.core.test_optimizers import CLASSES
-from tests.core.test_optimizers import learner_of as words_learner
+from nntrain.subscribers.protocol import AnswerBatch
+from nntrain.values import slots
+from nntrain.values.bits import same_bits
+from nntrain.values.output import BatchOutput
+from nntrain.values.record import evolved
+from nntrain.values.slots import Unread
 from tests.laws.strategies import MODELS, Batch, Setup
 from tests.log.warm import Warm
+from tests.update.test_optimizers import CLASSES
+from tests.update.test_optimizers import learner_of as words_learner
 
 VERSION_1: Final = Path(__file__).with_name("version_1.safetensors")
 Function = Callable[..., Any]
@@ -468,7 +470,7 @@ def test_a_slot_that_nobody_made_yet_is_kept_until_somebody_does(tmp_path: Path,
 
 
 def pass_slot_on(folder: str, name: str) -> None:
-    assert records.slot_record(name) is None
+    assert slots.slot_record(name) is None
     state = load(f"{folder}/0.safetensors", Setup().learner())
     assert isinstance(state.slots[name], Unread)
     save(state, f"{folder}/1.safetensors")

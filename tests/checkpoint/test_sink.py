@@ -33,12 +33,12 @@ from nntrain import (
     on,
     state_before,
 )
-from nntrain.bits import same_bits
 from nntrain.checkpoint import inspect, latest, load, resume, saving, sink
 from nntrain.checkpoint.saving import UNFINISHED
 from nntrain.errors import CheckpointError, ConfigError, SinkWarning
 from nntrain.log import JsonLog, read
-from nntrain.logged import CheckpointSaved, WarningEvent
+from nntrain.values.bits import same_bits
+from nntrain.values.log_event import CheckpointSaved, WarningEvent
 from tests.laws.test_law_09_no_waste import WEIGHT, CountCopies
 
 Batch = tuple[Tensor, Tensor]

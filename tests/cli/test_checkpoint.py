@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from nntrain import Checkpoint, DataLoaders, EarlyStopping, Learner, TrainState, accuracy, fit_step
 from nntrain.checkpoint import diff, inspect, save
 from nntrain.cli import nntrain
-from nntrain.events import Subscriber
+from nntrain.subscribers.protocol import Subscriber
 
 NAME: Final = "it.safetensors"
 

@@ -20,7 +20,7 @@ from datasets.dataset_dict import DatasetDict
 from nntrain.checkpoint import MisfitError, diff, inspect
 from nntrain.cli import nntrain
 from nntrain.data import load_digits
-from nntrain.data.png import grey_images
+from nntrain.data.images.png import grey_images
 
 LINE: Final = re.compile(r"epoch=(\d\d) \| (train|eval ) \| loss=(\d+\.\d{3}) \| metric=([01]\.\d{3})")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.data.pictures import picture
+from tests.data.images.pictures import picture
 
 ORIENTATION = 0x0112
 

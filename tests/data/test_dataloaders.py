@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from nntrain.data import DataLoaders, ImageLoader, ImageLoaders
 from nntrain.errors import ConfigError, DataError
-from nntrain.records import Key
-from tests.data.pictures import dataset_dict
+from nntrain.values.key import Key
+from tests.data.images.pictures import dataset_dict
 
 Pair = tuple[Tensor, Tensor]
 PAIRS: list[Pair] = [(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))]

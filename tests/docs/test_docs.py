@@ -16,7 +16,7 @@ from mypy import api
 from nntrain.cli import nntrain
 from nntrain.cli.plugins import KINDS
 from nntrain.cli.settings import configured, made
-from nntrain.machine import TABLE
+from nntrain.machine.table import TABLE
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nntrain import Learner, Outcome, Sink, Subscriber, TrainState, accuracy
-from nntrain.events import BatchOutput
-from nntrain.records import Key
+from nntrain.values.key import Key
+from nntrain.values.output import BatchOutput
 from tests.laws.strategies import Batch, Setup
 
 POINTS: Final = (

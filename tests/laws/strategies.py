@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nntrain import BatchOutput, Learner, Sink, Slot, Subscriber, TrainState, accuracy, advance
-from nntrain.bits import same_bits
-from nntrain.records import Key
+from nntrain.values.bits import same_bits
+from nntrain.values.key import Key
 
 Batch = tuple[Tensor, Tensor]
 CLASSES: Final = 3

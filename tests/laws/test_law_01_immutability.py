@@ -31,7 +31,8 @@ from nntrain import (
     state_before,
 )
 from nntrain.errors import StateError
-from nntrain.events import AnswerBatch, BatchOutput
+from nntrain.subscribers.protocol import AnswerBatch
+from nntrain.values.output import BatchOutput
 from tests.laws.faults import BEFORE_WRITING, POINTS, BlownError, Fused, tried
 from tests.laws.strategies import CPU, Batch, Kept, Setup, setups
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nntrain import Transition, fit_step
-from nntrain.bits import same_bits
+from nntrain.values.bits import same_bits
 from tests.laws.strategies import OPTIMIZERS, WITHOUT_NOISE, Setup, setups
 
 

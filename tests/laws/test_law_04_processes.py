@@ -44,17 +44,19 @@ from nntrain import (
     Subscriber,
     TrainState,
     Transition,
-    capture,
     fit_step,
 )
 from nntrain import data as images
 from nntrain.checkpoint import load, save
-from nntrain.events import AnswerBatch, AnswerEpoch, BatchOutput
+from nntrain.live import recorded as capture
 from nntrain.log import JsonLog, LogEvent
-from nntrain.records import EpochStats, Sums, Totals
 from nntrain.sinks.print_stats import PrintStats
+from nntrain.subscribers.protocol import AnswerBatch, AnswerEpoch
 from nntrain.subscribers.rollback import Rollback
-from tests.data.pictures import picture, png, stored
+from nntrain.values.history import EpochStats
+from nntrain.values.output import BatchOutput
+from nntrain.values.sums import Sums, WeightedSums
+from tests.data.images.pictures import picture, png, stored
 from tests.laws.strategies import MODELS, OPTIMIZERS, Batch, KeyedLoader, KeyedLoaders, Rolls, Setup
 from tests.laws.test_law_04_resume import SkipEveryThird
 from tests.log.warm import Warm
@@ -334,7 +336,7 @@ def spelt(value: object) -> Iterator[bytes]:
         yield f"{one.dtype}{list(one.shape)}".encode() + one.reshape(-1).view(torch.uint8).numpy().tobytes()
     elif isinstance(value, TrainState):
         yield from spelt(parts_of(value))
-    elif isinstance(value, Totals):
+    elif isinstance(value, WeightedSums):
         yield from spelt((value.metrics, value.tolist()))
     elif isinstance(value, BaseModel):
         clock = {"seconds"} if isinstance(value, (EpochStats, Sums)) else set()

@@ -31,7 +31,8 @@ from nntrain import (
     accuracy,
     fit_step,
 )
-from nntrain.events import AnswerBatch, BatchOutput
+from nntrain.subscribers.protocol import AnswerBatch
+from nntrain.values.output import BatchOutput
 from tests.laws.strategies import CPU, Batch, KeyedLoader, KeyedLoaders, Rolls, Setup, setups
 
 

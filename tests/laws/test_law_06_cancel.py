@@ -35,8 +35,9 @@ from nntrain import (
     accuracy,
     fit_step,
 )
-from nntrain.events import EVENTS, AnswerBatch, AnswerEpoch, AnswerFit, BatchOutput
-from nntrain.verdicts import Event
+from nntrain.subscribers.protocol import EVENTS, AnswerBatch, AnswerEpoch, AnswerFit
+from nntrain.values.output import BatchOutput
+from nntrain.values.verdicts import Event
 from tests import seed_loop
 from tests.laws.strategies import Batch, Loaders
 

@@ -39,10 +39,11 @@ from nntrain import (
     fit_step,
     state_before,
 )
-from nntrain.events import AnswerBatch, AnswerEpoch, AnswerFit, BatchOutput
 from nntrain.log import JsonLog, LogEvent, replay
 from nntrain.log import read as read_log
-from nntrain.records import History
+from nntrain.subscribers.protocol import AnswerBatch, AnswerEpoch, AnswerFit
+from nntrain.values.history import History
+from nntrain.values.output import BatchOutput
 from tests.laws.strategies import Batch, Setup, setups
 
 Deed = Literal["state", "log", "batch", "epoch", "fit", "fail", "rewrite"]

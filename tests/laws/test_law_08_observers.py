@@ -15,9 +15,10 @@ from torch import Tensor
 
 from nntrain import Learner, PrintStats, Sink, Subscriber, TrainState, Transition, fit_step
 from nntrain.errors import SinkWarning
-from nntrain.events import AnswerBatch, AnswerEpoch, AnswerFit, BatchOutput, on
 from nntrain.log import JsonLog
-from nntrain.transitions import BatchRan, RunInfo
+from nntrain.sinks.transition import BatchRan, RunInfo
+from nntrain.subscribers.protocol import AnswerBatch, AnswerEpoch, AnswerFit, on
+from nntrain.values.output import BatchOutput
 from tests.laws.strategies import Batch, Setup, setups
 
 

@@ -20,7 +20,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nntrain import Learner, Sink, Subscriber, TrainState, Transition, accuracy, fit_step
-from nntrain.events import AnswerBatch, BatchOutput
+from nntrain.subscribers.protocol import AnswerBatch
+from nntrain.values.output import BatchOutput
 from tests.laws.strategies import Batch, Loaders
 
 WEIGHT: Final = (37, 23)

@@ -34,8 +34,8 @@ from nntrain import (
     epoch_step,
     fit_step,
 )
-from nntrain.bits import same_bits
-from nntrain.events import AnswerBatch, AnswerFit
+from nntrain.subscribers.protocol import AnswerBatch, AnswerFit
+from nntrain.values.bits import same_bits
 from tests.laws.faults import POINTS, BlownError, Fused
 from tests.laws.strategies import CPU, Batch, Setup, finish, setups
 from tests.laws.test_law_04_resume import TorchLoaders

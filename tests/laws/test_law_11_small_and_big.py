@@ -23,8 +23,8 @@ from nntrain import (
     epoch_step,
     fit_step,
 )
-from nntrain.events import AnswerBatch, AnswerEpoch
-from nntrain.machine import TABLE
+from nntrain.machine.table import TABLE
+from nntrain.subscribers.protocol import AnswerBatch, AnswerEpoch
 from tests.laws.strategies import Batch, Setup, finish, setups
 
 

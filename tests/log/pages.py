@@ -23,7 +23,7 @@ from nntrain.log import (
     replay,
 )
 from nntrain.log.report import page
-from nntrain.records import FrozenMapping
+from nntrain.values.record import FrozenMapping
 from tests.log.samples import CONFIG, Script, scripted
 
 HOSTILE = (

@@ -24,7 +24,8 @@ from nntrain.log import (
     RunStarted,
     WarningEvent,
 )
-from nntrain.records import FrozenMapping, Phase
+from nntrain.values.progress import Phase
+from nntrain.values.record import FrozenMapping
 
 RUN = "0199b9a1-0000-7000-8000-00000000000"
 CONFIG: Mapping[str, Any] = {

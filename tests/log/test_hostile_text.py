@@ -24,13 +24,13 @@ from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
 from nntrain import CancelEpoch, Subscriber, TrainState
-from nntrain.events import AnswerEpoch
 from nntrain.log import FileTarget, JsonLog, Line, LogEvent, RunFailed, RunStarted, read
 from nntrain.log.events import OWN, PastPhase
 from nntrain.log.line import parsed
 from nntrain.log.rendering import rendered
-from nntrain.logged import Level
-from nntrain.records import FrozenMapping, Record
+from nntrain.subscribers.protocol import AnswerEpoch
+from nntrain.values.log_event import Level
+from nntrain.values.record import FrozenMapping, Record
 from tests.log.trained import Batch, learner_of, lines_of
 
 OBEYED: Final = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")

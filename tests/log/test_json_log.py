@@ -30,7 +30,6 @@ from nntrain import (
     fit_step,
 )
 from nntrain.errors import LogError, NNTrainError, SinkWarning
-from nntrain.events import AnswerBatch, AnswerEpoch
 from nntrain.log import (
     BatchFinished,
     CancelledEvent,
@@ -42,8 +41,9 @@ from nntrain.log import (
     read,
     replay,
 )
-from nntrain.logged import Level
-from nntrain.records import EpochStats, History
+from nntrain.subscribers.protocol import AnswerBatch, AnswerEpoch
+from nntrain.values.history import EpochStats, History
+from nntrain.values.log_event import Level
 
 Batch = tuple[Tensor, Tensor]
 SOURCE = torch.Generator().manual_seed(0)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nntrain import DataLoaders
 from nntrain.log import FileTarget, JsonLog, Line, Target, read, replay
-from nntrain.records import evolved
+from nntrain.values.record import evolved
 from tests.log.samples import scripted
 from tests.log.trained import (
     BATCHES,

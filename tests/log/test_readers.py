@@ -22,8 +22,8 @@ from torch.nn.functional import mse_loss
 
 from nntrain import CancelFit, DataLoaders, Learner, Subscriber, TrainState, Transition
 from nntrain.log import JsonLog, LogEvent, read, replay
-from nntrain.records import History
-from nntrain.transitions import BatchRan, RunInfo
+from nntrain.sinks.transition import BatchRan, RunInfo
+from nntrain.values.history import History
 
 Batch = tuple[Tensor, Tensor]
 BATCHES: Final = 100_000

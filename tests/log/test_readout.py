@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nntrain import DataLoaders, Learner, accuracy, advance
+from nntrain.live.passing import Pass
 from nntrain.log import JsonLog, json_log, readout
-from nntrain.passes import MetricFn, Pass
-from nntrain.transitions import BatchRan
+from nntrain.metrics.measured import MetricFn
+from nntrain.sinks.transition import BatchRan
 
 Batch = tuple[Tensor, Tensor]
 

@@ -12,19 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nntrain.log import (
-    CancelledEvent,
-    CheckpointSaved,
-    EpochFinished,
-    Line,
-    RunStarted,
-    replay,
-)
+from nntrain.log import CancelledEvent, CheckpointSaved, EpochFinished, Line, RunStarted, replay
 from nntrain.log.report import document, page
 from nntrain.log.report.happenings import Mark, happenings, marks, merged
 from nntrain.log.report.series import Point, Series, by_batch, loss, thinned
 from nntrain.log.text import number
-from nntrain.records import FrozenMapping
+from nntrain.values.record import FrozenMapping
 from tests.log.pages import HOSTILE, Structure, curves, drawn, hostile, marked
 from tests.log.samples import CONFIG, Script, scripted
 

@@ -16,8 +16,8 @@ from typing import Final
 import pytest
 
 from nntrain import CancelFit, Subscriber, TrainState
-from nntrain.events import AnswerEpoch
 from nntrain.log import BadLine, FileTarget, JsonLog, Line, scan
+from nntrain.subscribers.protocol import AnswerEpoch
 from tests.log.samples import scripted
 from tests.log.trained import Batch, Pads, counts, learner_of, lines_of, names
 

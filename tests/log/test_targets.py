@@ -20,8 +20,8 @@ from structlog.testing import LogCapture, capture_logs
 from nntrain.errors import ConfigError, LogError, SinkWarning
 from nntrain.log import BatchFinished, JsonLog, Line, LogEvent, LoggerTarget, Target, WarningEvent, read
 from nntrain.log.events import OWN
-from nntrain.logged import Level
-from nntrain.records import FrozenMapping
+from nntrain.values.log_event import Level
+from nntrain.values.record import FrozenMapping
 from tests.log.test_hostile_text import line_of, long_of
 from tests.log.trained import END, EPOCH, FIT, Pads, counts, learner_of, lines_of, names, strictly
 

@@ -35,7 +35,7 @@ from nntrain.log import (
 )
 from nntrain.log.terminal.bars import Bar
 from nntrain.log.terminal.gauge import Gauge
-from nntrain.records import FrozenMapping
+from nntrain.values.record import FrozenMapping
 from tests.log.samples import CONFIG, RUN, Script, scripted
 
 Mode = Literal["plain", "colour"]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nntrain import DataLoaders, Learner, Sink, Subscriber, TrainState, accuracy
-from nntrain.events import AnswerEpoch
 from nntrain.log import LogEvent
+from nntrain.subscribers.protocol import AnswerEpoch
 
 Batch = tuple[Tensor, Tensor]
 

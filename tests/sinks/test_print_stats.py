@@ -8,8 +8,9 @@ import math
 import pytest
 
 from nntrain import EpochStats, PrintStats
-from nntrain.records import FrozenMapping, Phase
 from nntrain.sinks.print_stats import stats_line
+from nntrain.values.progress import Phase
+from nntrain.values.record import FrozenMapping
 
 
 @pytest.mark.parametrize(

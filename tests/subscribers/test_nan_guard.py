@@ -28,10 +28,11 @@ from nntrain import (
     on,
 )
 from nntrain.errors import ConfigError
-from nntrain.events import BatchOutput, Subscriber
-from nntrain.passes import Pass
+from nntrain.live.passing import Pass
 from nntrain.subscribers import NanGuard, nan_guard
-from nntrain.tensors import Tensors
+from nntrain.subscribers.protocol import Subscriber
+from nntrain.values.output import BatchOutput
+from nntrain.values.tensors import Tensors
 
 Batch = tuple[Tensor, Tensor]
 

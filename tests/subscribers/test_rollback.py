@@ -30,13 +30,14 @@ from nntrain import (
 )
 from nntrain.checkpoint import load, save
 from nntrain.errors import ConfigError
-from nntrain.events import AnswerBatch, BatchOutput
 from nntrain.log import JsonLog, Line, read, replay
-from nntrain.logged import RolledBack
-from nntrain.records import evolved
+from nntrain.sinks.transition import Sink
+from nntrain.subscribers.protocol import AnswerBatch
 from nntrain.subscribers.rollback import LastGood, Rollback, first_not_finite
-from nntrain.tensors import Snapshot, copied_snapshot
-from nntrain.transitions import Sink
+from nntrain.values.log_event import RolledBack
+from nntrain.values.output import BatchOutput
+from nntrain.values.record import evolved
+from nntrain.values.tensors import Snapshot, copied_snapshot
 from tests.laws.strategies import KeyedLoader
 
 Batch = tuple[Tensor, Tensor]
@@ -305,7 +306,7 @@ def test_each_good_state_costs_one_copy(monkeypatch: pytest.MonkeyPatch) -> None
         copies.append(1)
         return copied_snapshot(snapshot)
 
-    monkeypatch.setattr("nntrain.workspace.copied_snapshot", counted)
+    monkeypatch.setattr("nntrain.live.workspace.copied_snapshot", counted)
     learner_of([Rollback(every=6)]).fit(2, print_stats=False)
     assert len(copies) == 24 / 6
 

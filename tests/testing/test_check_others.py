@@ -32,10 +32,10 @@ from nntrain import (
 )
 from nntrain.data import load_digits
 from nntrain.errors import ConfigError
-from nntrain.events import AnswerBatch
 from nntrain.log import JsonLog
-from nntrain.records import evolved
+from nntrain.subscribers.protocol import AnswerBatch
 from nntrain.testing import LawBrokenError, check_loader, check_metric, check_schedule, check_sink, clashes
+from nntrain.values.record import evolved
 from tests.laws.strategies import KeyedLoader
 
 NUMBERS = itertools.count()

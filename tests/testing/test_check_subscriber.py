@@ -35,7 +35,7 @@ from nntrain import (
     on,
 )
 from nntrain.errors import ConfigError
-from nntrain.events import AnswerBatch, AnswerEpoch, AnswerFit
+from nntrain.subscribers.protocol import AnswerBatch, AnswerEpoch, AnswerFit
 from nntrain.testing import LawBrokenError, check_subscriber
 from tests.laws.strategies import Rolls
 

@@ -25,10 +25,10 @@ from nntrain import (
     on,
 )
 from nntrain.errors import ConfigError, StateError, SubscriberError
-from nntrain.events import AnswerBatch, AnswerEpoch
 from nntrain.log import JsonLog, LogReadError
-from nntrain.records import Place, Progress
+from nntrain.subscribers.protocol import AnswerBatch, AnswerEpoch
 from nntrain.testing import Plan, dry_run, small_learner
+from nntrain.values.progress import Place, Progress
 
 Batch = tuple[Tensor, Tensor]
 

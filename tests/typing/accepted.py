@@ -33,10 +33,10 @@ from nntrain import (
     fit_step,
     on,
 )
-from nntrain.events import BeforeFit
 from nntrain.log import EpochFinished, JsonLog, Line, read, replay
-from nntrain.records import Record
-from nntrain.verdicts import Cancel
+from nntrain.subscribers.protocol import BeforeFit
+from nntrain.values.record import Record
+from nntrain.values.verdicts import Cancel
 
 Batch = tuple[Tensor, Tensor]
 

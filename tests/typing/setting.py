@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from nntrain import DataLoaders, Learner, LogEvent, Record, Slot, Transition, accuracy
-from nntrain.events import Listening
+from nntrain.subscribers.protocol import Listening
 
 Batch = tuple[Tensor, Tensor]
 PAIRS: list[Batch] = [(torch.ones(2, 2), torch.tensor([0, 1]))]

@@ -24,7 +24,7 @@ from nntrain.log.export.names import name_of_run
 from nntrain.log.export.text import INT64, in_json, safe, safe_sentence
 from nntrain.log.extras import needed
 from nntrain.log.line import Line
-from nntrain.logged import CheckpointLoaded, CheckpointSaved, RolledBack, WarningEvent
+from nntrain.values.log_event import CheckpointLoaded, CheckpointSaved, RolledBack, WarningEvent
 
 _TOLD: Final = (CancelledEvent, WarningEvent, CheckpointSaved, CheckpointLoaded, RolledBack)
 

@@ -18,7 +18,7 @@ from nntrain.log.export.outcomes import Ending, ending
 from nntrain.log.export.text import plain, safe, safe_sentence
 from nntrain.log.extras import needed
 from nntrain.log.line import Line
-from nntrain.logged import RolledBack, WarningEvent
+from nntrain.values.log_event import RolledBack, WarningEvent
 
 if TYPE_CHECKING:
     from wandb import Run

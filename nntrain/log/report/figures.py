@@ -13,7 +13,7 @@ from nntrain.log.report.happenings import SYMBOLS, Kind, Mark, marks, merged
 from nntrain.log.report.series import Point, Series, by_batch, by_epoch, loss, metric, metrics_of, samples_per_s
 from nntrain.log.report.shown import Shown
 from nntrain.log.text import in_a_plot, number, whole
-from nntrain.records import EpochStats
+from nntrain.values.history import EpochStats
 
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 

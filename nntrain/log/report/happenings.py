@@ -7,19 +7,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, Literal
 
-from nntrain.log.events import (
-    OWN,
-    CancelledEvent,
-    FitStarted,
-    HistoryReplaced,
-    RunFailed,
-)
+from nntrain.log.events import OWN, CancelledEvent, FitStarted, HistoryReplaced, RunFailed
 from nntrain.log.line import Line
 from nntrain.log.replay import Run
 from nntrain.log.report.series import Scale
 from nntrain.log.sentences import sentence
 from nntrain.log.text import in_a_line
-from nntrain.logged import CheckpointLoaded, CheckpointSaved, RolledBack, WarningEvent
+from nntrain.values.log_event import CheckpointLoaded, CheckpointSaved, RolledBack, WarningEvent
 
 Kind = Literal["verdict", "checkpoint", "failure", "resumption", "warning", "other", "nonfinite"]
 

@@ -13,7 +13,8 @@ from nntrain.log.events import BatchFinished, EpochFinished
 from nntrain.log.line import Line
 from nntrain.log.replay import Run
 from nntrain.log.text import as_float
-from nntrain.records import EpochStats, Phase
+from nntrain.values.history import EpochStats
+from nntrain.values.progress import Phase
 
 PHASES: Final[tuple[Phase, ...]] = ("train", "eval")
 

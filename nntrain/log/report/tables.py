@@ -16,7 +16,8 @@ from nntrain.log.report.series import loss, metric, metrics_of, samples_per_s
 from nntrain.log.report.shown import Shown
 from nntrain.log.report.symbols import swatch, symbol
 from nntrain.log.text import LONGEST, as_float, in_a_line, number, seconds, whole
-from nntrain.records import EpochStats, Phase
+from nntrain.values.history import EpochStats
+from nntrain.values.progress import Phase
 
 _MOST_OF_A_KIND: Final = 200
 _MOST_PHASES: Final = 1000

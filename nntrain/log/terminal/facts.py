@@ -14,7 +14,7 @@ from nntrain.log.replay import RunOutcome
 from nntrain.log.terminal import words
 from nntrain.log.terminal.screen import Screen
 from nntrain.log.text import word
-from nntrain.records import EpochStats
+from nntrain.values.history import EpochStats
 
 _STYLES: Final[dict[RunOutcome, str]] = {
     "running": "bold yellow",

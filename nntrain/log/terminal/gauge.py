@@ -9,7 +9,8 @@ from typing import Final
 from nntrain.log.events import BatchFinished, EpochFinished, EpochStarted, FitStarted, RunStarted
 from nntrain.log.line import Line
 from nntrain.log.text import as_float
-from nntrain.records import FrozenMapping, Phase
+from nntrain.values.progress import Phase
+from nntrain.values.record import FrozenMapping
 
 _REMEMBERED: Final = 5
 """How many finished phases of a kind say how long the next takes."""

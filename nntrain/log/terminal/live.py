@@ -29,7 +29,7 @@ from nntrain.log.terminal import facts, telling, words
 from nntrain.log.terminal.bars import Bar
 from nntrain.log.terminal.phases import Phases, heading, row
 from nntrain.log.terminal.screen import Screen
-from nntrain.records import EpochStats
+from nntrain.values.history import EpochStats
 
 _MARK: Final = 6
 """Characters of the end of a run's id that tell it from the others."""

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from nntrain.log.terminal import words
 from nntrain.log.text import as_float
-from nntrain.records import EpochStats
+from nntrain.values.history import EpochStats
 
 _GAP: Final = 2
 _NONE: Final = "–"

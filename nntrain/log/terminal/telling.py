@@ -9,18 +9,12 @@ from typing import Final, Literal
 
 from rich.text import Text
 
-from nntrain.log.events import (
-    OWN,
-    CancelledEvent,
-    FitStarted,
-    HistoryReplaced,
-    RunFailed,
-)
+from nntrain.log.events import OWN, CancelledEvent, FitStarted, HistoryReplaced, RunFailed
 from nntrain.log.line import Line
 from nntrain.log.sentences import sentence
 from nntrain.log.terminal import words
 from nntrain.log.terminal.screen import Screen
-from nntrain.logged import CheckpointLoaded, CheckpointSaved, LogEvent, RolledBack, WarningEvent
+from nntrain.values.log_event import CheckpointLoaded, CheckpointSaved, LogEvent, RolledBack, WarningEvent
 
 Kind = Literal["verdict", "warning", "checkpoint", "resumed", "failure", "lost"]
 

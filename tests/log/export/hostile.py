@@ -26,7 +26,7 @@ from nntrain.log import (
     RunStarted,
     WarningEvent,
 )
-from nntrain.records import FrozenMapping
+from nntrain.values.record import FrozenMapping
 from tests.log.samples import Script
 
 TEXTS = (

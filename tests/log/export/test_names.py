@@ -15,7 +15,7 @@ from nntrain.log import EpochFinished, Line
 from nntrain.log.export.curves import Curves
 from nntrain.log.export.names import Names, name_of_run
 from nntrain.log.export.text import INT64, flat, in_json, safe, safe_sentence
-from nntrain.records import FrozenMapping
+from nntrain.values.record import FrozenMapping
 from tests.log.export import hostile
 from tests.log.samples import Script, scripted
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from nntrain.errors import LogError
 from nntrain.log import BatchFinished, EpochFinished
 from nntrain.log.export import Csv, Parquet, export
-from nntrain.records import FrozenMapping
+from nntrain.values.record import FrozenMapping
 from tests.log.export import hostile
 from tests.log.samples import RUN, Script, scripted
 

@@ -5,7 +5,7 @@ from tests.typing.setting import Batch, learner
 
 
 class Wrong(Subscriber[Batch]):
-    def after_epoch(self, state: TrainState) -> bool:  # E: Return type "bool" of "after_epoch" incompatible with return type "TrainState | CancelEpoch | CancelFit" in supertype "nntrain.events.Subscriber"  [override]
+    def after_epoch(self, state: TrainState) -> bool:  # E: Return type "bool" of "after_epoch" incompatible with return type "TrainState | CancelEpoch | CancelFit" in supertype "nntrain.subscribers.protocol.Subscriber"  [override]
         return state.progress.epoch < 3
 
 

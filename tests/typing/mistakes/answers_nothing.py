@@ -5,7 +5,7 @@ from tests.typing.setting import SEEN, Batch, Seen, learner
 
 
 class Wrong(Subscriber[Batch]):
-    def after_epoch(self, state: TrainState) -> None:  # E: Return type "None" of "after_epoch" incompatible with return type "TrainState | CancelEpoch | CancelFit" in supertype "nntrain.events.Subscriber"  [override]
+    def after_epoch(self, state: TrainState) -> None:  # E: Return type "None" of "after_epoch" incompatible with return type "TrainState | CancelEpoch | CancelFit" in supertype "nntrain.subscribers.protocol.Subscriber"  [override]
         state.put(SEEN, Seen(batches=1))
 
 

@@ -5,7 +5,7 @@ from tests.typing.setting import Batch, learner
 
 
 class Wrong(Subscriber[Batch]):
-    def before_epoch(self, state: TrainState) -> CancelBatch:  # E: Return type "CancelBatch" of "before_epoch" incompatible with return type "TrainState | CancelEpoch | CancelFit" in supertype "nntrain.events.Subscriber"  [override]
+    def before_epoch(self, state: TrainState) -> CancelBatch:  # E: Return type "CancelBatch" of "before_epoch" incompatible with return type "TrainState | CancelEpoch | CancelFit" in supertype "nntrain.subscribers.protocol.Subscriber"  [override]
         return CancelBatch()
 
 

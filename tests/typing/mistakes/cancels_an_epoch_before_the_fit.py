@@ -5,7 +5,7 @@ from tests.typing.setting import Batch, learner
 
 
 class Wrong(Subscriber[Batch]):
-    def before_fit(self, state: TrainState) -> TrainState | CancelEpoch:  # E: Return type "TrainState | CancelEpoch" of "before_fit" incompatible with return type "TrainState | CancelFit" in supertype "nntrain.events.Subscriber"  [override]
+    def before_fit(self, state: TrainState) -> TrainState | CancelEpoch:  # E: Return type "TrainState | CancelEpoch" of "before_fit" incompatible with return type "TrainState | CancelFit" in supertype "nntrain.subscribers.protocol.Subscriber"  [override]
         return CancelEpoch(reason="no epoch yet")
 
 

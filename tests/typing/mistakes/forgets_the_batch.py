@@ -5,7 +5,7 @@ from tests.typing.setting import Batch, learner
 
 
 class Wrong(Subscriber[Batch]):
-    def before_batch(self, state: TrainState) -> TrainState:  # E: Signature of "before_batch" incompatible with supertype "nntrain.events.Subscriber"  [override]
+    def before_batch(self, state: TrainState) -> TrainState:  # E: Signature of "before_batch" incompatible with supertype "nntrain.subscribers.protocol.Subscriber"  [override]
         return state
 
 # N:      Superclass:
@@ -13,4 +13,4 @@ class Wrong(Subscriber[Batch]):
 # N:      Subclass:
 # N:          def before_batch(self, state: TrainState) -> TrainState
 # At run time: learner([Wrong()])
-# R: SubscriberError: Wrong.before_batch(state: nntrain.records.TrainState) -> nntrain.records.TrainState cannot be called with (state, batch): too many positional arguments. Expected before_batch(self, state, batch).
+# R: SubscriberError: Wrong.before_batch(state: nntrain.values.state.TrainState) -> nntrain.values.state.TrainState cannot be called with (state, batch): too many positional arguments. Expected before_batch(self, state, batch).

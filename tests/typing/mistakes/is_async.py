@@ -5,7 +5,7 @@ from tests.typing.setting import Batch, learner
 
 
 class Wrong(Subscriber[Batch]):
-    async def after_epoch(self, state: TrainState) -> TrainState:  # E: Return type "Coroutine[Any, Any, TrainState]" of "after_epoch" incompatible with return type "TrainState | CancelEpoch | CancelFit" in supertype "nntrain.events.Subscriber"  [override]
+    async def after_epoch(self, state: TrainState) -> TrainState:  # E: Return type "Coroutine[Any, Any, TrainState]" of "after_epoch" incompatible with return type "TrainState | CancelEpoch | CancelFit" in supertype "nntrain.subscribers.protocol.Subscriber"  [override]
         return state
 
 

@@ -4,6 +4,6 @@ from tests.typing.setting import learner
 
 learner([]).replace(learning_rate=0.1)  # E: Unexpected keyword argument "learning_rate" for "replace" of "Learner"  [call-arg]
 
-# N: "replace" defined in "nntrain.learner"
+# N: "replace" defined in "nntrain.machine.learner"
 # At run time: importing this
 # R: ConfigError: A Learner has no learning_rate; it has capture, compile, device, dls, loss_fn, lr, metric_fn, model, optim_class, sinks, subs, unpack.

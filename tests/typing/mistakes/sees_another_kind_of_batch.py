@@ -7,7 +7,7 @@ from tests.typing.setting import Batch
 
 
 class Wrong(Subscriber[Batch]):
-    def before_batch(self, state: TrainState, batch: dict[str, Tensor]) -> TrainState:  # E: Argument 2 of "before_batch" is incompatible with supertype "nntrain.events.Subscriber"; supertype defines the argument type as "tuple[Tensor, Tensor]"  [override]
+    def before_batch(self, state: TrainState, batch: dict[str, Tensor]) -> TrainState:  # E: Argument 2 of "before_batch" is incompatible with supertype "nntrain.subscribers.protocol.Subscriber"; supertype defines the argument type as "tuple[Tensor, Tensor]"  [override]
         return state
 
 # N: This violates the Liskov substitution principle

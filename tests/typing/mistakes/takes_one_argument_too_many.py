@@ -5,7 +5,7 @@ from tests.typing.setting import Batch, learner
 
 
 class Wrong(Subscriber[Batch]):
-    def after_epoch(self, state: TrainState, epoch: int) -> TrainState:  # E: Signature of "after_epoch" incompatible with supertype "nntrain.events.Subscriber"  [override]
+    def after_epoch(self, state: TrainState, epoch: int) -> TrainState:  # E: Signature of "after_epoch" incompatible with supertype "nntrain.subscribers.protocol.Subscriber"  [override]
         return state
 
 # N:      Superclass:
@@ -13,4 +13,4 @@ class Wrong(Subscriber[Batch]):
 # N:      Subclass:
 # N:          def after_epoch(self, state: TrainState, epoch: int) -> TrainState
 # At run time: learner([Wrong()])
-# R: SubscriberError: Wrong.after_epoch(state: nntrain.records.TrainState, epoch: int) -> nntrain.records.TrainState cannot be called with (state): missing a required argument: 'epoch'. Expected after_epoch(self, state).
+# R: SubscriberError: Wrong.after_epoch(state: nntrain.values.state.TrainState, epoch: int) -> nntrain.values.state.TrainState cannot be called with (state): missing a required argument: 'epoch'. Expected after_epoch(self, state).

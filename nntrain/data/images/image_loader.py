@@ -1,0 +1,102 @@
+"""What the loaders of image datasets have in common: the order, the numbering of batches, and the scale."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+
+from nntrain.errors import ConfigError
+from nntrain.values.key import Key
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+CPU: Final = torch.device("cpu")
+
+
+class ImageLoader(ABC):
+    """Batches of (images, labels) of one split, in an order that is a function of (key, epoch).
+
+    Images are float32 in [0, 1], [B, C*H*W] or with `flatten=False` [B, C, H, W]; labels int64 [B]. Each batch's
+    tensors are its own. Batch k of an epoch is reached without producing the k before it; the last batch may be
+    short. Iterating it plainly gives epoch 0 of `Key(seed=0)`.
+    """
+
+    batch_size: int
+    flatten: bool
+    shuffle: bool
+
+    @property
+    @abstractmethod
+    def samples(self) -> int:
+        """How many rows the split has."""
+
+    @property
+    @abstractmethod
+    def classes(self) -> int:
+        """How many classes the labels tell apart."""
+
+    @property
+    @abstractmethod
+    def description(self) -> Mapping[str, object]:
+        """Which way of giving batches this is, and why: plain JSON values, for a log."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> Self:
+        """Give a loader of the same batches on `device`."""
+
+    def batches(self, key: Key, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Read the batches of an epoch from the batch `start` on.
+
+        Raises:
+            ConfigError: `start` is not within 0 to `len(self)`.
+            DataError: an image that is read only now is broken or does not fit the others; the error names the row.
+        """
+        if not 0 <= start <= len(self):
+            raise ConfigError(
+                f"batch {start} was asked for, of an epoch of {len(self)} batches of {self.batch_size}; "
+                f"expected 0 to {len(self)}. A state of a training on other data, or with another batch_size, "
+                "cannot go on here."
+            )
+        return self._batches(key, epoch, start)
+
+    @abstractmethod
+    def _batches(self, key: Key, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Do what `batches` says, with a `start` that is within the epoch."""
+
+    def __len__(self) -> int:
+        """Count the batches of an epoch."""
+        return math.ceil(self.samples / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.batches(Key(seed=0), 0, 0)
+
+    def order(self, key: Key, epoch: int) -> Tensor:
+        """Give the rows of the split in the order of this epoch: int64 [N]."""
+        if not self.shuffle:
+            return torch.arange(self.samples, device="cpu")
+        generator = torch.Generator("cpu").manual_seed(key.fold(epoch).bits)
+        return torch.randperm(self.samples, generator=generator, dtype=torch.int64, device="cpu")
+
+    def _scaled(self, pixels: Tensor) -> Tensor:
+        """Divide intensities, uint8 [B, C, H, W], by 255 as `to_tensor` does, where they are."""
+        images = _divided(pixels)
+        return images.flatten(1) if self.flatten else images
+
+
+def _divided(pixels: Tensor) -> Tensor:
+    if pixels.device.type == "cpu":
+        import numpy as np
+
+        # The same float32 division as to_tensor's, so the same bits. By numpy: a batch is too small to be worth waking
+        # torch's threads, which take turns with those of the training and cost milliseconds a batch on a busy machine.
+        return torch.from_numpy(np.divide(pixels.numpy(), np.float32(255), dtype=np.float32))
+    # On CUDA torch multiplies by the reciprocal of a number, which rounds otherwise; by a tensor it divides. The tensor
+    # is filled there, since one that is copied there would be waited for.
+    return pixels.to(torch.float32).div_(torch.full((), 255.0, dtype=torch.float32, device=pixels.device))

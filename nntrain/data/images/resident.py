@@ -1,0 +1,204 @@
+"""Images that are decoded once, and stay in memory as uint8: a batch is a gather and a division."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+
+from nntrain.data.images.image_loader import CPU, ImageLoader
+from nntrain.data.images.memory import readable
+from nntrain.data.images.split import Split
+from nntrain.values.key import Key
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ROWS: Final = 256
+"""So many images a thread decodes at a time."""
+
+WORTH_A_THREAD: Final = 1 << 14
+"""Values in an image from which on threads pay: smaller ones are done before the other thread has let Python go, and
+two threads that wait for it in turn took twice as long as one."""
+
+BAR_AFTER: Final = 2.0
+"""Seconds of decoding after which a progress bar appears."""
+
+
+@dataclass(frozen=True, eq=False)
+class ResidentLoader(ImageLoader):
+    """Batches out of images that are in memory: what `DataLoaders.from_hf_dd` gives wherever they fit.
+
+    `images` are uint8 [N, C, H, W] and `labels` int64 [N], on `device` or on the CPU. `seconds` is what decoding took.
+    """
+
+    images: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
+    batch_size: int
+    flatten: bool = True
+    shuffle: bool = False
+    known_classes: int | None = None
+    seconds: float = 0.0
+    device: torch.device = CPU
+
+    @property
+    def samples(self) -> int:
+        """How many rows the split has."""
+        return len(self.images)
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are: the ClassLabel's, or of plain integers one more than the greatest."""
+        return self.known_classes if self.known_classes is not None else 1 + int(self.labels.max())
+
+    @property
+    def description(self) -> Mapping[str, object]:
+        """That it is resident, since it fits: samples, their shape [C, H, W], bytes and seconds of decoding."""
+        return {
+            "kind": "resident",
+            "samples": self.samples,
+            "shape": list(self.images.shape[1:]),
+            "bytes": self.images.nbytes,
+            "seconds": round(self.seconds, 3),
+            "held_on": str(self.images.device),
+        }
+
+    def to(self, device: torch.device) -> ResidentLoader:
+        """Give a loader of the same batches on `device`.
+
+        The images move to a CUDA device where they take at most half of its free memory. Otherwise they stay, and each
+        batch is gathered into pinned memory and copied from there.
+        """
+        device = _numbered(device)
+        if device == self.device:
+            return self
+        holder = device if _has_room(device, self.images.nbytes) else CPU
+        return replace(self, images=self.images.to(holder), labels=self.labels.to(holder), device=device)
+
+    def _batches(self, key: Key, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        rows = self.order(key, epoch)
+        first = start * self.batch_size
+        if self.images.device.type == "cuda":
+            # Pinned, an epoch's order is copied while the device works on what it was given before.
+            rows = rows[first:].pin_memory().to(self.device, non_blocking=True)
+            return self._gathered_there(rows)
+        return self._gathered_here(rows[first:].numpy())
+
+    def _gathered_there(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for first in range(0, len(rows), self.batch_size):
+            chosen = rows[first : first + self.batch_size]
+            yield self._scaled(self.images.index_select(0, chosen)), self.labels.index_select(0, chosen)
+
+    def _gathered_here(self, rows: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
+        images, labels = self.images.numpy(), self.labels.numpy()
+        pinned = self.device.type == "cuda"
+        for first in range(0, len(rows), self.batch_size):
+            chosen = rows[first : first + self.batch_size]
+            batch = [_gathered(one, chosen, pinned=pinned) for one in (images, labels)]
+            pixels, target = (one.to(self.device, non_blocking=pinned) for one in batch)
+            yield self._scaled(pixels), target
+
+
+def _gathered(source: NDArray[np.generic], rows: NDArray[np.int64], *, pinned: bool) -> Tensor:
+    import numpy as np
+
+    if not pinned:
+        return torch.from_numpy(np.take(source, rows, axis=0))
+    kind = torch.uint8 if source.dtype == np.uint8 else torch.int64
+    # torch keeps the memory of a pinned tensor until the copies out of it are done, and then lends it again.
+    there = torch.empty((len(rows), *source.shape[1:]), dtype=kind, device="cpu", pin_memory=True)
+    np.take(source, rows, axis=0, out=there.numpy(), mode="clip")  # all rows exist; mode="raise" would go by a copy
+    return there
+
+
+def _numbered(device: torch.device) -> torch.device:
+    if str(device) == "cuda":  # whichever is current
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def _has_room(device: torch.device, needed: int) -> bool:
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return needed <= free // 2
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A split whose images were all decoded: uint8 [N, C, H, W], in so many seconds."""
+
+    images: Tensor
+    seconds: float
+
+
+class _OtherShapeError(Exception):
+    """An image is not of the first one's shape."""
+
+
+def decode(split: Split, budget: int, allowed: str, name: str) -> Decoded | str:
+    """Decode a split once, or say why it is to be streamed.
+
+    Args:
+        split: what to decode.
+        budget: the bytes that its images may take.
+        allowed: how an error, or the reason, calls the budget.
+        name: how the progress bar calls the split.
+
+    Raises:
+        DataError: an image is missing or broken; the error names its row.
+    """
+    if split.transformed:
+        return "the dataset has a transform of its own"
+    began = time.perf_counter()
+    (first,) = split.pixels(0, 1)
+    needed = len(split) * math.prod(first.shape)
+    if needed > budget:
+        return f"{readable(needed)} over {allowed}"
+    with torch.inference_mode(False):  # whoever makes loaders within it may read them outside
+        images = torch.empty((len(split), *first.shape), dtype=torch.uint8, device="cpu")
+    try:
+        _fill(images.numpy(), split, name)
+    except _OtherShapeError:
+        return "images of several sizes"
+    return Decoded(images, time.perf_counter() - began)
+
+
+def _fill(images: NDArray[np.uint8], split: Split, name: str) -> None:
+    from PIL import Image
+    from tqdm import tqdm  # type: ignore[import-untyped]  # it has no py.typed
+
+    def some(start: int) -> int:
+        stop = min(start + ROWS, len(split))
+        for row, pixels in enumerate(split.pixels(start, stop), start):
+            if pixels.shape != images.shape[1:]:
+                raise _OtherShapeError
+            images[row] = pixels
+        return stop - start
+
+    Image.init()  # it loads its plugins when first used, which is not for several threads at once
+    threads = processors() if images[0].size >= WORTH_A_THREAD else 1
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="nntrain-decode")
+    try:
+        with tqdm(total=len(split), desc=f"decoding {name}", unit=" images", delay=BAR_AFTER, disable=None) as bar:
+            # In the order of the rows: of several broken images the first is told, whichever thread was faster.
+            for done in pool.map(some, range(0, len(split), ROWS)):
+                bar.update(done)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def processors() -> int:
+    """Count the processors that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1

@@ -1,0 +1,143 @@
+"""One split of a `datasets.DatasetDict`, ready to be read: which columns, and any rows of them as intensities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nntrain.data.images.decoding import Decoder
+from nntrain.data.images.encoded import encoded_images
+from nntrain.data.images.reference import check_shapes, labels_of, listed, pixels_of
+from nntrain.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from datasets.arrow_dataset import Dataset
+    from numpy.typing import NDArray
+
+Pixels = tuple[Tensor, Tensor]
+"""Intensities, uint8 [B, C, H, W], and labels, int64 [B]."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The image and the label column of a dataset.
+
+    A transform of the dataset's own (`set_transform`) is kept, and must leave a PIL image; any other format
+    (`set_format`) is left aside, and an image column that is not decoded is.
+    """
+
+    dataset: Dataset = field(repr=False)
+    image: str
+    label: str
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def transformed(self) -> bool:
+        """Whether the dataset has a transform of its own, which may draw something else each time."""
+        return bool(self.dataset.format["type"] == "custom")
+
+    @cached_property
+    def classes(self) -> int:
+        """How many classes there are: the ClassLabel's, or of plain integers one more than the greatest."""
+        known: int | None = getattr(self.dataset.features[self.label], "num_classes", None)
+        return known if known is not None else 1 + int(self.labels().max())
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The classes by label, where the column is a ClassLabel."""
+        names: list[str] | None = getattr(self.dataset.features[self.label], "names", None)
+        return names
+
+    def labels(self) -> Tensor:
+        """Give all labels as they are stored: int64 [N].
+
+        Raises:
+            DataError: one is missing; the error names its row.
+        """
+        values = self._arrow[:][self.label]
+        if values.null_count or values.type == "uint64":
+            return labels_of(values.to_pylist(), [f"row {row}" for row in range(len(self))])
+        import numpy as np
+
+        return torch.from_numpy(values.to_numpy().astype(np.int64))
+
+    def pixels(self, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
+        """Decode the images of the rows from `start` to before `stop`: uint8 [C, H, W] each, not to be written to.
+
+        Raises:
+            DataError: one is missing or cannot be decoded; the error names its row.
+        """
+        for row, image in enumerate(encoded_images(self._arrow[start:stop][self.image]), start):
+            yield self._decoder.pixels(image, row, self.image)
+
+    def read(self, rows: Sequence[int]) -> Pixels:
+        """Read a batch: intensities and labels of these rows, in this order.
+
+        Raises:
+            DataError: an image cannot be decoded, one differs in shape from the first, a label is no integer, or the
+                dataset's transform lost a column; the error names the row.
+        """
+        names = [f"row {row}" for row in rows]
+        if self.transformed:
+            columns = self._columns(rows)
+            arrays = [
+                pixels_of(value, name).transpose(2, 0, 1)
+                for value, name in zip(columns[self.image], names, strict=True)
+            ]
+            return _stacked(arrays, names), labels_of(columns[self.label], names)
+        # datasets gives each row as a chunk of its own, and a chunk costs more than copying the bytes of its image.
+        found: pa.Table = self._arrow[list(rows)]
+        table = found.combine_chunks()
+        arrays = [
+            self._decoder.pixels(image, row, self.image)
+            for row, image in zip(rows, encoded_images(table[self.image]), strict=True)
+        ]
+        return _stacked(arrays, names), labels_of(table[self.label].to_pylist(), names)
+
+    def _columns(self, rows: Sequence[int]) -> dict[str, list[object]]:
+        try:
+            columns: dict[str, list[object]] = self.dataset[list(rows)]
+        except (OSError, SyntaxError) as error:  # what PIL raises for files that are broken
+            raise self._undecodable(rows, error) from error
+        for column in (self.image, self.label):
+            if column not in columns:
+                raise DataError(f"the dataset's transform left no column {column!r}, only {listed(columns)}.")
+        return columns
+
+    def _undecodable(self, rows: Sequence[int], error: Exception) -> DataError:
+        for row in rows:
+            try:
+                self.dataset[row]
+            except (OSError, SyntaxError):
+                return DataError(f"the image of row {row}, column {self.image!r}, cannot be decoded: {error}")
+        return DataError(f"an image of column {self.image!r} could not be decoded, then could: {error}")
+
+    @cached_property
+    def _arrow(self) -> Dataset:
+        # Rows that were selected, sorted or shuffled are looked up by datasets; slices of the others are views.
+        found: Dataset = self.dataset.with_format("arrow", columns=[self.image, self.label])
+        return found
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        from datasets.features.image import Image
+
+        # Of files that are only named, the size is not known; few are smaller than this.
+        stored = max(self.dataset.data.nbytes, 2048 * len(self))
+        return Decoder(Image(mode=self.dataset.features[self.image].mode), stored)
+
+
+def _stacked(arrays: Sequence[NDArray[np.uint8]], names: Sequence[str]) -> Tensor:
+    import numpy as np
+
+    check_shapes([one.shape for one in arrays], names)
+    return torch.from_numpy(np.ascontiguousarray(np.stack(arrays)))

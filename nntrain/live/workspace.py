@@ -1,0 +1,423 @@
+"""The workspace: one set of live tensors, written in place, that looks like values from outside.
+
+It owns a module, an optimizer and their tensors, whose identity stays for its life. States see them through `Tensors`
+handles (see `nntrain.values.tensors`); the workspace knows the one handle whose value the live tensors hold only by a weak
+reference. The argument that no kept value ever changes:
+
+1. The live tensors are written in four places only: `_load` (another value is brought in), the forward pass (buffers,
+   and the parameters that the first one is seen to write, such as an embedding's with `max_norm`), `_write` (the
+   optimizer), and `Watch.restore`.
+2. Before `_load` and `_write`, `_detach` looks whether anybody still holds the current handle. If so, it first
+   receives a copy of its own, with all as it was before the forward pass. If not, nobody can see the write.
+3. A forward pass that fails, or is not followed by `_write`, puts back what it wrote, or (eval phases whose model
+   writes) becomes a new value by the same look as in 2.
+4. Everything handed out is a copy, or lent for a block that refuses writes; readers in other threads wait.
+
+So: one copy for each state that somebody kept, none otherwise. The caller of `compute` and `commit` must drop its
+own reference to the old handle before `commit`, or it is one who kept it.
+
+`compute` runs the forward and backward pass and gives a *pending* handle; `commit` lets the optimizer write. Between
+the two, subscribers to `after_batch` are asked: one that raises costs nothing, since nothing was written; one that
+reads the new weights makes the workspace write early, with the old value safe in a copy.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from nntrain.errors import BorrowError, ConfigError, StateError
+from nntrain.live.compiled import CompileOptions
+from nntrain.live.forward_writes import ForwardWrites, copy_all, touch, with_own_memory
+from nntrain.update.optimizer import LiveOptimizer, OptimizerFactory
+from nntrain.update.schedules import Schedule
+from nntrain.values.bits import same_bits
+from nntrain.values.borrowing import borrow
+from nntrain.values.modules import make_module
+from nntrain.values.randomness import generators, restoring_rng
+from nntrain.values.tensors import ModelSource, Snapshot, Spec, Tensors, copied_snapshot
+
+Read = TypeVar("Read")
+
+
+class Workspace:
+    """The live tensors of one learner. A resource, no value: equality and `replace` of learners do not see it."""
+
+    def __init__(
+        self,
+        template: ModelSource,
+        optim_class: OptimizerFactory,
+        lr: float | Schedule,
+        device: torch.device | None,
+        *,
+        bits: int,
+        compile_options: CompileOptions | None,
+    ) -> None:
+        self.template = template
+        module = make_module(template, bits)
+        first = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+        wanted = device if device is not None else first
+        self.module: nn.Module = with_own_memory(module.to(wanted))
+        self.params: dict[str, nn.Parameter] = dict(self.module.named_parameters())
+        self.buffers: dict[str, Tensor] = dict(self.module.named_buffers())
+        self.device: torch.device = next(
+            (tensor.device for tensor in (*self.params.values(), *self.buffers.values())), wanted
+        )
+        self.spec: Spec = _spec_of(self.params, self.buffers, self.device)
+        if not any(param.requires_grad for param in self.params.values()):
+            raise ConfigError(
+                "The model has no parameter that requires a gradient, so there is nothing to train. "
+                "Unfreeze one (param.requires_grad_(True)), or pass a model with parameters."
+            )
+        self.generators: list[torch.Generator] = generators(self.device)
+        """torch's global generators that a step draws from."""
+        self._watch = ForwardWrites(self.module, self.params, self.buffers)
+        self._addresses = {
+            tensor.untyped_storage()._cdata
+            for tensor in (*self.params.values(), *self.buffers.values())
+            if tensor.layout == torch.strided
+        }
+        self.optimizer: LiveOptimizer = LiveOptimizer(self.params, optim_class, lr, compile_options)
+        self.needs_closure: bool = self.optimizer.needs_closure
+        self._fresh_bits: int | None = bits
+        self._current: weakref.ref[Tensors] | None = None
+        self._pending: weakref.ref[Tensors] | None = None
+        self._step: int | None = None
+        self._closure: Callable[[], Tensor] | None = None
+        self.lr_scale: float = 1.0
+        """What the learning rate of the next step is multiplied with: the state's."""
+        self.write_through: Callable[[Callable[[], None]], None] | None = None
+        """What takes the optimizer's step, given how it is taken plainly, until the batch at hand is done."""
+        self._param_list = list(self.params.values())
+        self._lent: list[int] | None = None
+        """The versions of the live tensors when the current value was lent, if it was."""
+        self.lock: AbstractContextManager[bool] = threading.RLock()
+        """Held for each step and each read of live tensors."""
+
+    # -- making ---------------------------------------------------------------------------------------------------
+
+    def fresh(self, bits: int) -> Tensors:
+        """Bring in the template's own weights and a fresh optimizer; give the handle on them."""
+        with self.lock:
+            if self._fresh_bits is not None and (isinstance(self.template, nn.Module) or self._fresh_bits == bits):
+                # Just made, never trained: the live tensors hold a fresh copy, if the caller's module is as it was.
+                handle = self._fresh_handle()
+                if handle is not None:
+                    return handle
+            source = self.template if isinstance(self.template, nn.Module) else make_module(self.template, bits)
+            params, buffers = dict(source.named_parameters()), dict(source.named_buffers())
+            spec = _spec_of(params, buffers, self.device)
+            handle = Tensors(spec, self.template, None, Snapshot(params, buffers, self.optimizer.fresh))
+            self.check_fit(handle)
+            self._load(handle)
+            return self._now_live()
+
+    def _fresh_handle(self) -> Tensors | None:
+        self._fresh_bits = None
+        if isinstance(self.template, nn.Module) and not (
+            same_bits(dict(self.template.named_parameters()), self.params)
+            and same_bits(dict(self.template.named_buffers()), self.buffers)
+        ):
+            return None
+        return self._now_live()
+
+    def _now_live(self) -> Tensors:
+        handle = Tensors(self.spec, self.template, self, None)
+        self._current = weakref.ref(handle)
+        return handle
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def held(self, handle: Tensors) -> AbstractContextManager[object]:
+        """Give the lock to step from `handle`: this workspace's, with its source's where that is another one.
+
+        Two threads that hand each other's states around take the same two locks in the same order.
+        """
+        source = handle.source
+        if source is self or not isinstance(source, Workspace):
+            return self.lock
+        both = ExitStack()
+        for one in sorted((self, source), key=id):
+            both.enter_context(one.lock)
+        return both
+
+    def read(self, handle: Tensors, reader: Callable[[Snapshot], Read]) -> Read:
+        """Call `reader` with the handle's tensors; live ones cannot be written meanwhile."""
+        with self.lock:
+            self._settle(handle)
+            if handle.source is None:
+                return reader(handle.whole())
+            return reader(self._live_snapshot())
+
+    @contextmanager
+    def lend(self, handle: Tensors) -> Iterator[Mapping[str, Tensor]]:
+        """Lend views of the live tensors for a block."""
+        with self.lock:
+            self._settle(handle)
+            live = handle.source is not None
+            snapshot = self._live_snapshot() if live else handle.whole()
+            if live:
+                self._lent = self._versions()
+            with borrow({**snapshot.params, **snapshot.buffers}) as views:
+                yield views
+
+    def _settle(self, handle: Tensors) -> None:
+        """Make the live tensors hold the value of a handle that is pending or live."""
+        if self._pending is not None and self._pending() is handle:
+            with torch.no_grad():  # the reader may be in another mode
+                self._write(handle)
+        elif handle.source is self:
+            self._check_lent(handle)
+        if handle.source is not None and self._watch.changed():
+            # The old value is read while a batch is being worked on: its buffers are those from before.
+            self._give_copy(handle)
+
+    def _live_snapshot(self) -> Snapshot:
+        return Snapshot(self.params, self.buffers, self.optimizer.read(lambda tree: tree))
+
+    # -- stepping -------------------------------------------------------------------------------------------------
+
+    def ready(self, handle: Tensors) -> None:
+        """Make the live tensors hold the handle's value, whoever's it is."""
+        with self.lock:
+            if self._current is not None and self._current() is handle:
+                self._check_lent(handle)
+                self._lent = None
+                return
+            if handle.spec is not self.spec:
+                self.check_fit(handle)
+            self._load(handle)
+            self._current = weakref.ref(handle)
+
+    def check_fit(self, handle: Tensors) -> None:
+        """Raise `StateError` with what is missing, unexpected or differently shaped."""
+        misfits = self.spec.misfits(handle.spec)
+        if misfits:
+            raise StateError(
+                "The state's tensors do not fit the learner's model:\n  "
+                + "\n  ".join(misfits)
+                + "\nStep it with a learner of the same model, or begin with learner.init()."
+            )
+
+    def compute(self, forward: Callable[[], Tensor], *, step: int | None) -> None:
+        """Run `forward` (which returns the loss) and, in training (`step` given), the backward pass.
+
+        A failure puts back what was written. Afterwards `commit` or `abandon` is due.
+        """
+        self._watch.save()
+        self._step = step
+        try:
+            if step is None:
+                forward()
+                self._watch.forwarded(training=False)
+            else:
+                loss = self._backward(forward)
+                if self.needs_closure:
+                    self._closure = self._closure_over(forward, loss.detach())
+            self._watch.ran(training=step is not None)
+        except BaseException:
+            self._undo()
+            raise
+
+    def replay(self, recording: Callable[[], None], written: list[Tensor], *, step: int | None) -> None:
+        """Let a recording do what `compute` does. `written` are the tensors that it writes, past torch's counting."""
+        self._watch.save()
+        self._step = step
+        try:
+            try:
+                recording()
+            finally:
+                touch(written)
+        except BaseException:
+            self._undo()
+            raise
+
+    def rehearse(self, run: Callable[[], None], *, train: bool) -> list[Tensor]:
+        """Run what `compute` would, put back what it writes, and tell which tensors these are."""
+        self._watch.save()
+        try:
+            run()
+            self._watch.ran(training=train)
+            return self._watch.written()
+        finally:
+            self._undo()
+
+    def keep_identity(self) -> None:
+        """Where the model put another tensor in a buffer's place, take its value and put the live one back."""
+        self._watch.keep_identity()
+
+    def gradients(self) -> list[Tensor | None]:
+        """Give the gradients that the parameters have now."""
+        return [param.grad for param in self._param_list]
+
+    def give_gradients(self, grads: list[Tensor | None]) -> None:
+        """Let the parameters have these gradients."""
+        for param, grad in zip(self._param_list, grads, strict=True):
+            param.grad = grad
+
+    def _backward(self, forward: Callable[[], Tensor]) -> Tensor:
+        with torch.enable_grad():
+            loss = forward()
+            self._watch.forwarded(training=True)
+            loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        return loss
+
+    def _closure_over(self, forward: Callable[[], Tensor], first_loss: Tensor) -> Callable[[], Tensor]:
+        """Give the closure for optimizers that evaluate several times; the first evaluation is made already."""
+        first = [first_loss]
+        noise = [source.get_state() for source in self.generators]
+
+        def closure() -> Tensor:
+            if first:
+                # Whoever drew numbers since the first evaluation must not change the ones that follow.
+                for source, state in zip(self.generators, noise, strict=True):
+                    source.set_state(state)
+                return first.pop()
+            self._clear_gradients()
+            return self._backward(forward)
+
+        return closure
+
+    def pending(self, current: Tensors) -> Tensors:
+        """Give the handle on the value after this batch.
+
+        Where nothing is to be written (eval, with a model that wrote no buffer), it is the `current` one.
+        """
+        if self._step is None and not self._watch.changed():
+            return current
+        handle = Tensors(self.spec, self.template, self, None)
+        self._pending = weakref.ref(handle)
+        return handle
+
+    def commit(self, handle: Tensors) -> None:
+        """Let the optimizer write, unless a reader made it write already."""
+        if self._pending is not None and self._pending() is handle:
+            self._write(handle)
+
+    def abandon(self) -> None:
+        """End a batch that is not to be committed: nothing is written, unless somebody kept the pending handle."""
+        pending = self._pending() if self._pending is not None else None
+        if pending is not None:
+            try:
+                self._write(pending)
+            except Exception:  # noqa: BLE001 - the kept handle is lost, and says so when it is asked
+                del pending
+        self._undo()
+
+    def _undo(self) -> None:
+        self._pending = None
+        self._closure = None
+        self.write_through = None
+        self._clear_gradients()
+        self._watch.restore()
+
+    def _write(self, handle: Tensors) -> None:
+        """Write in place, after seeing to whoever still holds the old value."""
+        self._pending = None
+        self._detach()
+        self._current = weakref.ref(handle)
+        if self._step is not None:
+            self._optimize(handle, self._step)
+            self._watch.stepped()
+        if self._watch.changed():
+            self._watch.keep_identity()  # an optimizer that evaluates the model may have put others in their place
+            self._watch.forget()
+        self._lent = None
+        self._fresh_bits = None
+
+    def _optimize(self, handle: Tensors, step: int) -> None:
+        try:
+            # A closure evaluates the model again, and draws its noise anew.
+            with nullcontext() if self._closure is None else restoring_rng(self.generators):
+                self.optimizer.step(step, self.lr_scale, self._closure, self.write_through)
+        except BaseException as error:
+            self._current = None
+            handle.source = None
+            handle.lost = f"the optimizer failed while it was writing ({type(error).__name__}: {error})"
+            self._watch.restore()
+            raise
+        finally:
+            self._closure = None
+            self.write_through = None
+            self._clear_gradients()
+
+    def revived(self) -> Tensors | None:
+        """After a write that failed: a handle on the old value, where the optimizer had not touched it yet."""
+        return self._now_live() if self.optimizer.untouched else None
+
+    # -- whoever kept the old value -------------------------------------------------------------------------------
+
+    def _detach(self) -> None:
+        """Give the current handle, if anybody holds it, a copy of its own."""
+        current = self._current() if self._current is not None else None
+        if current is not None and current.source is self:
+            self._give_copy(current)
+        self._current = None
+
+    def _give_copy(self, handle: Tensors) -> None:
+        live = self._live_snapshot()
+        live = Snapshot(self._watch.before(live.params), self._watch.before(live.buffers), live.optim)
+        handle.owned = copied_snapshot(live)
+        handle.source = None
+
+    def _check_lent(self, handle: Tensors) -> None:
+        if handle.source is self and self._lent is not None and self._lent != self._versions():
+            self._lose("somebody wrote to its tensors after state.borrow() had taken them back")
+
+    def _lose(self, reason: str) -> None:
+        current = self._current() if self._current is not None else None
+        if current is not None:
+            current.source = None
+            current.lost = reason
+        self._current = None
+        self._lent = None
+        raise BorrowError(f"The state's tensors are lost: {reason}. Go on from a state that was kept before.")
+
+    def _load(self, handle: Tensors) -> None:
+        self._detach()
+        self._undo()
+        handle.read(self._copy_in)
+        self._watch.forget()
+        self._lent = None
+        self._fresh_bits = None
+
+    def _copy_in(self, snapshot: Snapshot) -> None:
+        with torch.no_grad():
+            pairs: list[tuple[Tensor, Tensor]] = [
+                (self.params[name], tensor) for name, tensor in snapshot.params.items()
+            ]
+            pairs += [(self.buffers[name], tensor) for name, tensor in snapshot.buffers.items()]
+            if pairs:
+                copy_all([live for live, _ in pairs], [theirs.detach() for _, theirs in pairs])
+            self.optimizer.bring_in(snapshot.optim, self.device)
+
+    # -- small things ---------------------------------------------------------------------------------------------
+
+    def _clear_gradients(self) -> None:
+        for param in self._param_list:
+            param.grad = None
+
+    def _versions(self) -> list[int]:
+        return [tensor._version for tensor in (*self.params.values(), *self.buffers.values())]
+
+    def own(self, tensor: Tensor) -> Tensor:
+        """Detach a tensor that the model or the loss gave; where it is a view of live memory, copy it."""
+        found = tensor.detach()
+        may_alias = tensor.is_leaf or tensor._base is not None
+        if may_alias and tensor.layout == torch.strided and tensor.untyped_storage()._cdata in self._addresses:
+            return found.clone()
+        return found
+
+
+def _spec_of(params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], device: torch.device) -> Spec:
+    return Spec(
+        {name: (tensor.shape, tensor.dtype) for name, tensor in params.items()},
+        {name: (tensor.shape, tensor.dtype) for name, tensor in buffers.items()},
+        device,
+    )

@@ -1,0 +1,329 @@
+"""The learner: what never changes in a training, and its friendly front."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, partial
+from typing import Generic, TypedDict, TypeVar, Unpack
+
+import torch
+from torch import nn
+
+from nntrain.data.loaders import Stream, TrainValid, as_loader, description_of, length_of, on_device
+from nntrain.errors import ConfigError, DataError
+from nntrain.live.compiled import compile_options
+from nntrain.live.passing import Pass
+from nntrain.live.recorded import captured
+from nntrain.live.workspace import Workspace
+from nntrain.machine.machine import Machine, ordinary_tensors
+from nntrain.machine.steps import check_epochs, fold, with_goal
+from nntrain.machine.table import TABLE
+from nntrain.metrics.measured import MetricFn
+from nntrain.sinks.audience import Audience, sink_name
+from nntrain.sinks.print_stats import PrintStats
+from nntrain.sinks.transition import RunInfo, Sink
+from nntrain.subscribers.asking import listeners, subscriber_name
+from nntrain.subscribers.protocol import Listening
+from nntrain.task.supervised import LossFn, Unpacked, unpacked
+from nntrain.update.optimizer import OptimizerFactory
+from nntrain.update.schedules import Schedule, is_lr
+from nntrain.values.key import Key
+from nntrain.values.log_event import LogEvent, Note
+from nntrain.values.modules import check_initialised
+from nntrain.values.progress import Phase, Progress
+from nntrain.values.record import FrozenMapping
+from nntrain.values.state import TrainState
+from nntrain.values.tensors import ModelSource
+from nntrain.values.verdicts import Outcome
+
+Batch = TypeVar("Batch")
+
+_FACTORY = 4  # what the key is folded with for the weights that a model factory draws
+
+
+class Changes(TypedDict, Generic[Batch], total=False):
+    """The arguments of a `Learner`, each of which `replace` may change."""
+
+    model: ModelSource
+    dls: TrainValid[Batch]
+    loss_fn: LossFn
+    metric_fn: MetricFn | Mapping[str, MetricFn]
+    optim_class: OptimizerFactory
+    lr: float | Schedule
+    subs: Sequence[Listening[Batch]]
+    sinks: Sequence[Sink]
+    device: torch.device | str | None
+    unpack: Callable[[Batch], Unpacked]
+    compile: bool | Mapping[str, object]
+    capture: bool
+
+
+@dataclass(frozen=True, eq=True, repr=False)
+class Learner(Generic[Batch]):
+    """All that never changes in a training. Immutable; `replace` makes another.
+
+    Args:
+        model: a module, which is copied and never touched, or a function of no arguments that makes one.
+        dls: the batches: `DataLoaders`, or anything with `.train` and `.valid`.
+        loss_fn: (preds, target) to a 0-dim tensor, the mean over the batch's samples.
+        metric_fn: (preds, target) to one number, or a mapping of names to such functions.
+        optim_class: anything that makes an optimizer from parameters and `lr`: `torch.optim.SGD`, a partial ...
+        lr: the learning rate, or a function of the step (0, 1, ...) that gives it.
+        subs: the subscribers, asked by `order`, then as listed.
+        sinks: the sinks, told of each transition.
+        device: where to train; by default where the model is.
+        unpack: tells a batch's inputs from its target: batch to (positional inputs, keyword inputs, target).
+        compile: whether `torch.compile` is to compile the model with the loss, and the optimizer's step; or its
+            options, like `{"mode": "max-autotune"}`.
+        capture: whether to record each shape of batch once as CUDA graphs, and then launch these. What cannot be
+            recorded, and everything on a CPU, runs plainly; the log says so.
+
+    Raises `ConfigError` or `SubscriberError` for arguments that cannot be meant, before anything runs.
+    """
+
+    model: ModelSource
+    dls: TrainValid[Batch]
+    loss_fn: LossFn
+    metric_fn: MetricFn | Mapping[str, MetricFn]
+    optim_class: OptimizerFactory
+    lr: float | Schedule
+    subs: Sequence[Listening[Batch]] = ()
+    sinks: Sequence[Sink] = field(default=(), kw_only=True)
+    device: torch.device | str | None = field(default=None, kw_only=True)
+    unpack: Callable[[Batch], Unpacked] = field(default=unpacked, kw_only=True)
+    compile: bool | Mapping[str, object] = field(default=False, kw_only=True)
+    capture: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Check every argument, and make sequences into tuples."""
+        if isinstance(self.model, nn.Module):
+            check_initialised(self.model)
+        elif isinstance(self.model, type) or not callable(self.model):
+            raise ConfigError(
+                f"model is {self.model!r}; expected a torch.nn.Module, or a function of no arguments that makes one."
+            )
+        _check_data(self.dls)
+        functions: dict[str, object] = {
+            "loss_fn": self.loss_fn,
+            "optim_class": self.optim_class,
+            "unpack": self.unpack,
+        }
+        for name, given in functions.items():
+            if isinstance(given, torch.optim.Optimizer):
+                made = type(given).__name__
+                raise ConfigError(
+                    f"{name} is an optimizer made already, over other parameters. Pass what makes one: {made}, or "
+                    f"functools.partial({made}, ...)."
+                )
+            if not callable(given):
+                raise ConfigError(f"{name} is {given!r}; expected something that can be called.")
+        _check_metrics(_metrics(self.metric_fn))
+        if isinstance(self.metric_fn, Mapping):
+            object.__setattr__(self, "metric_fn", FrozenMapping(self.metric_fn))
+        _check_lr(self.lr)
+        compile_options(self.compile)
+        if not isinstance(self.capture, bool):
+            raise ConfigError(f"capture is {self.capture!r}; expected True or False.")
+        if isinstance(self.compile, Mapping):
+            object.__setattr__(self, "compile", FrozenMapping(self.compile))
+        for name in ("subs", "sinks"):
+            given = getattr(self, name)
+            if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
+                raise ConfigError(f"{name} is {given!r}; expected a list, like {name}=[...].")
+            object.__setattr__(self, name, tuple(given))
+        listeners(self.subs)
+        for sink in self.sinks:
+            _check_sink(sink)
+        object.__setattr__(self, "device", _device(self.device))
+
+    def __repr__(self) -> str:
+        config = self._config
+        lr = config["lr_schedule"] if callable(self.lr) else config["lr"]
+        return (
+            f"Learner({config['model']}, {config['loss_fn']}, {config['optimizer']}, lr={lr}, "
+            f"subs={config['subscribers']})"
+        )
+
+    def __getstate__(self) -> dict[str, object]:
+        """Give what a copy is made of: the arguments, and no workspace."""
+        return {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+
+    @property
+    def machine(self) -> Machine[Batch]:
+        """The machine that steps this learner's states, with its workspace. Made when first needed."""
+        return self._machine(0)
+
+    def _machine(self, bits: int) -> Machine[Batch]:
+        made: Machine[Batch] | None = self.__dict__.get("_made")
+        if made is None:
+            made = self.__dict__["_made"] = self._make_machine(bits)
+        return made
+
+    def _make_machine(self, bits: int) -> Machine[Batch]:
+        device = None if self.device is None else torch.device(self.device)
+        options = compile_options(self.compile)
+        with ordinary_tensors():
+            workspace = Workspace(self.model, self.optim_class, self.lr, device, bits=bits, compile_options=options)
+        notes: list[Note] = []
+        untold: list[LogEvent] = []
+        passing = Pass(workspace, self.loss_fn, _metrics(self.metric_fn), self.unpack, options)
+        streams: dict[Phase, Stream[Batch]] = {
+            "train": Stream(on_device(as_loader(self.dls.train, "train"), workspace.device), 0),
+            "eval": Stream(on_device(as_loader(self.dls.valid, "valid"), workspace.device), 1),
+        }
+        data = {phase: dict(description_of(stream.loader)) for phase, stream in streams.items()}
+        # Nothing of a machine refers to its learner: memory on a device is to be free when the learner is, not when
+        # Python next looks for cycles.
+        lr = self.lr
+        lr_at = lr if callable(lr) else partial(_constant, float(lr))
+        told = partial(RunInfo, repr(self), {**self._config, "data": data}, str(workspace.device), lr_at, untold.append)
+        return Machine(
+            workspace=workspace,
+            streams=streams,
+            passing=captured(passing, notes.append) if self.capture else passing,
+            heard_by=listeners(self.subs),
+            audience=Audience(tuple(self.sinks)),
+            info=lru_cache(maxsize=None)(told),
+            notes=notes,
+            untold=untold,
+        )
+
+    def init(self, seed: int = 0, epochs: int = 0) -> TrainState:
+        """Give the state before any training: the model's own weights, a fresh optimizer, a key of `seed`.
+
+        The seed rules everything random from here on. `epochs` is a goal for those who fold `advance` themselves.
+        """
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 63:
+            raise ConfigError(f"seed is {seed!r}; expected a whole number from 0 up to 2**63 - 1.")
+        check_epochs(epochs)
+        key = Key(seed=seed)
+        bits = key.derived(_FACTORY)
+        machine = self._machine(bits)
+        with machine.turn.taken(), ordinary_tensors():
+            tensors = machine.workspace.fresh(bits)
+        return TrainState(progress=Progress(epochs=epochs), tensors=tensors, key=key)
+
+    def fit(self, epochs: int, seed: int = 0, *, print_stats: bool = True) -> Outcome:
+        """Train `epochs` epochs from a fresh state, and print a line for each phase unless told not to.
+
+        Raises what the caller's code raises, with a note that says where; `nntrain.state_before(error)` then gives
+        the training as it stood before.
+        """
+        printing = print_stats and not any(isinstance(sink, PrintStats) for sink in self.sinks)
+        check_epochs(epochs)
+        cell = [with_goal(self.init(seed), epochs)]
+        return fold(
+            self,
+            cell,
+            lambda step: step.state.progress.at == "finished",
+            sinks=(PrintStats(),) if printing else (),
+        )
+
+    def replace(self, **changes: Unpack[Changes[Batch]]) -> Learner[Batch]:
+        """Make a learner with some arguments changed, and a workspace of its own."""
+        names = {one.name for one in dataclasses.fields(self)}
+        unknown = [name for name in changes if name not in names]
+        if unknown:
+            raise ConfigError(f"A Learner has no {', '.join(unknown)}; it has {', '.join(sorted(names))}.")
+        return dataclasses.replace(self, **changes)
+
+    @cached_property
+    def _config(self) -> dict[str, object]:
+        model = self.model
+        name = type(model).__name__ if isinstance(model, nn.Module) else _name(model)
+        config: dict[str, object] = {"model": name}
+        if isinstance(model, nn.Module):
+            params = list(model.parameters())
+            config["parameters"] = sum(param.numel() for param in params)
+            config["trainable_parameters"] = sum(param.numel() for param in params if param.requires_grad)
+        config |= {
+            "loss_fn": _name(self.loss_fn),
+            "metrics": list(_metrics(self.metric_fn)),
+            "optimizer": _name(self.optim_class),
+            "compile": compile_options(self.compile) is not None,
+            "compile_options": dict(self.compile) if isinstance(self.compile, Mapping) else {},
+            "capture": self.capture,
+            "lr": float(self.lr(0) if callable(self.lr) else self.lr),
+            "lr_schedule": _name(self.lr) if callable(self.lr) else "constant",
+            "subscribers": [subscriber_name(subscriber) for subscriber in self.subs],
+            "sinks": [sink_name(sink) for sink in self.sinks],
+        }
+        for phase, batches in (("train", self.dls.train), ("valid", self.dls.valid)):
+            count = length_of(batches)
+            if count is not None:
+                config[f"{phase}_batches"] = count
+        return config
+
+
+def _constant(lr: float, step: int) -> float:  # noqa: ARG001 - a schedule takes the step
+    return lr
+
+
+def _metrics(metric_fn: MetricFn | Mapping[str, MetricFn]) -> Mapping[str, MetricFn]:
+    return dict(metric_fn) if isinstance(metric_fn, Mapping) else {"metric": metric_fn}
+
+
+def _check_data(dls: object) -> None:
+    for name in ("train", "valid"):
+        if not hasattr(dls, name):
+            raise ConfigError(
+                f"dls is {type(dls).__name__} without .{name}; expected DataLoaders(train, valid) "
+                f"or DataLoaders.from_hf_dd(dataset_dict)."
+            )
+        as_loader(getattr(dls, name), name)
+        if length_of(getattr(dls, name)) == 0:
+            raise DataError(f"dls.{name} has no batch; expected at least one. Check what it was made from.")
+
+
+def _check_sink(sink: object) -> None:
+    if isinstance(sink, type) or not callable(sink):
+        raise ConfigError(f"sinks has {sink!r}; expected something that can be called with a Transition.")
+    every = getattr(sink, "every_batch", True)
+    if not isinstance(every, int) or every < 0:
+        raise ConfigError(
+            f"The sink {sink_name(sink)} has every_batch {every!r}; expected True, False, or a whole number: 50 for "
+            f"every 50th batch of a phase."
+        )
+    places = getattr(sink, "places", TABLE)
+    if isinstance(places, str) or not isinstance(places, Collection) or not set(places) <= set(TABLE):
+        raise ConfigError(
+            f"The sink {sink_name(sink)} has places {places!r}; expected a set of some of {', '.join(TABLE)}."
+        )
+
+
+def _check_metrics(metrics: Mapping[str, MetricFn]) -> None:
+    for name, metric in metrics.items():
+        if not callable(metric):
+            raise ConfigError(f"metric {name} is {metric!r}; expected a function of (preds, target).")
+        if name == "loss" or not isinstance(name, str):
+            raise ConfigError(f"A metric is named {name!r}; expected a string other than 'loss', which is taken.")
+
+
+def _name(thing: object) -> str:
+    function = getattr(thing, "func", thing)  # of a partial
+    name = getattr(function, "__name__", None)
+    return name if isinstance(name, str) else type(function).__name__
+
+
+def _check_lr(lr: object) -> None:
+    if callable(lr):
+        lr = lr(0)
+        where = "lr(0)"
+    else:
+        where = "lr"
+    if not is_lr(lr):
+        raise ConfigError(f"{where} is {lr!r}; expected a finite number of 0 or more, or a function of the step.")
+
+
+def _device(device: torch.device | str | None) -> torch.device | None:
+    if device is None:
+        return None
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"device is {device!r}; expected 'cpu', 'cuda', 'cuda:1' ... ({error})") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device is {device!r}, but torch sees no CUDA device here. Use device='cpu'.")
+    return found

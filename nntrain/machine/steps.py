@@ -1,0 +1,167 @@
+"""The steps: folds of the machine, from one transition to a whole fit.
+
+    advance     one transition: what stands at the state's place, and nothing else
+    batch_step  one batch, its events with it
+    epoch_step  what is left of one phase: train, or eval
+    fit_step    what is left of one fit: train then eval, epochs times
+
+All are pure: they take a state and return an `Outcome` with the next, and the state that went in stays what it was.
+A fold drops each state as it goes, so that nothing is copied; a state that the caller keeps costs one copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from nntrain.errors import ConfigError
+from nntrain.machine.interrupts import held_back
+from nntrain.machine.machine import HasMachine, Machine, Step
+from nntrain.machine.table import moved_to, next_fit
+from nntrain.sinks.audience import Audience
+from nntrain.sinks.transition import Sink
+from nntrain.values.progress import Place
+from nntrain.values.state import TrainState
+from nntrain.values.verdicts import Cancelled, Completed, Outcome
+
+Batch = TypeVar("Batch")
+
+
+def _at_once(step: Step) -> bool:  # noqa: ARG001 - a fold's `done` sees the step
+    return True
+
+
+_OUTSIDE: Final[tuple[Place, ...]] = ("before_epoch", "after_fit", "finished")
+
+
+def advance(learner: HasMachine[Batch], state: TrainState) -> Outcome:
+    """Take one transition. Fold it yourself to pause, inspect or interleave trainings.
+
+    A fresh state needs a goal first: `learner.init(seed, epochs=...)`. Raises `ConfigError` on a finished state.
+    """
+    _check_state(state)
+    if state.progress.at == "finished":
+        raise ConfigError("This state's fit is finished. Begin another: fit_step(learner, state, epochs=...).")
+    if state.progress.at == "before_fit" and state.progress.epochs == 0:
+        raise ConfigError("This state has no goal: make it with learner.init(seed, epochs=...), or use fit_step.")
+    return fold(learner, [state], _at_once)
+
+
+def batch_step(learner: HasMachine[Batch], state: TrainState, batch: Batch) -> Outcome:
+    """Train (or, in an eval phase, evaluate) on `batch`, with its events.
+
+    From a state before an epoch or a fit it begins the phase without publishing the phase's events.
+    Returns `Cancelled` with the verdict of any scope.
+    """
+    _check_state(state)
+    at = state.progress.at
+    if at in {"after_epoch", "after_fit"}:
+        raise ConfigError(f"The state stands at {at}: its phase has no batch left. Take advance(learner, state) first.")
+    if at == "finished":
+        state = next_fit(state, 0)
+    return fold(learner, [moved_to(state, at="batch")], _at_once, batch=(batch,))
+
+
+def epoch_step(learner: HasMachine[Batch], state: TrainState) -> Outcome:
+    """Run one phase: `before_epoch`, its batches, its statistics, `after_epoch`. A running phase goes on to its end.
+
+    Returns `Cancelled` where the phase, or the fit, was cancelled; a cancelled batch does not cancel its phase.
+    """
+    _check_state(state)
+    if state.progress.at == "finished":
+        state = next_fit(state, 0)
+    if state.progress.at in {"before_fit", "after_fit"}:
+        state = moved_to(state, at="before_epoch")
+    return fold(learner, [state], lambda step: step.state.progress.at in _OUTSIDE)
+
+
+def fit_step(learner: HasMachine[Batch], state: TrainState, epochs: int | None = None) -> Outcome:
+    """Run a fit to its end: train then eval, `epochs` times.
+
+    A fresh or finished state needs `epochs`, and counts on from the epochs behind it. A state in the middle of a fit
+    goes on from its place, without publishing again what was published; `epochs`, if given, is its new goal.
+    Returns `Cancelled` where the fit was cancelled. Raises `ConfigError` for epochs that cannot be meant.
+    """
+    _check_state(state)
+    cell = [with_goal(state, epochs)]
+    del state
+    return fold(learner, cell, lambda step: step.state.progress.at == "finished")
+
+
+def with_goal(state: TrainState, epochs: int | None) -> TrainState:
+    """Give the state with the goal that `fit_step` would train to."""
+    if epochs is not None:
+        check_epochs(epochs)
+    progress = state.progress
+    fresh = progress.at == "before_fit"
+    if epochs is None:
+        if progress.at == "finished" or (fresh and progress.epochs <= progress.epoch):
+            raise ConfigError(
+                f"A {'fresh' if fresh else 'finished'} state needs a goal: fit_step(learner, state, epochs=...)."
+            )
+        return state
+    if progress.at == "finished" or fresh:
+        return next_fit(state, epochs)
+    if progress.phase == "train" and progress.at in {"before_epoch", "after_fit"}:
+        # Between epochs the goal says where the machine stands: before one more, or at the fit's end.
+        return moved_to(state, epochs=epochs, at="before_epoch" if progress.epoch < epochs else "after_fit")
+    return moved_to(state, epochs=epochs)
+
+
+def check_epochs(epochs: object) -> None:
+    """Refuse what is no number of epochs."""
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+        raise ConfigError(f"epochs is {epochs!r}; expected a whole number of 0 or more.")
+
+
+def _check_state(state: object) -> None:
+    if isinstance(state, (Completed, Cancelled)):
+        raise ConfigError(f"Got a {type(state).__name__}; a step takes its state: outcome.state.")
+    if not isinstance(state, TrainState):
+        raise ConfigError(
+            f"Got {type(state).__name__}; a step takes a TrainState, from learner.init() or outcome.state."
+        )
+
+
+def fold(
+    learner: HasMachine[Batch],
+    cell: list[TrainState],
+    done: Callable[[Step], bool],
+    *,
+    batch: tuple[Batch] | None = None,
+    sinks: tuple[Sink, ...] = (),
+) -> Outcome:
+    """Step the machine from the state in `cell`, which is taken out, until `done`.
+
+    `sinks` are told beside the learner's own.
+    """
+    machine: Machine[Batch] = learner.machine
+    audience = Audience((*sinks, *machine.audience.sinks))
+    machine.check_sums(cell[0])
+    with machine.running(), held_back(terminate=audience.has_last_words) as interrupts:
+        while True:
+            try:
+                if done is not _at_once:
+                    machine.run_batches(cell, audience, interrupts)
+                if interrupts.pressed:
+                    interrupts.let_through(machine.interruption(cell.pop(), audience, interrupts))
+                step = machine.step(cell, audience, batch)
+            except Exception as error:
+                if interrupts.pressed:
+                    interrupts.let_through(machine.interrupted_by(error, interrupts))
+                raise
+            if interrupts.pressed:
+                interrupts.let_through(machine.interruption(step.state, audience, interrupts))
+            if done(step):
+                break
+            cell.append(step.state)
+            del step
+    if step.verdict is None or step.event is None:
+        return Completed(state=step.state, sink_failures=audience.counted())
+    return Cancelled(
+        state=step.state,
+        verdict=step.verdict,
+        by=step.by,
+        event=step.event,
+        sink_failures=audience.counted(),
+    )

@@ -1,0 +1,64 @@
+"""Where a training can stand, and what leads where: `TABLE` is the whole of it.
+
+A step moves a state along one row. Cancelling is a value: a verdict picks another row.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from nntrain.values.progress import Place, Progress
+from nntrain.values.record import evolved
+from nntrain.values.state import TrainState
+from nntrain.values.sums import Sums
+
+Cause = Literal["done", "exhausted", "next phase", "goal reached", "CancelBatch", "CancelEpoch", "CancelFit"]
+
+TABLE: Final[dict[Place, dict[Cause, Place]]] = {
+    "before_fit": {"next phase": "before_epoch", "goal reached": "after_fit", "CancelFit": "finished"},
+    "before_epoch": {
+        "done": "batch",
+        "next phase": "before_epoch",
+        "goal reached": "after_fit",
+        "CancelFit": "finished",
+    },
+    "batch": {
+        "done": "batch",
+        "exhausted": "after_epoch",
+        "CancelBatch": "batch",
+        "next phase": "before_epoch",
+        "goal reached": "after_fit",
+        "CancelFit": "finished",
+    },
+    "after_epoch": {"next phase": "before_epoch", "goal reached": "after_fit", "CancelFit": "finished"},
+    "after_fit": {"done": "finished", "CancelFit": "finished"},
+    "finished": {},
+}
+"""Where each place leads, by cause. `CancelEpoch` leads on to the next phase, or to `after_fit` at the goal."""
+
+
+def moved_to(state: TrainState, **changes: object) -> TrainState:
+    """Give the state with another `progress`: only the named fields change."""
+    return evolved(state, progress=evolved(state.progress, **changes))
+
+
+def next_phase(state: TrainState) -> TrainState:
+    """Give the state at the next phase: eval after train, then the next epoch, or `after_fit` at the goal."""
+    place = state.progress
+    changes: dict[str, object] = {"at": "before_epoch", "batch": 0, "samples": 0}
+    if place.phase == "train":
+        changes["phase"] = "eval"
+    else:
+        changes |= {"phase": "train", "epoch": place.epoch + 1}
+        if place.epoch + 1 >= place.epochs:
+            changes["at"] = "after_fit"
+    return evolved(moved_to(state, **changes), sums=Sums())
+
+
+def next_fit(state: TrainState, epochs: int) -> TrainState:
+    """Give the state at the beginning of a fit of `epochs` more epochs, counted on from those behind."""
+    place = state.progress
+    begun = place.phase == "eval" or place.batch > 0
+    epoch = place.epoch + begun
+    progress = Progress(at="before_fit", epochs=epoch + epochs, epoch=epoch, step=place.step)
+    return evolved(state, sums=Sums(), progress=progress)

@@ -1,0 +1,193 @@
+"""The six events: who may listen, in which order, and what may be answered.
+
+A subscriber decides. It sees the state and answers with a state or a verdict; it is a pure function of what it sees,
+and its only memory is a `Slot` in the state. Overriding a method of `Subscriber` with a wrong signature is an error
+that mypy names; for those who do not type-check, the learner names it before anything runs.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Final, Generic, Literal, Never, Protocol, TypeVar, get_args, overload
+
+from nntrain.errors import SubscriberError
+from nntrain.values.output import BatchOutput
+from nntrain.values.state import TrainState
+from nntrain.values.verdicts import CancelBatch, CancelEpoch, CancelFit, Event
+
+Batch = TypeVar("Batch")
+BatchIn_contra = TypeVar("BatchIn_contra", contravariant=True)
+
+AnswerFit = TrainState | CancelFit
+AnswerEpoch = TrainState | CancelEpoch | CancelFit
+AnswerBatch = TrainState | CancelBatch | CancelEpoch | CancelFit
+
+EVENTS: Final[tuple[Event, ...]] = get_args(Event)
+
+
+class BeforeFit(Protocol):
+    """Listens before a fit begins."""
+
+    order: int
+
+    def before_fit(self, state: TrainState) -> AnswerFit:
+        """Answer with the state to go on with, or `CancelFit`."""
+        ...
+
+
+class AfterFit(Protocol):
+    """Listens when a fit has ended, unless it was cancelled."""
+
+    order: int
+
+    def after_fit(self, state: TrainState) -> AnswerFit:
+        """Answer with the state to go on with, or `CancelFit`."""
+        ...
+
+
+class BeforeEpoch(Protocol):
+    """Listens before a phase (train or eval) of an epoch begins."""
+
+    order: int
+
+    def before_epoch(self, state: TrainState) -> AnswerEpoch:
+        """Answer with the state to go on with, `CancelEpoch` or `CancelFit`."""
+        ...
+
+
+class AfterEpoch(Protocol):
+    """Listens when a phase has ended and its statistics are in `state.history`."""
+
+    order: int
+
+    def after_epoch(self, state: TrainState) -> AnswerEpoch:
+        """Answer with the state to go on with, `CancelEpoch` or `CancelFit`."""
+        ...
+
+
+class BeforeBatch(Protocol[BatchIn_contra]):
+    """Listens before a batch."""
+
+    order: int
+
+    def before_batch(self, state: TrainState, batch: BatchIn_contra) -> AnswerBatch:
+        """Answer with the state to go on with, or any verdict."""
+        ...
+
+
+class AfterBatch(Protocol[BatchIn_contra]):
+    """Listens after a batch; `state` has its counts and, in training, its weights."""
+
+    order: int
+
+    def after_batch(self, state: TrainState, batch: BatchIn_contra, output: BatchOutput) -> AnswerBatch:
+        """Answer with the state to go on with, or any verdict."""
+        ...
+
+
+class Listening(
+    BeforeFit,
+    AfterFit,
+    BeforeEpoch,
+    AfterEpoch,
+    BeforeBatch[BatchIn_contra],
+    AfterBatch[BatchIn_contra],
+    Protocol[BatchIn_contra],
+):
+    """What a learner takes: a `Subscriber`, or whatever has all six methods and an `order`.
+
+    Untyped callers may pass objects that have some of them. In types that would not do: an object made for other
+    batches would pass for one that only listens to `before_fit`.
+    """
+
+
+class Subscriber(Generic[BatchIn_contra]):
+    """A base for subscribers: override what you need; the rest costs nothing.
+
+    `order` says who is asked first (smaller first, then as registered). Generic in the batch:
+    `class SkipOdd(Subscriber[tuple[Tensor, Tensor]])`.
+    """
+
+    order: int = 0
+
+    def __init_subclass__(cls, **keywords: object) -> None:
+        """Name a misspelt event when the class is made."""
+        super().__init_subclass__(**keywords)
+        for name in vars(cls):
+            if name not in EVENTS and not name.startswith("_"):
+                likely = difflib.get_close_matches(name, EVENTS, n=1, cutoff=0.85)
+                if likely or name.startswith(("before_", "after_")):
+                    meant = likely[0] if likely else " or ".join(EVENTS)
+                    raise SubscriberError(
+                        f"{cls.__name__}.{name} is no event, so it would never be called. Did you mean {meant}? "
+                        f"(A method of your own needs a name unlike an event's, or a leading underscore.)"
+                    )
+
+    def before_fit(self, state: TrainState) -> AnswerFit:
+        """Answer before a fit begins."""
+        return state
+
+    def after_fit(self, state: TrainState) -> AnswerFit:
+        """Answer when a fit has ended."""
+        return state
+
+    def before_epoch(self, state: TrainState) -> AnswerEpoch:
+        """Answer before a phase begins."""
+        return state
+
+    def after_epoch(self, state: TrainState) -> AnswerEpoch:
+        """Answer when a phase has ended; its statistics are in `state.history`."""
+        return state
+
+    def before_batch(self, state: TrainState, batch: BatchIn_contra) -> AnswerBatch:  # noqa: ARG002 - for those who override it
+        """Answer before a batch."""
+        return state
+
+    def after_batch(self, state: TrainState, batch: BatchIn_contra, output: BatchOutput) -> AnswerBatch:  # noqa: ARG002 - same
+        """Answer after a batch."""
+        return state
+
+
+class _FunctionSubscriber(Subscriber[BatchIn_contra]):
+    """A plain function as a subscriber of one event."""
+
+    def __init__(self, event: Event, function: Callable[..., object], order: int) -> None:
+        self.name = getattr(function, "__name__", repr(function))
+        self.order = order
+        self.function = function
+        setattr(self, event, function)
+
+
+OnState = Callable[[TrainState], TrainState | CancelFit]
+OnPhase = Callable[[TrainState], TrainState | CancelEpoch | CancelFit]
+OnBatch = Callable[[TrainState, Batch], AnswerBatch]
+OnOutput = Callable[[TrainState, Batch, BatchOutput], AnswerBatch]
+
+
+@overload
+def on(event: Literal["before_fit", "after_fit"], *, order: int = 0) -> Callable[[OnState], Subscriber[object]]: ...
+@overload
+def on(event: Literal["before_epoch", "after_epoch"], *, order: int = 0) -> Callable[[OnPhase], Subscriber[object]]: ...
+@overload
+def on(
+    event: Literal["before_batch"], *, order: int = 0
+) -> Callable[[Callable[[TrainState, Batch], AnswerBatch]], Subscriber[Batch]]: ...
+@overload
+def on(
+    event: Literal["after_batch"], *, order: int = 0
+) -> Callable[[Callable[[TrainState, Batch, BatchOutput], AnswerBatch]], Subscriber[Batch]]: ...
+def on(event: Event, *, order: int = 0) -> Callable[[Never], object]:
+    """Make a subscriber of one event from a plain function.
+
+    >>> @on("after_epoch")
+    ... def three_are_enough(state: TrainState) -> TrainState | CancelFit:
+    ...     return CancelFit(reason="three") if state.progress.epoch == 2 else state
+    """
+    if event not in EVENTS:
+        raise SubscriberError(f"{event!r} is no event; the events are {', '.join(EVENTS)}.")
+
+    def subscribe(function: Callable[..., object]) -> Subscriber[object]:
+        return _FunctionSubscriber(event, function, order)
+
+    return subscribe

@@ -1,0 +1,1 @@
+"""What a batch means: its inputs and target, its samples, its loss."""

@@ -1,0 +1,1 @@
+"""What gradients become: the optimizer and its learning rate."""

@@ -1,0 +1,342 @@
+"""The optimizer of a workspace: made once, its memory read out and brought in, its step told apart from its failure."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import CodeType
+from typing import Any, Final, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import (
+    _global_optimizer_post_hooks,
+    _global_optimizer_pre_hooks,
+    _use_grad_for_differentiable,
+)
+
+from nntrain.errors import ConfigError
+from nntrain.live.compiled import CompileOptions, compiled
+from nntrain.update.schedules import Schedule, is_lr
+from nntrain.values.bits import same_bits
+from nntrain.values.tensors import OptimState
+from nntrain.values.trees import clone_tree
+
+
+class OptimizerFactory(Protocol):
+    """Anything that makes an optimizer from parameters and `lr`: a class of torch.optim, a partial, a function."""
+
+    def __call__(self, params: Any, /, *, lr: float) -> torch.optim.Optimizer:
+        """Make the optimizer."""
+        ...
+
+
+class LiveOptimizer:
+    """A torch optimizer over a workspace's parameters, with its learning rate's schedule.
+
+    Its memory is the part of a state that `OptimState` holds. Only the workspace calls it.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Tensor],
+        optim_class: OptimizerFactory,
+        lr: float | Schedule,
+        compile_options: CompileOptions | None,
+    ) -> None:
+        self._params = params
+        self._schedule = lr if callable(lr) else None
+        first = float(lr(0)) if callable(lr) else lr
+        made_with = first if first != 0.0 or not callable(lr) else 1.0
+        self._optimizer = optim_class(list(params.values()), lr=made_with)
+        if not hasattr(self._optimizer, "param_groups") or not hasattr(self._optimizer, "step"):
+            raise ConfigError(
+                f"optim_class made {type(self._optimizer).__name__}, expected a torch.optim.Optimizer. Pass a class "
+                f"like torch.optim.SGD, or a function of (params, lr) that returns an optimizer."
+            )
+        self._lr_ratios = [
+            float(group["lr"]) / made_with if callable(lr) else 1.0 for group in self._optimizer.param_groups
+        ]
+        if compile_options is not None and callable(lr):
+            # A number would be compiled in, and each new one compiled anew.
+            for group in self._optimizer.param_groups:
+                if not isinstance(group["lr"], Tensor):
+                    group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float64)
+        # The steps of torch's own optimizers write under torch's version counters.
+        self._counts = type(self._optimizer).step.__module__.startswith("torch.optim.")
+        self._other_options = False
+        self._compiles = compile_options is not None
+        self._scale = 1.0
+        """What the constant rates of the last step were multiplied with."""
+        self._scaled: list[_Scaled] = []
+        """Of each group, while a step that takes another rate is under way."""
+        self._rates: dict[int, Tensor] = {}
+        """The tensors that stand in place of the groups' own rates, by group."""
+        self.memory: int = 0
+        """Counts the times that the memory may have come to lie elsewhere."""
+        self.untouched: bool = False
+        """Of a step that failed: whether nothing had been written yet."""
+        self.kind: str = f"{type(self._optimizer).__module__}.{type(self._optimizer).__qualname__}"
+        self._fresh_groups = tuple(_group_values(group) for group in self._optimizer.param_groups)
+        self._param_names = {id(param): name for name, param in params.items()}
+        for group in self._optimizer.param_groups:
+            for param in group["params"]:
+                if id(param) not in self._param_names:
+                    raise ConfigError(
+                        f"The optimizer holds a tensor {list(param.shape)} that is no parameter of the model. "
+                        f"Give it only parameters out of those it is passed."
+                    )
+        closure = inspect.signature(self._optimizer.step).parameters.get("closure")
+        self.needs_closure: bool = closure is not None and closure.default is inspect.Parameter.empty
+        self._class_step = type(self._optimizer).step
+        self._unwrapped = _without(_HOOKS, self._class_step)
+        if self._unwrapped is not None and compile_options is not None:
+            # In its second wrapping torch asks for graph breaks. Steps are taken under no_grad in any case.
+            inner = None if self._optimizer.defaults.get("differentiable") else _without(_GRAD, self._unwrapped)
+            self._unwrapped = compiled(inner or self._unwrapped, compile_options)
+        self.fresh: OptimState = self.read(clone_tree)
+        """The memory before any step."""
+
+    def read(self, change: Callable[[Any], Any]) -> OptimState:
+        """Give the memory, each part of it as `change` gives it: clone_tree, or as it lives."""
+        state = {
+            self._param_names[id(param)]: change(dict(kept)) for param, kept in self._optimizer.state.items() if kept
+        }
+        groups = tuple(
+            {
+                name: change(value)
+                for name, value in _group_values(group).items()
+                if not (name in fresh and same_bits(value, fresh[name])) and (name != "lr" or self._schedule is None)
+            }
+            for group, fresh in zip(self._optimizer.param_groups, self._fresh_groups, strict=True)
+        )
+        return OptimState(self.kind, state, groups, self._fresh_groups)
+
+    def bring_in(self, optim: OptimState, device: torch.device) -> None:
+        """Make the memory what `optim` says; that of another class is begun anew."""
+        if optim.kind != self.kind:
+            optim = self.fresh
+        self._other_options = bool(optim.state) and not same_bits(optim.options, self._fresh_groups)
+        self.memory += 1
+        state = self._optimizer.state
+        for name, param in self._params.items():
+            kept = optim.state.get(name)
+            if kept is None:
+                state.pop(param, None)
+            else:
+                state[param] = _taken_over(state.get(param, {}), kept, device, self._on_device)
+        for index, (group, fresh) in enumerate(zip(self._optimizer.param_groups, self._fresh_groups, strict=True)):
+            changed = optim.groups[index] if index < len(optim.groups) else {}
+            group.update(clone_tree({**fresh, **changed}))
+
+    def step(
+        self,
+        number: int,
+        scale: float,
+        closure: Callable[[], Tensor] | None,
+        through: Callable[[Callable[[], None]], None] | None = None,
+    ) -> None:
+        """Write the parameters, as step `number`, `through` what may do it faster.
+
+        `scale` is what the learning rate is multiplied with. After a failure `untouched` says whether anything was
+        written.
+        """
+        known = len(self._optimizer.state)
+        before = self._written() if self._counts else None
+        self.untouched = True
+        try:
+            if self._schedule is not None:
+                self._set_lr(self._schedule(number), number, scale)
+            else:
+                self._scale_lr(scale)
+            self.untouched = False
+            try:
+                if through is not None:
+                    through(self._step_alone)
+                else:
+                    self._step(closure)
+            except KeyError:
+                # A memory made by the same class with other options (Adam's amsgrad) lacks what these options need.
+                if not self._other_options or before != self._written():
+                    raise
+                self.memory += 1
+                self._optimizer.state.clear()
+                self._step(closure)
+            if not known:
+                self._check_memory()
+        except BaseException:
+            self.memory += 1
+            for param in list(self._optimizer.state)[known:]:
+                del self._optimizer.state[param]
+            # Optimizers of other packages may write past the version counters.
+            self.untouched = self.untouched or (before is not None and before == self._written())
+            raise
+        finally:
+            if self._scaled:
+                self._take_scale_back(scale)
+        self._other_options = False
+
+    @property
+    def watched(self) -> bool:
+        """Whether a hook, the profiler or a replaced method is to see each step."""
+        replaced = type(self._optimizer).step is not self._class_step or "step" in vars(self._optimizer)
+        return replaced or self._unwrapped is None or _watched(self._optimizer)
+
+    def unrecordable(self, device: torch.device) -> str | None:
+        """Say why a step cannot be recorded and launched again, if so. To be asked after a step."""
+        if not self._counts:
+            return f"{self.kind} is no class of torch.optim, and may do in Python what a recording would leave out"
+        for index, (group, fresh) in enumerate(zip(self._optimizer.param_groups, self._fresh_groups, strict=True)):
+            lr = group["lr"]
+            if self._schedule is not None and not (isinstance(lr, Tensor) and lr.device == device):
+                return (
+                    "the learning rate is a number, and changes. Make the optimizer with a tensor: "
+                    f"lambda params, lr: torch.optim.Adam(params, torch.tensor(lr, device='{device.type}'), "
+                    "capturable=True)"
+                )
+            own = {**group, "lr": self._scaled[index].own} if self._scaled else group
+            changed = [name for name, value in _group_values(own).items() if not same_bits(value, fresh[name])]
+            if any(name != "lr" or self._schedule is None for name in changed):
+                return f"it changes {', '.join(changed)} of its parameter groups in Python"
+        for kept in self._optimizer.state.values():
+            for name, value in kept.items():
+                if value is not None and not (isinstance(value, Tensor) and value.device == device):
+                    return (
+                        f"it keeps {name} on the CPU. Pass functools.partial({type(self._optimizer).__name__}, "
+                        "capturable=True), where the optimizer has that"
+                    )
+        return None
+
+    def _step_alone(self) -> None:
+        self._step(None)
+
+    def _step(self, closure: Callable[[], Tensor] | None) -> None:
+        if closure is None:
+            if self._unwrapped is None or self.watched:
+                self._optimizer.step()
+            else:
+                self._unwrapped(self._optimizer)
+        else:
+            self._optimizer.step(closure)  # type: ignore[arg-type] # torch: float, and gives it tensors
+
+    def _check_memory(self) -> None:
+        strangers = [key for key in self._optimizer.state if id(key) not in self._param_names]
+        if strangers:
+            raise ConfigError(
+                f"The optimizer {self.kind} keeps state under {strangers[0]!r:.40}, which is no parameter. A state "
+                f"holds what is kept for each parameter, and what a parameter group holds: keep it there."
+            )
+
+    @property
+    def _on_device(self) -> bool:
+        """Whether it counts its steps where the parameters are."""
+        return any(group.get("capturable") or group.get("fused") for group in self._optimizer.param_groups)
+
+    def _scale_lr(self, scale: float) -> None:
+        """Put another rate in each group for a step. Between steps there is its own, which the optimizer may change."""
+        if scale != self._scale:
+            self._scale = scale
+            self.memory += 1  # a recording holds the number that it was made with
+        if scale == 1.0:
+            return
+        for index, group in enumerate(self._optimizer.param_groups):
+            own = group["lr"]
+            in_tensor = isinstance(own, Tensor) or self._compiles
+            taken: Any = self._rate_in_tensor(index, own, scale) if in_tensor else own * scale
+            group["lr"] = taken
+            self._scaled.append(_Scaled(own, taken, taken._version if in_tensor else 0))
+
+    def _rate_in_tensor(self, index: int, own: Tensor | float, scale: float) -> Tensor:
+        """Give a group's rate in the tensor that all steps with another rate read: it is compiled in, and recorded."""
+        with torch.inference_mode(False):  # whoever reads the new weights early may be in it
+            rate = own * scale if isinstance(own, Tensor) else torch.tensor(own * scale, dtype=torch.float64)
+            return self._rates.setdefault(index, rate).copy_(rate)
+
+    def _take_scale_back(self, scale: float) -> None:
+        """Put each group's own rate back; where the optimizer has changed the one it took, changed likewise."""
+        for group, (own, taken, version) in zip(self._optimizer.param_groups, self._scaled, strict=True):
+            now, group["lr"] = group["lr"], own
+            changed = now is not taken or (isinstance(now, Tensor) and now._version != version)
+            if changed and scale:
+                group["lr"] = now / scale if isinstance(own, Tensor) else float(now) / scale
+        self._scaled = []
+
+    def _set_lr(self, lr: object, step: int, scale: float) -> None:
+        if not is_lr(lr):
+            raise ConfigError(f"The lr schedule returned {lr!r} at step {step}; expected a finite number of 0 or more.")
+        for group, ratio in zip(self._optimizer.param_groups, self._lr_ratios, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr * ratio * scale)
+            else:
+                group["lr"] = lr * ratio * scale
+
+    def _written(self) -> list[object]:
+        """Give what tells whether an optimizer of torch's has written anything yet."""
+        seen: list[object] = [param._version for param in self._params.values()]
+        for memory in self._optimizer.state.values():
+            seen += [value._version if isinstance(value, Tensor) else value for value in memory.values()]
+        return seen
+
+
+class _Scaled(NamedTuple):
+    """A group's own rate, what stands in its place for a step, and the version of that, where it is a tensor."""
+
+    own: Any
+    taken: Any
+    version: int
+
+
+def _code_of(wrap: Callable[[Callable[..., Any]], Any]) -> CodeType:
+    """Give the code that a wrapper of torch's runs, whatever it is around."""
+    code: CodeType = wrap(abs).__code__
+    return code
+
+
+_HOOKS: Final = _code_of(torch.optim.Optimizer.profile_hook_step)
+"""Around each step: hooks and the profiler, 25 µs a batch that nobody uses as a rule."""
+_GRAD: Final = _code_of(_use_grad_for_differentiable)
+"""Around the steps of torch's own optimizers: the grad mode."""
+
+
+def _without(code: CodeType, step: Callable[..., Any]) -> Callable[..., Any] | None:
+    """Give what torch's wrapper is around. None where it is not that wrapper: another one is not to be left out."""
+    wrapped: Callable[..., Any] | None = getattr(step, "__wrapped__", None)
+    return wrapped if getattr(step, "__code__", None) is code else None
+
+
+def _watched(optimizer: torch.optim.Optimizer) -> bool:
+    """Tell whether a hook or the profiler is to see the step."""
+    return bool(
+        optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or _global_optimizer_pre_hooks
+        or _global_optimizer_post_hooks
+        or torch._C._autograd._profiler_enabled()  # pyright: ignore[reportAttributeAccessIssue] # unknown to its stubs
+    )
+
+
+def _group_values(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: clone_tree(value) for name, value in group.items() if name not in {"params", "param_names"}}
+
+
+def _taken_over(
+    mine: Mapping[str, Any], theirs: Mapping[str, Any], device: torch.device, on_device: bool
+) -> dict[str, Any]:
+    """Bring an optimizer's memory of one parameter in, into the tensors that are there where they fit.
+
+    What is a single number on the CPU stays there, as a count of steps does, unless it is to be `on_device`.
+    """
+    brought: dict[str, Any] = {}
+    for name, value in theirs.items():
+        here = mine.get(name)
+        if isinstance(value, Tensor):
+            if isinstance(here, Tensor) and here.shape == value.shape and here.dtype == value.dtype:
+                here.copy_(value)
+                brought[name] = here
+            else:
+                fresh = clone_tree(value)
+                moves = on_device or value.device.type != "cpu" or value.ndim
+                brought[name] = fresh.to(device) if moves else fresh
+        else:
+            brought[name] = clone_tree(value)
+    return brought

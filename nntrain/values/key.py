@@ -1,0 +1,48 @@
+"""Randomness as a value: a seed, and what was folded into it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import Field
+
+from nntrain.values.record import Record
+
+_MASK: Final = (1 << 64) - 1
+
+
+class Key(Record, frozen=True):
+    """A source of randomness that is a value: a seed, and what was folded into it.
+
+    All that is random in a training is a function of the key: the shuffle of epoch e of (seed, e), the noise of
+    step s of (seed, s). Mixing is splitmix64's finaliser (Steele, Lea, Flood 2014) over seed and folds.
+
+    >>> Key(seed=0).fold(3) == Key(seed=0, folds=(3,))
+    True
+    """
+
+    seed: int = Field(ge=0, lt=1 << 63)
+    folds: tuple[int, ...] = ()
+
+    def fold(self, *numbers: int) -> Key:
+        """Give the key for one use among many, such as one epoch's shuffle."""
+        return Key(seed=self.seed, folds=(*self.folds, *numbers))
+
+    @property
+    def bits(self) -> int:
+        """63 bits, a pure function of the seed and the folds: what a generator is seeded with."""
+        return self.derived()
+
+    def derived(self, *numbers: int) -> int:
+        """Give the `bits` of `fold(*numbers)`, without making the key."""
+        mixed = _mix(self.seed)
+        for number in (*self.folds, *numbers):
+            mixed = _mix(mixed ^ (number * 0x632BE59BD9B4E019 & _MASK))
+        return mixed >> 1
+
+
+def _mix(number: int) -> int:
+    number = (number + 0x9E3779B97F4A7C15) & _MASK
+    number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & _MASK
+    return number ^ (number >> 31)

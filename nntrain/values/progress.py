@@ -1,0 +1,32 @@
+"""Where a training stands: the place in the machine, and the counts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from nntrain.values.record import Record
+
+Phase = Literal["train", "eval"]
+"""The two phases of an epoch."""
+Place = Literal["before_fit", "before_epoch", "batch", "after_epoch", "after_fit", "finished"]
+"""Where the machine can stand. `nntrain.machine.machine` has the table of what leads where."""
+
+
+class Progress(Record, frozen=True):
+    """Where a training stands.
+
+    `at` is the machine's place. `epochs` is the fit's goal: the number of epochs that lie behind when it is done.
+    `epoch` counts from 0 and is the one that runs, or comes next. `batch` is the position in the phase's data: the
+    batches that lie behind, cancelled ones too. `step` counts the optimizer's steps since `init`. `samples` are those
+    of this phase that count in its means.
+    """
+
+    at: Place = "before_fit"
+    epochs: int = Field(default=0, ge=0)
+    epoch: int = Field(default=0, ge=0)
+    phase: Phase = "train"
+    batch: int = Field(default=0, ge=0)
+    step: int = Field(default=0, ge=0)
+    samples: int = Field(default=0, ge=0)

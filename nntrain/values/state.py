@@ -1,0 +1,201 @@
+"""All that a training is, as one immutable value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
+from types import NotImplementedType
+from typing import NoReturn
+
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError
+from torch import Tensor, nn
+
+from nntrain.errors import ConfigError, MisfitError
+from nntrain.values.bits import same_bits
+from nntrain.values.borrowing import borrow
+from nntrain.values.differences import Difference, difference
+from nntrain.values.flattening import Flat, Flattener
+from nntrain.values.history import History
+from nntrain.values.key import Key
+from nntrain.values.log_event import LogEvent
+from nntrain.values.modules import module_with
+from nntrain.values.progress import Progress
+from nntrain.values.record import FrozenMapping, Record, RecordT, evolved
+from nntrain.values.slots import Slot, Unread
+from nntrain.values.sums import Sums
+from nntrain.values.tensors import Tensors
+
+
+class TrainState(Record, Flat, frozen=True):
+    """All that a training is, as one immutable value.
+
+    `progress` says where it stands; `tensors` is the handle on parameters, buffers and optimizer state; `sums` are
+    the running sums of this phase; `history` has one `EpochStats` per finished phase; `key` rules all randomness;
+    `lr_scale` is what the learner's learning rate is multiplied with; `slots` hold what subscribers keep. `logged` are
+    the events that subscribers gave within the transition that runs: the machine takes them out and shows them to the
+    sinks, so a state that a step returns has none. `==` compares bits, and leaves out only what the clock said.
+    """
+
+    progress: Progress
+    tensors: Tensors
+    sums: Sums = Sums()
+    history: History = History()
+    key: Key
+    lr_scale: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
+    slots: FrozenMapping[BaseModel] = FrozenMapping()
+    logged: tuple[SerializeAsAny[LogEvent], ...] = ()
+
+    @property
+    def params(self) -> Mapping[str, Tensor]:
+        """The parameters by name. Every access gives a copy: yours, and no part of the training."""
+        return self.tensors.params()
+
+    @property
+    def buffers(self) -> Mapping[str, Tensor]:
+        """The buffers by name (BatchNorm's statistics and the like). Every access gives a copy."""
+        return self.tensors.buffers()
+
+    def borrow(self) -> AbstractContextManager[Mapping[str, Tensor]]:
+        """Lend parameters and buffers by name, without copies, to be read inside a `with` block.
+
+        Raises `BorrowError` where the block tries to write to one. Copy what you keep after the block.
+        """
+        source = self.tensors.source
+        if source is not None:
+            return source.lend(self.tensors)
+        snapshot = self.tensors.whole()
+        return borrow({**snapshot.params, **snapshot.buffers})
+
+    def to_module(self) -> nn.Module:
+        """Give a module of the learner's kind that holds this state's parameters and buffers, on their device."""
+        return self.tensors.read(lambda snapshot: module_with(self.tensors.template, snapshot))
+
+    def get(self, slot: Slot[RecordT]) -> RecordT:
+        """Give what is kept under `slot`, or its default."""
+        if not isinstance(slot, Slot):
+            raise ConfigError(
+                f"state.get takes the Slot that the record is kept under; got {slot!r} ({type(slot).__name__})."
+            )
+        found: object = self.slots.get(slot.name, slot.default)
+        if isinstance(found, slot.record):
+            return found  # pyright: ignore[reportReturnType] # narrowed to the bound; mypy sees the RecordT
+        if isinstance(found, Unread):
+            try:
+                return slot.record.model_validate(dict(found.fields), by_name=True)  # pyright: ignore[reportReturnType] # same
+            except ValidationError as error:
+                said = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+                raise MisfitError(
+                    f"Slot {slot.name!r} came from a checkpoint with fields that {slot.record.__name__} does not "
+                    f"take: {said}. Read it with the record that it was saved with."
+                ) from error
+        raise ConfigError(
+            f"Slot {slot.name!r} holds a {type(found).__name__}, but was asked for as {slot.record.__name__}: "
+            f"two subscribers use one name. Give one of them another."
+        )
+
+    def put(self, slot: Slot[RecordT], value: RecordT) -> TrainState:
+        """Give a state that keeps `value` under `slot`."""
+        if not isinstance(slot, Slot):
+            raise ConfigError(
+                f"state.put takes the Slot to keep the record under; got {slot!r} ({type(slot).__name__})."
+            )
+        if not isinstance(value, slot.record):
+            raise ConfigError(
+                f"Slot {slot.name!r} keeps a {slot.record.__name__}; got {value!r} ({type(value).__name__})."
+            )
+        return evolved(self, slots=self.slots.put(slot.name, value))
+
+    def scale_lr(self, factor: float) -> TrainState:
+        """Give a state from which the learning rate, constant or of a schedule, is `factor` times what it was.
+
+        It holds until it is scaled again, for every parameter group, and is saved and rolled back with the state.
+        """
+        scale = (
+            self.lr_scale * factor if isinstance(factor, (int, float)) and not isinstance(factor, bool) else math.nan
+        )
+        if not (math.isfinite(scale) and scale >= 0):
+            raise ConfigError(f"scale_lr takes a finite number of 0 or more, like 0.5; got {factor!r}.")
+        return evolved(self, lr_scale=float(scale))
+
+    def flat(self, flattener: Flattener) -> tuple[str, Mapping[str, object]]:
+        """Give the parts of all that the training is: what a checkpoint holds."""
+        named = {name: getattr(self, name) for name in ("progress", "sums", "history", "key", "lr_scale", "slots")}
+        return "state", {**self.tensors.parts(flattener), **named}
+
+    def diff(self, other: TrainState) -> Difference:
+        """Tell how two states differ: each tensor by its bits, and each value. What only the clock said is left out."""
+        if not isinstance(other, TrainState):
+            raise ConfigError(f"state.diff takes another TrainState; got {type(other).__name__}.")
+        mine, theirs = Flattener(), Flattener()
+        pairs: dict[str, tuple[object, object]] = {
+            f"slots/{name}": (kept, other.slots[name]) for name, kept in self.slots.items() if name in other.slots
+        }
+        pairs["logged"] = self.logged, other.logged
+        return difference(
+            (mine.tree(self, ""), mine.tensors),
+            (theirs.tree(other, ""), theirs.tensors),
+            known={name: None if same_bits(*pair) else (repr(pair[0]), repr(pair[1])) for name, pair in pairs.items()},
+        )
+
+    def log(self, event: LogEvent) -> TrainState:
+        """Give a state with which `event` is told: a subscriber answers with it, and the log writes the event."""
+        if not isinstance(event, LogEvent) or not getattr(event, "event", None):
+            raise ConfigError(
+                f"state.log takes a LogEvent; got {event!r:.80} ({type(event).__name__}). Make a class of yours: "
+                f'class Mixup(LogEvent, frozen=True): event: Literal["acme.mixup"] = "acme.mixup"; alpha: float.'
+            )
+        return evolved(self, logged=(*self.logged, event))
+
+    def __eq__(self, other: object) -> bool | NotImplementedType:
+        if not isinstance(other, TrainState):
+            return NotImplemented
+        return (
+            self.progress == other.progress
+            and self.key == other.key
+            and same_bits(self.lr_scale, other.lr_scale)
+            and self.sums == other.sums
+            and self.history == other.history
+            and same_bits(dict(self.slots), dict(other.slots))
+            and same_bits(self.logged, other.logged)
+            and self.tensors == other.tensors
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.progress, self.key))
+
+    def __repr__(self) -> str:
+        place, sums = self.progress, self.sums
+        if sums.samples:
+            said = f"loss={sums.totals.tolist()[0] / sums.samples:.4g}, "
+        else:
+            said = f"loss={self.history[-1].loss:.4g}, " if self.history else ""
+        spec = self.tensors.spec
+        count = sum(math.prod(shape) for shape, _ in spec.params.values())
+        return (
+            f"TrainState(at={place.at}, epoch={place.epoch}/{place.epochs}, phase={place.phase}, batch={place.batch}, "
+            f"step={place.step}, {said}parameters={count:,}, device={spec.device})"
+        )
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> NoReturn:
+        self.tensors.__reduce__()
+
+
+_STATE = "__nntrain_state_before__"
+
+
+def remember_state(error: BaseException, state: TrainState | None) -> None:
+    """Let `state_before` find `state` from `error`, whatever it found before."""
+    with suppress(Exception):
+        object.__setattr__(error, _STATE, state)
+
+
+def state_before(error: BaseException) -> TrainState | None:
+    """Give the whole state before the step that failed with `error`; `fit_step` goes on from it.
+
+    None where `error` did not come out of a step, or where an optimizer failed in the middle of its own writing
+    and nobody had kept the state.
+    """
+    return getattr(error, _STATE, None)

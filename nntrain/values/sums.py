@@ -1,0 +1,122 @@
+"""The running sums of a phase, weighted by samples, where adding to them is cheapest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+from torch import Tensor
+
+from nntrain.values.bits import same_bits, same_tensor
+from nntrain.values.flattening import Flat, Flattener
+from nntrain.values.record import Record
+
+
+class WeightedSums(Flat):
+    """Sample-weighted sums of the loss and of each metric, in float64, where they are cheapest.
+
+    On a CPU reading a number out of a tensor waits for nothing, so the sums are Python floats. On a device they are
+    one float64 tensor there, and nothing waits until the phase is done.
+    """
+
+    __slots__ = ("_values", "metrics")
+
+    def __init__(self, values: Sequence[float] | Tensor = (), metrics: tuple[str, ...] = ()) -> None:
+        self._values = values
+        self.metrics: tuple[str, ...] = metrics
+        """The names of the metrics, in the order of the sums; the loss comes before them."""
+
+    def add(
+        self, means: Sequence[Tensor | float], samples: int, device: torch.device | None, metrics: tuple[str, ...]
+    ) -> WeightedSums:
+        """Add one batch: `means` are the loss and each of `metrics`, means over `samples`.
+
+        The sums live on `device`; None keeps them as Python floats, for a device that reading waits for nothing.
+        """
+        before = self._values
+        if device is None and not isinstance(before, Tensor):
+            if not before:
+                return WeightedSums([float(mean) * samples for mean in means], metrics)
+            added = list(before)
+            for index, mean in enumerate(means):
+                added[index] += float(mean) * samples
+            return WeightedSums(added, metrics)
+        here = [mean for mean in means if isinstance(mean, Tensor) and mean.device == device]
+        if len(here) == len(means) and all(mean.dtype == torch.float32 for mean in here):
+            # A float64 holds such a mean times samples exactly: here two launches come to the bits of the five below.
+            return self.plus(torch.stack(here), metrics, samples)
+        return self.plus(WeightedSums.summed(means, samples, device), metrics)
+
+    @staticmethod
+    def summed(means: Sequence[Tensor | float], samples: int, device: torch.device | None) -> Tensor:
+        """Give one batch's sums, float64 on `device`: `means` times `samples`."""
+        parts = [
+            mean.to(device=device, dtype=torch.float64)
+            if isinstance(mean, Tensor)
+            else torch.tensor(mean, dtype=torch.float64, device=device)
+            for mean in means
+        ]
+        return torch.stack(parts).mul_(samples)
+
+    def plus(self, means: Tensor, metrics: tuple[str, ...], samples: int = 1) -> WeightedSums:
+        """Add one batch's means over `samples`, or its sums. What is given may be overwritten afterwards."""
+        before = self._values
+        if not isinstance(before, Tensor):
+            if not before:
+                return WeightedSums(means.to(torch.float64, copy=True).mul_(samples), metrics)
+            before = torch.tensor(before, dtype=torch.float64, device=means.device)
+        return WeightedSums(torch.add(before.to(means.device), means, alpha=samples), metrics)
+
+    def flat(self, flattener: Flattener) -> tuple[str, Mapping[str, object]]:  # noqa: ARG002 - of one tensor at most
+        """Give the sums, on a device as the tensor that they are, and the metrics' names."""
+        values = self._values
+        return "totals", {"values": values if isinstance(values, Tensor) else list(values), "metrics": self.metrics}
+
+    def tolist(self) -> list[float]:
+        """Read the sums; on a device, this waits for it."""
+        values = self._values
+        return values.tolist() if isinstance(values, Tensor) else list(values)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, WeightedSums):
+            return NotImplemented
+        if self.metrics != other.metrics:
+            return False
+        mine, theirs = self._values, other._values
+        if isinstance(mine, Tensor) and isinstance(theirs, Tensor):
+            return same_tensor(mine, theirs)
+        return same_bits(self.tolist(), other.tolist())
+
+    def __hash__(self) -> int:
+        return hash(WeightedSums)
+
+    def __repr__(self) -> str:
+        return f"WeightedSums({self.tolist()})"
+
+    def __deepcopy__(self, memo: dict[int, object]) -> WeightedSums:
+        return self
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.is_instance_schema(
+            cls, serialization=core_schema.plain_serializer_function_ser_schema(cls.tolist)
+        )
+
+
+class Sums(Record, frozen=True):
+    """A phase's running sums: of loss and metrics over `samples`, the `batches` that ran, the `seconds` spent."""
+
+    totals: WeightedSums = WeightedSums()
+    samples: int = 0
+    batches: int = 0
+    seconds: float = 0.0
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sums):
+            return NotImplemented
+        return (self.samples, self.batches, self.totals) == (other.samples, other.batches, other.totals)
+
+    def __hash__(self) -> int:
+        return hash((self.samples, self.batches))

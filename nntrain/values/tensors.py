@@ -1,0 +1,268 @@
+"""The tensors of a state: what a handle may be asked, whoever holds the memory behind it.
+
+A `Tensors` handle stands for one value of all tensors of a training: parameters, buffers, the optimizer's state.
+It is in one of these conditions, and only `nntrain.live.workspace` moves it from one to the next:
+
+* live: it reads the workspace's own tensors, which hold exactly this value;
+* owned: it holds a copy of its own, a `Snapshot`;
+* pending: a step was computed but its write is put off; the first reader makes the workspace write it;
+* lost: an optimizer failed while it was writing, and this value had no copy. Asking says so.
+
+The value seen through a handle never changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol, TypeVar
+
+import torch
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+from torch import Tensor, nn
+
+from nntrain.errors import StateError, StatePicklingError
+from nntrain.values.bits import same_bits
+from nntrain.values.flattening import Flattener
+from nntrain.values.trees import clone_tree
+
+Read = TypeVar("Read")
+ModelSource = nn.Module | Callable[[], nn.Module]
+"""A module, or a function of no arguments that makes one."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Names, shapes and dtypes of a model's parameters and buffers: what a state must fit."""
+
+    params: Mapping[str, tuple[torch.Size, torch.dtype]]
+    buffers: Mapping[str, tuple[torch.Size, torch.dtype]]
+    device: torch.device
+
+    def misfits(self, other: Spec) -> list[str]:
+        """Say in words, one line each, how the tensors of `other` fail to fit this one."""
+        lines: list[str] = []
+        for kind, mine, theirs in (
+            ("parameter", self.params, other.params),
+            ("buffer", self.buffers, other.buffers),
+        ):
+            lines += [f"missing {kind} {name} {_shaped(mine[name])}" for name in mine if name not in theirs]
+            lines += [f"unexpected {kind} {name} {_shaped(theirs[name])}" for name in theirs if name not in mine]
+            lines += [
+                f"{kind} {name} is {_shaped(theirs[name])}, expected {_shaped(mine[name])}"
+                for name in mine
+                if name in theirs and theirs[name] != mine[name]
+            ]
+        return lines
+
+
+def _shaped(shape_dtype: tuple[torch.Size, torch.dtype]) -> str:
+    return f"{list(shape_dtype[0])} {str(shape_dtype[1]).removeprefix('torch.')}"
+
+
+@dataclass(frozen=True)
+class OptimState:
+    """What an optimizer remembers.
+
+    `kind` is the class; `state` maps a parameter's name to what is kept for it; `groups` holds, for each parameter
+    group, the values that the optimizer itself changed since it was made (most change none). `options` are the values
+    it was made with; they are no part of a state's value.
+    """
+
+    kind: str
+    state: Mapping[str, Mapping[str, Any]]
+    groups: tuple[Mapping[str, Any], ...]
+    options: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One value of all tensors. Whoever holds one never writes to it."""
+
+    params: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+    optim: OptimState
+
+
+def summarised(shape: torch.Size, dtype: torch.dtype) -> dict[str, object]:
+    """Summarise a tensor as plain values."""
+    return {"shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
+
+
+def plain_layout(tensor: Tensor) -> str | None:
+    """Say what a tensor is, where it is none whose elements lie in memory as they are."""
+    if type(tensor.detach()) is not Tensor:
+        return f"a {type(tensor.detach()).__name__}, which is a tensor of its own kind"
+    if tensor.layout != torch.strided:
+        return f"laid out as {str(tensor.layout).removeprefix('torch.')}"
+    if tensor.is_quantized:
+        return "quantized"
+    return "on the meta device, without memory" if tensor.is_meta else None
+
+
+def copied_snapshot(snapshot: Snapshot) -> Snapshot:
+    """Copy every tensor of a snapshot."""
+    optim = snapshot.optim
+    return Snapshot(
+        clone_tree(snapshot.params),
+        clone_tree(snapshot.buffers),
+        OptimState(optim.kind, clone_tree(optim.state), clone_tree(optim.groups), optim.options),
+    )
+
+
+def _is_plain(option: object) -> bool:
+    """Tell whether an optimizer's option is a value; a function is the learner's to give again."""
+    if isinstance(option, (list, tuple)):
+        return all(map(_is_plain, option))
+    return option is None or isinstance(option, (bool, int, float, str, Tensor))
+
+
+class Source(Protocol):
+    """Who holds the memory behind a live or pending handle: the workspace."""
+
+    def read(self, handle: Tensors, reader: Callable[[Snapshot], Read]) -> Read:
+        """Call `reader` with the tensors themselves, while nobody else may write them."""
+        ...
+
+    def lend(self, handle: Tensors) -> AbstractContextManager[Mapping[str, Tensor]]:
+        """Lend read-only views of the parameters and buffers."""
+        ...
+
+
+class Tensors:
+    """A handle on one value of a training's tensors. See the module's text for its conditions."""
+
+    __slots__ = ("__weakref__", "lost", "owned", "source", "spec", "template")
+
+    def __init__(self, spec: Spec, template: ModelSource, source: Source | None, owned: Snapshot | None) -> None:
+        self.spec: Spec = spec
+        self.template: ModelSource = template
+        self.source: Source | None = source
+        self.owned: Snapshot | None = owned
+        self.lost: str | None = None
+
+    def read(self, reader: Callable[[Snapshot], Read]) -> Read:
+        """Call `reader` with the tensors themselves: it must copy what it keeps and write nothing."""
+        source = self.source
+        if source is not None:
+            return source.read(self, reader)
+        return reader(self.whole())
+
+    def whole(self) -> Snapshot:
+        """Give the handle's own copy, or say why there is none."""
+        if self.owned is None:
+            raise StateError(f"This state's tensors are lost: {self.lost}. Go on from a state that was kept before.")
+        return self.owned
+
+    def snapshot(self) -> Snapshot:
+        """Copy everything out: parameters, buffers and the optimizer's state."""
+        return self.read(copied_snapshot)
+
+    def params(self) -> TensorMap:
+        """Give the parameters by name; each access is a copy."""
+        return TensorMap(self, "params", tuple(self.spec.params))
+
+    def buffers(self) -> TensorMap:
+        """Give the buffers by name; each access is a copy."""
+        return TensorMap(self, "buffers", tuple(self.spec.buffers))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Tensors):
+            return NotImplemented
+        if self is other:
+            return True
+        # Two threads that compare the same two states take their sources' locks in the same order.
+        first, second = sorted((self, other), key=lambda one: id(one.source))
+        return first.read(lambda one: second.read(lambda two: _same_snapshot(one, two)))
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.spec.params), tuple(self.spec.buffers)))
+
+    def __repr__(self) -> str:
+        return f"Tensors({len(self.spec.params)} parameters, {len(self.spec.buffers)} buffers)"
+
+    def __copy__(self) -> Tensors:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Tensors:
+        twin = Tensors(self.spec, self.template, None, self.snapshot())
+        memo[id(self)] = twin
+        return twin
+
+    def __reduce__(self) -> NoReturn:
+        raise StatePicklingError(
+            "A TrainState is not pickled: loading a pickle runs code, and a state's tensors may be the live ones "
+            "that a learner goes on training. Take copies with state.params, or copy.deepcopy(state)."
+        )
+
+    def parts(self, flattener: Flattener) -> dict[str, object]:
+        """Give what a state's tensors are made of, by name. Live ones are copied, unless `flattener` knows them."""
+        snapshot: Snapshot | None = flattener.known(self)
+        if snapshot is None:
+            snapshot = self.owned or self.snapshot()
+            flattener.know(self, snapshot)
+        optim = snapshot.optim
+        options = tuple({name: one for name, one in group.items() if _is_plain(one)} for group in optim.options)
+        return {
+            "params": snapshot.params,
+            "buffers": snapshot.buffers,
+            "optim": optim.state,
+            "groups": optim.groups,
+            "options": options,
+            "kind": optim.kind,
+        }
+
+    def summary(self) -> dict[str, dict[str, dict[str, object]]]:
+        """Summarise each tensor by shape and dtype."""
+        return {
+            kind: {name: summarised(shape, dtype) for name, (shape, dtype) in tensors.items()}
+            for kind, tensors in (("params", self.spec.params), ("buffers", self.spec.buffers))
+        }
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.is_instance_schema(
+            cls, serialization=core_schema.plain_serializer_function_ser_schema(cls.summary)
+        )
+
+
+def _same_snapshot(one: Snapshot, other: Snapshot) -> bool:
+    return (
+        same_bits(dict(one.params), dict(other.params))
+        and same_bits(dict(one.buffers), dict(other.buffers))
+        and one.optim.kind == other.optim.kind
+        and same_bits(dict(one.optim.state), dict(other.optim.state))
+        and same_bits(one.optim.groups, other.optim.groups)
+    )
+
+
+class TensorMap(Mapping[str, Tensor]):
+    """Names to tensors, read out of a state one by one: every tensor handed out is the caller's own copy."""
+
+    __slots__ = ("_handle", "_kind", "_names")
+
+    def __init__(self, handle: Tensors, kind: str, names: tuple[str, ...]) -> None:
+        self._handle = handle
+        self._kind = kind
+        self._names = names
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(f"{name!r}: the state's {self._kind} are {', '.join(self._names) or 'none'}")
+
+        def one(snapshot: Snapshot) -> Tensor:
+            tensors: Mapping[str, Tensor] = getattr(snapshot, self._kind)
+            return tensors[name].detach().clone()
+
+        return self._handle.read(one)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        return f"<{self._kind}: {', '.join(self._names)}>"

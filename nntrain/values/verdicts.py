@@ -1,0 +1,75 @@
+"""What a subscriber may answer beside a state, and what a step returns.
+
+Cancelling is a value that travels up, not an exception: `match` over an `Outcome` and `assert_never` type-checks.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from nntrain.values.record import FrozenMapping, Record
+from nntrain.values.state import TrainState
+
+Event = Literal["before_fit", "after_fit", "before_epoch", "after_epoch", "before_batch", "after_batch"]
+Scope = Literal["batch", "epoch", "fit"]
+
+
+class CancelBatch(Record, frozen=True):
+    """Skip what is left of this batch. `state`, if given, is the one to go on with."""
+
+    reason: str = ""
+    state: TrainState | None = None
+
+    @property
+    def scope(self) -> Scope:
+        """The scope that is cancelled."""
+        return "batch"
+
+
+class CancelEpoch(Record, frozen=True):
+    """Skip what is left of this phase: its batches, its statistics, its `after_epoch`."""
+
+    reason: str = ""
+    state: TrainState | None = None
+
+    @property
+    def scope(self) -> Scope:
+        """The scope that is cancelled."""
+        return "epoch"
+
+
+class CancelFit(Record, frozen=True):
+    """Skip what is left of this fit, `after_fit` too."""
+
+    reason: str = ""
+    state: TrainState | None = None
+
+    @property
+    def scope(self) -> Scope:
+        """The scope that is cancelled."""
+        return "fit"
+
+
+Cancel = CancelBatch | CancelEpoch | CancelFit
+"""A verdict: what a subscriber answers instead of a state, to skip the rest of a scope."""
+
+
+class Completed(Record, frozen=True):
+    """A step that ran to its end. `sink_failures` counts, by sink, the transitions that it failed to take."""
+
+    state: TrainState
+    sink_failures: FrozenMapping[int] = FrozenMapping()
+
+
+class Cancelled(Record, frozen=True):
+    """A step that the subscriber `by` cancelled, at `event`, with `verdict`. `state` is the one to go on with."""
+
+    state: TrainState
+    verdict: Cancel
+    by: str
+    event: Event
+    sink_failures: FrozenMapping[int] = FrozenMapping()
+
+
+Outcome = Completed | Cancelled
+"""What a step returns; `match` over it is exhaustive with these two."""

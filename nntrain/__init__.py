@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from nntrain.metrics.functions import accuracy
     from nntrain.metrics.measured import MetricFn
     from nntrain.sinks import PrintStats
-    from nntrain.sinks.transition import BatchRan, RunInfo, Sink, Transition
+    from nntrain.sinks.interest import Interest, Sink
+    from nntrain.sinks.transition import BatchRan, RunInfo, Transition
     from nntrain.subscribers import EarlyStopping, NanGuard, Rollback
     from nntrain.subscribers.protocol import Subscriber, on
     from nntrain.task.supervised import LossFn
@@ -43,6 +44,7 @@ __all__ = [
     "DataLoaders",
     "EarlyStopping",
     "EpochStats",
+    "Interest",
     "Key",
     "Learner",
     "Loader",
@@ -84,7 +86,8 @@ _HOMES: Final = {
     "nntrain.metrics.functions": "accuracy",
     "nntrain.metrics.measured": "MetricFn",
     "nntrain.sinks": "PrintStats",
-    "nntrain.sinks.transition": "BatchRan RunInfo Sink Transition",
+    "nntrain.sinks.interest": "Interest Sink",
+    "nntrain.sinks.transition": "BatchRan RunInfo Transition",
     "nntrain.subscribers": "EarlyStopping NanGuard Rollback",
     "nntrain.subscribers.protocol": "Subscriber on",
     "nntrain.task.supervised": "LossFn",

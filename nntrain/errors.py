@@ -106,7 +106,7 @@ class CheckpointError(NNTrainError, OSError):
 
 
 def escape_untrusted(text: str) -> str:
-    """Give text that a file may have had a hand in: nothing in it hides or is obeyed, and it is not without end."""
+    """Return untrusted text, as from a file: control characters escaped, and cut at a length."""
     shown = "".join(
         one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text[:_LONGEST]
     )
@@ -155,7 +155,7 @@ def add_note(error: BaseException, note: str) -> None:
 if not TYPE_CHECKING:  # so that type checkers see no attribute but those above
 
     def __getattr__(name: str) -> object:
-        """Find `state_before` where it was before it moved beside the state that it gives; `nntrain.state_before` is it."""
+        """Return `state_before`, which stands beside the state that it returns; `nntrain.state_before` is it."""
         if name == "state_before":
             return import_module("nntrain").state_before
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

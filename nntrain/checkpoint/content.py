@@ -1,8 +1,8 @@
 """What a checkpoint says of a state, and the state that it says.
 
 The record is JSON: when it was saved, by which versions, a description of each tensor, and the state as a tree (see
-`nntrain.values.flattening`). Slots come back as the records that the slots of their names keep, and as `Unread` where there is no
-such slot yet: no class is looked up by a name that a file says.
+`nntrain.values.flattening`). Slots come back as the records that the slots of their names keep, and as `Unread` where
+there is no such slot yet: no class is looked up by a name that a file says.
 """
 
 from __future__ import annotations
@@ -105,6 +105,9 @@ def migrated(record: dict[str, Any], version: int) -> dict[str, Any]:
     return record
 
 
+_SUMS: Final = {"totals": "weighted"}
+"""The fields of `Sums` that have another name in a file."""
+
 # -- back to a state ----------------------------------------------------------------------------------------------
 
 
@@ -137,7 +140,7 @@ def _makers(spec: Spec, template: ModelSource, misfits: list[str]) -> dict[str, 
         return TrainState(
             progress=Progress.model_validate(parts["progress"]),
             tensors=Tensors(spec, template, None, _snapshot(parts)),
-            sums=Sums.model_validate(parts["sums"]),
+            sums=Sums.model_validate({_SUMS.get(name, name): part for name, part in parts["sums"].items()}),
             history=History(map(EpochStats.model_validate, parts["history"])),
             key=Key.model_validate(parts["key"]),
             lr_scale=parts["lr_scale"],

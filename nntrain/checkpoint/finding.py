@@ -12,6 +12,7 @@ from nntrain.checkpoint.loading import load, opened, verify
 from nntrain.errors import CheckpointError, ConfigError
 from nntrain.machine.machine import HasMachine
 from nntrain.values.log_event import WarningEvent
+from nntrain.values.record import evolved
 from nntrain.values.state import TrainState
 
 Batch = TypeVar("Batch")
@@ -71,10 +72,13 @@ def resume(folder: str | os.PathLike[str], learner: HasMachine[Batch]) -> Resume
             break
         except CheckpointError as error:
             skipped.append(Skipped(path, error.reason))
-    for one in skipped:
-        learner.machine.untold.append(WarningEvent(code="checkpoint_skipped", text=f"{one.path}: {one.reason}"))
-    state, path_found = found if found is not None else (None, None)
-    return Resumed(state, path_found, tuple(skipped))
+    events = [WarningEvent(code="checkpoint_skipped", text=f"{one.path}: {one.reason}") for one in skipped]
+    if found is None:
+        for event in events:
+            learner.machine.info(0).tell(event)
+        return Resumed(None, None, tuple(skipped))
+    state, path_found = found
+    return Resumed(evolved(state, loaded=(*state.loaded, *events)), path_found, tuple(skipped))
 
 
 def files_of(folder: Path) -> list[Path]:

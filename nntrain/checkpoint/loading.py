@@ -22,9 +22,9 @@ from nntrain.machine.machine import HasMachine
 from nntrain.values.flattening import Tree, unflattened
 from nntrain.values.history import EpochStats, History
 from nntrain.values.key import Key
-from nntrain.values.log_event import CheckpointLoaded, WarningEvent
+from nntrain.values.log_event import CheckpointLoaded, LogEvent, WarningEvent
 from nntrain.values.progress import Phase, Progress
-from nntrain.values.record import FrozenMapping, Record
+from nntrain.values.record import FrozenMapping, Record, evolved
 from nntrain.values.state import TrainState
 from nntrain.values.tensors import ModelSource, Spec
 
@@ -182,12 +182,11 @@ def load(path: str | os.PathLike[str], learner: HasMachine[Batch]) -> TrainState
             raise _misfit(content, [str(error)]) from None
         size, digest = content.head.bytes, content.head.digest
     seconds = time.perf_counter() - began
-    untold = learner.machine.untold
-    untold.append(CheckpointLoaded(path=os.fspath(path), bytes=size, seconds=seconds, digest=digest))
+    loaded: list[LogEvent] = [CheckpointLoaded(path=os.fspath(path), bytes=size, seconds=seconds, digest=digest)]
     if changed:
         said = "; ".join(f"{name} was {before}, and is {now}" for name, (before, now) in changed.items())
-        untold.append(WarningEvent(code="checkpoint_changed", text=f"since {os.fspath(path)} was saved: {said}"))
-    return state
+        loaded.append(WarningEvent(code="checkpoint_changed", text=f"since {os.fspath(path)} was saved: {said}"))
+    return evolved(state, loaded=tuple(loaded))
 
 
 _COUNTS: Final[Mapping[Phase, str]] = {"train": "train_batches", "eval": "valid_batches"}

@@ -20,6 +20,7 @@ from nntrain.checkpoint.finding import SUFFIX
 from nntrain.checkpoint.loading import inspect
 from nntrain.checkpoint.saving import Saved, remove_unfinished, save_flattened
 from nntrain.errors import CheckpointError, ConfigError
+from nntrain.sinks.interest import Interest
 from nntrain.sinks.transition import RunInfo, Transition
 from nntrain.values.flattening import Flattener
 from nntrain.values.history import EpochStats
@@ -61,10 +62,6 @@ class Checkpoint:
     Raises `ConfigError` for what cannot be meant, and `CheckpointError` at once where there can be no such folder.
     """
 
-    every_batch: Final = False
-    tells: Final = True
-    last_words: Final = True
-
     def __init__(
         self,
         folder: str | os.PathLike[str],
@@ -88,7 +85,7 @@ class Checkpoint:
             raise ConfigError(f"mode is {mode!r}; expected 'min' (a loss) or 'max' (an accuracy).")
         if not (keep_best is None or (isinstance(keep_best, str) and keep_best)):
             raise ConfigError(f"keep_best is {keep_best!r}; expected 'loss', a metric's name, or None.")
-        self.strict = strict
+        self._strict = strict
         self._every_steps = every_steps or 0
         self._every_epochs = every_epochs or 0
         self._every_seconds = math.inf if every_minutes is None else 60.0 * every_minutes
@@ -103,6 +100,11 @@ class Checkpoint:
         """What the last save was of: its tensors, and what else tells it from others of the same."""
         self._failure: CheckpointError | None = None
         _SINKS.add(self)
+
+    @property
+    def interest(self) -> Interest:
+        """What it wants to be told: batches after which to save."""
+        return Interest(every_batch=False, wants=self.wants, strict=self._strict, tells=True, last_words=True)
 
     @property
     def folder(self) -> Path:

@@ -137,7 +137,7 @@ def _fit(config: FitConfig) -> None:
     from nntrain.machine.learner import Learner
     from nntrain.metrics.functions import accuracy
     from nntrain.sinks import PrintStats
-    from nntrain.sinks.transition import Sink
+    from nntrain.sinks.interest import Sink
     from nntrain.subscribers import EarlyStopping
     from nntrain.values.verdicts import Cancelled
 

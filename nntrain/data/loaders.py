@@ -35,7 +35,7 @@ class Movable(Protocol[BatchOut_co]):
     """A loader that can make its batches on a device itself, better than by moving each of them there."""
 
     def to(self, device: torch.device) -> Loader[BatchOut_co]:
-        """Give a loader of the same batches, on `device`."""
+        """Return a loader of the same batches, on `device`."""
         ...
 
 
@@ -70,7 +70,7 @@ class _Listed(Generic[Batch]):
     items: Sequence[Batch]
 
     def batches(self, key: Key, epoch: int, start: int) -> Iterator[Batch]:
-        """Give the items from `start` on, each made under a seed of its own if the sequence makes them."""
+        """Yield the items from `start` on, each made under a seed of its own if the sequence makes them."""
         for index in range(start, len(self.items)):
             with transforming(key.derived(epoch, index)):
                 item = self.items[index]
@@ -78,7 +78,7 @@ class _Listed(Generic[Batch]):
 
     @property
     def description(self) -> Mapping[str, object]:
-        """Say how a start within an epoch is reached."""
+        """Return how a start within an epoch is reached."""
         return {"kind": type(self.items).__name__, "start": "by index"}
 
 
@@ -102,12 +102,12 @@ def as_loader(items: Iterable[Batch] | Loader[Batch], name: str) -> Loader[Batch
 
 
 def on_device(loader: Loader[Batch], device: torch.device) -> Loader[Batch]:
-    """Give the loader that makes its batches on `device`, where it can."""
+    """Return the loader that makes its batches on `device`, where it can."""
     return loader.to(device) if isinstance(loader, Movable) else loader
 
 
 def description_of(loader: Loader[Batch]) -> Mapping[str, object]:
-    """Give what the run's log says of a loader."""
+    """Return what the run's log says of a loader."""
     return loader.description if isinstance(loader, Described) else {"kind": type(loader).__name__}
 
 
@@ -139,7 +139,7 @@ class Stream(Generic[Batch]):
         self._iterator: Iterator[Any] = iter(())
 
     def batch(self, key: Key, epoch: int, index: int) -> tuple[Batch] | None:
-        """Give batch `index` of `epoch` in a 1-tuple, or None past the last."""
+        """Return batch `index` of `epoch` in a 1-tuple, or None past the last."""
         if self._ready is not None:
             return (self._ready[index],) if index < len(self._ready) else None
         end, self._end = self._end, None
@@ -148,7 +148,7 @@ class Stream(Generic[Batch]):
         torch.default_generator.manual_seed(key.derived(self._fold, epoch, index))
         if self._place != (key, epoch, index):
             self.close()
-            self._iterator = iter(self.loader.batches(key.fold(self._fold), epoch, index))
+            self._iterator = iter(self.loader.batches(key.fold_in(self._fold), epoch, index))
         self._place = None
         try:
             batch: Batch = next(self._iterator)
@@ -160,7 +160,7 @@ class Stream(Generic[Batch]):
         return (batch,)
 
     def close(self) -> None:
-        """Let the running iterator, and its workers, go."""
+        """Close the running iterator, and its workers."""
         close = getattr(self._iterator, "close", None)
         self._iterator = iter(())
         self._place = None

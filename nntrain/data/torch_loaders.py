@@ -42,7 +42,7 @@ class Replayed(Generic[Batch]):
 
     def batches(self, key: Key, epoch: int, start: int) -> Iterator[Batch]:
         """Iterate from the beginning of the epoch, and give what comes from `start` on."""
-        return islice(_iterated(self.items, _generators_of(self.items), key.fold(epoch)), start, None)
+        return islice(_iterated(self.items, _generators_of(self.items), key.fold_in(epoch)), start, None)
 
     @property
     def description(self) -> Mapping[str, object]:
@@ -58,8 +58,8 @@ class Indexed(Generic[Batch]):
 
     def batches(self, key: Key, epoch: int, start: int) -> Iterator[Batch]:
         """Make the epoch's batches from `start` on, and none before it."""
-        theirs, order = self.loader, key.fold(epoch)
-        seeds = (order.fold(number).bits for number in count(start))
+        theirs, order = self.loader, key.fold_in(epoch)
+        seeds = (order.fold_in(number).bits for number in count(start))
         if theirs.num_workers:
             options: dict[str, Any] = {
                 "prefetch_factor": theirs.prefetch_factor,
@@ -189,7 +189,7 @@ def _iterated(items: Iterable[Item], own: Sequence[torch.Generator], order: Key)
     states: list[torch.Tensor] = []
     iterator: Iterator[Item] | None = None
     for number in count():
-        with restoring_rng(sources), transforming(order.fold(number).bits):
+        with restoring_rng(sources), transforming(order.fold_in(number).bits):
             if iterator is None:
                 seed_all(sources, order.bits)
                 iterator = iter(items)

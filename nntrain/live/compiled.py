@@ -33,7 +33,7 @@ def compiled(function: Callable[Args, Returned], options: CompileOptions) -> Cal
 
 
 def compile_options(given: object) -> CompileOptions | None:
-    """Give the options that a learner's `compile` means; None for no compiling. Raises `ConfigError`."""
+    """Return the options that a learner's `compile` stands for; None for no compiling. Raises `ConfigError`."""
     if isinstance(given, bool):
         return {} if given else None
     known = [name for name in inspect.signature(torch.compile).parameters if name != "model"]

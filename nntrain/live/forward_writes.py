@@ -52,16 +52,16 @@ class ForwardWrites:
         self._old_versions = versions
 
     def forget(self) -> None:
-        """Let go what was saved: another value is live now."""
+        """Forget what was saved: another value is live now."""
         self._old_versions = []
 
     def stepped(self) -> None:
-        """Let go what was saved of parameters: the optimizer wrote them, and its writes may not be counted."""
+        """Forget what was saved of parameters: the optimizer wrote them, and its writes may not be counted."""
         if len(self._watched) > len(self._buffers):
             self._old_versions = []
 
     def forwarded(self, *, training: bool) -> None:
-        """Let go, before the gradients take their memory, of the parameters that a first forward pass did not write."""
+        """Free the copies of parameters that a first forward pass did not write: the gradients will take memory."""
         if training in self._silent:
             return
         names = list(self._watched)
@@ -77,7 +77,7 @@ class ForwardWrites:
         self._old_versions = [self._old_versions[index] for index in kept]
 
     def ran(self, *, training: bool) -> None:
-        """See to what a forward pass has written."""
+        """Count what a forward pass has written, and keep the identity of buffers."""
         if self._homes or self._empty_homes:
             self.keep_identity()
         if training not in self._silent:
@@ -85,18 +85,18 @@ class ForwardWrites:
         touch(self._silent[training])
 
     def before(self, live: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Give `live` tensors by name as they were at `save`."""
+        """Return `live` tensors by name as they were at `save`."""
         if not self.changed():
             return dict(live)
         old = dict(zip(self._watched, self._old, strict=True))
         return {name: old.get(name, tensor) for name, tensor in live.items()}
 
     def changed(self) -> bool:
-        """Tell whether anything was written since `save`."""
+        """Return whether anything was written since `save`."""
         return bool(self._old_versions) and self._old_versions != [live._version for live in self._watched.values()]
 
     def written(self) -> list[Tensor]:
-        """Give what was written since `save`, as far as the first passes have shown or the counters tell."""
+        """Return what was written since `save`, as far as the first passes have shown or the counters tell."""
         return [
             live
             for live, version in zip(self._watched.values(), self._old_versions, strict=True)
@@ -163,7 +163,7 @@ def copy_all(to: list[Tensor], values: list[Tensor]) -> None:
 
 
 def with_own_memory(module: nn.Module) -> nn.Module:
-    """Give each buffer memory of its own where its elements share some (an expanded tensor cannot be written to)."""
+    """Return the module, with buffers whose elements share memory copied: an expanded tensor cannot be written to."""
     for home in module.modules():
         for key, tensor in home._buffers.items():
             if tensor is not None and tensor.layout == torch.strided and 0 in tensor.stride():

@@ -1,4 +1,4 @@
-"""Passes and optimizer steps recorded once and launched again as a whole: CUDA graphs, one for each shape of a batch.
+"""The engine that launches what it recorded once, passes and optimizer steps: CUDA graphs, one for each shape of batch.
 
 A recording is what a stretch of Python launched on the device, with the addresses it launched it on. Launching it again
 costs microseconds, and runs no Python. So a batch is copied into the recording's own inputs; the gradients and the
@@ -18,20 +18,22 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from nntrain.errors import DataError
+from nntrain.live.eager import Eager
+from nntrain.live.engine import Engine, Pass, Passed
+from nntrain.live.flight import Flight
 from nntrain.live.forward_writes import copy_all
-from nntrain.live.passing import Pass, Passed
 from nntrain.live.workspace import Workspace
 from nntrain.task.batches import structure
 from nntrain.values.log_event import Note
 from nntrain.values.output import BatchOutput
 from nntrain.values.randomness import seed_all
-from nntrain.values.record import FrozenMapping
 from nntrain.values.sums import WeightedSums
 from nntrain.values.trees import described, tree_map
 
@@ -110,7 +112,7 @@ class CudaGraphs:
 
 
 def recorder_for(device: torch.device) -> Recorder | None:
-    """Give what records on a device, where something does."""
+    """Return what records on a device, None where nothing does."""
     return CudaGraphs(device) if device.type == "cuda" else None
 
 
@@ -129,16 +131,16 @@ class _Write:
         elsewhere, and may not have all that these gradients' parameters need."""
 
     def __call__(self, plain: Callable[[], None]) -> None:
-        """Take the step, given how it is taken plainly."""
+        """Take the optimizer's step: launch its recording, or call `plain`."""
         optimizer = self._workspace.optimizer
-        memory = optimizer.memory
-        if self._stepped == memory and self._decided != memory and not optimizer.watched:
+        generation = optimizer.generation
+        if self._stepped == generation and self._decided != generation and not optimizer.hooked:
             self._launch = self._recorded(plain)
-            self._decided = memory
-        if self._launch is None or optimizer.watched or self._decided != memory:
+            self._decided = generation
+        if self._launch is None or optimizer.hooked or self._decided != generation:
             self._workspace.give_gradients(self._grads)
             plain()
-            self._stepped = memory
+            self._stepped = generation
         else:
             self._launch()
 
@@ -174,12 +176,13 @@ class _Recording:
         self.launch()
 
 
-class CapturedPass(Generic[Batch]):
-    """A `Pass` that is recorded for each shape of a batch."""
+class Recorded(Generic[Batch]):
+    """Runs a pass as the recording of its batch's shape; what has none runs eagerly."""
 
-    def __init__(self, plain: Pass[Batch], recorder: Recorder, tell: Tell) -> None:
+    def __init__(self, plain: Pass[Batch], eager: Eager[Batch], recorder: Recorder, tell: Tell) -> None:
         self.names: tuple[str, ...] = plain.names
-        self._plain = plain
+        self._pass = plain
+        self._eager = eager
         self._workspace = plain.workspace
         self._recorder = recorder
         self._tell = _once(tell)
@@ -188,28 +191,26 @@ class CapturedPass(Generic[Batch]):
         self._met: set[_Shape] = set()
         """The shapes whose first batch ran."""
 
-    def run(self, batch: Batch, totals: WeightedSums, *, step: int | None, bits: int, seen: bool) -> Passed:
-        """Pass a batch through as `Pass.run` does: by its shape's recording, or plainly."""
+    def run(self, batch: Batch, weighted: WeightedSums, flight: Flight, *, bits: int, seen: bool) -> Passed:
+        """Pass a batch through: by its shape's recording, or eagerly."""
         tensors: list[Tensor] = []
-        recording = None
+        recording, train = None, flight.step is not None
         try:
-            shape = (step is not None, structure(batch, tensors))
+            shape = (train, structure(batch, tensors))
         except DataError as error:
             self._note("capture.batch", f"batches are not recorded: {error}")
         else:
-            recording = self._recording(batch, shape, train=step is not None, bits=bits)
+            recording = self._recording(batch, shape, train=train, bits=bits)
         if recording is None:
-            return self._plain.run(batch, totals, step=step, bits=bits, seen=seen)
+            return self._eager.run(batch, weighted, flight, bits=bits, seen=seen)
         workspace = self._workspace
         seed_all(workspace.generators, bits)
-        workspace.replay(lambda: recording.run(tensors), recording.written, step=step)
-        if step is not None:
-            workspace.write_through = recording.write
-        output = recording.output
-        if seen:
-            output = _copied(output)
+        workspace.replay(lambda: recording.run(tensors), recording.written)
+        if train:
+            flight.launch = recording.write
+        output = recording.output.copied() if seen else recording.output
         means = (output.loss, *output.metrics.values())
-        return Passed(output, recording.samples, totals.plus(recording.summed, self.names), means)
+        return Passed(output, recording.samples, weighted.plus(recording.summed, self.names), means, flight.lr_scale)
 
     def _recording(self, batch: Batch, shape: _Shape, *, train: bool, bits: int) -> _Recording | None:
         if shape in self._recordings:
@@ -232,16 +233,16 @@ class CapturedPass(Generic[Batch]):
 
     def _record(self, batch: Batch, *, train: bool, bits: int) -> _Recording:
         """Rehearse and record a pass; nothing of it stays but the recording."""
-        workspace, plain = self._workspace, self._plain
+        workspace, plain = self._workspace, self._pass
         own: Batch = tree_map(batch, torch.clone)
         inputs: list[Tensor] = []
         structure(own, inputs)
         made: list[tuple[BatchOutput, Tensor, list[Tensor | None], int]] = []
 
         def whole() -> None:
-            positional, named, target, samples = plain.prepared(own, train=train)
+            parts, samples = plain.prepare(own, train=train)
             with torch.set_grad_enabled(train):
-                preds, loss = plain.evaluated(positional, named, target, train=train)
+                preds, loss = plain.evaluate(parts, train=train)
                 if train:
                     loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
             grads = workspace.gradients()
@@ -249,7 +250,7 @@ class CapturedPass(Generic[Batch]):
                 raise TypeError("the model has sparse gradients")
             workspace.keep_identity()
             detached = tree_map(preds, torch.detach)
-            output = BatchOutput(loss.detach(), detached, FrozenMapping(plain.measured(detached, target)))
+            output = BatchOutput(loss.detach(), detached, MappingProxyType(plain.measure(detached, parts[2])))
             means = [output.loss, *output.metrics.values()]
             if not all(isinstance(mean, Tensor) for mean in means):
                 raise TypeError("a metric returns a Python number, which waits for the device; return a tensor")
@@ -274,14 +275,8 @@ class CapturedPass(Generic[Batch]):
         self._tell(Note(code, text))
 
 
-def _copied(output: BatchOutput) -> BatchOutput:
-    """Give an output in memory of its own."""
-    metrics = {name: value.clone() if isinstance(value, Tensor) else value for name, value in output.metrics.items()}
-    return BatchOutput(output.loss.clone(), tree_map(output.preds, torch.clone), FrozenMapping(metrics))
-
-
 def _once(tell: Tell) -> Tell:
-    """Give what tells each note once."""
+    """Return a function that tells each note once."""
     told: set[Note] = set()
 
     def tell_once(note: Note) -> None:
@@ -292,17 +287,17 @@ def _once(tell: Tell) -> Tell:
     return tell_once
 
 
-def captured(plain: Pass[Batch], tell: Tell) -> Pass[Batch] | CapturedPass[Batch]:
-    """Give the pass that records, where that can be; where not, the plain one, and a note."""
+def recorded(plain: Pass[Batch], eager: Eager[Batch], tell: Tell) -> Engine[Batch]:
+    """Return the engine that records, where that can be; where not, the eager one, and a note says why."""
     workspace = plain.workspace
     recorder = recorder_for(workspace.device)
     if recorder is None:
         tell(Note("capture.device", f"capture=True does nothing on {workspace.device}; it is for CUDA"))
-        return plain
+        return eager
     if workspace.needs_closure:
         tell(Note("capture.optimizer", f"{workspace.optimizer.kind} evaluates the model itself; nothing is recorded"))
-        return plain
-    return CapturedPass(plain, recorder, tell)
+        return eager
+    return Recorded(plain, eager, recorder, tell)
 
 
 def _failure(error: Exception) -> str:

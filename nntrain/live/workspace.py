@@ -1,24 +1,25 @@
 """The workspace: one set of live tensors, written in place, that looks like values from outside.
 
 It owns a module, an optimizer and their tensors, whose identity stays for its life. States see them through `Tensors`
-handles (see `nntrain.values.tensors`); the workspace knows the one handle whose value the live tensors hold only by a weak
-reference. The argument that no kept value ever changes:
+handles (see `nntrain.values.tensors`); the workspace knows the one handle whose value the live tensors hold only by a
+weak reference. The argument that no kept value ever changes:
 
 1. The live tensors are written in four places only: `_load` (another value is brought in), the forward pass (buffers,
    and the parameters that the first one is seen to write, such as an embedding's with `max_norm`), `_write` (the
-   optimizer), and `Watch.restore`.
+   optimizer), and `ForwardWrites.restore`.
 2. Before `_load` and `_write`, `_detach` looks whether anybody still holds the current handle. If so, it first
    receives a copy of its own, with all as it was before the forward pass. If not, nobody can see the write.
 3. A forward pass that fails, or is not followed by `_write`, puts back what it wrote, or (eval phases whose model
    writes) becomes a new value by the same look as in 2.
 4. Everything handed out is a copy, or lent for a block that refuses writes; readers in other threads wait.
 
-So: one copy for each state that somebody kept, none otherwise. The caller of `compute` and `commit` must drop its
-own reference to the old handle before `commit`, or it is one who kept it.
+So: one copy for each state that somebody kept, none otherwise. Who calls `commit` must have dropped its own reference
+to the old handle before, or it is one who kept it.
 
-`compute` runs the forward and backward pass and gives a *pending* handle; `commit` lets the optimizer write. Between
-the two, subscribers to `after_batch` are asked: one that raises costs nothing, since nothing was written; one that
-reads the new weights makes the workspace write early, with the old value safe in a copy.
+A batch is a `Flight`, from `begin` to `commit` or `abandon`. An engine makes the workspace `compute` (the forward and
+backward pass) or `replay` a recording of that; `pending` gives the handle on the value after it; `commit` lets the
+optimizer write. Before that, subscribers to `after_batch` are asked: one that raises costs nothing, since nothing was
+written; one that reads the new weights makes the workspace write early, with the old value safe in a copy.
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from nntrain.errors import BorrowError, ConfigError, StateError
-from nntrain.live.compiled import CompileOptions
+from nntrain.live.compiled import CompileOptions, compiled
+from nntrain.live.flight import Flight
 from nntrain.live.forward_writes import ForwardWrites, copy_all, touch, with_own_memory
 from nntrain.update.optimizer import LiveOptimizer, OptimizerFactory
 from nntrain.update.schedules import Schedule
@@ -77,23 +80,23 @@ class Workspace:
             )
         self.generators: list[torch.Generator] = generators(self.device)
         """torch's global generators that a step draws from."""
-        self._watch = ForwardWrites(self.module, self.params, self.buffers)
+        self._writes = ForwardWrites(self.module, self.params, self.buffers)
         self._addresses = {
             tensor.untyped_storage()._cdata
             for tensor in (*self.params.values(), *self.buffers.values())
             if tensor.layout == torch.strided
         }
-        self.optimizer: LiveOptimizer = LiveOptimizer(self.params, optim_class, lr, compile_options)
+        self.optimizer: LiveOptimizer = LiveOptimizer(
+            self.params,
+            optim_class,
+            lr,
+            None if compile_options is None else partial(compiled, options=compile_options),
+        )
         self.needs_closure: bool = self.optimizer.needs_closure
         self._fresh_bits: int | None = bits
         self._current: weakref.ref[Tensors] | None = None
-        self._pending: weakref.ref[Tensors] | None = None
-        self._step: int | None = None
-        self._closure: Callable[[], Tensor] | None = None
-        self.lr_scale: float = 1.0
-        """What the learning rate of the next step is multiplied with: the state's."""
-        self.write_through: Callable[[Callable[[], None]], None] | None = None
-        """What takes the optimizer's step, given how it is taken plainly, until the batch at hand is done."""
+        self._flight: Flight | None = None
+        """The batch that is on its way."""
         self._param_list = list(self.params.values())
         self._lent: list[int] | None = None
         """The versions of the live tensors when the current value was lent, if it was."""
@@ -103,7 +106,7 @@ class Workspace:
     # -- making ---------------------------------------------------------------------------------------------------
 
     def fresh(self, bits: int) -> Tensors:
-        """Bring in the template's own weights and a fresh optimizer; give the handle on them."""
+        """Bring in the template's own weights and a fresh optimizer; return the handle on them."""
         with self.lock:
             if self._fresh_bits is not None and (isinstance(self.template, nn.Module) or self._fresh_bits == bits):
                 # Just made, never trained: the live tensors hold a fresh copy, if the caller's module is as it was.
@@ -135,7 +138,7 @@ class Workspace:
     # -- reading --------------------------------------------------------------------------------------------------
 
     def held(self, handle: Tensors) -> AbstractContextManager[object]:
-        """Give the lock to step from `handle`: this workspace's, with its source's where that is another one.
+        """Return the lock to hold while stepping from `handle`: this workspace's, with its source's if that is another.
 
         Two threads that hand each other's states around take the same two locks in the same order.
         """
@@ -169,12 +172,13 @@ class Workspace:
 
     def _settle(self, handle: Tensors) -> None:
         """Make the live tensors hold the value of a handle that is pending or live."""
-        if self._pending is not None and self._pending() is handle:
+        flight = self._flight
+        if flight is not None and flight.due and flight.stands_for(handle):
             with torch.no_grad():  # the reader may be in another mode
-                self._write(handle)
+                self._write(flight, handle)
         elif handle.source is self:
             self._check_lent(handle)
-        if handle.source is not None and self._watch.changed():
+        if handle.source is not None and self._writes.changed():
             # The old value is read while a batch is being worked on: its buffers are those from before.
             self._give_copy(handle)
 
@@ -205,30 +209,42 @@ class Workspace:
                 + "\nStep it with a learner of the same model, or begin with learner.init()."
             )
 
-    def compute(self, forward: Callable[[], Tensor], *, step: int | None) -> None:
-        """Run `forward` (which returns the loss) and, in training (`step` given), the backward pass.
+    def begin(self, handle: Tensors, *, step: int | None, lr_scale: float = 1.0) -> Flight:
+        """Begin a batch from a handle's value: the optimizer's step of number `step`, or a batch of eval (None)."""
+        self.ready(handle)
+        flight = self._flight = Flight(step, lr_scale)
+        return flight
+
+    @property
+    def _in_flight(self) -> Flight:
+        if self._flight is None:
+            raise RuntimeError("no batch was begun")
+        return self._flight
+
+    def compute(self, forward: Callable[[], Tensor]) -> None:
+        """Run `forward` (which returns the loss) and, in training, the backward pass.
 
         A failure puts back what was written. Afterwards `commit` or `abandon` is due.
         """
-        self._watch.save()
-        self._step = step
+        flight = self._in_flight
+        train = flight.step is not None
+        self._writes.save()
         try:
-            if step is None:
-                forward()
-                self._watch.forwarded(training=False)
-            else:
+            if train:
                 loss = self._backward(forward)
                 if self.needs_closure:
-                    self._closure = self._closure_over(forward, loss.detach())
-            self._watch.ran(training=step is not None)
+                    flight.closure = self._closure_over(forward, loss.detach())
+            else:
+                forward()
+                self._writes.forwarded(training=False)
+            self._writes.ran(training=train)
         except BaseException:
             self._undo()
             raise
 
-    def replay(self, recording: Callable[[], None], written: list[Tensor], *, step: int | None) -> None:
-        """Let a recording do what `compute` does. `written` are the tensors that it writes, past torch's counting."""
-        self._watch.save()
-        self._step = step
+    def replay(self, recording: Callable[[], None], written: list[Tensor]) -> None:
+        """Run a recording of what `compute` does. `written` are the tensors that it writes, past torch's counting."""
+        self._writes.save()
         try:
             try:
                 recording()
@@ -239,37 +255,38 @@ class Workspace:
             raise
 
     def rehearse(self, run: Callable[[], None], *, train: bool) -> list[Tensor]:
-        """Run what `compute` would, put back what it writes, and tell which tensors these are."""
-        self._watch.save()
+        """Run what `compute` would, put back what it writes, and return the tensors that were written."""
+        self._writes.save()
         try:
             run()
-            self._watch.ran(training=train)
-            return self._watch.written()
+            self._writes.ran(training=train)
+            return self._writes.written()
         finally:
-            self._undo()
+            self._clear_gradients()
+            self._writes.restore()
 
     def keep_identity(self) -> None:
         """Where the model put another tensor in a buffer's place, take its value and put the live one back."""
-        self._watch.keep_identity()
+        self._writes.keep_identity()
 
     def gradients(self) -> list[Tensor | None]:
-        """Give the gradients that the parameters have now."""
+        """Return the gradients that the parameters have now."""
         return [param.grad for param in self._param_list]
 
     def give_gradients(self, grads: list[Tensor | None]) -> None:
-        """Let the parameters have these gradients."""
+        """Set the parameters' gradients."""
         for param, grad in zip(self._param_list, grads, strict=True):
             param.grad = grad
 
     def _backward(self, forward: Callable[[], Tensor]) -> Tensor:
         with torch.enable_grad():
             loss = forward()
-            self._watch.forwarded(training=True)
+            self._writes.forwarded(training=True)
             loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
         return loss
 
     def _closure_over(self, forward: Callable[[], Tensor], first_loss: Tensor) -> Callable[[], Tensor]:
-        """Give the closure for optimizers that evaluate several times; the first evaluation is made already."""
+        """Return the closure for optimizers that evaluate several times; the first evaluation is made already."""
         first = [first_loss]
         noise = [source.get_state() for source in self.generators]
 
@@ -285,76 +302,110 @@ class Workspace:
         return closure
 
     def pending(self, current: Tensors) -> Tensors:
-        """Give the handle on the value after this batch.
+        """Return the handle on the value after this batch.
 
         Where nothing is to be written (eval, with a model that wrote no buffer), it is the `current` one.
         """
-        if self._step is None and not self._watch.changed():
-            return current
-        handle = Tensors(self.spec, self.template, self, None)
-        self._pending = weakref.ref(handle)
+        flight = self._in_flight
+        handle = current
+        if flight.step is not None or self._writes.changed():
+            handle = Tensors(self.spec, self.template, self, None)
+            flight.due = True
+        flight.handle = weakref.ref(handle)
         return handle
+
+    def is_pending(self, handle: Tensors) -> bool:
+        """Return whether `handle` is the one on the value after the batch in flight."""
+        return self._flight is not None and self._flight.stands_for(handle)
 
     def commit(self, handle: Tensors) -> None:
         """Let the optimizer write, unless a reader made it write already."""
-        if self._pending is not None and self._pending() is handle:
-            self._write(handle)
+        flight = self._flight
+        if flight is not None and flight.due and flight.stands_for(handle):
+            self._write(flight, handle)
+        self._flight = None
+
+    def remains(self, handle: Tensors) -> Tensors:
+        """Return the handle on what is live after the `commit` of `handle` has failed.
+
+        It is `handle` where all was written, or a part of it: then it is lost. Else it is one on the value before.
+        """
+        flight, self._flight = self._flight, None
+        if flight is not None and flight.due:
+            self._give_up(flight, "the step to it failed before it was written")
+        elif handle.lost is None:
+            self._writes.forget()  # as after a step that nothing broke off
+            self._written()
+            return handle
+        elif not self.optimizer.untouched:
+            return handle
+        current = self._current() if self._current is not None else None
+        return current if current is not None and current is not handle else self._now_live()
 
     def abandon(self) -> None:
         """End a batch that is not to be committed: nothing is written, unless somebody kept the pending handle."""
-        pending = self._pending() if self._pending is not None else None
-        if pending is not None:
+        flight = self._flight
+        pending = flight.handle() if flight is not None and flight.due and flight.handle is not None else None
+        if flight is not None and pending is not None:
             try:
-                self._write(pending)
+                self._write(flight, pending)
             except Exception:  # noqa: BLE001 - the kept handle is lost, and says so when it is asked
-                del pending
+                self._give_up(flight, "the step to it failed")
+            del pending
+        self._undo()
+
+    def _give_up(self, flight: Flight, reason: str) -> None:
+        """Mark the handle of a batch that is not written as lost, if somebody holds it."""
+        handle = flight.handle() if flight.due and flight.handle is not None else None
+        if handle is not None:
+            handle.source, handle.lost = None, reason
+        flight.due = False
         self._undo()
 
     def _undo(self) -> None:
-        self._pending = None
-        self._closure = None
-        self.write_through = None
+        self._flight = None
         self._clear_gradients()
-        self._watch.restore()
+        self._writes.restore()
 
-    def _write(self, handle: Tensors) -> None:
+    def _write(self, flight: Flight, handle: Tensors) -> None:
         """Write in place, after seeing to whoever still holds the old value."""
-        self._pending = None
         self._detach()
         self._current = weakref.ref(handle)
-        if self._step is not None:
-            self._optimize(handle, self._step)
-            self._watch.stepped()
-        if self._watch.changed():
-            self._watch.keep_identity()  # an optimizer that evaluates the model may have put others in their place
-            self._watch.forget()
+        if flight.step is None:
+            flight.due = False
+        else:
+            self._optimize(flight, handle, flight.step)
+            self._writes.stepped()
+        self._written()
+
+    def _written(self) -> None:
+        """Forget what was known of the old value: another one is in the live tensors now."""
+        if self._writes.changed():
+            self._writes.keep_identity()  # an optimizer that evaluates the model may have put others in their place
+            self._writes.forget()
         self._lent = None
         self._fresh_bits = None
 
-    def _optimize(self, handle: Tensors, step: int) -> None:
+    def _optimize(self, flight: Flight, handle: Tensors, step: int) -> None:
         try:
+            flight.due = False
             # A closure evaluates the model again, and draws its noise anew.
-            with nullcontext() if self._closure is None else restoring_rng(self.generators):
-                self.optimizer.step(step, self.lr_scale, self._closure, self.write_through)
+            with nullcontext() if flight.closure is None else restoring_rng(self.generators):
+                self.optimizer.step(step, flight.lr_scale, flight.closure, flight.launch)
         except BaseException as error:
             self._current = None
             handle.source = None
             handle.lost = f"the optimizer failed while it was writing ({type(error).__name__}: {error})"
-            self._watch.restore()
+            self._writes.restore()
             raise
         finally:
-            self._closure = None
-            self.write_through = None
+            flight.closure = flight.launch = None
             self._clear_gradients()
-
-    def revived(self) -> Tensors | None:
-        """After a write that failed: a handle on the old value, where the optimizer had not touched it yet."""
-        return self._now_live() if self.optimizer.untouched else None
 
     # -- whoever kept the old value -------------------------------------------------------------------------------
 
     def _detach(self) -> None:
-        """Give the current handle, if anybody holds it, a copy of its own."""
+        """Copy the old value for the current handle, if anybody holds it."""
         current = self._current() if self._current is not None else None
         if current is not None and current.source is self:
             self._give_copy(current)
@@ -362,7 +413,7 @@ class Workspace:
 
     def _give_copy(self, handle: Tensors) -> None:
         live = self._live_snapshot()
-        live = Snapshot(self._watch.before(live.params), self._watch.before(live.buffers), live.optim)
+        live = Snapshot(self._writes.before(live.params), self._writes.before(live.buffers), live.optim)
         handle.owned = copied_snapshot(live)
         handle.source = None
 
@@ -383,7 +434,7 @@ class Workspace:
         self._detach()
         self._undo()
         handle.read(self._copy_in)
-        self._watch.forget()
+        self._writes.forget()
         self._lent = None
         self._fresh_bits = None
 

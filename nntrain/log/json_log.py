@@ -22,6 +22,7 @@ from nntrain.log.replay import replay
 from nntrain.log.stamping import LiveRun, new_run_id, process_rank
 from nntrain.log.story import Told, begins_anew, is_fresh, tell
 from nntrain.log.targets import BoundLogger, FileTarget, Target, target_of
+from nntrain.sinks.interest import Interest
 from nntrain.sinks.transition import BatchRan, RunInfo, Transition
 from nntrain.values.record import evolved
 
@@ -63,7 +64,7 @@ class JsonLog:
         resume: bool = False,
         rank: int | None = None,
     ) -> None:
-        self.every_batch: Final = _interval(every)
+        self._every = _interval(every)
         _check(targets, sync, run_id, rank)
         self._again: Callable[..., JsonLog] = partial(JsonLog, every=every, sync=sync, rank=rank)
         self._sync: Sync = sync
@@ -85,6 +86,11 @@ class JsonLog:
             raise
 
     @property
+    def interest(self) -> Interest:
+        """What it wants to be told: batches in groups, without a state for each."""
+        return Interest(every_batch=self._every, batches=self.batches)
+
+    @property
     def path(self) -> Path | None:
         """The path of the first target that is a file."""
         return next((one.target.path for one in self._outlets if isinstance(one.target, FileTarget)), None)
@@ -100,7 +106,7 @@ class JsonLog:
         """Write what a transition comes to. Raises `LogError` where a line is lost."""
         with self._turn():
             run = self._run_of(transition)
-            run.told, sayings = tell(run.told, transition, self.every_batch)
+            run.told, sayings = tell(run.told, transition, self._every)
             lines: list[Line] = []
             for saying in sayings:
                 if isinstance(saying, BatchRan):

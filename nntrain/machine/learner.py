@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from typing import Generic, TypedDict, TypeVar, Unpack
@@ -14,23 +14,23 @@ from torch import nn
 from nntrain.data.loaders import Stream, TrainValid, as_loader, description_of, length_of, on_device
 from nntrain.errors import ConfigError, DataError
 from nntrain.live.compiled import compile_options
-from nntrain.live.passing import Pass
-from nntrain.live.recorded import captured
+from nntrain.live.eager import Eager
+from nntrain.live.engine import Pass
+from nntrain.live.recorded import recorded
 from nntrain.live.workspace import Workspace
 from nntrain.machine.machine import Machine, ordinary_tensors
 from nntrain.machine.steps import check_epochs, fold, with_goal
-from nntrain.machine.table import TABLE
-from nntrain.metrics.measured import MetricFn
-from nntrain.sinks.audience import Audience, sink_name
+from nntrain.machine.telling import News
+from nntrain.metrics.measured import MetricFn, named_metrics
+from nntrain.sinks.interest import Sink, interest_of, sink_name
 from nntrain.sinks.print_stats import PrintStats
-from nntrain.sinks.transition import RunInfo, Sink
+from nntrain.sinks.transition import RunInfo
 from nntrain.subscribers.asking import listeners, subscriber_name
 from nntrain.subscribers.protocol import Listening
-from nntrain.task.supervised import LossFn, Unpacked, unpacked
+from nntrain.task.supervised import LossFn, Supervised, Unpacked, unpacked
 from nntrain.update.optimizer import OptimizerFactory
 from nntrain.update.schedules import Schedule, is_lr
 from nntrain.values.key import Key
-from nntrain.values.log_event import LogEvent, Note
 from nntrain.values.modules import check_initialised
 from nntrain.values.progress import Phase, Progress
 from nntrain.values.record import FrozenMapping
@@ -119,7 +119,7 @@ class Learner(Generic[Batch]):
                 )
             if not callable(given):
                 raise ConfigError(f"{name} is {given!r}; expected something that can be called.")
-        _check_metrics(_metrics(self.metric_fn))
+        named_metrics(self.metric_fn)
         if isinstance(self.metric_fn, Mapping):
             object.__setattr__(self, "metric_fn", FrozenMapping(self.metric_fn))
         _check_lr(self.lr)
@@ -135,7 +135,7 @@ class Learner(Generic[Batch]):
             object.__setattr__(self, name, tuple(given))
         listeners(self.subs)
         for sink in self.sinks:
-            _check_sink(sink)
+            interest_of(sink)
         object.__setattr__(self, "device", _device(self.device))
 
     def __repr__(self) -> str:
@@ -147,7 +147,7 @@ class Learner(Generic[Batch]):
         )
 
     def __getstate__(self) -> dict[str, object]:
-        """Give what a copy is made of: the arguments, and no workspace."""
+        """Return what a copy is made of: the arguments, and no workspace."""
         return {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
 
     @property
@@ -166,9 +166,10 @@ class Learner(Generic[Batch]):
         options = compile_options(self.compile)
         with ordinary_tensors():
             workspace = Workspace(self.model, self.optim_class, self.lr, device, bits=bits, compile_options=options)
-        notes: list[Note] = []
-        untold: list[LogEvent] = []
-        passing = Pass(workspace, self.loss_fn, _metrics(self.metric_fn), self.unpack, options)
+        news = News()
+        metrics = named_metrics(self.metric_fn)
+        passing = Pass(workspace, Supervised(self.loss_fn, self.unpack), metrics, options)
+        eager = Eager(passing, options)
         streams: dict[Phase, Stream[Batch]] = {
             "train": Stream(on_device(as_loader(self.dls.train, "train"), workspace.device), 0),
             "eval": Stream(on_device(as_loader(self.dls.valid, "valid"), workspace.device), 1),
@@ -176,22 +177,21 @@ class Learner(Generic[Batch]):
         data = {phase: dict(description_of(stream.loader)) for phase, stream in streams.items()}
         # Nothing of a machine refers to its learner: memory on a device is to be free when the learner is, not when
         # Python next looks for cycles.
-        lr = self.lr
-        lr_at = lr if callable(lr) else partial(_constant, float(lr))
-        told = partial(RunInfo, repr(self), {**self._config, "data": data}, str(workspace.device), lr_at, untold.append)
+        lr_at = self.lr if callable(self.lr) else partial(_constant, float(self.lr))
+        config = {**self._config, "data": data}
+        told = partial(RunInfo, repr(self), config, str(workspace.device), lr_at, news.queued_events.append)
         return Machine(
             workspace=workspace,
             streams=streams,
-            passing=captured(passing, notes.append) if self.capture else passing,
+            engine=recorded(passing, eager, news.notes.append) if self.capture else eager,
             heard_by=listeners(self.subs),
-            audience=Audience(tuple(self.sinks)),
+            sinks=tuple(self.sinks),
             info=lru_cache(maxsize=None)(told),
-            notes=notes,
-            untold=untold,
+            news=news,
         )
 
     def init(self, seed: int = 0, epochs: int = 0) -> TrainState:
-        """Give the state before any training: the model's own weights, a fresh optimizer, a key of `seed`.
+        """Return the state before any training: the model's own weights, a fresh optimizer, a key of `seed`.
 
         The seed rules everything random from here on. `epochs` is a goal for those who fold `advance` themselves.
         """
@@ -240,7 +240,7 @@ class Learner(Generic[Batch]):
             config["trainable_parameters"] = sum(param.numel() for param in params if param.requires_grad)
         config |= {
             "loss_fn": _name(self.loss_fn),
-            "metrics": list(_metrics(self.metric_fn)),
+            "metrics": list(named_metrics(self.metric_fn)),
             "optimizer": _name(self.optim_class),
             "compile": compile_options(self.compile) is not None,
             "compile_options": dict(self.compile) if isinstance(self.compile, Mapping) else {},
@@ -261,10 +261,6 @@ def _constant(lr: float, step: int) -> float:  # noqa: ARG001 - a schedule takes
     return lr
 
 
-def _metrics(metric_fn: MetricFn | Mapping[str, MetricFn]) -> Mapping[str, MetricFn]:
-    return dict(metric_fn) if isinstance(metric_fn, Mapping) else {"metric": metric_fn}
-
-
 def _check_data(dls: object) -> None:
     for name in ("train", "valid"):
         if not hasattr(dls, name):
@@ -275,30 +271,6 @@ def _check_data(dls: object) -> None:
         as_loader(getattr(dls, name), name)
         if length_of(getattr(dls, name)) == 0:
             raise DataError(f"dls.{name} has no batch; expected at least one. Check what it was made from.")
-
-
-def _check_sink(sink: object) -> None:
-    if isinstance(sink, type) or not callable(sink):
-        raise ConfigError(f"sinks has {sink!r}; expected something that can be called with a Transition.")
-    every = getattr(sink, "every_batch", True)
-    if not isinstance(every, int) or every < 0:
-        raise ConfigError(
-            f"The sink {sink_name(sink)} has every_batch {every!r}; expected True, False, or a whole number: 50 for "
-            f"every 50th batch of a phase."
-        )
-    places = getattr(sink, "places", TABLE)
-    if isinstance(places, str) or not isinstance(places, Collection) or not set(places) <= set(TABLE):
-        raise ConfigError(
-            f"The sink {sink_name(sink)} has places {places!r}; expected a set of some of {', '.join(TABLE)}."
-        )
-
-
-def _check_metrics(metrics: Mapping[str, MetricFn]) -> None:
-    for name, metric in metrics.items():
-        if not callable(metric):
-            raise ConfigError(f"metric {name} is {metric!r}; expected a function of (preds, target).")
-        if name == "loss" or not isinstance(name, str):
-            raise ConfigError(f"A metric is named {name!r}; expected a string other than 'loss', which is taken.")
 
 
 def _name(thing: object) -> str:

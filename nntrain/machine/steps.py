@@ -15,13 +15,15 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from nntrain.errors import ConfigError
-from nntrain.machine.interrupts import held_back
-from nntrain.machine.machine import HasMachine, Machine, Step
-from nntrain.machine.table import moved_to, next_fit
+from nntrain.machine.interrupts import Interrupts, held_back
+from nntrain.machine.machine import HasMachine, Machine
+from nntrain.machine.table import Step, moved_to, next_fit
+from nntrain.machine.telling import Telling
 from nntrain.sinks.audience import Audience
-from nntrain.sinks.transition import Sink
+from nntrain.sinks.interest import Sink
 from nntrain.values.progress import Place
-from nntrain.values.state import TrainState
+from nntrain.values.record import evolved
+from nntrain.values.state import TrainState, remember_state, state_before
 from nntrain.values.verdicts import Cancelled, Completed, Outcome
 
 Batch = TypeVar("Batch")
@@ -89,7 +91,7 @@ def fit_step(learner: HasMachine[Batch], state: TrainState, epochs: int | None =
 
 
 def with_goal(state: TrainState, epochs: int | None) -> TrainState:
-    """Give the state with the goal that `fit_step` would train to."""
+    """Return the state with the goal that `fit_step` would train to."""
     if epochs is not None:
         check_epochs(epochs)
     progress = state.progress
@@ -109,7 +111,7 @@ def with_goal(state: TrainState, epochs: int | None) -> TrainState:
 
 
 def check_epochs(epochs: object) -> None:
-    """Refuse what is no number of epochs."""
+    """Raise `ConfigError` for what is no number of epochs."""
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
         raise ConfigError(f"epochs is {epochs!r}; expected a whole number of 0 or more.")
 
@@ -136,25 +138,27 @@ def fold(
     `sinks` are told beside the learner's own.
     """
     machine: Machine[Batch] = learner.machine
-    audience = Audience((*sinks, *machine.audience.sinks))
+    audience = Audience((*sinks, *machine.sinks), grouping=machine.takes_batches_in_groups)
+    telling = Telling(audience, machine.news, machine.info, machine.engine.names)
     machine.check_sums(cell[0])
+    if cell[0].loaded:
+        machine.news.queued_events.extend(cell[0].loaded)
+        cell[0] = evolved(cell[0], loaded=())
     with machine.running(), held_back(terminate=audience.has_last_words) as interrupts:
         while True:
             try:
-                if done is not _at_once:
-                    machine.run_batches(cell, audience, interrupts)
-                if interrupts.pressed:
-                    interrupts.let_through(machine.interruption(cell.pop(), audience, interrupts))
-                step = machine.step(cell, audience, batch)
+                step = machine.step(cell, telling, interrupts, batch=batch, once=done is _at_once)
             except Exception as error:
                 if interrupts.pressed:
-                    interrupts.let_through(machine.interrupted_by(error, interrupts))
+                    interrupts.let_through(_interrupted_by(error, interrupts))
                 raise
             if interrupts.pressed:
-                interrupts.let_through(machine.interruption(step.state, audience, interrupts))
+                interrupt = interrupts.made()
+                telling.failure(interrupt, step.state, step.state.progress)
+                interrupts.let_through(interrupt)
             if done(step):
                 break
-            cell.append(step.state)
+            cell[:] = [step.state]
             del step
     if step.verdict is None or step.event is None:
         return Completed(state=step.state, sink_failures=audience.counted())
@@ -165,3 +169,11 @@ def fold(
         event=step.event,
         sink_failures=audience.counted(),
     )
+
+
+def _interrupted_by(error: Exception, interrupts: Interrupts) -> BaseException:
+    """Return the interrupt that waited for the end of a step which failed, perhaps of the same Ctrl-C."""
+    interrupt = interrupts.made()
+    interrupt.__cause__ = error
+    remember_state(interrupt, state_before(error))
+    return interrupt

@@ -5,12 +5,16 @@ A step moves a state along one row. Cancelling is a value: a verdict picks anoth
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
+from nntrain.subscribers.asking import Published
+from nntrain.values.history import EpochStats
+from nntrain.values.output import BatchOutput
 from nntrain.values.progress import Place, Progress
 from nntrain.values.record import evolved
 from nntrain.values.state import TrainState
 from nntrain.values.sums import Sums
+from nntrain.values.verdicts import Cancel, Event
 
 Cause = Literal["done", "exhausted", "next phase", "goal reached", "CancelBatch", "CancelEpoch", "CancelFit"]
 
@@ -37,13 +41,56 @@ TABLE: Final[dict[Place, dict[Cause, Place]]] = {
 """Where each place leads, by cause. `CancelEpoch` leads on to the next phase, or to `after_fit` at the goal."""
 
 
+class Step(NamedTuple):
+    """What one step of the machine came to."""
+
+    state: TrainState
+    verdict: Cancel | None = None
+    by: str = ""
+    event: Event | None = None
+    output: BatchOutput | None = None
+    stats: EpochStats | None = None
+    lr_scale: float = 1.0
+    """What the batch's learning rate was multiplied with."""
+
+
+def leave(published: Published, event: Event) -> Step:
+    """Return the step along the row of a place, from the event that was published there."""
+    state, verdict = published.state, published.verdict
+    if verdict is not None and verdict.scope == "fit":
+        after = moved_to(state, at="finished")
+    elif verdict is None and event == "before_epoch":
+        after = moved_to(state, at="batch")
+    elif event == "before_fit":
+        reached = state.progress.epoch >= state.progress.epochs
+        after = moved_to(state, at="after_fit" if reached else "before_epoch")
+    elif event == "after_fit":
+        after = moved_to(state, at="finished")
+    else:
+        after = next_phase(state)
+    return Step(after, verdict, published.by, event)
+
+
+def cancel(published: Published, event: Event) -> Step:
+    """Return the step from a batch that was cancelled: past this batch, this phase or this fit."""
+    state, verdict = published.state, published.verdict
+    if verdict is None or verdict.scope == "batch":
+        if event == "before_batch":
+            state = moved_to(state, batch=state.progress.batch + 1)
+    elif verdict.scope == "epoch":
+        state = next_phase(state)
+    else:
+        state = moved_to(state, at="finished")
+    return Step(state, verdict, published.by, event)
+
+
 def moved_to(state: TrainState, **changes: object) -> TrainState:
-    """Give the state with another `progress`: only the named fields change."""
+    """Return the state with another `progress`: only the named fields change."""
     return evolved(state, progress=evolved(state.progress, **changes))
 
 
 def next_phase(state: TrainState) -> TrainState:
-    """Give the state at the next phase: eval after train, then the next epoch, or `after_fit` at the goal."""
+    """Return the state at the next phase: eval after train, then the next epoch, or `after_fit` at the goal."""
     place = state.progress
     changes: dict[str, object] = {"at": "before_epoch", "batch": 0, "samples": 0}
     if place.phase == "train":
@@ -56,7 +103,7 @@ def next_phase(state: TrainState) -> TrainState:
 
 
 def next_fit(state: TrainState, epochs: int) -> TrainState:
-    """Give the state at the beginning of a fit of `epochs` more epochs, counted on from those behind."""
+    """Return the state at the beginning of a fit of `epochs` more epochs, counted on from those behind."""
     place = state.progress
     begun = place.phase == "eval" or place.batch > 0
     epoch = place.epoch + begun

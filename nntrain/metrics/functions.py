@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def accuracy(preds: Tensor, target: Tensor) -> Tensor:
-    """Give the share of samples whose largest output is the target's class.
+    """Return the share of samples whose largest output is the target's class.
 
     `preds` are scores [B, C, ...], `target` class numbers [B, ...]; the result is a 0-dim float tensor in 0..1,
     where `preds` live.

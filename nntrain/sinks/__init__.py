@@ -1,5 +1,10 @@
-"""What tells: the sinks that come with nntrain."""
+"""Who tells: sinks have effects, and cannot change the training.
 
+Invariant: a sink is shown what the machine did after it was done, with the state after it and never the one before.
+What it returns is not looked at, and its failure ends nothing unless it asks for that.
+"""
+
+from nntrain.sinks.interest import Interest
 from nntrain.sinks.print_stats import PrintStats
 
-__all__ = ["PrintStats"]
+__all__ = ["Interest", "PrintStats"]

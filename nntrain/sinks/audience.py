@@ -1,4 +1,4 @@
-"""The sinks of a run: who wants what, who failed."""
+"""The sinks of one run: who of them wants what, each told in turn, and how often each failed."""
 
 from __future__ import annotations
 
@@ -6,143 +6,140 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 
 from nntrain.errors import LogError, SinkWarning, add_note
-from nntrain.sinks.transition import AttentiveSink, BatchRan, GroupSink, RunInfo, Sink, Transition
+from nntrain.sinks.interest import Interest, Sink, interest_of, sink_name
+from nntrain.sinks.transition import BatchRan, RunInfo, Transition
 from nntrain.values.log_event import LogEvent
-from nntrain.values.progress import Phase, Place, Progress
+from nntrain.values.progress import Phase, Place
 from nntrain.values.record import FrozenMapping
 
 
-@dataclass
+@dataclass(frozen=True, slots=True, eq=False)
+class Watcher:
+    """A sink of the audience, and what it wants."""
+
+    sink: Sink
+    interest: Interest
+
+
 class Audience:
-    """The sinks of one run, who of them wants what, and how often each failed."""
+    """The sinks of one run. `grouping` says whether unwatched batches may be taken in groups."""
 
-    sinks: tuple[Sink, ...]
-    failures: dict[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
+    def __init__(self, sinks: Sequence[Sink], *, grouping: bool) -> None:
+        self.everybody: tuple[Watcher, ...] = tuple(Watcher(sink, interest_of(sink)) for sink in sinks)
         self.began = False
         """Whether anything was told yet."""
-        self._by_place: dict[Place, tuple[Sink, ...]] = {}
-        intervals = [(sink, every) for sink in self.at("batch") if (every := every_batch(sink))]
-        self.has_last_words: bool = any(getattr(sink, "last_words", False) for sink in self.sinks)
+        self.has_last_words: bool = any(one.interest.last_words for one in self.everybody)
         """Whether a sink is to be told before the process ends."""
-        self.attentive: tuple[AttentiveSink, ...] = tuple(
-            sink for sink in self.at("batch") if isinstance(sink, AttentiveSink)
-        )
-        self._each = tuple(
-            (sink, every_batch(sink), sink if isinstance(sink, AttentiveSink) else None)
-            for sink in self.at("batch")
-            if every_batch(sink) or isinstance(sink, AttentiveSink)
-        )
-        self._groups = tuple((sink, every) for sink, every in intervals if isinstance(sink, GroupSink))
-        self._singly = tuple(every for sink, every in intervals if not isinstance(sink, GroupSink))
+        self._failures: dict[str, int] = {}
+        self._by_place: dict[Place, tuple[Watcher, ...]] = {}
+        each = [(one, int(one.interest.every_batch)) for one in self.at("batch")]
+        self._each = [(one, every) for one, every in each if every or one.interest.wants is not None]
+        self._groups = [(one, every) for one, every in each if grouping and every and one.interest.batches is not None]
+        in_groups = [one for one, _ in self._groups]
+        self._alone = [(one, 0 if one in in_groups else every) for one, every in self._each]
+        """As `_each`, less the batches that are taken in groups."""
         self.group_every: int = math.gcd(*(every for _, every in self._groups))
-        """Of how many batches one is wanted by those that take them in groups; 0 where none is."""
+        """N if each Nth unwatched batch may be wanted in a group, 0 where none is."""
 
-    def at(self, place: Place) -> tuple[Sink, ...]:
-        """Give the sinks that want the transitions which begin at `place`."""
+    def at(self, place: Place) -> tuple[Watcher, ...]:
+        """Return those who want the transitions that begin at `place`."""
         found = self._by_place.get(place)
         if found is None:
-            found = tuple(sink for sink in self.sinks if place in getattr(sink, "places", (place,)))
+            found = tuple(one for one in self.everybody if place in one.interest.places)
             self._by_place[place] = found
         return found
 
-    def of_batch(self, place: Progress) -> tuple[Sink, ...]:
-        """Give the sinks that want a batch which merely ran; `place` is where the training stands after it."""
-        return tuple(
-            [
-                sink
-                for sink, every, asked in self._each
-                if (every and not place.batch % every)
-                or (asked is not None and self._wants(asked, place.phase, place.step))
-            ]
-        )
+    def of_batch(self, phase: Phase, batch: int, step: int) -> Sequence[Watcher]:
+        """Return those who are told of an unwatched batch: number `batch` of its phase, after `step` steps.
 
-    def wanted(self, phase: Phase, step: int) -> bool:
-        """Tell whether a batch, after which `step` optimizer steps lie behind, is wanted by one who says so himself."""
-        return any(self._wants(sink, phase, step) for sink in self.attentive)
+        They are all who want it, if one of them wants it by itself, and nobody where it is left to groups.
+        """
+        for alone, every in self._alone:
+            if (every and not batch % every) or self._asked(alone, phase, step):
+                return [
+                    one
+                    for one, every in self._each
+                    if (every and not batch % every) or one is alone or self._asked(one, phase, step)
+                ]
+        return ()
 
-    def _wants(self, sink: AttentiveSink, phase: Phase, step: int) -> bool:
-        """Ask a sink; one that fails wants nothing."""
+    def _asked(self, one: Watcher, phase: Phase, step: int) -> bool:
+        """Ask a sink whether it wants a batch; one that fails wants nothing."""
+        wants = one.interest.wants
+        if wants is None:
+            return False
         try:
-            return sink.wants(phase, step)
+            return wants(phase, step)
         except Exception as error:
-            if self._ends_it(sink, error, leniently=False):
+            if self._ends_it(one, error, leniently=False):
                 raise
             return False
 
-    def next_single(self, count: int) -> int | None:
-        """Give which batch of a phase, from the `count`th on, is the next that is wanted with its state."""
-        return min((-(-count // every) * every for every in self._singly), default=None)
-
     def tell_batches(self, run: RunInfo, ran: Sequence[BatchRan], *, leniently: bool) -> None:
-        """Show batches that merely ran to those that take them in groups; strict ones may raise, unless leniently."""
-        for sink, every in self._groups:
-            wanted = ran if every == 1 else [one for one in ran if not one.batch % every]
-            if wanted:
-                self._guarded(sink, partial(sink.batches, run, wanted), leniently=leniently)
+        """Tell of unwatched batches those who take them in groups; strict ones may raise, unless `leniently`."""
+        for one, every in self._groups:
+            wanted = ran if every == 1 else [batch for batch in ran if not batch.batch % every]
+            if wanted and one.interest.batches is not None:
+                self._guarded(one, one.interest.batches, run, wanted, leniently=leniently)
 
     def tell(
         self,
-        sinks: Sequence[Sink],
+        listening: Sequence[Watcher],
         transition: Transition,
-        untold: Callable[[], tuple[LogEvent, ...]],
+        queued_events: Callable[[], tuple[LogEvent, ...]],
         *,
         leniently: bool = False,
     ) -> None:
-        """Show a transition to `sinks`; strict ones may raise, unless this is `leniently` done.
+        """Tell those `listening` of a transition; strict ones may raise, unless `leniently`.
 
-        Those that tell events of their own come first. Then `untold` gives what there is to be told beside it: if there
-        is anything, all others that want what begins at that place are shown it. A strict one that fails keeps none of
-        the others from being shown it.
+        Those who tell events of their own come first. Then `queued_events` returns what is to be told beside it: if
+        there is anything, all others that want what begins at that place are told. A strict one that fails keeps none
+        of the others from being told.
         """
         failed: list[Exception] = []
-
-        def show(sink: Sink) -> None:
-            try:
-                self._guarded(sink, partial(sink, transition), leniently=leniently or bool(failed))
-            except Exception as error:  # noqa: BLE001 - raised when all were shown it
-                failed.append(error)
-
-        for sink in sinks:
-            if getattr(sink, "tells", False):
-                show(sink)
-        events = untold()
+        for one in listening:
+            if one.interest.tells:
+                self._show(one, transition, failed, leniently=leniently)
+        events = queued_events()
         if events:
             transition = replace(transition, logged=(*transition.logged, *events))
-            sinks = sinks if transition.error is not None else self.at(transition.at)
-        for sink in sinks:
-            if not getattr(sink, "tells", False):
-                show(sink)
+            listening = listening if transition.error is not None else self.at(transition.at)
+        for one in listening:
+            if not one.interest.tells:
+                self._show(one, transition, failed, leniently=leniently)
         if failed:
             raise failed.pop()  # so that this frame, which the error holds, does not hold it
 
-    def _guarded(self, sink: Sink, tell: Callable[[], object], *, leniently: bool) -> None:
+    def _show(self, one: Watcher, transition: Transition, failed: list[Exception], *, leniently: bool) -> None:
         try:
-            tell()
+            self._guarded(one, one.sink, transition, leniently=leniently or bool(failed))
+        except Exception as error:  # noqa: BLE001 - raised when all were told
+            failed.append(error)
+
+    def _guarded(self, one: Watcher, tell: Callable[..., object], *what: object, leniently: bool) -> None:
+        try:
+            tell(*what)
         except Exception as error:
-            if self._ends_it(sink, error, leniently=leniently):
+            if self._ends_it(one, error, leniently=leniently):
                 raise
 
-    def _ends_it(self, sink: Sink, error: Exception, *, leniently: bool) -> bool:
-        """Tell whether a sink's error ends the training: a strict one's does. Any other is counted."""
-        if not leniently and getattr(sink, "strict", False):
-            add_note(error, f"nntrain: raised by the strict sink {sink_name(sink)}")
+    def _ends_it(self, one: Watcher, error: Exception, *, leniently: bool) -> bool:
+        """Return whether a sink's error ends the training: a strict one's does. Any other is counted."""
+        if not leniently and one.interest.strict:
+            add_note(error, f"nntrain: raised by the strict sink {sink_name(one.sink)}")
             return True
         # A failure's own error must pass on, even where the caller has made warnings errors.
         with suppress(SinkWarning) if leniently else nullcontext():
-            self._count(sink, error)
+            self._count(sink_name(one.sink), error)
         return False
 
-    def _count(self, sink: Sink, error: Exception) -> None:
-        name = sink_name(sink)
-        first = name not in self.failures
+    def _count(self, name: str, error: Exception) -> None:
+        first = name not in self._failures
         lost = error.lost_lines if isinstance(error, LogError) else 1
-        self.failures[name] = self.failures.get(name, 0) + max(lost, 1)
+        self._failures[name] = self._failures.get(name, 0) + max(lost, 1)
         if first:
             warnings.warn(
                 f"sink {name} failed and the training goes on without it: {type(error).__name__}: {error}. "
@@ -152,17 +149,5 @@ class Audience:
             )
 
     def counted(self) -> FrozenMapping[int]:
-        """Give the failures so far, by sink."""
-        return FrozenMapping(self.failures)
-
-
-def every_batch(sink: Sink) -> int:
-    """Give of how many batches that merely ran a sink wants one; 0 where it wants none."""
-    every: bool | int = getattr(sink, "every_batch", True)
-    return int(every)
-
-
-def sink_name(sink: object) -> str:
-    """Give the name under which a sink's failures are counted."""
-    name = getattr(sink, "__name__", None)
-    return name if isinstance(name, str) else type(sink).__name__
+        """Return the failures so far, by sink."""
+        return FrozenMapping(self._failures)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Final, TextIO
 
+from nntrain.sinks.interest import Interest
 from nntrain.sinks.transition import Transition
 from nntrain.values.history import EpochStats
-from nntrain.values.progress import Place
 
 
 class PrintStats:
@@ -16,9 +16,8 @@ class PrintStats:
     `file` is where to; stdout, as it is at that moment, by default.
     """
 
-    places: Final[frozenset[Place]] = frozenset({"batch"})
+    interest: Final = Interest(places={"batch"}, every_batch=False)
     """The statistics are finished at the end of the batches."""
-    every_batch: Final = False
 
     def __init__(self, file: TextIO | None = None) -> None:
         self.file = file
@@ -30,7 +29,7 @@ class PrintStats:
 
 
 def stats_line(stats: EpochStats) -> str:
-    """Give the line of one phase: the epoch, the phase padded to five, loss and metrics to three places."""
+    """Return the line of one phase: the epoch, the phase padded to five, loss and metrics to three places."""
     values = {"loss": stats.loss, **stats.metrics}
     return " | ".join(
         [

@@ -1,4 +1,4 @@
-"""What the machine tells: one `Transition` per step of it, shown to sinks.
+"""What sinks are told: one `Transition` for each step of the machine, or batches in groups.
 
 Sinks tell; they cannot change the training. Whatever has an effect is one: the printed line, a log, a progress bar.
 A transition never holds the state before it, which would keep it and cost a copy.
@@ -6,9 +6,9 @@ A transition never holds the state before it, which would keep it and cost a cop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -63,7 +63,7 @@ class Transition:
 
 
 class BatchRan(NamedTuple):
-    """A batch that merely ran: where the training stands after it, its loss and metrics, and when that was.
+    """An unwatched batch: where the training stands after it, its loss and metrics, and when that was.
 
     `epoch` to `samples` are those of `Progress`. `loss` and `metrics` are the batch's own, 0-dim tensors on the device
     or numbers. `when` is what `time.monotonic()` gave. The learning rate was multiplied with `lr_scale`.
@@ -78,43 +78,3 @@ class BatchRan(NamedTuple):
     metrics: Mapping[str, Tensor | float]
     when: float
     lr_scale: float = 1.0
-
-
-class Sink(Protocol):
-    """Whatever can be called with a `Transition`; what it returns is not looked at.
-
-    A sink that fails does not end a training: it is reported once, counted, and shown in the outcome. With an
-    attribute `strict = True` it does. With `places`, a set of places, it is only shown the transitions that began
-    there, and costs nothing elsewhere. With `every_batch = False` it is not shown the batches that merely ran, unless
-    a step began with one; with `every_batch = 50` it is shown the 50th of a phase, the 100th ... One that has a method
-    `wants` as well, like `AttentiveSink`, says of each batch by itself whether it is to be shown it.
-
-    A sink that has events to tell (`transition.run.tell`) is told before the others where it has `tells = True`: they
-    are shown its events with the same transition. One with `last_words = True` is told when the process is asked to end
-    (SIGTERM), where nobody else listens to that, as it is of Ctrl-C: the step is finished, then `Terminated` is raised.
-
-    A sink that has a method `batches` as well, like `GroupSink`, is shown such batches through it, many at once and
-    without a state for each, where no subscriber is asked about batches.
-    """
-
-    def __call__(self, transition: Transition, /) -> object:
-        """Take notice of a transition."""
-        ...
-
-
-@runtime_checkable
-class GroupSink(Sink, Protocol):
-    """A sink that takes batches which merely ran in groups: up to 64, or half a second of them."""
-
-    def batches(self, run: RunInfo, ran: Sequence[BatchRan], /) -> object:
-        """Take notice of batches, in the order in which they ran. What came before was told before."""
-        ...
-
-
-@runtime_checkable
-class AttentiveSink(Sink, Protocol):
-    """A sink that is asked, before each batch that would merely run, whether it wants to be shown it."""
-
-    def wants(self, phase: Phase, step: int, /) -> bool:
-        """Tell whether to be shown a batch after which `step` optimizer steps lie behind. Asked often: be quick."""
-        ...

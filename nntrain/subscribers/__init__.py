@@ -1,4 +1,7 @@
-"""What decides: the subscribers that come with nntrain."""
+"""Who decides: subscribers are asked at the six events, and answer with a state or a verdict.
+
+Invariant: a subscriber is a function of the state that it sees. Whatever it remembers is in a slot of that state.
+"""
 
 from nntrain.subscribers.early_stopping import EarlyStopping
 from nntrain.subscribers.nan_guard import NanGuard

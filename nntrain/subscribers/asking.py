@@ -50,7 +50,7 @@ class Published(NamedTuple):
 
 
 def subscriber_name(subscriber: object) -> str:
-    """Give the name under which a subscriber appears in outcomes and logs."""
+    """Return the name under which a subscriber appears in outcomes and logs."""
     name = getattr(subscriber, "name", None)
     return name if isinstance(name, str) else type(subscriber).__name__
 
@@ -81,7 +81,7 @@ def listeners(subscribers: Sequence[object]) -> dict[Event, tuple[Listener, ...]
 
 
 def hears(subscriber: object, event: Event) -> bool:
-    """Tell whether a subscriber listens to an event: whether it has a method of its own for it."""
+    """Return whether a subscriber listens to an event: whether it has a method of its own for it."""
     if event in getattr(subscriber, "__dict__", {}):
         return True
     method = getattr(type(subscriber), event, None)

@@ -32,7 +32,7 @@ class BeforeFit(Protocol):
     order: int
 
     def before_fit(self, state: TrainState) -> AnswerFit:
-        """Answer with the state to go on with, or `CancelFit`."""
+        """Return the next state, or `CancelFit`."""
         ...
 
 
@@ -42,7 +42,7 @@ class AfterFit(Protocol):
     order: int
 
     def after_fit(self, state: TrainState) -> AnswerFit:
-        """Answer with the state to go on with, or `CancelFit`."""
+        """Return the next state, or `CancelFit`."""
         ...
 
 
@@ -52,7 +52,7 @@ class BeforeEpoch(Protocol):
     order: int
 
     def before_epoch(self, state: TrainState) -> AnswerEpoch:
-        """Answer with the state to go on with, `CancelEpoch` or `CancelFit`."""
+        """Return the next state, or a verdict for the epoch or fit that is running."""
         ...
 
 
@@ -62,7 +62,7 @@ class AfterEpoch(Protocol):
     order: int
 
     def after_epoch(self, state: TrainState) -> AnswerEpoch:
-        """Answer with the state to go on with, `CancelEpoch` or `CancelFit`."""
+        """Return the next state, or a verdict for the epoch or fit that is running."""
         ...
 
 
@@ -72,7 +72,7 @@ class BeforeBatch(Protocol[BatchIn_contra]):
     order: int
 
     def before_batch(self, state: TrainState, batch: BatchIn_contra) -> AnswerBatch:
-        """Answer with the state to go on with, or any verdict."""
+        """Return the next state, or a verdict for the batch, epoch or fit that is running."""
         ...
 
 
@@ -82,7 +82,7 @@ class AfterBatch(Protocol[BatchIn_contra]):
     order: int
 
     def after_batch(self, state: TrainState, batch: BatchIn_contra, output: BatchOutput) -> AnswerBatch:
-        """Answer with the state to go on with, or any verdict."""
+        """Return the next state, or a verdict for the batch, epoch or fit that is running."""
         ...
 
 
@@ -112,7 +112,7 @@ class Subscriber(Generic[BatchIn_contra]):
     order: int = 0
 
     def __init_subclass__(cls, **keywords: object) -> None:
-        """Name a misspelt event when the class is made."""
+        """Raise `SubscriberError` for a misspelt event, when the class is made."""
         super().__init_subclass__(**keywords)
         for name in vars(cls):
             if name not in EVENTS and not name.startswith("_"):
@@ -125,27 +125,27 @@ class Subscriber(Generic[BatchIn_contra]):
                     )
 
     def before_fit(self, state: TrainState) -> AnswerFit:
-        """Answer before a fit begins."""
+        """Return the next state, or `CancelFit`: before a fit begins."""
         return state
 
     def after_fit(self, state: TrainState) -> AnswerFit:
-        """Answer when a fit has ended."""
+        """Return the next state, or `CancelFit`: when a fit has ended."""
         return state
 
     def before_epoch(self, state: TrainState) -> AnswerEpoch:
-        """Answer before a phase begins."""
+        """Return the next state, or `CancelEpoch` or `CancelFit`: before a phase begins."""
         return state
 
     def after_epoch(self, state: TrainState) -> AnswerEpoch:
-        """Answer when a phase has ended; its statistics are in `state.history`."""
+        """Return the next state, or a verdict: when a phase has ended, with its statistics in `state.history`."""
         return state
 
     def before_batch(self, state: TrainState, batch: BatchIn_contra) -> AnswerBatch:  # noqa: ARG002 - for those who override it
-        """Answer before a batch."""
+        """Return the next state, or any verdict: before a batch."""
         return state
 
     def after_batch(self, state: TrainState, batch: BatchIn_contra, output: BatchOutput) -> AnswerBatch:  # noqa: ARG002 - same
-        """Answer after a batch."""
+        """Return the next state, or any verdict: after a batch, with its counts and weights."""
         return state
 
 

@@ -150,7 +150,7 @@ class Rollback(Subscriber[object]):
         otherwise = evolved(
             good,
             lr_scale=event.lr_scale,
-            key=good.key.fold(_OTHERWISE, times) if self.new_key else good.key,
+            key=good.key.fold_in(_OTHERWISE, times) if self.new_key else good.key,
         )
         kept = self._remember(otherwise, evolved(memory, times=times, judged=False))
         return CancelBatch(reason=f"{said}: back to step {place.step}", state=kept.log(event))
@@ -180,7 +180,7 @@ def _mean_since(good: TrainState, state: TrainState) -> float | None:
 
 def _total(state: TrainState) -> float:
     """Give the sum of the losses of a running phase."""
-    return state.sums.totals.tolist()[0] if state.sums.samples else 0.0
+    return state.sums.weighted.tolist()[0] if state.sums.samples else 0.0
 
 
 def first_not_finite(snapshot: Snapshot) -> str | None:

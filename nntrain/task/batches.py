@@ -40,7 +40,9 @@ def to_device(batch: Tree, device: torch.device) -> Tree:
 
 
 def structure(tree: object, tensors: list[Tensor]) -> object:
-    """Give what two batches have in common whose tensors can take each other's places; collect the tensors.
+    """Return the structure of a batch, and add its tensors to `tensors`.
+
+    The tensors of two batches of one structure can take each other's places.
 
     Raises `DataError` where there is something in the tree that is no tensor, or a tensor with a gradient.
     """

@@ -1,16 +1,18 @@
-"""The original's batch: inputs and a target, and a loss of the predictions and the target."""
+"""The original's batch: inputs and a target, and `loss_fn(model(*inputs, **named), target)`."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Never, Protocol, runtime_checkable
+from typing import Any, Generic, Never, Protocol, TypeVar, cast, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from nntrain.errors import DataError
+from nntrain.errors import DataError, LossError, add_note
+from nntrain.task.batches import sample_count
 from nntrain.values.trees import described
 
+Batch = TypeVar("Batch")
 Unpacked = tuple[tuple[object, ...], Mapping[str, object], object]
 """Positional inputs of the model, keyword inputs of the model, target."""
 
@@ -26,8 +28,70 @@ class _Named(Protocol):
     def _asdict(self) -> dict[str, Any]: ...
 
 
+class Supervised(Generic[Batch]):
+    """What a batch means where it has inputs and a target. Knows no model: it is given the one to evaluate."""
+
+    def __init__(self, loss_fn: LossFn, unpack: Callable[[Batch], Unpacked]) -> None:
+        self._loss_fn = cast(Callable[[object, object], object], loss_fn)
+        self._unpack = unpack
+
+    def parts(self, batch: Batch) -> tuple[Unpacked, int]:
+        """Return a batch's inputs and target, and the number of its samples. Raises `DataError` where it has none."""
+        parts: object = self._unpack(batch)
+        if not isinstance(parts, tuple) or len(parts) != 3:
+            raise DataError(
+                f"unpack {_name(self._unpack)} returned {described(parts)}; expected a tuple of three: inputs by "
+                f"position (a tuple), inputs by name (a mapping), target."
+            )
+        samples = sample_count(batch)
+        if samples == 0:
+            raise DataError(f"The batch ({described(batch)}) has no samples.")
+        return parts, samples
+
+    def evaluate(self, model: nn.Module, parts: Unpacked) -> tuple[object, object]:
+        """Return the predictions and the loss, which `check` is to see before it is used."""
+        inputs, named, target = parts
+        preds = model(*inputs, **named)
+        try:
+            return preds, self._loss_fn(preds, target)
+        except Exception as error:
+            add_note(
+                error, f"nntrain: raised by loss_fn; preds are {described(preds)}, the target is {described(target)}"
+            )
+            raise
+
+    def traceable(self, model: nn.Module) -> Callable[[Any, Any, Any], tuple[object, object]]:
+        """Return `evaluate` of a batch's three parts as a plain function that `torch.compile` sees through."""
+        loss_fn = self._loss_fn
+
+        def evaluate(inputs: Any, named: Any, target: Any) -> tuple[object, object]:
+            preds = model(*inputs, **named)
+            return preds, loss_fn(preds, target)
+
+        return evaluate
+
+    def check(self, loss: object, *, train: bool) -> Tensor:
+        """Return the loss if it is one: a 0-dim tensor, in training with a gradient. Raises `LossError`."""
+        if isinstance(loss, Tensor) and not loss.ndim and (loss.requires_grad or not train):
+            return loss
+        name = _name(self._loss_fn)
+        if not isinstance(loss, Tensor) or loss.ndim:
+            given = described(loss) if isinstance(loss, Tensor) else repr(loss)[:80]
+            raise LossError(
+                f"loss_fn {name} returned {given}; expected one number as a 0-dim tensor, like loss.mean()."
+            )
+        raise LossError(
+            f"loss_fn {name} returned a loss without a gradient. Compute it from the model's output with torch "
+            f"operations (no .item(), .detach() or argmax on the way)."
+        )
+
+
+def _name(function: object) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
 def unpacked(batch: object) -> Unpacked:
-    """Tell a batch's inputs from its target.
+    """Return a batch's inputs and its target.
 
     Of a tuple or list the last is the target, and the others are the model's positional inputs. Of a mapping or
     dataclass the target is the one field named target, label or y (or their plurals), else the last; a single other

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from nntrain.machine.steps import fit_step
-from nntrain.sinks.transition import Sink, Transition
+from nntrain.sinks.interest import Interest, Sink
+from nntrain.sinks.transition import Transition
 from nntrain.subscribers.protocol import Listening
 from nntrain.testing.plans import Batch, Trial
 from nntrain.values.progress import Place, Progress
@@ -46,7 +48,7 @@ def place(progress: Progress) -> str:
 class Follower:
     """A sink that holds a run against one that was taken down. `parted` says where it first is another, and how."""
 
-    strict = True
+    interest: Final = Interest(strict=True)
 
     def __init__(self, expected: Sequence[Stop], *, by: bool = True) -> None:
         self.parted: str | None = None

@@ -54,7 +54,7 @@ def _check(make: Callable[[], Loader[Batch]], most: int, seed: int, epoch: int, 
     if not torch.equal(drawn, torch.get_rng_state()):
         moved.append("torch's global generator")
     if moved:
-        said = f"it changed {' and '.join(moved)}. Draw from torch.Generator().manual_seed(key.fold(epoch).bits)"
+        said = f"it changed {' and '.join(moved)}. Draw from torch.Generator().manual_seed(key.fold_in(epoch).bits)"
         raise LawBrokenError("manners", name, said, run=run)
     if not whole:
         raise LawBrokenError("answers", name, "it gave no batch", run=run)

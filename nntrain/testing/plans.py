@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from nntrain.data.dataloaders import DataLoaders
 from nntrain.machine.learner import Learner
 from nntrain.metrics.functions import accuracy
-from nntrain.sinks.transition import Sink
+from nntrain.sinks.interest import Sink
 from nntrain.subscribers.protocol import Listening
 from nntrain.testing.trying import st
 from nntrain.values.randomness import seeded

@@ -6,7 +6,7 @@ import gc
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Generic, overload
 
@@ -14,8 +14,8 @@ import torch
 
 from nntrain.errors import BorrowError, SinkWarning
 from nntrain.machine.steps import fit_step
-from nntrain.sinks.audience import sink_name
-from nntrain.sinks.transition import BatchRan, RunInfo, Sink, Transition
+from nntrain.sinks.interest import Sink, interest_of, sink_name
+from nntrain.sinks.transition import BatchRan, RunInfo, Transition
 from nntrain.subscribers.protocol import AnswerBatch, Listening, Subscriber
 from nntrain.testing.broken import Law, LawBrokenError
 from nntrain.testing.courses import course, parted, place
@@ -29,7 +29,6 @@ from nntrain.values.state import TrainState
 from nntrain.values.tensors import Tensors
 from nntrain.values.verdicts import Cancel, CancelBatch, CancelEpoch, CancelFit
 
-_OPTIONS: Final = ("strict", "places", "every_batch", "tells", "last_words", "wants")
 _MOST_KEPT: Final = 2
 """How many states a sink may keep: the last and the best, say."""
 
@@ -80,11 +79,8 @@ class _Probe(Generic[Batch]):
         self.handles: list[weakref.ref[Tensors]] = []
         self.failure: tuple[str, Exception] | None = None
         self.broken: LawBrokenError | None = None
-        for option in _OPTIONS:
-            if hasattr(inner, option):
-                setattr(self, option, getattr(inner, option))
-        if hasattr(inner, "batches"):
-            self.batches = self._batches
+        self._wanted = interest_of(inner)
+        self.interest = replace(self._wanted, batches=None if self._wanted.batches is None else self._batches)
 
     def __call__(self, transition: Transition, /) -> None:
         """Show it the transition."""
@@ -100,8 +96,9 @@ class _Probe(Generic[Batch]):
             self._break("immutability", f"{where} it wrote to the tensors of the state")
 
     def _batches(self, run: RunInfo, ran: Sequence[BatchRan], /) -> None:
-        inner: Any = self.inner
-        self._shown("given batches in a group", lambda: inner.batches(run, ran))
+        batches = self._wanted.batches
+        if batches is not None:
+            self._shown("given batches in a group", lambda: batches(run, ran))
 
     def _shown(self, where: str, show: Callable[[], object]) -> None:
         before = world()

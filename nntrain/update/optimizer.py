@@ -16,11 +16,13 @@ from torch.optim.optimizer import (
 )
 
 from nntrain.errors import ConfigError
-from nntrain.live.compiled import CompileOptions, compiled
 from nntrain.update.schedules import Schedule, is_lr
 from nntrain.values.bits import same_bits
 from nntrain.values.tensors import OptimState
 from nntrain.values.trees import clone_tree
+
+Compiled = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Compiles a function, in whatever way the learner's engine does."""
 
 
 class OptimizerFactory(Protocol):
@@ -42,7 +44,7 @@ class LiveOptimizer:
         params: Mapping[str, Tensor],
         optim_class: OptimizerFactory,
         lr: float | Schedule,
-        compile_options: CompileOptions | None,
+        compiled: Compiled | None,
     ) -> None:
         self._params = params
         self._schedule = lr if callable(lr) else None
@@ -57,7 +59,7 @@ class LiveOptimizer:
         self._lr_ratios = [
             float(group["lr"]) / made_with if callable(lr) else 1.0 for group in self._optimizer.param_groups
         ]
-        if compile_options is not None and callable(lr):
+        if compiled is not None and callable(lr):
             # A number would be compiled in, and each new one compiled anew.
             for group in self._optimizer.param_groups:
                 if not isinstance(group["lr"], Tensor):
@@ -65,15 +67,15 @@ class LiveOptimizer:
         # The steps of torch's own optimizers write under torch's version counters.
         self._counts = type(self._optimizer).step.__module__.startswith("torch.optim.")
         self._other_options = False
-        self._compiles = compile_options is not None
+        self._compiles = compiled is not None
         self._scale = 1.0
         """What the constant rates of the last step were multiplied with."""
         self._scaled: list[_Scaled] = []
         """Of each group, while a step that takes another rate is under way."""
         self._rates: dict[int, Tensor] = {}
         """The tensors that stand in place of the groups' own rates, by group."""
-        self.memory: int = 0
-        """Counts the times that the memory may have come to lie elsewhere."""
+        self.generation: int = 0
+        """Grows whenever the memory may have come to lie elsewhere."""
         self.untouched: bool = False
         """Of a step that failed: whether nothing had been written yet."""
         self.kind: str = f"{type(self._optimizer).__module__}.{type(self._optimizer).__qualname__}"
@@ -90,15 +92,15 @@ class LiveOptimizer:
         self.needs_closure: bool = closure is not None and closure.default is inspect.Parameter.empty
         self._class_step = type(self._optimizer).step
         self._unwrapped = _without(_HOOKS, self._class_step)
-        if self._unwrapped is not None and compile_options is not None:
+        if self._unwrapped is not None and compiled is not None:
             # In its second wrapping torch asks for graph breaks. Steps are taken under no_grad in any case.
             inner = None if self._optimizer.defaults.get("differentiable") else _without(_GRAD, self._unwrapped)
-            self._unwrapped = compiled(inner or self._unwrapped, compile_options)
+            self._unwrapped = compiled(inner or self._unwrapped)
         self.fresh: OptimState = self.read(clone_tree)
         """The memory before any step."""
 
     def read(self, change: Callable[[Any], Any]) -> OptimState:
-        """Give the memory, each part of it as `change` gives it: clone_tree, or as it lives."""
+        """Return the memory, each part of it as `change` returns it: a copy, or the live one."""
         state = {
             self._param_names[id(param)]: change(dict(kept)) for param, kept in self._optimizer.state.items() if kept
         }
@@ -117,7 +119,7 @@ class LiveOptimizer:
         if optim.kind != self.kind:
             optim = self.fresh
         self._other_options = bool(optim.state) and not same_bits(optim.options, self._fresh_groups)
-        self.memory += 1
+        self.generation += 1
         state = self._optimizer.state
         for name, param in self._params.items():
             kept = optim.state.get(name)
@@ -159,13 +161,13 @@ class LiveOptimizer:
                 # A memory made by the same class with other options (Adam's amsgrad) lacks what these options need.
                 if not self._other_options or before != self._written():
                     raise
-                self.memory += 1
+                self.generation += 1
                 self._optimizer.state.clear()
                 self._step(closure)
             if not known:
                 self._check_memory()
         except BaseException:
-            self.memory += 1
+            self.generation += 1
             for param in list(self._optimizer.state)[known:]:
                 del self._optimizer.state[param]
             # Optimizers of other packages may write past the version counters.
@@ -177,13 +179,13 @@ class LiveOptimizer:
         self._other_options = False
 
     @property
-    def watched(self) -> bool:
+    def hooked(self) -> bool:
         """Whether a hook, the profiler or a replaced method is to see each step."""
         replaced = type(self._optimizer).step is not self._class_step or "step" in vars(self._optimizer)
-        return replaced or self._unwrapped is None or _watched(self._optimizer)
+        return replaced or self._unwrapped is None or _hooked(self._optimizer)
 
     def unrecordable(self, device: torch.device) -> str | None:
-        """Say why a step cannot be recorded and launched again, if so. To be asked after a step."""
+        """Return why a step cannot be recorded, None if it can. To be asked after a step."""
         if not self._counts:
             return f"{self.kind} is no class of torch.optim, and may do in Python what a recording would leave out"
         for index, (group, fresh) in enumerate(zip(self._optimizer.param_groups, self._fresh_groups, strict=True)):
@@ -212,7 +214,7 @@ class LiveOptimizer:
 
     def _step(self, closure: Callable[[], Tensor] | None) -> None:
         if closure is None:
-            if self._unwrapped is None or self.watched:
+            if self._unwrapped is None or self.hooked:
                 self._optimizer.step()
             else:
                 self._unwrapped(self._optimizer)
@@ -236,7 +238,7 @@ class LiveOptimizer:
         """Put another rate in each group for a step. Between steps there is its own, which the optimizer may change."""
         if scale != self._scale:
             self._scale = scale
-            self.memory += 1  # a recording holds the number that it was made with
+            self.generation += 1  # a recording holds the number that it was made with
         if scale == 1.0:
             return
         for index, group in enumerate(self._optimizer.param_groups):
@@ -247,7 +249,7 @@ class LiveOptimizer:
             self._scaled.append(_Scaled(own, taken, taken._version if in_tensor else 0))
 
     def _rate_in_tensor(self, index: int, own: Tensor | float, scale: float) -> Tensor:
-        """Give a group's rate in the tensor that all steps with another rate read: it is compiled in, and recorded."""
+        """Return a group's rate in the tensor that all steps with another rate read: it is compiled in or recorded."""
         with torch.inference_mode(False):  # whoever reads the new weights early may be in it
             rate = own * scale if isinstance(own, Tensor) else torch.tensor(own * scale, dtype=torch.float64)
             return self._rates.setdefault(index, rate).copy_(rate)
@@ -271,7 +273,7 @@ class LiveOptimizer:
                 group["lr"] = lr * ratio * scale
 
     def _written(self) -> list[object]:
-        """Give what tells whether an optimizer of torch's has written anything yet."""
+        """Return version counters and numbers that change when one of torch's own optimizers writes."""
         seen: list[object] = [param._version for param in self._params.values()]
         for memory in self._optimizer.state.values():
             seen += [value._version if isinstance(value, Tensor) else value for value in memory.values()]
@@ -287,7 +289,7 @@ class _Scaled(NamedTuple):
 
 
 def _code_of(wrap: Callable[[Callable[..., Any]], Any]) -> CodeType:
-    """Give the code that a wrapper of torch's runs, whatever it is around."""
+    """Return the code that a wrapper of torch's runs, whatever it is around."""
     code: CodeType = wrap(abs).__code__
     return code
 
@@ -299,13 +301,13 @@ _GRAD: Final = _code_of(_use_grad_for_differentiable)
 
 
 def _without(code: CodeType, step: Callable[..., Any]) -> Callable[..., Any] | None:
-    """Give what torch's wrapper is around. None where it is not that wrapper: another one is not to be left out."""
+    """Return what torch's wrapper is around. None where it is not that wrapper: another one is not to be left out."""
     wrapped: Callable[..., Any] | None = getattr(step, "__wrapped__", None)
     return wrapped if getattr(step, "__code__", None) is code else None
 
 
-def _watched(optimizer: torch.optim.Optimizer) -> bool:
-    """Tell whether a hook or the profiler is to see the step."""
+def _hooked(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether a hook or the profiler is to see the step."""
     return bool(
         optimizer._optimizer_step_pre_hooks
         or optimizer._optimizer_step_post_hooks

@@ -10,5 +10,5 @@ Schedule = Callable[[int], float]
 
 
 def is_lr(lr: object) -> TypeGuard[float]:
-    """Tell whether `lr` can be a learning rate: a finite number of 0 or more."""
+    """Return whether `lr` can be a learning rate: a finite number of 0 or more."""
     return isinstance(lr, (int, float)) and not isinstance(lr, bool) and math.isfinite(lr) and lr >= 0

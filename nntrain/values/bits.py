@@ -50,5 +50,5 @@ def same_tensor(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """Give a strided tensor's elements, in their order, as bytes: its own memory where it is contiguous."""
+    """Return a strided tensor's elements, in their order, as bytes: its own memory where it is contiguous."""
     return tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)

@@ -129,12 +129,12 @@ def difference(first: Flattened, second: Flattened, *, known: Known | None = Non
 
 
 def _top(name: str) -> str:
-    """Give which slot, or which other part of a state, a value is of."""
+    """Return the part of a state that a value belongs to: a slot, or a field."""
     return "/".join(name.split("/")[:2])
 
 
 def _differ(mine: str | _Parts, theirs: str | _Parts) -> bool:
-    """Tell whether to say that two values differ; of what has parts, these say more."""
+    """Return whether two values differ. Of two that have parts, the parts themselves are compared instead."""
     if isinstance(mine, _Parts) and isinstance(theirs, _Parts):
         return mine.kind != theirs.kind
     for value, against in ((mine, theirs), (theirs, mine)):
@@ -146,7 +146,7 @@ def _differ(mine: str | _Parts, theirs: str | _Parts) -> bool:
 def _leaves(
     tree: Tree, tensors: Mapping[str, Tensor], path: Path = (), *, clock: bool = False
 ) -> Iterator[tuple[Path, str | _Parts | Tensor]]:
-    """Give each value of a tree by where it stands: tensors, JSON of what has no parts, and the kind of what has.
+    """Yield each value of a tree by where it stands: tensors, JSON of what has no parts, and the kind of what has.
 
     `clock` says that what is called seconds is what the clock said.
     """
@@ -211,7 +211,7 @@ def _tensors(name: str, mine: str | _Parts | Tensor, theirs: str | _Parts | Tens
 
 
 def _largest(mine: Tensor, theirs: Tensor) -> float | None:
-    """Give the largest absolute difference, None where there is none that is a number."""
+    """Return the largest absolute difference, None where no difference is a number."""
     wide = torch.complex128 if mine.is_complex() else torch.float64
     try:
         apart = (mine.to(wide) - theirs.to(wide)).abs()

@@ -33,7 +33,7 @@ class Flat(ABC):
 
     @abstractmethod
     def flat(self, flattener: Flattener) -> tuple[str, Mapping[str, object]]:
-        """Give the tag, and the parts by name."""
+        """Return the tag, and the parts by name."""
 
 
 class Flattener:
@@ -45,16 +45,16 @@ class Flattener:
         self._read: dict[int, tuple[weakref.ref[Any], Any]] = {}
 
     def know(self, handle: object, content: object) -> None:
-        """Take `content` for what a handle gives when it is read. The handle is not kept alive by this."""
+        """Remember `content` as what a handle holds, so that it is not read again. This keeps no handle alive."""
         self._read[id(handle)] = weakref.ref(handle), content
 
     def known(self, handle: object) -> Any:
-        """Give what a handle gave when it was read, None where it was not."""
+        """Return what a handle holds, None where that is not known."""
         found = self._read.get(id(handle))
         return found[1] if found is not None and found[0]() is handle else None
 
     def tree(self, value: object, path: str) -> Tree:
-        """Take a value apart. `path` is where it stands, and begins the names of its tensors.
+        """Return a value as a tree. `path` is where it stands, and begins the names of its tensors.
 
         Raises `ConfigError` for what cannot be put together again.
         """

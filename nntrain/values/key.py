@@ -17,16 +17,20 @@ class Key(Record, frozen=True):
     All that is random in a training is a function of the key: the shuffle of epoch e of (seed, e), the noise of
     step s of (seed, s). Mixing is splitmix64's finaliser (Steele, Lea, Flood 2014) over seed and folds.
 
-    >>> Key(seed=0).fold(3) == Key(seed=0, folds=(3,))
+    >>> Key(seed=0).fold_in(3) == Key(seed=0, folds=(3,))
     True
     """
 
     seed: int = Field(ge=0, lt=1 << 63)
     folds: tuple[int, ...] = ()
 
-    def fold(self, *numbers: int) -> Key:
-        """Give the key for one use among many, such as one epoch's shuffle."""
+    def fold_in(self, *numbers: int) -> Key:
+        """Return the key for one use among many, such as one epoch's shuffle."""
         return Key(seed=self.seed, folds=(*self.folds, *numbers))
+
+    def fold(self, *numbers: int) -> Key:
+        """Return `fold_in(*numbers)`: this is its former name."""
+        return self.fold_in(*numbers)
 
     @property
     def bits(self) -> int:
@@ -34,7 +38,7 @@ class Key(Record, frozen=True):
         return self.derived()
 
     def derived(self, *numbers: int) -> int:
-        """Give the `bits` of `fold(*numbers)`, without making the key."""
+        """Return the `bits` of `fold_in(*numbers)`, without making the key."""
         mixed = _mix(self.seed)
         for number in (*self.folds, *numbers):
             mixed = _mix(mixed ^ (number * 0x632BE59BD9B4E019 & _MASK))

@@ -139,10 +139,10 @@ class Note:
 
 
 def registered(name: str) -> type[LogEvent] | None:
-    """Give the class of the events of a name, if there is one in this process."""
+    """Return the class of the events of a name, if there is one in this process."""
     return _REGISTERED.get(name)
 
 
 def registered_events() -> dict[str, type[LogEvent]]:
-    """Give all classes of events in this process, by name."""
+    """Return all classes of events in this process, by name."""
     return dict(_REGISTERED)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from torch import Tensor
+
+from nntrain.values.trees import tree_map
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,3 +22,8 @@ class BatchOutput:
     preds: object
     """The model's own output: a tensor, or a tree of tensors. `isinstance` tells a type checker which."""
     metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
+
+    def copied(self) -> BatchOutput:
+        """Return the same output in memory of its own: an engine may use its memory again for the next batch."""
+        metrics = {name: one.clone() if isinstance(one, Tensor) else one for name, one in self.metrics.items()}
+        return BatchOutput(self.loss.clone(), tree_map(self.preds, Tensor.clone), MappingProxyType(metrics))

@@ -18,7 +18,7 @@ import torch
 
 
 def generators(device: torch.device | None = None) -> list[torch.Generator]:
-    """Give torch's global generators that a step on `device` may draw from."""
+    """Return torch's global generators that a step on `device` may draw from."""
     found = [torch.default_generator]
     if device is not None and device.type == "cuda":
         torch.cuda.init()  # type: ignore[no-untyped-call] # torch leaves it untyped
@@ -86,7 +86,7 @@ def transforming(bits: int) -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def _numpy_random() -> Any:
-    """Give NumPy's global generator, None where there is no NumPy."""
+    """Return NumPy's global generator, None where there is no NumPy."""
     try:
         return import_module("numpy").random
     except ImportError:

@@ -16,7 +16,7 @@ _SLOTS: Final[dict[str, type[BaseModel]]] = {}
 
 
 def slot_record(name: str) -> type[BaseModel] | None:
-    """Give the kind of record that is kept under a name, if a slot of that name was made in this process."""
+    """Return the class of the record under a name, if a slot of that name was made in this process."""
     return _SLOTS.get(name)
 
 
@@ -26,7 +26,7 @@ class Unread(Record, Flat, frozen=True):
     fields: FrozenMapping[object]
 
     def flat(self, flattener: Flattener) -> tuple[str, Mapping[str, object]]:  # noqa: ARG002 - the fields are taken apart by it
-        """Give the fields, as the record itself would."""
+        """Return the fields, as the record itself would."""
         return "record", self.fields
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from types import NotImplementedType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from nntrain.values.key import Key
 from nntrain.values.log_event import LogEvent
 from nntrain.values.modules import module_with
 from nntrain.values.progress import Progress
-from nntrain.values.record import FrozenMapping, Record, RecordT, evolved
+from nntrain.values.record import FrozenMapping, Record, RecordT, assembled, evolved
 from nntrain.values.slots import Slot, Unread
 from nntrain.values.sums import Sums
 from nntrain.values.tensors import Tensors
@@ -34,7 +34,8 @@ class TrainState(Record, Flat, frozen=True):
     the running sums of this phase; `history` has one `EpochStats` per finished phase; `key` rules all randomness;
     `lr_scale` is what the learner's learning rate is multiplied with; `slots` hold what subscribers keep. `logged` are
     the events that subscribers gave within the transition that runs: the machine takes them out and shows them to the
-    sinks, so a state that a step returns has none. `==` compares bits, and leaves out only what the clock said.
+    sinks, so a state that a step returns has none. `loaded` are those that tell of the file which the state was read
+    from, until a step is taken from it. `==` compares bits, and leaves out what the clock said, and `loaded`.
     """
 
     progress: Progress
@@ -45,6 +46,7 @@ class TrainState(Record, Flat, frozen=True):
     lr_scale: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
     slots: FrozenMapping[BaseModel] = FrozenMapping()
     logged: tuple[SerializeAsAny[LogEvent], ...] = ()
+    loaded: tuple[SerializeAsAny[LogEvent], ...] = ()
 
     @property
     def params(self) -> Mapping[str, Tensor]:
@@ -68,11 +70,11 @@ class TrainState(Record, Flat, frozen=True):
         return borrow({**snapshot.params, **snapshot.buffers})
 
     def to_module(self) -> nn.Module:
-        """Give a module of the learner's kind that holds this state's parameters and buffers, on their device."""
+        """Return a module of the learner's kind that holds this state's parameters and buffers, on their device."""
         return self.tensors.read(lambda snapshot: module_with(self.tensors.template, snapshot))
 
     def get(self, slot: Slot[RecordT]) -> RecordT:
-        """Give what is kept under `slot`, or its default."""
+        """Return what is kept under `slot`, or its default."""
         if not isinstance(slot, Slot):
             raise ConfigError(
                 f"state.get takes the Slot that the record is kept under; got {slot!r} ({type(slot).__name__})."
@@ -95,7 +97,7 @@ class TrainState(Record, Flat, frozen=True):
         )
 
     def put(self, slot: Slot[RecordT], value: RecordT) -> TrainState:
-        """Give a state that keeps `value` under `slot`."""
+        """Return a state that keeps `value` under `slot`."""
         if not isinstance(slot, Slot):
             raise ConfigError(
                 f"state.put takes the Slot to keep the record under; got {slot!r} ({type(slot).__name__})."
@@ -107,7 +109,7 @@ class TrainState(Record, Flat, frozen=True):
         return evolved(self, slots=self.slots.put(slot.name, value))
 
     def scale_lr(self, factor: float) -> TrainState:
-        """Give a state from which the learning rate, constant or of a schedule, is `factor` times what it was.
+        """Return a state from which the learning rate, constant or of a schedule, is `factor` times what it was.
 
         It holds until it is scaled again, for every parameter group, and is saved and rolled back with the state.
         """
@@ -119,12 +121,12 @@ class TrainState(Record, Flat, frozen=True):
         return evolved(self, lr_scale=float(scale))
 
     def flat(self, flattener: Flattener) -> tuple[str, Mapping[str, object]]:
-        """Give the parts of all that the training is: what a checkpoint holds."""
+        """Return the parts of all that the training is: what a checkpoint holds."""
         named = {name: getattr(self, name) for name in ("progress", "sums", "history", "key", "lr_scale", "slots")}
         return "state", {**self.tensors.parts(flattener), **named}
 
     def diff(self, other: TrainState) -> Difference:
-        """Tell how two states differ: each tensor by its bits, and each value. What only the clock said is left out."""
+        """Return how two states differ: each tensor by its bits, and each value, but not by what the clock said."""
         if not isinstance(other, TrainState):
             raise ConfigError(f"state.diff takes another TrainState; got {type(other).__name__}.")
         mine, theirs = Flattener(), Flattener()
@@ -139,7 +141,7 @@ class TrainState(Record, Flat, frozen=True):
         )
 
     def log(self, event: LogEvent) -> TrainState:
-        """Give a state with which `event` is told: a subscriber answers with it, and the log writes the event."""
+        """Return a state with which `event` is told: a subscriber answers with it, and the log writes the event."""
         if not isinstance(event, LogEvent) or not getattr(event, "event", None):
             raise ConfigError(
                 f"state.log takes a LogEvent; got {event!r:.80} ({type(event).__name__}). Make a class of yours: "
@@ -167,7 +169,7 @@ class TrainState(Record, Flat, frozen=True):
     def __repr__(self) -> str:
         place, sums = self.progress, self.sums
         if sums.samples:
-            said = f"loss={sums.totals.tolist()[0] / sums.samples:.4g}, "
+            said = f"loss={sums.weighted.tolist()[0] / sums.samples:.4g}, "
         else:
             said = f"loss={self.history[-1].loss:.4g}, " if self.history else ""
         spec = self.tensors.spec
@@ -182,18 +184,23 @@ class TrainState(Record, Flat, frozen=True):
     def __reduce__(self) -> NoReturn:
         self.tensors.__reduce__()
 
+    @classmethod
+    def of_fields(cls, fields: dict[str, Any]) -> TrainState:
+        """Return the state of all its fields, right by construction, without validating them again."""
+        return assembled(cls, fields, set(fields))
+
 
 _STATE = "__nntrain_state_before__"
 
 
 def remember_state(error: BaseException, state: TrainState | None) -> None:
-    """Let `state_before` find `state` from `error`, whatever it found before."""
+    """Set what `state_before(error)` returns."""
     with suppress(Exception):
         object.__setattr__(error, _STATE, state)
 
 
 def state_before(error: BaseException) -> TrainState | None:
-    """Give the whole state before the step that failed with `error`; `fit_step` goes on from it.
+    """Return the whole state before the step that failed with `error`; `fit_step` goes on from it.
 
     None where `error` did not come out of a step, or where an optimizer failed in the middle of its own writing
     and nobody had kept the state.

@@ -51,7 +51,7 @@ class WeightedSums(Flat):
 
     @staticmethod
     def summed(means: Sequence[Tensor | float], samples: int, device: torch.device | None) -> Tensor:
-        """Give one batch's sums, float64 on `device`: `means` times `samples`."""
+        """Return one batch's sums, float64 on `device`: `means` times `samples`."""
         parts = [
             mean.to(device=device, dtype=torch.float64)
             if isinstance(mean, Tensor)
@@ -70,7 +70,7 @@ class WeightedSums(Flat):
         return WeightedSums(torch.add(before.to(means.device), means, alpha=samples), metrics)
 
     def flat(self, flattener: Flattener) -> tuple[str, Mapping[str, object]]:  # noqa: ARG002 - of one tensor at most
-        """Give the sums, on a device as the tensor that they are, and the metrics' names."""
+        """Return the sums, on a device as the tensor that they are, and the metrics' names."""
         values = self._values
         return "totals", {"values": values if isinstance(values, Tensor) else list(values), "metrics": self.metrics}
 
@@ -105,10 +105,10 @@ class WeightedSums(Flat):
         )
 
 
-class Sums(Record, frozen=True):
+class Sums(Record, Flat, frozen=True):
     """A phase's running sums: of loss and metrics over `samples`, the `batches` that ran, the `seconds` spent."""
 
-    totals: WeightedSums = WeightedSums()
+    weighted: WeightedSums = WeightedSums()
     samples: int = 0
     batches: int = 0
     seconds: float = 0.0
@@ -116,7 +116,12 @@ class Sums(Record, frozen=True):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sums):
             return NotImplemented
-        return (self.samples, self.batches, self.totals) == (other.samples, other.batches, other.totals)
+        return (self.samples, self.batches, self.weighted) == (other.samples, other.batches, other.weighted)
 
     def __hash__(self) -> int:
         return hash((self.samples, self.batches))
+
+    def flat(self, flattener: Flattener) -> tuple[str, Mapping[str, object]]:  # noqa: ARG002 - the fields are taken apart by it
+        """Return the fields by the names that they have in a checkpoint."""
+        fields = {"totals": self.weighted, "samples": self.samples, "batches": self.batches, "seconds": self.seconds}
+        return "record", fields

@@ -42,7 +42,7 @@ class Spec:
     device: torch.device
 
     def misfits(self, other: Spec) -> list[str]:
-        """Say in words, one line each, how the tensors of `other` fail to fit this one."""
+        """Return how the tensors of `other` fail to fit this one, one line each."""
         lines: list[str] = []
         for kind, mine, theirs in (
             ("parameter", self.params, other.params),
@@ -92,7 +92,7 @@ def summarised(shape: torch.Size, dtype: torch.dtype) -> dict[str, object]:
 
 
 def plain_layout(tensor: Tensor) -> str | None:
-    """Say what a tensor is, where it is none whose elements lie in memory as they are."""
+    """Return in words what is special about a tensor's layout; None for a plain one, whose elements lie in memory."""
     if type(tensor.detach()) is not Tensor:
         return f"a {type(tensor.detach()).__name__}, which is a tensor of its own kind"
     if tensor.layout != torch.strided:
@@ -113,7 +113,7 @@ def copied_snapshot(snapshot: Snapshot) -> Snapshot:
 
 
 def _is_plain(option: object) -> bool:
-    """Tell whether an optimizer's option is a value; a function is the learner's to give again."""
+    """Return whether an optimizer's option is a value. What is none, like a function, comes from the learner again."""
     if isinstance(option, (list, tuple)):
         return all(map(_is_plain, option))
     return option is None or isinstance(option, (bool, int, float, str, Tensor))
@@ -151,7 +151,7 @@ class Tensors:
         return reader(self.whole())
 
     def whole(self) -> Snapshot:
-        """Give the handle's own copy, or say why there is none."""
+        """Return the handle's own copy. Raises `StateError` with the reason where there is none."""
         if self.owned is None:
             raise StateError(f"This state's tensors are lost: {self.lost}. Go on from a state that was kept before.")
         return self.owned
@@ -161,11 +161,11 @@ class Tensors:
         return self.read(copied_snapshot)
 
     def params(self) -> TensorMap:
-        """Give the parameters by name; each access is a copy."""
+        """Return the parameters by name; each access is a copy."""
         return TensorMap(self, "params", tuple(self.spec.params))
 
     def buffers(self) -> TensorMap:
-        """Give the buffers by name; each access is a copy."""
+        """Return the buffers by name; each access is a copy."""
         return TensorMap(self, "buffers", tuple(self.spec.buffers))
 
     def __eq__(self, other: object) -> bool:
@@ -198,7 +198,7 @@ class Tensors:
         )
 
     def parts(self, flattener: Flattener) -> dict[str, object]:
-        """Give what a state's tensors are made of, by name. Live ones are copied, unless `flattener` knows them."""
+        """Return the parts of a state's tensors by name. Live ones are copied, unless `flattener` knows them."""
         snapshot: Snapshot | None = flattener.known(self)
         if snapshot is None:
             snapshot = self.owned or self.snapshot()

@@ -40,7 +40,7 @@ class Resident:
 
     def batches(self, key: Key, epoch: int, start: int) -> Iterator[Batch]:
         """Draw the epoch's order, and begin at `start`."""
-        source = torch.Generator().manual_seed(key.fold(epoch).bits)
+        source = torch.Generator().manual_seed(key.fold_in(epoch).bits)
         order = torch.randperm(len(self.labels), generator=source)
         for first in range(start * BATCH_SIZE, len(order), BATCH_SIZE):
             rows = order[first : first + BATCH_SIZE]

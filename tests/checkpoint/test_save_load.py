@@ -942,7 +942,7 @@ def check_version_1(state: TrainState) -> None:
             for name, part in snapshot.optim.state.items()
             for key, tensor in part.items()
         },
-        "sums": [value.hex() for value in state.sums.totals.tolist()],
+        "sums": [value.hex() for value in state.sums.weighted.tolist()],
         "history": [
             (one.epoch, one.phase, one.loss.hex(), dict(one.metrics), one.samples, one.batches) for one in state.history
         ],

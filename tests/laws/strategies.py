@@ -52,11 +52,11 @@ class KeyedLoader:
 
     def batches(self, key: Key, epoch: int, start: int) -> Iterator[Batch]:
         """Give the batches of an epoch, from the one numbered `start`."""
-        source = torch.Generator().manual_seed(key.fold(epoch).bits)
+        source = torch.Generator().manual_seed(key.fold_in(epoch).bits)
         order = torch.randperm(len(self._batches), generator=source).tolist()
         for index in order[start:]:
             inputs, target = self._batches[index]
-            noise = torch.Generator().manual_seed(key.fold(epoch, index).bits)
+            noise = torch.Generator().manual_seed(key.fold_in(epoch, index).bits)
             yield inputs + torch.randn(inputs.shape, generator=noise), target
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nntrain import Learner, PrintStats, Sink, Subscriber, TrainState, Transition, fit_step
+from nntrain import Interest, Learner, PrintStats, Sink, Subscriber, TrainState, Transition, fit_step
 from nntrain.errors import SinkWarning
 from nntrain.log import JsonLog
 from nntrain.sinks.transition import BatchRan, RunInfo
@@ -106,7 +106,7 @@ def reads(transition: Transition) -> None:
 class OnlyEpochs:
     """Asks for some places only."""
 
-    places = frozenset({"after_epoch"})
+    interest = Interest(places=frozenset({"after_epoch"}))
 
     def __call__(self, transition: Transition, /) -> None:
         assert transition.at == "after_epoch"
@@ -116,7 +116,7 @@ class Groups:
     """Takes batches in groups, and writes to what it is handed."""
 
     def __init__(self, every: int) -> None:
-        self.every_batch = every
+        self.interest = Interest(every_batch=every, batches=self.batches)
 
     def __call__(self, transition: Transition, /) -> None:
         torch.rand(2)

@@ -29,9 +29,11 @@ from nntrain import (
     on,
 )
 from nntrain.errors import ConfigError
-from nntrain.live.recorded import MOST_SHAPES, CapturedPass, CudaGraphs
+from nntrain.live.recorded import MOST_SHAPES, CudaGraphs, Recorded
 from nntrain.log import JsonLog
+from nntrain.machine.cursor import Position
 from nntrain.values.bits import same_bits
+from nntrain.values.tensors import Tensors
 
 Batch = tuple[Tensor, Tensor]
 SOURCE = torch.Generator().manual_seed(0)
@@ -99,9 +101,9 @@ def test_a_recorded_training_is_the_plain_one(device: torch.device, name: str) -
 def test_every_shape_is_recorded_and_the_optimizer_s_step_with_it(device: torch.device) -> None:
     learner = learner_of(device)
     learner.fit(3, print_stats=False)
-    passing = learner.machine.passing
-    assert isinstance(passing, CapturedPass)
-    made = list(passing._recordings.values())
+    engine = learner.machine.engine
+    assert isinstance(engine, Recorded)
+    made = list(engine._recordings.values())
     assert len(made) == 3
     assert all(made)
     assert [one.write._launch is not None for one in made if one is not None and one.write._grads[0] is not None] == [
@@ -415,13 +417,13 @@ def test_notes_that_nobody_is_told_of_cost_nothing(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("nntrain.live.recorded.recorder_for", lambda device: None)
     learner = learner_of(torch.device("cpu"), dls=DataLoaders(TRAIN * 10, VALID))
     seen: list[int] = []
-    batch = learner.machine._batch
+    state = Position.state
 
-    def counted(*given: Any) -> Any:
+    def counted(position: Position, tensors: Tensors) -> TrainState:
         seen.append(1)
-        return batch(*given)
+        return state(position, tensors)
 
-    monkeypatch.setattr(learner.machine, "_batch", counted)
+    monkeypatch.setattr(Position, "state", counted)
     learner.fit(2, print_stats=False)
     assert len(seen) == 4  # the ends of the phases
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nntrain import DataLoaders, Learner, accuracy, advance
-from nntrain.live.passing import Pass
+from nntrain.live.eager import Eager
 from nntrain.log import JsonLog, json_log, readout
 from nntrain.metrics.measured import MetricFn
 from nntrain.sinks.transition import BatchRan
@@ -48,9 +48,9 @@ def learner_of(log: JsonLog, batches: int) -> Learner[Batch]:
     learner = Learner(
         nn.Linear(3, 2), DataLoaders(data, data[:2]), cross_entropy, metrics, torch.optim.SGD, 0.1, sinks=[log]
     )
-    passing = learner.machine.passing
-    assert isinstance(passing, Pass)
-    passing._sums_device = torch.device("cpu")  # sums and means stay tensors, as on a device
+    engine = learner.machine.engine
+    assert isinstance(engine, Eager)
+    engine._sums_device = torch.device("cpu")  # sums and means stay tensors, as on a device
     return learner
 
 

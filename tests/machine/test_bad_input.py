@@ -17,6 +17,7 @@ from nntrain import (
     CancelEpoch,
     CancelFit,
     DataLoaders,
+    Interest,
     Learner,
     NNTrainError,
     Slot,
@@ -229,7 +230,7 @@ def test_two_threads_and_steps_inside_steps() -> None:
 
 def test_sinks_that_fail_are_reported_once_and_counted_and_strict_ones_end_it() -> None:
     class Broken:
-        strict = False
+        interest = Interest()
 
         def __call__(self, transition: Transition) -> None:
             raise OSError("no space")
@@ -240,7 +241,7 @@ def test_sinks_that_fail_are_reported_once_and_counted_and_strict_ones_end_it() 
     assert len(warned) == 1
     assert outcome.state.progress.at == "finished"
     assert outcome.sink_failures == {"Broken": 14}
-    sink.strict = True
+    sink.interest = Interest(strict=True)
     with pytest.raises(OSError, match="no space"):
         learner_of(sinks=[sink]).fit(1, print_stats=False)
 

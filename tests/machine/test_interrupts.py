@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from nntrain import (
     BatchOutput,
     DataLoaders,
+    Interest,
     Learner,
     Subscriber,
     TrainState,
@@ -53,11 +54,9 @@ class Listens(Subscriber[Batch]):
 class Last:
     """Tells of errors, and saves the state that remains."""
 
-    every_batch = False
-
     def __init__(self, path: str | None = None, **wishes: Any) -> None:
         self.path = path
-        vars(self).update(wishes)
+        self.interest = Interest(**{"every_batch": False, **wishes})
 
     def __call__(self, transition: Transition) -> None:
         if transition.error is not None:

@@ -28,7 +28,7 @@ from nntrain import (
     on,
 )
 from nntrain.errors import ConfigError
-from nntrain.live.passing import Pass
+from nntrain.live.eager import Eager
 from nntrain.subscribers import NanGuard, nan_guard
 from nntrain.subscribers.protocol import Subscriber
 from nntrain.values.output import BatchOutput
@@ -67,9 +67,9 @@ def learner_of(
     arguments: dict[str, Any] = {"loss_fn": mse_loss, "metric_fn": error_of, "optim_class": torch.optim.SGD, "lr": 0.01}
     learner: Learner[Any] = Learner(made, dls, subs=subs, **{**arguments, **changes})
     if nan_guard.waits(torch.zeros(())):
-        passing = learner.machine.passing
-        assert isinstance(passing, Pass)
-        passing._sums_device = torch.device("cpu")  # the sums stay tensors, as on a device
+        engine = learner.machine.engine
+        assert isinstance(engine, Eager)
+        engine._sums_device = torch.device("cpu")  # the sums stay tensors, as on a device
     return learner
 
 

@@ -22,6 +22,7 @@ from nntrain import (
     DataLoaders,
     Learner,
     Outcome,
+    Sink,
     Subscriber,
     TrainState,
     Transition,
@@ -31,7 +32,6 @@ from nntrain import (
 from nntrain.checkpoint import load, save
 from nntrain.errors import ConfigError
 from nntrain.log import JsonLog, Line, read, replay
-from nntrain.sinks.transition import Sink
 from nntrain.subscribers.protocol import AnswerBatch
 from nntrain.subscribers.rollback import LastGood, Rollback, first_not_finite
 from nntrain.values.log_event import RolledBack
@@ -109,7 +109,7 @@ def rates(lines: Sequence[Line]) -> set[float]:
 
 
 def test_what_it_goes_on_with_is_the_kept_state_with_another_key_and_rate() -> None:
-    """By hand: the same weights, the position of the good state, `key.fold(5, 1)`, half of the rate."""
+    """By hand: the same weights, the position of the good state, `key.fold_in(5, 1)`, half of the rate."""
     told: list[Transition] = []
     poisoned = KeyedLoader(batches(40))
 
@@ -128,7 +128,7 @@ def test_what_it_goes_on_with_is_the_kept_state_with_another_key_and_rate() -> N
         again += [event.to_step for event in rolled_back(told)]
     assert again == [20]
     good = next(one for one in states if one.progress.step == 20)
-    expected = evolved(good, key=good.key.fold(5, 1), lr_scale=0.5, slots=state.slots)
+    expected = evolved(good, key=good.key.fold_in(5, 1), lr_scale=0.5, slots=state.slots)
     assert state == expected
     assert state.get(Rollback.slot).good == evolved(good, slots=type(good.slots)())
     plain = learner.replace(subs=[], sinks=[])

@@ -20,6 +20,7 @@ from nntrain import (
     Checkpoint,
     DataLoaders,
     EarlyStopping,
+    Interest,
     Key,
     NanGuard,
     PrintStats,
@@ -66,7 +67,7 @@ class KeepsAll:
 
 
 class KeepsStates:
-    every_batch = False
+    interest = Interest(every_batch=False)
 
     def __init__(self) -> None:
         self.states: list[TrainState] = []
@@ -111,6 +112,9 @@ def writes_weights(transition: Transition, /) -> None:
 
 
 class Groups:
+    def __init__(self) -> None:
+        self.interest = Interest(batches=self.batches)
+
     def __call__(self, transition: Transition, /) -> None:
         pass
 
@@ -217,7 +221,7 @@ class Loads:
     """A loader that is right, for others to get wrong."""
 
     def batches(self, key: Key, epoch: int, start: int) -> Iterator[Any]:
-        source = torch.Generator().manual_seed(key.fold(epoch).bits)
+        source = torch.Generator().manual_seed(key.fold_in(epoch).bits)
         for index in torch.randperm(len(BATCHES), generator=source).tolist()[start:]:
             yield BATCHES[index]
 
@@ -241,7 +245,7 @@ class IgnoresTheStart(Loads):
 
 class NoiseFromTheStart(Loads):
     def batches(self, key: Key, epoch: int, start: int) -> Iterator[Any]:
-        source = torch.Generator().manual_seed(key.fold(epoch).bits)
+        source = torch.Generator().manual_seed(key.fold_in(epoch).bits)
         for inputs, target in super().batches(key, epoch, start):
             yield inputs + torch.randn(inputs.shape, generator=source), target
 
@@ -257,7 +261,7 @@ class GoesOn(Loads):
 
 class KnowsItself(Loads):
     def batches(self, key: Key, epoch: int, start: int) -> Iterator[Any]:
-        return super().batches(key.fold(id(self)), epoch, start)
+        return super().batches(key.fold_in(id(self)), epoch, start)
 
 
 class SharesAPlace(Loads):
@@ -275,7 +279,7 @@ class SharesABuffer(Loads):
         self.order: list[int] = []
 
     def batches(self, key: Key, epoch: int, start: int) -> Iterator[Any]:
-        source = torch.Generator().manual_seed(key.fold(epoch).bits)
+        source = torch.Generator().manual_seed(key.fold_in(epoch).bits)
         self.order[:] = torch.randperm(len(BATCHES), generator=source).tolist()
         for place in range(start, len(BATCHES)):
             yield BATCHES[self.order[place]]
@@ -441,11 +445,11 @@ def test_what_cannot_be_meant_is_refused_before_anything_runs(call: Callable[[],
 def test_what_is_found_out_about_two_is_not_warned_of_too(recwarn: pytest.WarningsRecorder) -> None:
     @on("after_epoch")
     def anew(state: TrainState) -> TrainState:
-        return evolved(state, key=state.key.fold(1))
+        return evolved(state, key=state.key.fold_in(1))
 
     @on("after_epoch")
     def again(state: TrainState) -> TrainState:
-        return evolved(state, key=state.key.fold(2))
+        return evolved(state, key=state.key.fold_in(2))
 
     assert clashes([lambda: anew, lambda: again], examples=2)
     assert not recwarn.list

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
-from nntrain import DataLoaders, Learner, LogEvent, Record, Slot, Transition, accuracy
+from nntrain import DataLoaders, Interest, Learner, LogEvent, Record, Slot, Transition, accuracy
 from nntrain.subscribers.protocol import Listening
 
 Batch = tuple[Tensor, Tensor]
@@ -41,7 +41,7 @@ def learner(subs: Sequence[Listening[Batch]]) -> Learner[Batch]:
 class Strict:
     """A sink whose failure ends the training."""
 
-    strict = True
+    interest = Interest(strict=True)
 
     def __init__(self, tell: Callable[[Transition], None]) -> None:
         self._tell = tell

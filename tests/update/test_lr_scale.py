@@ -33,7 +33,7 @@ from nntrain import (
     state_before,
 )
 from nntrain.errors import ConfigError
-from nntrain.live.recorded import CapturedPass
+from nntrain.live.recorded import Recorded
 from nntrain.log import JsonLog
 from nntrain.values.bits import same_bits
 from nntrain.values.verdicts import Event
@@ -443,12 +443,12 @@ def test_many_scales_compile_nothing_anew() -> None:
 
 def recorded_write(learner: Learner[Any]) -> list[bool]:
     """Tell of each recorded shape in training whether the optimizer's step is launched, too."""
-    passing = learner.machine.passing
-    assert isinstance(passing, CapturedPass)
-    memory = learner.machine.workspace.optimizer.memory
+    engine = learner.machine.engine
+    assert isinstance(engine, Recorded)
+    memory = learner.machine.workspace.optimizer.generation
     return [
         one.write._launch is not None and one.write._decided == memory
-        for (train, _), one in passing._recordings.items()
+        for (train, _), one in engine._recordings.items()
         if train and one is not None
     ]
 

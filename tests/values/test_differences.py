@@ -287,7 +287,7 @@ def test_each_field_of_a_state_is_compared() -> None:
     stats = EpochStats(epoch=0, phase="train", loss=math.nan, samples=4, batches=1)
     others = {
         "progress/step": evolved(STATE, progress=evolved(STATE.progress, step=99)),
-        "key/folds": evolved(STATE, key=STATE.key.fold(3)),
+        "key/folds": evolved(STATE, key=STATE.key.fold_in(3)),
         "lr_scale": STATE.scale_lr(0.5),
         "sums/samples": evolved(STATE, sums=evolved(STATE.sums, samples=99)),
         "sums/totals/values": evolved(STATE, sums=evolved(STATE.sums, totals=WeightedSums([1.0, 2.0], ("metric",)))),

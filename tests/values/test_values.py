@@ -131,7 +131,7 @@ def test_a_state_is_written_as_json_and_shown_in_one_line(loss: float | None) ->
         assert repr(state) == str(state)
         assert "\n" not in repr(state)
         if state.progress.samples:
-            mean = state.sums.totals.tolist()[0] / state.sums.samples
+            mean = state.sums.weighted.tolist()[0] / state.sums.samples
             assert f"loss={mean:.4g}" in repr(state)
         state = advance(learner, state).state
     assert len(state.history) == 2
@@ -155,14 +155,16 @@ def test_model_copy_shares_the_value() -> None:
 @given(seed=st.integers(0, 2**63 - 1), folds=st.lists(st.integers(0, 2**40), max_size=4))
 def test_a_key_is_a_pure_function_of_seed_and_folds(seed: int, folds: list[int]) -> None:
     key = Key(seed=seed)
-    assert key.fold(*folds) == Key(seed=seed, folds=tuple(folds))
-    assert key.fold(*folds).bits == key.derived(*folds)
+    assert key.fold_in(*folds) == Key(seed=seed, folds=tuple(folds))
+    assert key.fold_in(*folds).bits == key.derived(*folds)
     assert 0 <= key.bits < 2**63
-    assert key.fold(*folds, 0).bits != key.fold(*folds, 1).bits
+    assert key.fold_in(*folds, 0).bits != key.fold_in(*folds, 1).bits
 
 
 def test_keys_do_not_run_into_each_other() -> None:
-    found = {Key(seed=seed).fold(use, number).bits for seed in range(20) for use in range(5) for number in range(100)}
+    found = {
+        Key(seed=seed).fold_in(use, number).bits for seed in range(20) for use in range(5) for number in range(100)
+    }
     assert len(found) == 20 * 5 * 100
 
 

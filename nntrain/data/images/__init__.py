@@ -1,1 +1,4 @@
-"""Images: data sets of them, decoded once or each time, in memory or streamed."""
+"""Images: data sets of them, decoded once into memory or streamed.
+
+Invariant: all ways to read an image give the bits of the reference path, torchvision's `to_tensor`.
+"""

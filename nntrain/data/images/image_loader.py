@@ -81,7 +81,7 @@ class ImageLoader(ABC):
         """Give the rows of the split in the order of this epoch: int64 [N]."""
         if not self.shuffle:
             return torch.arange(self.samples, device="cpu")
-        generator = torch.Generator("cpu").manual_seed(key.fold(epoch).bits)
+        generator = torch.Generator("cpu").manual_seed(key.fold_in(epoch).bits)
         return torch.randperm(self.samples, generator=generator, dtype=torch.int64, device="cpu")
 
     def _scaled(self, pixels: Tensor) -> Tensor:

@@ -199,7 +199,7 @@ def test_epochs_seeds_and_folds_are_shuffled_differently() -> None:
     one = loader(40, 8)
     orders = {
         tuple(rows_of(list(one.batches(key, epoch, 0))))
-        for key in (Key(seed=0), Key(seed=1), Key(seed=0).fold(1))
+        for key in (Key(seed=0), Key(seed=1), Key(seed=0).fold_in(1))
         for epoch in range(4)
     }
     assert len(orders) == 12

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from nntrain import Transition
+from nntrain import Interest, Transition
 
 
 class RatesFile:
     """Append a row for each finished train phase to the comma-separated file at `path`: epoch, step, learning rate."""
 
-    every_batch = False
+    interest = Interest(every_batch=False)
 
     def __init__(self, path: Path) -> None:
         self.path = path

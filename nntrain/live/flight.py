@@ -1,0 +1,41 @@
+"""A batch in flight: what is known of it between its forward pass and the end of the optimizer's write."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+
+from torch import Tensor
+
+from nntrain.values.tensors import Tensors
+
+Step = Callable[[], None]
+"""Takes the optimizer's step, on the gradients that are there."""
+
+
+class Flight:
+    """One batch on its way through a workspace.
+
+    It is `due` from the end of the backward pass until the optimizer begins to write. Whoever reads the value of its
+    handle meanwhile makes the workspace write at once; nobody can tell.
+    """
+
+    __slots__ = ("closure", "due", "handle", "launch", "lr_scale", "step")
+
+    def __init__(self, step: int | None, lr_scale: float) -> None:
+        self.step = step
+        """The optimizer's step that this is; None in eval, where the optimizer writes nothing."""
+        self.lr_scale = lr_scale
+        """What the learning rate is multiplied with."""
+        self.closure: Callable[[], Tensor] | None = None
+        """Evaluates the model again, for optimizers that ask for it."""
+        self.launch: Callable[[Step], None] | None = None
+        """Takes the optimizer's step in its own way, as a recording does, given the plain way."""
+        self.handle: weakref.ref[Tensors] | None = None
+        """On the value after this batch. Weak: a value that nobody holds need not be made."""
+        self.due: bool = False
+        """Whether that value is still to be written."""
+
+    def stands_for(self, handle: Tensors) -> bool:
+        """Return whether `handle` is the one on the value after this batch."""
+        return self.handle is not None and self.handle() is handle

@@ -1,0 +1,165 @@
+"""What is told, when and to whom: the transitions of one run, and what came up beside them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from nntrain.errors import add_note
+from nntrain.live.engine import Passed
+from nntrain.machine.cursor import Position
+from nntrain.machine.table import Step
+from nntrain.sinks.audience import Audience, Watcher
+from nntrain.sinks.transition import BatchRan, RunInfo, Transition
+from nntrain.values.log_event import LogEvent, Note
+from nntrain.values.progress import Place, Progress
+from nntrain.values.record import evolved
+from nntrain.values.state import TrainState, remember_state
+
+_GROUP: Final = 64
+_GROUP_SECONDS: Final = 0.5
+"""How many unwatched batches, and how much time, a group may hold."""
+
+
+class News:
+    """What came up beside a learner's transitions, until it is told with one of them."""
+
+    def __init__(self) -> None:
+        self.notes: list[Note] = []
+        self.queued_events: list[LogEvent] = []
+        """The events of sinks, which any thread may add to."""
+        self._noted: tuple[Note, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.notes or self.queued_events)
+
+    def take_notes(self, at: Place) -> tuple[Note, ...]:
+        """Return the notes that came up; where a fit begins, those of the fits before it too, which hold of it."""
+        new = tuple(self.notes)
+        self.notes.clear()
+        self._noted += new
+        return self._noted if at == "before_fit" else new
+
+    def take_events(self) -> tuple[LogEvent, ...]:
+        """Return the queued events."""
+        taken = tuple(self.queued_events)
+        del self.queued_events[: len(taken)]  # another thread may have added to it
+        return taken
+
+
+class Telling:
+    """Tells the sinks of one run. Nothing is locked meanwhile, so that a sink may have another thread read a state."""
+
+    def __init__(
+        self, audience: Audience, news: News, info: Callable[[int], RunInfo], metrics: tuple[str, ...]
+    ) -> None:
+        self.audience = audience
+        self._news = news
+        self._info = info
+        self._metrics = metrics
+        self._group: list[BatchRan] = []
+
+    # -- which batches are watched --------------------------------------------------------------------------------
+
+    def watching(self, at: Position) -> Sequence[Watcher]:
+        """Return those who are to be told of the batch after `at` by itself, with its state."""
+        if self.has_news(at):
+            return self.audience.at("batch")
+        return self.audience.of_batch(at.phase, at.batch + 1, at.step + at.train)
+
+    def groups_next(self, at: Position) -> bool:
+        """Return whether the batch after `at` is one for those who take them in groups."""
+        every = self.audience.group_every
+        return every > 0 and not (at.batch + 1) % every
+
+    def has_news(self, at: Position) -> bool:
+        """Return whether a batch is to be told of to all who want batches: the first of a run, or for what came up."""
+        if not self.audience.began:
+            return True
+        return bool((self._news or at.fields["logged"]) and self.audience.at("batch"))
+
+    def add(self, after: Position, passed: Passed) -> None:
+        """Add an unwatched batch to the group, and tell of the group when it is full."""
+        loss, *metrics = passed.means
+        named = dict(zip(self._metrics, metrics, strict=True))
+        place = after.epoch, after.phase, after.batch, after.step, after.samples
+        self._group.append(BatchRan(*place, loss, named, time.monotonic(), passed.lr_scale))
+        if len(self._group) == _GROUP or self._group[-1].when - self._group[0].when > _GROUP_SECONDS:
+            self.group(after)
+
+    # -- telling --------------------------------------------------------------------------------------------------
+
+    def group(self, at: Position, *, leniently: bool = False) -> None:
+        """Tell of the group of unwatched batches, and empty it, whatever comes of it."""
+        if self._group:
+            ran, self._group = self._group, []
+            self.audience.tell_batches(self._info(at.key.seed), ran, leniently=leniently)
+
+    def step(self, step: Step, began: Progress, watching: Sequence[Watcher] = ()) -> Step:
+        """Tell of a step that `began` there; return it without the events that its state had for the sinks.
+
+        `watching` are those who want the batch that is the next from there.
+        """
+        audience, logged = self.audience, step.state.logged
+        if logged:
+            step = step._replace(state=evolved(step.state, logged=()))
+        unwatched = (
+            step.event == "after_batch" and step.verdict is None and audience.began and not (self._news or logged)
+        )
+        audience.began = True
+        try:
+            after = step.state.progress
+            if not unwatched:
+                listening: Sequence[Watcher] = audience.at(began.at)
+            elif after.batch == began.batch + 1 and after.step - began.step == (began.phase == "train"):
+                listening = watching
+            else:  # a subscriber has gone on from another state
+                listening = audience.of_batch(after.phase, after.batch, after.step)
+            if listening:
+                transition = self._transition(step, began, logged)
+                if transition.logged or transition.notes:  # another thread may just have queued it
+                    listening = audience.at(began.at)
+                audience.tell(listening, transition, self._news.take_events)
+        except BaseException as error:
+            self.failure(error, step.state, began)
+            raise
+        return step
+
+    def _transition(self, step: Step, began: Progress, logged: tuple[LogEvent, ...]) -> Transition:
+        return Transition(
+            at=began.at,
+            progress=began,
+            state=step.state,
+            run=self._info(step.state.key.seed),
+            event=step.event,
+            verdict=step.verdict,
+            by=step.by or None,
+            output=step.output if step.verdict is None else None,
+            stats=step.stats,
+            notes=self._news.take_notes(began.at),
+            logged=(*self._news.take_events(), *logged),
+            lr_scale=step.lr_scale,
+        )
+
+    def failure(self, error: BaseException, state: TrainState, began: Progress) -> None:
+        """Note where it happened, leave the state before with the error, and tell the sinks."""
+        lost = state.tensors.lost is not None
+        add_note(
+            error,
+            f"nntrain: in {began.phase} of epoch {began.epoch}, at {began.at}"
+            + (f" {began.batch}" if began.at == "batch" else "")
+            + f", step {began.step}; "
+            + ("the state before it is lost" if lost else "nntrain.state_before(error) gives the state before it"),
+        )
+        remember_state(error, None if lost else state)
+        transition = Transition(
+            at=began.at,
+            progress=began,
+            state=state,
+            run=self._info(state.key.seed),
+            error=error,
+            notes=self._news.take_notes(began.at),
+            logged=self._news.take_events(),
+        )
+        self.audience.tell(self.audience.everybody, transition, self._news.take_events, leniently=True)

@@ -290,7 +290,7 @@ def test_each_field_of_a_state_is_compared() -> None:
         "key/folds": evolved(STATE, key=STATE.key.fold_in(3)),
         "lr_scale": STATE.scale_lr(0.5),
         "sums/samples": evolved(STATE, sums=evolved(STATE.sums, samples=99)),
-        "sums/totals/values": evolved(STATE, sums=evolved(STATE.sums, totals=WeightedSums([1.0, 2.0], ("metric",)))),
+        "sums/totals/values": evolved(STATE, sums=evolved(STATE.sums, weighted=WeightedSums([1.0, 2.0], ("metric",)))),
         "history": evolved(STATE, history=History([stats])),
         "slots/tests.differences": keeping(1),
         "params/0.weight": with_weight(STATE, "0.weight", torch.neg),
@@ -305,7 +305,7 @@ def test_each_field_of_a_state_is_compared() -> None:
 
 def test_sums_on_a_device_are_compared_as_numbers() -> None:
     def state(values: Any) -> TrainState:
-        return evolved(STATE, sums=evolved(STATE.sums, totals=WeightedSums(values, ("metric",))))
+        return evolved(STATE, sums=evolved(STATE.sums, weighted=WeightedSums(values, ("metric",))))
 
     tensor = torch.tensor([1.0, 2.0], dtype=torch.float64)
     assert state([1.0, 2.0]) == state(tensor)

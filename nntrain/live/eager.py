@@ -48,17 +48,13 @@ class Eager(Generic[Batch]):
             return loss
 
         workspace.compute(forward)
-        try:
-            ((loss, preds),) = first
-            measured = plain.measure(preds, parts[2])
-            means: list[Tensor | float] = [loss, *measured.values()]
-            if self._sums_device is None:
-                means = [float(mean) for mean in means]
-            after = weighted.add(means, samples, self._sums_device, self.names)
-            return Passed(BatchOutput(loss, preds, MappingProxyType(measured)), samples, after, means, flight.lr_scale)
-        except BaseException:
-            workspace.abandon()
-            raise
+        ((loss, preds),) = first
+        measured = plain.measure(preds, parts[2])
+        means: list[Tensor | float] = [loss, *measured.values()]
+        if self._sums_device is None:
+            means = [float(mean) for mean in means]
+        after = weighted.add(means, samples, self._sums_device, self.names)
+        return Passed(BatchOutput(loss, preds, MappingProxyType(measured)), samples, after, means, flight.lr_scale)
 
 
 def _clone(tensor: Tensor) -> Tensor:

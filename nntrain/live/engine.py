@@ -37,7 +37,7 @@ class Passed(NamedTuple):
 
 
 class Engine(Protocol[BatchIn_contra]):
-    """Runs a learner's pass. After `run`, the workspace waits for `commit` or `abandon`."""
+    """Runs a learner's pass. After `run`, the workspace waits for `commit`, `abandon` or, if it failed, `land`."""
 
     @property
     def names(self) -> tuple[str, ...]:

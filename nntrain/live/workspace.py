@@ -27,7 +27,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -95,6 +95,7 @@ class Workspace:
         self.needs_closure: bool = self.optimizer.needs_closure
         self._fresh_bits: int | None = bits
         self._current: weakref.ref[Tensors] | None = None
+        self._enable_grad = torch.enable_grad()  # made once: that takes longer than to enter it
         self._flight: Flight | None = None
         """The batch that is on its way."""
         self._param_list = list(self.params.values())
@@ -279,7 +280,7 @@ class Workspace:
             param.grad = grad
 
     def _backward(self, forward: Callable[[], Tensor]) -> Tensor:
-        with torch.enable_grad():
+        with self._enable_grad:
             loss = forward()
             self._writes.forwarded(training=True)
             loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
@@ -325,28 +326,36 @@ class Workspace:
             self._write(flight, handle)
         self._flight = None
 
-    def remains(self, handle: Tensors) -> Tensors:
-        """Return the handle on what is live after the `commit` of `handle` has failed.
+    def land(self, reached: Tensors) -> Tensors:
+        """End the batch in flight after a failure, whatever has become of it; return the handle on what is live.
 
-        It is `handle` where all was written, or a part of it: then it is lost. Else it is one on the value before.
+        `reached` is the handle that the training stands at. Before the `commit` of a batch that is the value before it,
+        and nothing is written. After it began, `reached` is returned if all was written, and is lost if not: then the
+        handle on the value before is returned, or `reached` itself where that is lost too.
         """
-        flight, self._flight = self._flight, None
-        if flight is not None and flight.due:
+        flight = self._flight
+        if flight is None or not flight.stands_for(reached):
+            self.abandon()
+            return reached
+        self._flight = None
+        if flight.due:
             self._give_up(flight, "the step to it failed before it was written")
-        elif handle.lost is None:
+        elif reached.lost is None:
             self._writes.forget()  # as after a step that nothing broke off
             self._written()
-            return handle
+            return reached
         elif not self.optimizer.untouched:
-            return handle
+            return reached
         current = self._current() if self._current is not None else None
-        return current if current is not None and current is not handle else self._now_live()
+        return current if current is not None and current is not reached else self._now_live()
 
     def abandon(self) -> None:
         """End a batch that is not to be committed: nothing is written, unless somebody kept the pending handle."""
         flight = self._flight
-        pending = flight.handle() if flight is not None and flight.due and flight.handle is not None else None
-        if flight is not None and pending is not None:
+        if flight is None:
+            return
+        pending = flight.handle() if flight.due and flight.handle is not None else None
+        if pending is not None:
             try:
                 self._write(flight, pending)
             except Exception:  # noqa: BLE001 - the kept handle is lost, and says so when it is asked
@@ -389,9 +398,11 @@ class Workspace:
     def _optimize(self, flight: Flight, handle: Tensors, step: int) -> None:
         try:
             flight.due = False
-            # A closure evaluates the model again, and draws its noise anew.
-            with nullcontext() if flight.closure is None else restoring_rng(self.generators):
-                self.optimizer.step(step, flight.lr_scale, flight.closure, flight.launch)
+            if flight.closure is None:
+                self.optimizer.step(step, flight.lr_scale, None, flight.launch)
+            else:  # it evaluates the model again, and draws its noise anew
+                with restoring_rng(self.generators):
+                    self.optimizer.step(step, flight.lr_scale, flight.closure)
         except BaseException as error:
             self._current = None
             handle.source = None

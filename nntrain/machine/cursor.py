@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from nntrain.values.key import Key
 from nntrain.values.progress import Phase, Progress
 from nntrain.values.record import evolved
 from nntrain.values.state import TrainState
-from nntrain.values.sums import WeightedSums
+from nntrain.values.sums import Sums, WeightedSums
 from nntrain.values.tensors import Tensors
+
+
+class Start(NamedTuple):
+    """The state that a position counts on from, without its tensors, and what stays as it is meanwhile."""
+
+    fields: dict[str, Any]
+    progress: Progress
+    sums: Sums
+    key: Key
+    phase: Phase
+    train: bool
+    epoch: int
+    lr_scale: float
 
 
 class Position:
     """All of a state but its tensors, as a value: `after` returns the next.
 
-    The counts and the sums are kept here and nowhere else; `fields` are the rest of the state, as its `TrainState` had
-    them when these counts began. `step`, `batch` and `samples` are those of `Progress`.
+    The counts and the sums are kept here and nowhere else. `step`, `batch` and `samples` are those of `Progress`.
     """
 
-    __slots__ = ("batch", "fields", "samples", "seconds", "step", "train", "weighted")
+    __slots__ = ("batch", "samples", "seconds", "start", "step", "weighted")
 
     def __init__(  # noqa: PLR0917 - made at each batch, where keywords would cost
-        self, fields: dict[str, Any], batch: int, step: int, samples: int, weighted: WeightedSums, seconds: float
+        self, start: Start, batch: int, step: int, samples: int, weighted: WeightedSums, seconds: float
     ) -> None:
-        self.fields = fields
-        self.train: bool = fields["progress"].phase == "train"
+        self.start = start
         self.batch = batch
         self.step = step
         self.samples = samples
@@ -38,49 +49,34 @@ class Position:
         fields = state.__dict__.copy()
         del fields["tensors"]
         place, sums = state.progress, state.sums
-        return cls(fields, place.batch, place.step, place.samples, sums.weighted, sums.seconds)
+        train = place.phase == "train"
+        start = Start(fields, place, sums, state.key, place.phase, train, place.epoch, state.lr_scale)
+        return cls(start, place.batch, place.step, place.samples, sums.weighted, sums.seconds)
 
     def after(self, samples: int, weighted: WeightedSums, seconds: float) -> Position:
         """Return where the training stands after one batch more of so many samples, which took `seconds`."""
-        step = self.step + self.train
-        return Position(self.fields, self.batch + 1, step, self.samples + samples, weighted, self.seconds + seconds)
+        start = self.start
+        step = self.step + start.train
+        return Position(start, self.batch + 1, step, self.samples + samples, weighted, self.seconds + seconds)
 
     @property
-    def key(self) -> Key:
-        """The state's key."""
-        key: Key = self.fields["key"]
-        return key
-
-    @property
-    def epoch(self) -> int:
-        """The epoch, from 0."""
-        epoch: int = self.fields["progress"].epoch
-        return epoch
-
-    @property
-    def phase(self) -> Phase:
-        """The phase."""
-        return "train" if self.train else "eval"
-
-    @property
-    def lr_scale(self) -> float:
-        """What the learning rate is multiplied with."""
-        scale: float = self.fields["lr_scale"]
-        return scale
+    def logged(self) -> bool:
+        """Whether the state has events for the sinks."""
+        return bool(self.start.fields["logged"])
 
     @property
     def progress(self) -> Progress:
         """Where the training stands, as the state has it."""
-        place: Progress = self.fields["progress"]
+        place = self.start.progress
         if self.batch == place.batch:
             return place
         return evolved(place, batch=self.batch, step=self.step, samples=self.samples)
 
     def state(self, tensors: Tensors) -> TrainState:
         """Return the state, with its tensors."""
-        place, sums = self.fields["progress"], self.fields["sums"]
+        fields, place, sums = self.start[:3]
         if self.batch == place.batch:
-            return TrainState.of_fields({**self.fields, "tensors": tensors})
+            return TrainState.of_fields({**fields, "tensors": tensors})
         running = evolved(
             sums,
             weighted=self.weighted,
@@ -88,7 +84,7 @@ class Position:
             batches=sums.batches + self.batch - place.batch,
             seconds=self.seconds,
         )
-        return TrainState.of_fields({**self.fields, "progress": self.progress, "sums": running, "tensors": tensors})
+        return TrainState.of_fields({**fields, "progress": self.progress, "sums": running, "tensors": tensors})
 
 
 class Cursor:
@@ -101,11 +97,6 @@ class Cursor:
 
     def __init__(self, state: TrainState) -> None:
         self.now: tuple[Position, Tensors] = Position.of(state), state.tensors
-
-    @property
-    def at(self) -> Position:
-        """Where the training stands."""
-        return self.now[0]
 
     def state(self) -> TrainState:
         """Return the state that is reached."""

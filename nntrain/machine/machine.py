@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar
@@ -24,6 +24,7 @@ from nntrain.machine.interrupts import Interrupts
 from nntrain.machine.table import TABLE, Step, cancel, leave, moved_to
 from nntrain.machine.telling import News, Telling
 from nntrain.machine.turn import Turn
+from nntrain.sinks.audience import Watcher
 from nntrain.sinks.interest import Sink
 from nntrain.sinks.transition import RunInfo
 from nntrain.subscribers.asking import Listener, Published, publish
@@ -76,12 +77,16 @@ class Machine(Generic[Batch]):
     @property
     def takes_batches_in_groups(self) -> bool:
         """Whether unwatched batches may be told of in groups: nobody makes a state for each of them in any case."""
-        return not (self.heard_by["before_batch"] or self.heard_by["after_batch"] or self.workspace.needs_closure)
+        return not (self._before_batch or self._after_batch or self.workspace.needs_closure)
 
     def __post_init__(self) -> None:
         self._generators = self.workspace.generators
         self._noise_key: Key | None = None
         self._noise = (0, 0)
+        self._asking: tuple[Key, int, Phase] | None = None
+        self._asking_bits: Callable[[int], int] = int
+        self._before_batch = bool(self.heard_by["before_batch"])
+        self._after_batch = bool(self.heard_by["after_batch"])
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -162,26 +167,30 @@ class Machine(Generic[Batch]):
         once: bool,
     ) -> Step:
         """Take batches until the phase is left, or a step is to be returned for another reason."""
+        watching: Sequence[Watcher] = ()
+        grouped = False
         while True:
-            before = cursor.at
+            before, tensors = cursor.now
             try:
-                watching = telling.watching(before)
-                grouped = not watching and telling.groups_next(before)
-                with self.workspace.held(cursor.now[1]):
+                if not telling.to_nobody:
+                    watching = telling.watching(before)
+                    grouped = not watching and telling.groups_next(before)
+                with self.workspace.held(tensors):
+                    del tensors
                     found = self._batch(cursor, given, seen=bool(watching) or grouped)
                 if isinstance(found, Passed):
-                    news = telling.has_news(cursor.at)
+                    news = not telling.to_nobody and telling.has_news(cursor.now[0])
                     if grouped and not news:
-                        telling.add(cursor.at, found)
+                        telling.add(cursor.now[0], found)
                     if not (watching or news or once or interrupts.pressed):
                         continue
-                    owned = watching or grouped or self.heard_by["after_batch"]
+                    owned = watching or grouped or self._after_batch
                     output = found.output if owned else found.output.copied()  # an engine may use its memory again
                     found = Step(cursor.state(), event="after_batch", output=output, lr_scale=found.lr_scale)
                 telling.group(before)
             except BaseException as error:
                 telling.group(before, leniently=True)
-                telling.failure(error, cursor.state(), cursor.at.progress)
+                telling.failure(error, cursor.state(), cursor.now[0].progress)
                 raise
             step = telling.step(found, before.progress, watching)
             if once or interrupts.pressed or step.state.progress.at != "batch":
@@ -195,13 +204,13 @@ class Machine(Generic[Batch]):
         After a failure the cursor stands at a whole value, if there is one: before the batch, or after it.
         """
         began = time.perf_counter()
-        workspace, ask_after = self.workspace, bool(self.heard_by["after_batch"])
+        workspace = self.workspace
         before, tensors = cursor.now
         found = given if given is not None else self._next_batch(before)
         if found is None:
             return self._finish_phase(cursor.state())
         batch, position = to_device(found[0], workspace.device), before
-        if self.heard_by["before_batch"]:
+        if self._before_batch:
             asked = self._ask_before(before.state(tensors), batch)
             if asked.verdict is not None:
                 return cancel(asked, "before_batch")
@@ -210,25 +219,26 @@ class Machine(Generic[Batch]):
         # Where another value is brought in, or the optimizer evaluates the model while it writes, the value before has
         # a copy of its own, and is kept in case of a failure.
         kept = cursor.now[1] if workspace.needs_closure or tensors is not cursor.now[1] else None
-        step = position.step if position.train else None
-        flight = workspace.begin(tensors, step=step, lr_scale=position.lr_scale)
-        bits = self._noise_of(position)
-        passed = self.engine.run(batch, position.weighted, flight, bits=bits, seen=seen or ask_after)
-        tensors = workspace.pending(tensors)
-        position = position.after(passed.samples, passed.weighted, time.perf_counter() - began)
         verdict, by = None, ""
-        if ask_after:
-            shown = [position.state(tensors)]
-            del tensors  # only the state that is shown holds it: if that is not wanted, it is never written
-            after, verdict, by = self._ask_after(shown, batch, passed.output)
-            position, tensors = Position.of(after), after.tensors
-            del after
-        cursor.now = position, tensors  # lets the value before go, before the optimizer writes
         try:
+            step = position.step if position.start.train else None
+            flight = workspace.begin(tensors, step=step, lr_scale=position.start.lr_scale)
+            bits = self._noise_of(position)
+            passed = self.engine.run(batch, position.weighted, flight, bits=bits, seen=seen or self._after_batch)
+            tensors = workspace.pending(tensors)
+            position = position.after(passed.samples, passed.weighted, time.perf_counter() - began)
+            if self._after_batch:
+                shown = [position.state(tensors)]
+                del tensors  # only the state that is shown holds it: if that is not wanted, it is never written
+                after, verdict, by = self._ask_after(shown, batch, passed.output)
+                position, tensors = Position.of(after), after.tensors
+                del after
+            cursor.now = position, tensors  # lets the value before go, before the optimizer writes
             workspace.commit(tensors)
         except BaseException:
-            remains = workspace.remains(tensors)
-            if tensors.lost is not None:
+            reached = cursor.now[1]
+            remains = workspace.land(reached)
+            if reached.lost is not None:
                 cursor.now = before, remains if kept is None else kept
             raise
         if verdict is not None:
@@ -236,25 +246,25 @@ class Machine(Generic[Batch]):
         return passed
 
     def _ask_before(self, state: TrainState, batch: Batch) -> Published:
-        place = state.progress
-        self._seed(state.key, _EVENTS, _PLACES["batch"], place.epoch, _PHASES[place.phase], place.batch)
+        place, key = state.progress, state.key
+        if self._asking != (key, place.epoch, place.phase):
+            self._asking = key, place.epoch, place.phase
+            self._asking_bits = key.stream(_EVENTS, _PLACES["batch"], place.epoch, _PHASES[place.phase])
+        seed_all(self._generators, self._asking_bits(place.batch))
         return self._publish("before_batch", state, batch)
 
     def _ask_after(self, shown: list[TrainState], batch: Batch, output: BatchOutput) -> Published:
         """Publish `after_batch`, while the optimizer's write is pending; drop the write if it is not wanted."""
-        try:
-            answered = self._publish("after_batch", shown.pop(), batch, output)
-        except BaseException:
-            self.workspace.abandon()
-            raise
+        answered = self._publish("after_batch", shown.pop(), batch, output)
         if not self.workspace.is_pending(answered.state.tensors):
             self.workspace.abandon()
         return answered
 
     def _next_batch(self, at: Position) -> tuple[Batch] | None:
-        found = self.streams[at.phase].batch(at.key, at.epoch, at.batch)
+        start = at.start
+        found = self.streams[start.phase].batch(start.key, start.epoch, at.batch)
         if found is None and at.batch == 0:
-            raise DataError(f"dls.{'train' if at.train else 'valid'} gave no batch; expected at least one.")
+            raise DataError(f"dls.{'train' if start.train else 'valid'} gave no batch; expected at least one.")
         return found
 
     def _finish_phase(self, state: TrainState) -> Step:
@@ -281,11 +291,11 @@ class Machine(Generic[Batch]):
 
     def _noise_of(self, at: Position) -> int:
         """Return what a batch's noise is seeded with; the next batch's is one more, mod 2**63."""
-        key = at.key
+        key, start = at.start.key, at.start
         if key is not self._noise_key:
             self._noise_key, self._noise = key, (key.derived(_NOISE), key.derived(_EVAL_NOISE))
         train, evaluation = self._noise
-        return (train + at.step if at.train else evaluation + (at.epoch << 32) + at.batch) & _BITS
+        return (train + at.step if start.train else evaluation + (start.epoch << 32) + at.batch) & _BITS
 
     def _seed(self, key: Key, *folds: int) -> None:
         seed_all(self._generators, key.derived(*folds))

@@ -31,18 +31,18 @@ class News:
         """The events of sinks, which any thread may add to."""
         self._noted: tuple[Note, ...] = ()
 
-    def __bool__(self) -> bool:
-        return bool(self.notes or self.queued_events)
-
     def take_notes(self, at: Place) -> tuple[Note, ...]:
         """Return the notes that came up; where a fit begins, those of the fits before it too, which hold of it."""
         new = tuple(self.notes)
-        self.notes.clear()
-        self._noted += new
+        if new:
+            self.notes.clear()
+            self._noted += new
         return self._noted if at == "before_fit" else new
 
     def take_events(self) -> tuple[LogEvent, ...]:
         """Return the queued events."""
+        if not self.queued_events:
+            return ()
         taken = tuple(self.queued_events)
         del self.queued_events[: len(taken)]  # another thread may have added to it
         return taken
@@ -59,6 +59,8 @@ class Telling:
         self._info = info
         self._metrics = metrics
         self._group: list[BatchRan] = []
+        self.to_nobody: bool = not audience.at("batch")
+        """Whether nobody wants batches, nor what comes up with them."""
 
     # -- which batches are watched --------------------------------------------------------------------------------
 
@@ -66,7 +68,7 @@ class Telling:
         """Return those who are to be told of the batch after `at` by itself, with its state."""
         if self.has_news(at):
             return self.audience.at("batch")
-        return self.audience.of_batch(at.phase, at.batch + 1, at.step + at.train)
+        return self.audience.of_batch(at.start.phase, at.batch + 1, at.step + at.start.train)
 
     def groups_next(self, at: Position) -> bool:
         """Return whether the batch after `at` is one for those who take them in groups."""
@@ -75,15 +77,16 @@ class Telling:
 
     def has_news(self, at: Position) -> bool:
         """Return whether a batch is to be told of to all who want batches: the first of a run, or for what came up."""
+        news = self._news
         if not self.audience.began:
             return True
-        return bool((self._news or at.fields["logged"]) and self.audience.at("batch"))
+        return bool((news.notes or news.queued_events or at.logged) and self.audience.at("batch"))
 
     def add(self, after: Position, passed: Passed) -> None:
         """Add an unwatched batch to the group, and tell of the group when it is full."""
         loss, *metrics = passed.means
         named = dict(zip(self._metrics, metrics, strict=True))
-        place = after.epoch, after.phase, after.batch, after.step, after.samples
+        place = after.start.epoch, after.start.phase, after.batch, after.step, after.samples
         self._group.append(BatchRan(*place, loss, named, time.monotonic(), passed.lr_scale))
         if len(self._group) == _GROUP or self._group[-1].when - self._group[0].when > _GROUP_SECONDS:
             self.group(after)
@@ -94,7 +97,7 @@ class Telling:
         """Tell of the group of unwatched batches, and empty it, whatever comes of it."""
         if self._group:
             ran, self._group = self._group, []
-            self.audience.tell_batches(self._info(at.key.seed), ran, leniently=leniently)
+            self.audience.tell_batches(self._info(at.start.key.seed), ran, leniently=leniently)
 
     def step(self, step: Step, began: Progress, watching: Sequence[Watcher] = ()) -> Step:
         """Tell of a step that `began` there; return it without the events that its state had for the sinks.
@@ -105,7 +108,10 @@ class Telling:
         if logged:
             step = step._replace(state=evolved(step.state, logged=()))
         unwatched = (
-            step.event == "after_batch" and step.verdict is None and audience.began and not (self._news or logged)
+            step.event == "after_batch"
+            and step.verdict is None
+            and audience.began
+            and not (self._news.notes or self._news.queued_events or logged)
         )
         audience.began = True
         try:

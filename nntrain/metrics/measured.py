@@ -12,6 +12,7 @@ from nntrain.values.trees import described
 
 MetricFn = Callable[[Never, Never], Tensor]
 """A function of (preds, target) to one number, a 0-dim tensor. A float will do at run time; it waits for the device."""
+_Called = Callable[[object, object], object]
 
 
 def named_metrics(metric_fn: MetricFn | Mapping[str, MetricFn]) -> Mapping[str, MetricFn]:
@@ -32,7 +33,7 @@ def measure(metrics: Mapping[str, MetricFn], preds: object, target: object) -> d
 
 def _number(name: str, metric: MetricFn, preds: object, target: object) -> Tensor | float:
     try:
-        value = cast(Callable[[object, object], object], metric)(preds, target)
+        value = cast(_Called, metric)(preds, target)
     except Exception as error:
         add_note(error, f"nntrain: raised by metric {name}; preds {described(preds)}, target {described(target)}")
         raise

@@ -33,6 +33,7 @@ class Audience:
         """Whether anything was told yet."""
         self.has_last_words: bool = any(one.interest.last_words for one in self.everybody)
         """Whether a sink is to be told before the process ends."""
+        self._tellers = any(one.interest.tells for one in self.everybody)
         self._failures: dict[str, int] = {}
         self._by_place: dict[Place, tuple[Watcher, ...]] = {}
         each = [(one, int(one.interest.every_batch)) for one in self.at("batch")]
@@ -83,7 +84,11 @@ class Audience:
         for one, every in self._groups:
             wanted = ran if every == 1 else [batch for batch in ran if not batch.batch % every]
             if wanted and one.interest.batches is not None:
-                self._guarded(one, one.interest.batches, run, wanted, leniently=leniently)
+                try:
+                    one.interest.batches(run, wanted)
+                except Exception as error:
+                    if self._ends_it(one, error, leniently=leniently):
+                        raise
 
     def tell(
         self,
@@ -100,9 +105,10 @@ class Audience:
         of the others from being told.
         """
         failed: list[Exception] = []
-        for one in listening:
-            if one.interest.tells:
-                self._show(one, transition, failed, leniently=leniently)
+        if self._tellers:
+            for one in listening:
+                if one.interest.tells:
+                    self._show(one, transition, failed, leniently=leniently)
         events = queued_events()
         if events:
             transition = replace(transition, logged=(*transition.logged, *events))
@@ -115,16 +121,13 @@ class Audience:
 
     def _show(self, one: Watcher, transition: Transition, failed: list[Exception], *, leniently: bool) -> None:
         try:
-            self._guarded(one, one.sink, transition, leniently=leniently or bool(failed))
-        except Exception as error:  # noqa: BLE001 - raised when all were told
-            failed.append(error)
-
-    def _guarded(self, one: Watcher, tell: Callable[..., object], *what: object, leniently: bool) -> None:
-        try:
-            tell(*what)
-        except Exception as error:
-            if self._ends_it(one, error, leniently=leniently):
-                raise
+            one.sink(transition)
+        except Exception as error:  # noqa: BLE001 - a strict one's is raised when all were told
+            try:
+                if self._ends_it(one, error, leniently=leniently or bool(failed)):
+                    failed.append(error)
+            except Exception as warned:  # noqa: BLE001 - where the caller has made warnings errors
+                failed.append(warned)
 
     def _ends_it(self, one: Watcher, error: Exception, *, leniently: bool) -> bool:
         """Return whether a sink's error ends the training: a strict one's does. Any other is counted."""

@@ -92,10 +92,12 @@ class LiveOptimizer:
         self.needs_closure: bool = closure is not None and closure.default is inspect.Parameter.empty
         self._class_step = type(self._optimizer).step
         self._unwrapped = _without(_HOOKS, self._class_step)
-        if self._unwrapped is not None and compiled is not None:
-            # In its second wrapping torch asks for graph breaks. Steps are taken under no_grad in any case.
+        if self._unwrapped is not None:
+            # In its second wrapping torch sets the grad mode, and asks for graph breaks. Steps are taken under no_grad.
             inner = None if self._optimizer.defaults.get("differentiable") else _without(_GRAD, self._unwrapped)
-            self._unwrapped = compiled(inner or self._unwrapped)
+            self._unwrapped = inner or self._unwrapped
+            if compiled is not None:
+                self._unwrapped = compiled(self._unwrapped)
         self.fresh: OptimState = self.read(clone_tree)
         """The memory before any step."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from pydantic import Field
@@ -9,6 +10,7 @@ from pydantic import Field
 from nntrain.values.record import Record
 
 _MASK: Final = (1 << 64) - 1
+_ODD: Final = 0x632BE59BD9B4E019
 
 
 class Key(Record, frozen=True):
@@ -39,10 +41,18 @@ class Key(Record, frozen=True):
 
     def derived(self, *numbers: int) -> int:
         """Return the `bits` of `fold_in(*numbers)`, without making the key."""
+        return self._mixed(numbers) >> 1
+
+    def stream(self, *numbers: int) -> Callable[[int], int]:
+        """Return the function of n that gives the `bits` of `fold_in(*numbers, n)`: for those who ask for many."""
+        mixed = self._mixed(numbers)
+        return lambda number: _mix(mixed ^ (number * _ODD & _MASK)) >> 1
+
+    def _mixed(self, numbers: tuple[int, ...]) -> int:
         mixed = _mix(self.seed)
         for number in (*self.folds, *numbers):
-            mixed = _mix(mixed ^ (number * 0x632BE59BD9B4E019 & _MASK))
-        return mixed >> 1
+            mixed = _mix(mixed ^ (number * _ODD & _MASK))
+        return mixed
 
 
 def _mix(number: int) -> int:

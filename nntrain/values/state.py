@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from types import NotImplementedType
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError
 from torch import Tensor, nn
@@ -187,9 +187,10 @@ class TrainState(Record, Flat, frozen=True):
     @classmethod
     def of_fields(cls, fields: dict[str, Any]) -> TrainState:
         """Return the state of all its fields, right by construction, without validating them again."""
-        return assembled(cls, fields, set(fields))
+        return assembled(cls, fields, _ALL)
 
 
+_ALL: Final = set(TrainState.model_fields)
 _STATE = "__nntrain_state_before__"
 
 

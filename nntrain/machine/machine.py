@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from nntrain.data.loaders import Stream
+from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError, DataError, StateError, add_note
 from nntrain.live.passing import Pass
 from nntrain.live.recorded import CapturedPass

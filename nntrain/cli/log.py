@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from nntrain.log.replay import Run
 
 MAX_SHOWN: Final = 20
-"""How many problems of a file are shown; the rest are counted."""
+"""How many problems of a file are shown; the rest are sequence."""
 GAP: Final = 9
 """The exit code of `check` for lost or repeated lines."""
 _NAMES_SHOWN: Final = 20
-"""How many names of other packages' events are shown; the rest are counted."""
+"""How many names of other packages' events are shown; the rest are sequence."""
 
 _files = click.argument("files", nargs=-1, required=True, type=click.Path(allow_dash=True), metavar="FILE...")
 
@@ -51,9 +51,9 @@ def check(files: tuple[str, ...]) -> None:
     Each problem is printed to stderr, with its line and byte offset.
     """
     first: int | None = None
-    counted = _SequenceCheck()
+    sequence = _SequenceCheck()
     for file in files:
-        code = _check_file(file, counted)
+        code = _check_file(file, sequence)
         first = first if first is not None else code
     sys.exit(first or 0)
 
@@ -79,7 +79,7 @@ class _SequenceCheck:
         return f"seq {line.seq} of {who} comes after {expected - 1}"
 
 
-def _check_file(file: str, counted: _SequenceCheck) -> int | None:
+def _check_file(file: str, sequence: _SequenceCheck) -> int | None:
     """Check a file; return the exit code of its first problem, None where it has none."""
     from nntrain.log.line import Line
     from nntrain.log.reading import BadLine, LogReadError, scan
@@ -102,7 +102,7 @@ def _check_file(file: str, counted: _SequenceCheck) -> int | None:
             if isinstance(one, Line):
                 events[one.event.event] += 1
                 runs[one.run_id] = None
-                gap = counted.problem(one)
+                gap = sequence.problem(one)
                 if gap is not None:
                     tell(f"{file}, line {number}: {gap}", GAP)
             elif isinstance(one, BadLine):

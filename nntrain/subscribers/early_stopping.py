@@ -25,9 +25,9 @@ class Patience(Record, frozen=True):
 class EarlyStopping(Subscriber[object]):
     """Cancel the fit when `monitor` has not improved for `patience` epochs.
 
-    `monitor` is "loss" or a metric's name, read from the statistics of `phase`. Better is lower for `mode` "min", higher
-    for "max". An improvement is more than `min_delta`; NaN never is one. Its memory is a slot in the state, so that a
-    resumed run stops where an uninterrupted one does. Early stopping as in Prechelt, "Early Stopping - But When?", 1998.
+    `monitor` is "loss" or a metric's name, read from the statistics of `phase`. Better is lower for `mode` "min", and
+    higher for "max", by more than `min_delta`; NaN is never better. Its memory is a slot in the state: a resumed run
+    stops where an uninterrupted one does. Early stopping as in Prechelt, "Early Stopping - But When?", 1998.
     """
 
     def __init__(

@@ -50,11 +50,11 @@ def _check(make: Callable[[], Loader[Batch]], most: int, seed: int, epoch: int, 
 
     before, drawn = process_state(), torch.get_rng_state()
     whole = read(loader)
-    altered = changed_parts(before, process_state())
+    moved = changed_parts(before, process_state())
     if not torch.equal(drawn, torch.get_rng_state()):
-        altered.append("torch's global generator")
-    if altered:
-        said = f"it changed {' and '.join(altered)}. Draw from torch.Generator().manual_seed(key.fold(epoch).bits)"
+        moved.append("torch's global generator")
+    if moved:
+        said = f"it changed {' and '.join(moved)}. Draw from torch.Generator().manual_seed(key.fold(epoch).bits)"
         raise LawBrokenError("manners", name, said, run=run)
     if not whole:
         raise LawBrokenError("answers", name, "it gave no batch", run=run)

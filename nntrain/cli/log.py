@@ -11,7 +11,7 @@ import click
 
 from nntrain.cli.export import export
 from nntrain.cli.output import printing, say
-from nntrain.cli.reading import EXIT_CODES, exit_with, read_or_exit, report_error, warn_torn
+from nntrain.cli.reading import EXIT_CODES, read_or_exit, report_error, warn_torn
 
 if TYPE_CHECKING:
     from nntrain.log.line import Line
@@ -167,7 +167,7 @@ def follow(file: str, *, forever: bool) -> None:
             followed(file, until_finished=not forever, on_torn=lambda torn: warn_torn(file, torn)),
         )
     except LogReadError as error:
-        exit_with(error)
+        sys.exit(report_error(error))
 
 
 @log.command()

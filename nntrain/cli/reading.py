@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 from nntrain.cli.output import say
 
@@ -37,9 +37,9 @@ def read_or_exit(paths: Sequence[str]) -> list[Line]:
         try:
             lines += read(path, on_torn=lambda torn, path=path: warn_torn(path, torn))  # type: ignore[misc] # mypy cannot infer a lambda with a default
         except LogReadError as error:
-            exit_with(error)
+            sys.exit(report_error(error))
         if len(lines) == before:
-            exit_with(LogReadError(path, "empty", "it has no line"))
+            sys.exit(report_error(LogReadError(path, "empty", "it has no line")))
     return lines
 
 
@@ -50,11 +50,6 @@ def warn_torn(path: str, torn: TornLine) -> None:
         err=True,
         longest=len(path) + 1000,
     )
-
-
-def exit_with(error: LogReadError) -> NoReturn:
-    """Print an error, and exit with its code."""
-    sys.exit(report_error(error))
 
 
 def report_error(error: LogReadError) -> int:

@@ -74,7 +74,7 @@ class Indexed(Generic[Batch]):
             batch_size=None,
             sampler=_OneShotSampler(zip(seeds, self._batch_indices(order, start), strict=False)),
             num_workers=theirs.num_workers,
-            collate_fn=_identity,
+            collate_fn=identity,
             pin_memory=theirs.pin_memory,
             generator=torch.Generator().manual_seed(order.bits),
             **options,
@@ -163,7 +163,8 @@ class _OneShotSampler:
         return self._items
 
 
-def _identity(batch: Item) -> Item:
+def identity(batch: Item) -> Item:
+    """Return a batch as it is: a `collate_fn` that workers can import."""
     return batch
 
 

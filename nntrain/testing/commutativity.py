@@ -13,9 +13,9 @@ import torch
 from nntrain.errors import ConfigError, OrderWarning
 from nntrain.subscribers.asking import hears, subscriber_name
 from nntrain.subscribers.protocol import EVENTS, Listening
-from nntrain.testing.examples import check_examples, expect_callable, st
+from nntrain.testing.examples import check_examples, expect_callable
 from nntrain.testing.laws import LawBrokenError
-from nntrain.testing.plans import Batch, MakeLearner, Pair, Trial, runs_of, runs_of_pairs
+from nntrain.testing.plans import Batch, MakeLearner, Pair, Trial, runs_of
 from nntrain.testing.stand_in import StandIn
 from nntrain.testing.traces import compare_run, record_trace
 from nntrain.values.record import Record
@@ -54,7 +54,7 @@ def clashes(
         raise ConfigError(f"makes is {makes!r:.80}; expected a list: clashes([NanGuard, lambda: Rollback(every=2)]).")
     for make in makes:
         expect_callable(make, "One of makes", "what makes a new subscriber each time: a class, or a lambda")
-    runs: st.SearchStrategy[Trial[Any]] = runs_of_pairs(device) if learner is None else runs_of(learner)
+    runs = runs_of(learner, device)
     found: list[Clash] = []
     for one, other in combinations(makes, 2):
         if not _events(one()) & _events(other()):

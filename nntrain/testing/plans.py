@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -83,15 +83,12 @@ def plans() -> st.SearchStrategy[Plan]:
     )
 
 
-def runs_of_pairs(device: torch.device | str) -> st.SearchStrategy[Trial[Pair]]:
-    """Return a strategy for runs of the kit's own small learner."""
-    return plans().map(
-        lambda plan: Trial(lambda subs: small_learner(plan, subs, device=device), plan.epochs, plan.seed, str(plan))
-    )
-
-
-def runs_of(make: MakeLearner[Batch]) -> st.SearchStrategy[Trial[Batch]]:
-    """Return a strategy for runs of the user's learner: epochs and seed."""
+def runs_of(make: MakeLearner[Any] | None, device: torch.device | str) -> st.SearchStrategy[Trial[Any]]:
+    """Return a strategy for runs of the user's learner, or of the kit's own small one on `device`."""
+    if make is None:
+        return plans().map(
+            lambda plan: Trial(lambda subs: small_learner(plan, subs, device=device), plan.epochs, plan.seed, str(plan))
+        )
     return st.builds(
         lambda epochs, seed: Trial(make, epochs, seed, f"your learner, epochs={epochs}, seed={seed}"),
         epochs=st.integers(1, 2),

@@ -20,7 +20,7 @@ from nntrain.subscribers.protocol import AnswerBatch, Listening, Subscriber
 from nntrain.testing.copies import copy_parts, writable_parts
 from nntrain.testing.examples import check_examples, expect_callable, st
 from nntrain.testing.laws import Law, LawBrokenError
-from nntrain.testing.plans import Batch, MakeLearner, Trial, runs_of, runs_of_pairs
+from nntrain.testing.plans import Batch, MakeLearner, Trial, runs_of
 from nntrain.testing.purity import changed_parts, process_state
 from nntrain.testing.traces import compare_run, place, record_trace
 from nntrain.values.bits import same_bits
@@ -151,7 +151,7 @@ def check_sink(
     """
     expect_callable(make, "make", "what makes a new sink each time: a class, or a lambda")
     expect_callable(make(), "What make gives", "a sink, which is called with a Transition: check_sink(lambda: my_sink)")
-    runs: st.SearchStrategy[Trial[Any]] = runs_of_pairs(device) if learner is None else runs_of(learner)
+    runs = runs_of(learner, device)
     troubles = st.none() | st.builds(
         Trouble, at=st.integers(0, 2), what=st.sampled_from([None, CancelBatch, CancelEpoch, CancelFit])
     )

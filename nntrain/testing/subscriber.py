@@ -15,9 +15,9 @@ from nntrain.errors import CheckpointError, SubscriberError, VerdictError
 from nntrain.machine.steps import advance, fit_step, with_goal
 from nntrain.sinks.transition import Transition
 from nntrain.subscribers.protocol import Listening
-from nntrain.testing.examples import check_examples, expect_callable, st
+from nntrain.testing.examples import check_examples, expect_callable
 from nntrain.testing.laws import LawBrokenError
-from nntrain.testing.plans import Batch, MakeLearner, Pair, Trial, runs_of, runs_of_pairs
+from nntrain.testing.plans import Batch, MakeLearner, Pair, Trial, runs_of
 from nntrain.testing.probe import SubscriberProbe
 from nntrain.testing.stand_in import StandIn
 from nntrain.testing.traces import TraceChecker, TraceStep, compare_run, record_trace
@@ -50,7 +50,7 @@ def check_subscriber(
     """
     example = "check_subscriber(lambda: EarlyStopping(patience=2))"
     expect_callable(make, "make", f"what makes a new subscriber each time: a class, or a lambda: {example}")
-    runs: st.SearchStrategy[Trial[Any]] = runs_of_pairs(device) if learner is None else runs_of(learner)
+    runs = runs_of(learner, device)
     with tempfile.TemporaryDirectory() as folder:
         check_examples(partial(_check, make, Path(folder) / "state.safetensors"), runs, examples)
 

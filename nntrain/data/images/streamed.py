@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapDataset
 
 from nntrain.data.images.decoding import codecs
 from nntrain.data.images.image_loader import CPU, ImageLoader
 from nntrain.data.images.split import Pixels, Split
+from nntrain.data.torch_loaders import identity
 from nntrain.errors import DataError
 from nntrain.values.key import Key
 from nntrain.values.randomness import transforming
@@ -103,9 +104,9 @@ class HFLoader(ImageLoader):
         loader: DataLoader[Pixels | DataError] = DataLoader(
             _Reader(self.split),
             batch_size=None,
-            sampler=_Jobs(jobs),
+            sampler=jobs,
             num_workers=workers,
-            collate_fn=_identity,
+            collate_fn=identity,
             pin_memory=self.device.type == "cuda",
             prefetch_factor=PREFETCH if workers else None,
             multiprocessing_context=_worker_context() if workers else None,
@@ -113,17 +114,6 @@ class HFLoader(ImageLoader):
         )
         with torch.device("cpu"):  # it makes tensors on the default device, which the caller may have changed
             return iter(loader)
-
-
-class _Jobs(Sampler[Job]):
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self._jobs = jobs
-
-    def __iter__(self) -> Iterator[Job]:
-        return iter(self._jobs)
-
-    def __len__(self) -> int:
-        return len(self._jobs)
 
 
 class _Reader(MapDataset[Pixels | DataError]):
@@ -166,10 +156,6 @@ def prefetch_one(items: Iterator[Item], move: Callable[[Item], Moved]) -> Iterat
 def _or_raise(batch: Pixels | DataError) -> Pixels:
     if isinstance(batch, DataError):
         raise batch
-    return batch
-
-
-def _identity(batch: Item) -> Item:
     return batch
 
 

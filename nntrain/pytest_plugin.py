@@ -1,4 +1,4 @@
-"""pytest's plugin: fixtures for the tests of who extends nntrain. pytest loads it wherever nntrain is installed.
+"""The pytest plugin: fixtures for testing extensions. pytest loads it wherever nntrain is installed.
 
 It imports nothing of nntrain, and so no torch, before a test asks for a fixture.
 """
@@ -30,7 +30,7 @@ def nntrain_learner() -> Learner[tuple[Tensor, Tensor]]:
 
 @pytest.fixture
 def nntrain_states(nntrain_learner: Learner[tuple[Tensor, Tensor]]) -> tuple[TrainState, ...]:
-    """The states of a run of two epochs, from the fresh one to the finished one: of every place of the machine."""
+    """The states of a run of two epochs, from the fresh one to the finished one, at every place of the machine."""
     from nntrain.machine.steps import advance
 
     states = [nntrain_learner.init(epochs=2)]
@@ -41,7 +41,7 @@ def nntrain_states(nntrain_learner: Learner[tuple[Tensor, Tensor]]) -> tuple[Tra
 
 @pytest.fixture
 def nntrain_log(nntrain_learner: Learner[tuple[Tensor, Tensor]], tmp_path: Path) -> Path:
-    """The event log of a run of two epochs, with each batch: for `dry_run`, or a reader of logs."""
+    """The event log of a run of two epochs, with each batch, for `dry_run` or a reader of logs."""
     from nntrain.log import JsonLog
 
     path = tmp_path / "nntrain.jsonl"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 
-from nntrain.checkpoint.loading import opened, read
+from nntrain.checkpoint.loading import open_checkpoint, read
 from nntrain.values.differences import Difference, difference
 
 
 def diff(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> Difference:
-    """Tell how the states of two checkpoints differ: each tensor by its bits, and each value.
+    """Return how the states of two checkpoints differ: in which tensors, by their bits, and in which values.
 
-    What only the clock said is left out, and so is when and by which versions they were saved. `state.diff(other)` is
-    the same for states. All of both is read and checked first. Raises `CheckpointError`.
+    Times are left out, and so are the versions that saved them. `state.diff(other)` does the same for states. Both
+    files are read and checked in full first. Raises `CheckpointError`.
     """
-    with opened(first) as one, opened(second) as other:
+    with open_checkpoint(first) as one, open_checkpoint(second) as other:
         return difference(read(one), read(other))

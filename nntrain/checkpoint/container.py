@@ -1,12 +1,12 @@
-"""The file: safetensors, in the one form in which every bit of it is accounted for.
+"""The file: safetensors, in a form in which a change of any bit is found.
 
-Any safetensors tool reads it. A header names the tensors; its metadata hold the record, a JSON text that says what the
-tensors are, with a digest (SHA-256) of each, and a digest of that text. There is one way only to write the header for a
-record, so one that was changed anywhere is not it: `read_head` makes it again and compares. Sizes are checked before
-anything is allocated, and a record before it is parsed.
+Any safetensors tool reads it. A header names the tensors; its metadata hold the record, a JSON text that describes the
+tensors, with a digest (SHA-256) of each, and a digest of that text. A record has exactly one header: `read_head` writes
+it again and compares, which finds any change. Sizes are checked before memory is allocated, and the record's digest
+before it is parsed.
 
-safetensors' own functions are not used. They map the file into memory, where one that is cut short meanwhile ends the
-process, and neither fix the order of the metadata nor let the header be written last, when the digests are known.
+safetensors' own functions are not used: they map the file into memory, so that a file which is cut short meanwhile ends
+the process; they do not fix the order of the metadata; and the header cannot be written last, with the digests.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ Result = TypeVar("Result")
 
 FORMAT: Final = "nntrain.checkpoint"
 VERSION: Final = 1
-LONGEST_HEADER: Final = 32 << 20
-"""Bytes: some 90,000 tensors. A file that claims more is not read."""
+MAX_HEADER: Final = 32 << 20
+"""About 90,000 tensors. A file with a longer header is not read."""
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {
     "BOOL": torch.bool,
@@ -56,25 +56,25 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {
     "I64": torch.int64,
     "U64": torch.uint64,
 }
-"""The dtypes that safetensors has names for. Others are written as bytes, with their name in the record."""
+"""The dtypes that safetensors has names for. Others are written as bytes, with torch's name in the record."""
 _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-_BEGINNING: Final = re.compile(
+_HEADER_START: Final = re.compile(
     r'\{"__metadata__":\{"format":"nntrain\.checkpoint/([1-9][0-9]{0,8})","digest":"([0-9a-f]{64})","record":'
 )
-_MOST_DIMENSIONS: Final = 64
-"""torch makes tensors of more, and does nothing with them."""
+_MAX_DIMENSIONS: Final = 64
+"""torch can make tensors with more dimensions, but not use them."""
 _PENDING: Final = "0" * 64
-"""In place of a digest that is not known yet: as long as one."""
-_AHEAD: Final = 4
-"""So many tensors may wait to be digested while others are written."""
+"""Stands for a digest that is not known yet; it has the same length."""
+_MAX_WAITING: Final = 4
+"""How many tensors may wait for their digests while others are written."""
 
 
 class Stored(NamedTuple):
-    """What the record says of a tensor.
+    """A tensor's description in the record.
 
-    `dtype` is safetensors' name. `kind` is torch's, and the last dimension of `shape` counts bytes, where safetensors
-    has none. `strides` are there where they are not those of a contiguous tensor. `device` is where it was.
+    `dtype` is safetensors' name. Where it has none, `kind` is torch's, and the last dimension of `shape` counts bytes.
+    `strides` are None for a contiguous tensor. `device` is where the tensor was.
     """
 
     dtype: str
@@ -86,15 +86,15 @@ class Stored(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The bytes that it takes."""
+        """Its size in bytes."""
         return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
     @classmethod
     def of(cls, name: str, tensor: Tensor) -> Stored:
-        """Describe a tensor, without its digest. Raises `CheckpointError` for one that is no plain memory."""
+        """Return a tensor's description, without its digest. Raises `CheckpointError` for one that is not dense."""
         unlike = plain_layout(tensor)
-        if unlike is None and tensor.ndim > _MOST_DIMENSIONS:
-            unlike = f"one of {tensor.ndim} dimensions; at most {_MOST_DIMENSIONS} are read"
+        if unlike is None and tensor.ndim > _MAX_DIMENSIONS:
+            unlike = f"one of {tensor.ndim} dimensions; at most {_MAX_DIMENSIONS} are read"
         if unlike is not None:
             raise CheckpointError(
                 name, "unsavable", f"the tensor {name} is {unlike}. Keep a plain one: tensor.to_dense(), or its parts"
@@ -108,7 +108,7 @@ class Stored(NamedTuple):
 
     @classmethod
     def read(cls, name: str, said: Any) -> Stored:
-        """Take what a record says of a tensor. Raises `ValueError`."""
+        """Return the description that the record has of a tensor. Raises `ValueError`."""
         if not (isinstance(said, dict) and set(said) <= set(cls._fields)):
             raise ValueError(f"of the tensor {name} it says {str(said)[:80]}")
         parts: dict[str, Any] = {
@@ -118,15 +118,15 @@ class Stored(NamedTuple):
         _check_stored(name, stored)
         return stored
 
-    def said(self) -> dict[str, Any]:
-        """Give what the record says."""
+    def as_json(self) -> dict[str, Any]:
+        """Return it as it stands in the record."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 def _check_stored(name: str, stored: Stored) -> None:
     shaped = all(
         isinstance(sizes, tuple)
-        and len(sizes) <= _MOST_DIMENSIONS + 1  # one counts bytes, where there is a kind
+        and len(sizes) <= _MAX_DIMENSIONS + 1  # a `kind` adds one, which counts bytes
         and all(type(size) is int and 0 <= size < 1 << 48 for size in sizes)
         for sizes in (stored.shape, stored.strides or ())
     )
@@ -139,7 +139,7 @@ def _check_stored(name: str, stored: Stored) -> None:
         and (stored.kind is None or _is_other_kind(stored))
         and (stored.strides is None or _is_dense(stored))
     ):
-        raise ValueError(f"of the tensor {name} it says {str(stored.said())[:200]}")
+        raise ValueError(f"of the tensor {name} it says {str(stored.as_json())[:200]}")
 
 
 def _is_other_kind(stored: Stored) -> bool:
@@ -153,7 +153,7 @@ def _is_other_kind(stored: Stored) -> bool:
 
 
 def _is_dense(stored: Stored) -> bool:
-    """Tell whether strides fill their memory without gap or overlap, so that no more is allocated than was read."""
+    """Return whether the strides leave no gap or overlap, so that no more memory is allocated than was read."""
     shape = stored.shape[:-1] if stored.kind else stored.shape
     if stored.strides is None or len(stored.strides) != len(shape):
         return False
@@ -167,16 +167,16 @@ def _is_dense(stored: Stored) -> bool:
     return True
 
 
-def in_order(tensors: Mapping[str, Stored]) -> list[str]:
-    """Give the names in the order of the file: the widest dtypes first, so that all are aligned."""
+def file_order(tensors: Mapping[str, Stored]) -> list[str]:
+    """Return the names in the order of the file: the widest dtypes first, so that all are aligned."""
     return sorted(tensors, key=lambda name: (-DTYPES[tensors[name].dtype].itemsize, name))
 
 
 def _header(version: int, digest: str, record: str, tensors: Mapping[str, Stored]) -> bytes:
-    """Give the header, padded to eight bytes."""
+    """Return the header, padded to a multiple of eight bytes."""
     entries: dict[str, object] = {"__metadata__": {"format": f"{FORMAT}/{version}", "digest": digest, "record": record}}
     offset = 0
-    for name in in_order(tensors):
+    for name in file_order(tensors):
         stored = tensors[name]
         entries[name] = {
             "dtype": stored.dtype,
@@ -198,37 +198,37 @@ def write(
     *,
     cancelled: Callable[[], bool],
 ) -> tuple[int, str]:
-    """Write a checkpoint to an open file and have it on the disk; gives its size in bytes and its digest.
+    """Write a checkpoint to an open file and sync it to the disk; returns its size in bytes and its digest.
 
-    `record` gives the record's text for what is said of the tensors: of the same length whatever the digests are.
-    Stops with `CheckpointError` once it is `cancelled`.
+    `record` returns the record's text for the tensors' descriptions: equally long for any digests. Stops with
+    `CheckpointError` once `cancelled` returns True.
     """
     stored = {name: Stored.of(name, tensor) for name, tensor in tensors.items()}
     length = len(_header(VERSION, _PENDING, record(stored), stored))
-    if length > LONGEST_HEADER:
+    if length > MAX_HEADER:
         raise CheckpointError(
             "the state",
             "unsavable",
-            f"to describe its {len(stored)} tensors takes {length:,} bytes; at most {LONGEST_HEADER:,} are read",
+            f"to describe its {len(stored)} tensors takes {length:,} bytes; at most {MAX_HEADER:,} are read",
         )
     os.lseek(file, 8 + length, os.SEEK_SET)
     waiting: deque[tuple[str, memoryview, Future[str]]] = deque()
-    # Digesting takes longer than writing. One thread does it beside the writing, two while the disk is waited for; and
-    # the disk takes the beginning while the rest is written.
+    # Digesting takes longer than writing. One thread digests during the writing, two during the last sync; and the disk
+    # syncs the beginning while the rest is written.
     with ThreadPoolExecutor(1, "nntrain-digest") as digesting, ThreadPoolExecutor(1, "nntrain-sync") as syncing:
-        synced = _beside(syncing, os.fsync, file)
-        for name in in_order(stored):
+        synced = _submit(syncing, os.fsync, file)
+        for name in file_order(stored):
             content = as_bytes(tensors[name].detach().cpu()).numpy().data
-            waiting.append((name, content, _beside(digesting, _digest, content)))
+            waiting.append((name, content, _submit(digesting, _digest, content)))
             _write_all(file, content, cancelled)
-            if synced.done():  # the disk has nothing to do
+            if synced.done():  # the disk is idle
                 synced.result()
-                synced = _beside(syncing, os.fsync, file)
-            while len(waiting) > _AHEAD and tensors[name].device.type != "cpu":
+                synced = _submit(syncing, os.fsync, file)
+            while len(waiting) > _MAX_WAITING and tensors[name].device.type != "cpu":
                 first, _, digest_of_it = waiting.popleft()
                 stored[first] = stored[first]._replace(digest=digest_of_it.result())
         synced.result()
-        synced = _beside(syncing, os.fsync, file)
+        synced = _submit(syncing, os.fsync, file)
         for name, content, digest_of_it in reversed(waiting):
             found = _digest(content) if digest_of_it.cancel() else digest_of_it.result()
             stored[name] = stored[name]._replace(digest=found)
@@ -244,8 +244,8 @@ def write(
     return 8 + length + sum(one.size for one in stored.values()), digest
 
 
-def _beside(pool: Executor, function: Callable[..., Result], *given: object) -> Future[Result]:
-    """Do something in another thread; at once where the interpreter ends, and lets none begin any more."""
+def _submit(pool: Executor, function: Callable[..., Result], *given: object) -> Future[Result]:
+    """Call a function in the pool, or here at once, where the ending interpreter allows no more threads."""
     try:
         return pool.submit(function, *given)
     except RuntimeError:
@@ -258,14 +258,14 @@ def _digest(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-_PIECE: Final = 16 << 20
+_CHUNK: Final = 16 << 20
 
 
 def _write_all(file: int, content: memoryview, cancelled: Callable[[], bool]) -> None:
     while content:
         if cancelled():
             raise CheckpointError("the checkpoint", "unwritable", "its time was up before it was written")
-        content = content[os.write(file, content[:_PIECE]) :]
+        content = content[os.write(file, content[:_CHUNK]) :]
 
 
 # -- reading ------------------------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ def _write_all(file: int, content: memoryview, cancelled: Callable[[], bool]) ->
 
 @dataclass(frozen=True)
 class Head:
-    """All of a file but the tensors' content: the record as it was parsed, what is said of each tensor."""
+    """All of a file but the tensors' content: the parsed record, and the description of each tensor."""
 
     version: int
     digest: str
@@ -296,14 +296,14 @@ def read_head(file: BinaryIO, path: str) -> Head:
     if len(first) < 8:
         raise CheckpointError(path, "foreign", f"it is no safetensors file: it has {len(first)} bytes")
     (length,) = struct.unpack("<Q", first)
-    if length > LONGEST_HEADER or length > size - 8:
+    if length > MAX_HEADER or length > size - 8:
         raise CheckpointError(
             path,
-            "damaged" if length <= LONGEST_HEADER else "foreign",
-            f"its header is said to have {length:,} bytes, of the file's {size:,}; at most {LONGEST_HEADER:,} are read",
+            "damaged" if length <= MAX_HEADER else "foreign",
+            f"its header is said to have {length:,} bytes, of the file's {size:,}; at most {MAX_HEADER:,} are read",
         )
     header = file.read(length)
-    beginning = _BEGINNING.match(header[:200].decode("latin-1"))
+    beginning = _HEADER_START.match(header[:200].decode("latin-1"))
     if beginning is None or len(header) < length:
         raise _foreign(path, header)
     version, digest = int(beginning[1]), beginning[2]
@@ -319,7 +319,7 @@ def read_head(file: BinaryIO, path: str) -> Head:
         raise damaged(f"its header is no text: {error}") from None
     if not isinstance(text, str) or _digest(text.encode("utf-8", "surrogatepass")) != digest:
         raise damaged("its record is not the one that its digest is of")
-    record, tensors = _parsed(path, text)
+    record, tensors = _parse_record(path, text)
     if header != _header(version, digest, text, tensors):
         raise damaged("its header is not the one that goes with its record")
     expected = 8 + length + sum(stored.size for stored in tensors.values())
@@ -328,7 +328,7 @@ def read_head(file: BinaryIO, path: str) -> Head:
     return Head(version, digest, record, tensors, 8 + length, size)
 
 
-def _parsed(path: str, text: str) -> tuple[dict[str, Any], dict[str, Stored]]:
+def _parse_record(path: str, text: str) -> tuple[dict[str, Any], dict[str, Stored]]:
     try:
         record = json.loads(text)
         if not isinstance(record, dict) or not isinstance(record.get("tensors"), dict):
@@ -339,7 +339,7 @@ def _parsed(path: str, text: str) -> tuple[dict[str, Any], dict[str, Stored]]:
 
 
 def _foreign(path: str, header: bytes) -> CheckpointError:
-    """Tell a damaged checkpoint from another file."""
+    """Return the error for a damaged checkpoint, or for a file that is none."""
     if b"nntrain.checkpoint/" in header[:200]:
         return CheckpointError(path, "damaged", "its header does not begin as a checkpoint's does")
     try:
@@ -351,18 +351,18 @@ def _foreign(path: str, header: bytes) -> CheckpointError:
 
 
 def read_tensors(file: BinaryIO, path: str, head: Head) -> Iterator[tuple[str, Tensor]]:
-    """Read the tensors one by one, on the CPU, each checked. Raises `CheckpointError`."""
+    """Yield the tensors one by one, on the CPU, each checked. Raises `CheckpointError`."""
     file.seek(head.begin)
     waiting: deque[tuple[str, Tensor, Future[str]]] = deque()
     # Digesting takes longer than reading: two threads do it while the next are read.
     with ThreadPoolExecutor(2, "nntrain-digest") as digesting:
-        for name in in_order(head.tensors):
+        for name in file_order(head.tensors):
             content = _read(file, path, name, head.tensors[name].size)
-            waiting.append((name, content, _beside(digesting, _digest, content.numpy().data)))
-            if len(waiting) > _AHEAD:
-                yield _checked(path, head, *waiting.popleft())
+            waiting.append((name, content, _submit(digesting, _digest, content.numpy().data)))
+            if len(waiting) > _MAX_WAITING:
+                yield _check_tensor(path, head, *waiting.popleft())
         while waiting:
-            yield _checked(path, head, *waiting.popleft())
+            yield _check_tensor(path, head, *waiting.popleft())
 
 
 def _read(file: BinaryIO, path: str, name: str, size: int) -> Tensor:
@@ -370,24 +370,24 @@ def _read(file: BinaryIO, path: str, name: str, size: int) -> Tensor:
     view = content.numpy().data
     read = 0
     while read < size:
-        count = file.readinto(view[read : read + _PIECE])  # type: ignore[attr-defined] # of a file that is open for reading
+        count = file.readinto(view[read : read + _CHUNK])  # type: ignore[attr-defined] # a file opened for reading has it
         if not count:
             raise CheckpointError(path, "damaged", f"it ends within the tensor {name}")
         read += count
     return content
 
 
-def _checked(path: str, head: Head, name: str, content: Tensor, digest: Future[str]) -> tuple[str, Tensor]:
+def _check_tensor(path: str, head: Head, name: str, content: Tensor, digest: Future[str]) -> tuple[str, Tensor]:
     stored = head.tensors[name]
     if digest.result() != stored.digest:
         raise CheckpointError(path, "damaged", f"the tensor {name} is not the one that its digest is of")
     try:
-        return name, _made(stored, content)
+        return name, _restore(stored, content)
     except RuntimeError as error:
         raise CheckpointError(path, "damaged", f"there is no such tensor as {name}: {error}") from None
 
 
-def _made(stored: Stored, content: Tensor) -> Tensor:
+def _restore(stored: Stored, content: Tensor) -> Tensor:
     if stored.kind is not None:
         dtype: torch.dtype = getattr(torch, stored.kind)
         tensor = content.view(dtype).reshape(stored.shape[:-1])

@@ -1,8 +1,8 @@
-"""What a checkpoint says of a state, and the state that it says.
+"""From a state to the record of a checkpoint, and back.
 
 The record is JSON: when it was saved, by which versions, a description of each tensor, and the state as a tree (see
-`nntrain.values.flattening`). Slots come back as the records that the slots of their names keep, and as `Unread` where
-there is no such slot yet: no class is looked up by a name that a file says.
+`nntrain.values.flattening`). A slot's record is made by the slot that this process has under that name, or is `Unread`
+where it has none yet: no class is looked up by a name from the file.
 """
 
 from __future__ import annotations
@@ -31,33 +31,40 @@ from nntrain.values.sums import Sums, WeightedSums
 from nntrain.values.tensors import ModelSource, OptimState, Snapshot, Spec, Tensors
 
 SAVED_AT: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
-"""When: RFC 3339, UTC, microseconds. Later is greater, as text too."""
+"""RFC 3339, UTC, microseconds: a later time is also the greater text."""
+
+
+def flattener_for(state: TrainState, snapshot: Snapshot) -> Flattener:
+    """Return a flattener that takes the tensors of `state` from a snapshot of them."""
+    flattener = Flattener()
+    flattener.know(state.tensors, snapshot)
+    return flattener
 
 
 class Flattened(NamedTuple):
-    """A state taken apart: the tree, and its tensors by name."""
+    """A flattened state: the tree, and its tensors by name."""
 
     tree: Tree
     tensors: Mapping[str, Tensor]
 
 
-def flattened(state: TrainState, flattener: Flattener) -> Flattened:
-    """Take a state apart, having checked that it can be put together again.
+def flatten_state(state: TrainState, flattener: Flattener) -> Flattened:
+    """Flatten a state, and check that it can be restored.
 
-    Raises `CheckpointError` where it cannot: a slot whose record does not come back, or holds what JSON cannot.
+    Raises `CheckpointError` where it cannot: a slot's record has what JSON cannot hold, or would come back different.
     """
     try:
         tree = flattener.tree(state, "")
     except ConfigError as error:
         raise CheckpointError("the state", "unsavable", str(error).removesuffix(".")) from error
-    makers = _makers(state.tensors.spec, state.tensors.template, [])
+    makers = _constructors(state.tensors.spec, state.tensors.template, [])
     slots: Mapping[str, Mapping[str, object]] = unflattened(tree["state"]["slots"], flattener.tensors, makers)
     for name, record in state.slots.items():
         misfits: list[str] = []
         kept = slot_record(name)
-        if kept is None or not isinstance(record, kept):  # its slot was made anew since, as in a notebook
+        if kept is None or not isinstance(record, kept):  # the slot was defined again since, as in a notebook
             kept = type(record)
-        back = _slot(name, kept, slots[name], misfits)
+        back = _restore_slot(name, kept, slots[name], misfits)
         if misfits or not same_bits(back, record):
             raise CheckpointError(
                 "the state",
@@ -71,7 +78,7 @@ def flattened(state: TrainState, flattener: Flattener) -> Flattened:
 def record_text(
     saved_at: datetime, run: Mapping[str, object] | None, tree: Tree
 ) -> Callable[[Mapping[str, Stored]], str]:
-    """Give what makes the record's text of what is said of the tensors."""
+    """Return the function that makes the record's text of the tensors' descriptions."""
     beginning = {
         "saved_at": saved_at.astimezone(UTC).strftime(SAVED_AT),
         "versions": {"nntrain": _nntrain_version(), "torch": torch.__version__},
@@ -81,7 +88,7 @@ def record_text(
     head = json.dumps(beginning, separators=(",", ":"), default=str)
 
     def text(stored: Mapping[str, Stored]) -> str:
-        said = json.dumps({name: one.said() for name, one in stored.items()}, separators=(",", ":"))
+        said = json.dumps({name: one.as_json() for name, one in stored.items()}, separators=(",", ":"))
         return f'{head[:-1]},"tensors":{said},"state":{state}}}'
 
     return text
@@ -95,11 +102,11 @@ def _nntrain_version() -> str:
 
 
 MIGRATIONS: Final[dict[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
-"""What makes a record of each older version one of the next: a function of the parsed JSON."""
+"""By version, a function of the parsed JSON that turns a record into one of the next version."""
 
 
-def migrated(record: dict[str, Any], version: int) -> dict[str, Any]:
-    """Give the record as one of this version."""
+def migrate(record: dict[str, Any], version: int) -> dict[str, Any]:
+    """Return the record as one of the current version."""
     for older in range(version, VERSION):
         record = MIGRATIONS[older](record)
     return record
@@ -114,18 +121,18 @@ _SUMS: Final = {"totals": "weighted"}
 def state_of(
     tree: Tree, tensors: Mapping[str, Tensor], spec: Spec, template: ModelSource, misfits: list[str]
 ) -> TrainState:
-    """Put a state together; what the slots of this process cannot take is added to `misfits`, a line for each.
+    """Return the state of a tree; adds a line to `misfits` for each slot whose fields its record does not accept.
 
-    Raises `ValueError`, `TypeError` or `KeyError` for what is no state's tree.
+    Raises `ValueError`, `TypeError` or `KeyError` for what is not the tree of a state.
     """
-    state = unflattened(tree, tensors, _makers(spec, template, misfits))
+    state = unflattened(tree, tensors, _constructors(spec, template, misfits))
     if not isinstance(state, TrainState):
-        raise ValueError("it has no state")  # noqa: TRY004 - of a file, not of an argument
+        raise ValueError("it has no state")  # noqa: TRY004 - a file is wrong, not an argument
     return state
 
 
-def _makers(spec: Spec, template: ModelSource, misfits: list[str]) -> dict[str, Callable[[Any], object]]:
-    """Give what makes the values that took themselves apart."""
+def _constructors(spec: Spec, template: ModelSource, misfits: list[str]) -> dict[str, Callable[[Any], object]]:
+    """Return the constructors, by tag, of the values that flatten themselves."""
 
     def totals(parts: Mapping[str, Any]) -> WeightedSums:
         values, metrics = parts["values"], parts["metrics"]
@@ -145,7 +152,10 @@ def _makers(spec: Spec, template: ModelSource, misfits: list[str]) -> dict[str, 
             key=Key.model_validate(parts["key"]),
             lr_scale=parts["lr_scale"],
             slots=FrozenMapping(
-                {name: _slot(name, slot_record(name) or Unread, slot, misfits) for name, slot in parts["slots"].items()}
+                {
+                    name: _restore_slot(name, slot_record(name) or Unread, slot, misfits)
+                    for name, slot in parts["slots"].items()
+                }
             ),
         )
 
@@ -153,7 +163,7 @@ def _makers(spec: Spec, template: ModelSource, misfits: list[str]) -> dict[str, 
 
 
 def _snapshot(parts: Mapping[str, Any]) -> Snapshot:
-    """Take the tensors' part of a state, which is no record: so it is checked here. Raises `ValueError`."""
+    """Return the tensors of a state. pydantic does not check them, so this does. Raises `ValueError`."""
     params, buffers, state = parts["params"], parts["buffers"], parts["optim"]
     groups, options = parts["groups"], parts["options"]
     for what, given, kind in (("params", params, Tensor), ("buffers", buffers, Tensor), ("optim", state, dict)):
@@ -163,17 +173,17 @@ def _snapshot(parts: Mapping[str, Any]) -> Snapshot:
         if not (isinstance(given, tuple) and all(isinstance(one, dict) for one in given)):
             raise ValueError(f"its {what} are no mappings")
     if not isinstance(parts["kind"], str):
-        raise ValueError("its optimizer has no name")  # noqa: TRY004 - of a file, not of an argument
+        raise ValueError("its optimizer has no name")  # noqa: TRY004 - a file is wrong, not an argument
     unknown = [name for name in state if name not in params]
     if unknown:
         raise ValueError(f"its optimizer has states of what is no parameter: {', '.join(unknown)}")
     return Snapshot(params, buffers, OptimState(parts["kind"], state, groups, options))
 
 
-def _slot(name: str, kept: type[BaseModel], fields: Mapping[str, object], misfits: list[str]) -> BaseModel:
-    """Make the record of a slot, of the kind that is `kept` under its name."""
+def _restore_slot(name: str, kept: type[BaseModel], fields: Mapping[str, object], misfits: list[str]) -> BaseModel:
+    """Return the record of a slot, of type `kept`."""
     if not isinstance(fields, dict):
-        raise ValueError(f"slot {name} has no fields")  # noqa: TRY004 - of a file, not of an argument
+        raise ValueError(f"slot {name} has no fields")  # noqa: TRY004 - a file is wrong, not an argument
     if kept is not Unread:
         try:
             return kept.model_validate(fields, by_name=True)

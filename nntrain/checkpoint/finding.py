@@ -1,4 +1,4 @@
-"""Finding the newest whole checkpoint in a folder, by what the files say, not by their names or times."""
+"""Finding the newest whole checkpoint in a folder, by the times in their records, not by names or file times."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
-from nntrain.checkpoint.loading import load, opened, verify
+from nntrain.checkpoint.loading import load, open_checkpoint, verify
 from nntrain.errors import CheckpointError, ConfigError
 from nntrain.machine.machine import HasMachine
 from nntrain.values.log_event import WarningEvent
@@ -21,21 +21,21 @@ SUFFIX: Final = ".safetensors"
 
 
 class Skipped(NamedTuple):
-    """A file that is newer than the one that was chosen, or of no known age, and why it was not."""
+    """A file that was skipped, newer than the chosen one or of unknown age, and the reason."""
 
     path: Path
     reason: str
 
 
 class Latest(NamedTuple):
-    """The newest whole checkpoint of a folder, None where it has none, and what was skipped on the way to it."""
+    """The newest whole checkpoint of a folder, None where it has none, and the files that were skipped."""
 
     path: Path | None
     skipped: tuple[Skipped, ...]
 
 
 class Resumed(NamedTuple):
-    """A state to go on from, and the checkpoint that it is from; None and None where a folder has none."""
+    """A state to go on from, and the path of its checkpoint; both None where the folder has none."""
 
     state: TrainState | None
     path: Path | None
@@ -43,9 +43,9 @@ class Resumed(NamedTuple):
 
 
 def latest(folder: str | os.PathLike[str]) -> Latest:
-    """Find the newest checkpoint of a folder that is whole: all of it is read and checked.
+    """Return the newest checkpoint of a folder that is whole: all of it is read and checked.
 
-    The newest is the one that was saved last, as its record says. A folder that does not exist has none.
+    The newest is the one with the latest time in its record. A folder that does not exist has none.
     """
     skipped: list[Skipped] = []
     for path in _newest_first(Path(folder), skipped):
@@ -61,8 +61,8 @@ def latest(folder: str | os.PathLike[str]) -> Latest:
 def resume(folder: str | os.PathLike[str], learner: HasMachine[Batch]) -> Resumed:
     """Load the newest checkpoint of a folder that is whole, for `learner` to go on from.
 
-    What is skipped is in the answer, and the learner's sinks are told of it. Raises `MisfitError` where the newest
-    whole one is of another model or optimizer: an older one would hide that.
+    Skipped files are in the result, and the learner's sinks are told of them. Raises `MisfitError` where the newest
+    whole one is of another model or optimizer: loading an older one would hide that.
     """
     skipped: list[Skipped] = []
     found: tuple[TrainState, Path] | None = None
@@ -82,7 +82,7 @@ def resume(folder: str | os.PathLike[str], learner: HasMachine[Batch]) -> Resume
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Give the files of a folder that are called like checkpoints, by name. A folder that does not exist has none."""
+    """Return the files of a folder that are named like checkpoints, sorted. A missing folder has none."""
     try:
         return sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIX) and path.name[0] != ".")
     except FileNotFoundError:
@@ -94,13 +94,13 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def _newest_first(folder: Path, skipped: list[Skipped]) -> Iterator[Path]:
-    """Give the checkpoints whose records are whole, the one that was saved last first."""
+    """Yield the checkpoints whose records are whole, the one that was saved last first."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; expected the folder that the checkpoints are in.")
     aged: list[tuple[datetime, str, Path]] = []
     for path in files_of(folder):
         try:
-            with opened(path) as content:
+            with open_checkpoint(path) as content:
                 aged.append((content.saved_at, path.name, path))
         except CheckpointError as error:
             skipped.append(Skipped(path, error.reason))

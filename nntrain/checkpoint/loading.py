@@ -1,4 +1,4 @@
-"""Loading: a state for a learner, or an error that says what does not fit, and nothing by half."""
+"""Loading: the whole state for a learner, or an error that says what does not fit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic import AwareDatetime
 from torch import Tensor
 
 from nntrain.checkpoint.container import DTYPES, FORMAT, Head, Stored, read_head, read_tensors
-from nntrain.checkpoint.content import Flattened, migrated, state_of
+from nntrain.checkpoint.content import Flattened, migrate, state_of
 from nntrain.errors import CheckpointError, MisfitError, StateError, escape_untrusted
 from nntrain.machine.machine import HasMachine
 from nntrain.values.flattening import Tree, unflattened
@@ -43,9 +43,9 @@ class StoredTensor(Record, frozen=True):
 class Inspection(Record, frozen=True):
     """What a checkpoint says of itself, without the tensors' content.
 
-    `digest` is SHA-256 of its record, in which each tensor's digest is. `run` is the configuration of the learner that
-    a `Checkpoint` saved it from, as in the log's `run_started`; None where `save` did. `slots` are the fields of what
-    subscribers keep, in short.
+    `digest` is the SHA-256 of its record, which includes each tensor's digest. `run` is the learner's configuration,
+    as in the log's `run_started`, where a `Checkpoint` saved it; None where `save` did. `slots` are the fields of the
+    subscribers' slots, shortened.
     """
 
     path: str
@@ -65,14 +65,14 @@ class Inspection(Record, frozen=True):
 
 
 class Content:
-    """An opened checkpoint whose record was checked."""
+    """An open checkpoint whose record was checked."""
 
     def __init__(self, file: BinaryIO, path: str) -> None:
         self._file = file
         self.path = path
         self.head: Head = read_head(file, path)
-        with self.checked():
-            self.record: dict[str, Any] = migrated(self.head.record, self.head.version)
+        with self.damage_reported():
+            self.record: dict[str, Any] = migrate(self.head.record, self.head.version)
             self.tree: Tree = self.record["state"]
             ((_, parts),) = self.tree.items()
             self.parts: Mapping[str, Tree] = parts
@@ -82,8 +82,8 @@ class Content:
             self.saved_at: datetime = datetime.fromisoformat(self.record["saved_at"]).astimezone(UTC)
 
     @contextmanager
-    def checked(self) -> Iterator[None]:
-        """Tell of a record that is not what it should be as of a damaged file."""
+    def damage_reported(self) -> Iterator[None]:
+        """Raise a `CheckpointError` for a damaged file where a record is not as it should be."""
         try:
             yield
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -94,18 +94,18 @@ class Content:
             ) from error
 
     def plain(self, name: str) -> Any:
-        """Give a part of the state that has no tensor."""
-        with self.checked():
+        """Return a part of the state that has no tensor."""
+        with self.damage_reported():
             return unflattened(self.parts[name], {}, {})
 
-    def described(self, name: str) -> Mapping[str, tuple[torch.Size, torch.dtype]]:
-        """Give names, shapes and dtypes of the tensors in a part of the state."""
-        with self.checked():
+    def shapes(self, name: str) -> Mapping[str, tuple[torch.Size, torch.dtype]]:
+        """Return the shapes and dtypes, by name, of the tensors in a part of the state."""
+        with self.damage_reported():
             ((_, named),) = self.parts[name].items()
             return {key: _shape_dtype(self.head.tensors[one["tensor"]]) for key, one in named.items()}
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Read the tensors, on the CPU, and check each."""
+        """Yield the tensors, on the CPU, each checked."""
         return read_tensors(self._file, self.path, self.head)
 
 
@@ -117,10 +117,10 @@ def _shape_dtype(stored: Stored) -> tuple[torch.Size, torch.dtype]:
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[Content]:
+def open_checkpoint(path: str | os.PathLike[str]) -> Iterator[Content]:
     """Open a checkpoint for a block, and check its record. Raises `CheckpointError`."""
     name = os.fspath(path)
-    with _opened(name) as file:
+    with _open_file(name) as file:
         try:
             yield Content(file, name)
         except OSError as error:
@@ -129,8 +129,8 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Content]:
             raise CheckpointError(name, "unreadable", f"it cannot be read ({error.strerror or error})") from error
 
 
-def _opened(name: str) -> BinaryIO:
-    """Open a file, and nothing else: a pipe would be waited for, and a device has no end."""
+def _open_file(name: str) -> BinaryIO:
+    """Open a regular file. Refuses a pipe, which would block, and a device, which has no end."""
     try:
         number = os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:
@@ -147,28 +147,28 @@ def _opened(name: str) -> BinaryIO:
 def load(path: str | os.PathLike[str], learner: HasMachine[Batch]) -> TrainState:
     """Load a state that `learner` goes on from, bit for bit, on its device.
 
-    The file is checked, every bit of it, and so is that it fits: then the tensors are read. Nothing is unpickled, and
-    no code comes from the file. Raises `CheckpointError` for a file that is damaged or no checkpoint, and `MisfitError`
-    with all that is missing, unexpected or of another shape or dtype, where the model or the optimizer is another.
+    Every bit of the file is checked; that it fits the learner, before the tensors are read. Nothing is unpickled, and
+    no code of the file runs. Raises `CheckpointError` for a file that is damaged or not a checkpoint, and `MisfitError`
+    for another model or optimizer, with all that is missing, unexpected or of another shape or dtype.
     """
     workspace = learner.machine.workspace
     began = time.perf_counter()
-    with opened(path) as content:
+    with open_checkpoint(path) as content:
         _check_fit(content, workspace.spec, workspace.optimizer.fresh.kind, len(workspace.optimizer.fresh.options))
         trained_on = next(
             (one.device for name, one in content.head.tensors.items() if name.startswith("params/")), "cpu"
         )
         tensors: dict[str, Tensor] = {}
         for name, tensor in content.tensors():
-            stays = _stays(name, tensor, content.head.tensors[name].device, trained_on)
+            stays = _stays_on_cpu(name, tensor, content.head.tensors[name].device, trained_on)
             tensors[name] = tensor if stays else tensor.to(workspace.device)
         misfits: list[str] = []
-        state = _put_together(content, tensors, workspace.spec, workspace.template, misfits)
+        state = _build_state(content, tensors, workspace.spec, workspace.template, misfits)
         if misfits:
             raise _misfit(content, misfits)
         changed = changes(content.run or {}, learner, state)
         counted = (
-            changed.get(_COUNTS[state.progress.phase])
+            changed.get(_BATCH_COUNTS[state.progress.phase])
             if state.progress.at == "batch" and state.progress.batch
             else None
         )
@@ -189,43 +189,43 @@ def load(path: str | os.PathLike[str], learner: HasMachine[Batch]) -> TrainState
     return evolved(state, loaded=tuple(loaded))
 
 
-_COUNTS: Final[Mapping[Phase, str]] = {"train": "train_batches", "eval": "valid_batches"}
-_TOLD: Final = ("lr", "lr_schedule", "loss_fn", "metrics", "subscribers", *_COUNTS.values())
-"""What of a run's configuration should be as it was for a run to go on as it would have."""
+_BATCH_COUNTS: Final[Mapping[Phase, str]] = {"train": "train_batches", "eval": "valid_batches"}
+_COMPARED: Final = ("lr", "lr_schedule", "loss_fn", "metrics", "subscribers", *_BATCH_COUNTS.values())
+"""The settings of a run that should not change, or it goes on differently."""
 
 
 def changes(run: Mapping[str, Any], learner: HasMachine[Batch], state: TrainState) -> dict[str, tuple[object, object]]:
-    """Give what is not as it was in the run that a checkpoint is of: what it was, and what it is for `learner`.
+    """Return the settings that changed since the checkpoint: (then, now for `learner`) by name.
 
-    Nothing where the checkpoint does not say, as those that `save` made.
+    Empty where the checkpoint has none, as those that `save` made.
     """
     config = learner.machine.info(state.key.seed).config
     now: Mapping[str, object] = json.loads(
-        json.dumps({name: config[name] for name in _TOLD if name in config}, default=str)
+        json.dumps({name: config[name] for name in _COMPARED if name in config}, default=str)
     )
     return {name: (run[name], value) for name, value in now.items() if name in run and run[name] != value}
 
 
-class _Asked(dict[str, Tensor]):
-    """Tensors by name, and the names that were asked for."""
+class _TrackedTensors(dict[str, Tensor]):
+    """Tensors by name, and the names that were looked up."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__(tensors)
-        self.names: set[str] = set()
+        self.used: set[str] = set()
 
     def __getitem__(self, name: str) -> Tensor:
-        self.names.add(name)
+        self.used.add(name)
         return super().__getitem__(name)
 
 
-def _put_together(
+def _build_state(
     content: Content, tensors: Mapping[str, Tensor], spec: Spec, template: ModelSource, misfits: list[str]
 ) -> TrainState:
-    """Make the state of a checkpoint; tensors that are no part of it are none that was saved."""
-    asked = _Asked(tensors)
-    with content.checked():
+    """Return the state of a checkpoint. Raises `CheckpointError` where the file has tensors that are no part of it."""
+    asked = _TrackedTensors(tensors)
+    with content.damage_reported():
         state = state_of(content.tree, asked, spec, template, misfits)
-    foreign = [name for name in tensors if name not in asked.names]
+    foreign = [name for name in tensors if name not in asked.used]
     if foreign:
         raise CheckpointError(
             content.path, "damaged", f"it has tensors that are no part of its state: {', '.join(foreign)}"
@@ -233,10 +233,10 @@ def _put_together(
     return state
 
 
-def _stays(name: str, tensor: Tensor, device: str, trained_on: str) -> bool:
-    """Tell whether a tensor is to stay on the CPU: it was beside a training elsewhere, or counts an optimizer's steps.
+def _stays_on_cpu(name: str, tensor: Tensor, device: str, trained_on: str) -> bool:
+    """Return whether a tensor stays on the CPU: a GPU training kept it there, or it counts an optimizer's steps.
 
-    An optimizer that counts on the device takes its counts there itself.
+    An optimizer that counts on the device moves its counts there itself.
     """
     if device != trained_on:
         return device == "cpu"
@@ -244,12 +244,12 @@ def _stays(name: str, tensor: Tensor, device: str, trained_on: str) -> bool:
 
 
 def _check_fit(content: Content, spec: Spec, kind: str, groups: int) -> None:
-    theirs = Spec(content.described("params"), content.described("buffers"), spec.device)
+    theirs = Spec(content.shapes("params"), content.shapes("buffers"), spec.device)
     misfits = spec.misfits(theirs)
     optimizer = content.plain("kind")
     if optimizer != kind:
         misfits.append(f"the optimizer is {optimizer}, expected {kind}")
-    with content.checked():
+    with content.damage_reported():
         ((_, kept),) = content.parts["groups"].items()
         if optimizer == kind and len(kept) != groups:
             misfits.append(f"the optimizer has {len(kept)} parameter groups, expected {groups}")
@@ -267,15 +267,15 @@ def _misfit(content: Content, misfits: list[str]) -> MisfitError:
 
 
 def inspect(path: str | os.PathLike[str]) -> Inspection:
-    """Tell what a checkpoint says of itself; the tensors are not read. Raises `CheckpointError`."""
-    with opened(path) as content:
-        return inspected(content)
+    """Return what a checkpoint says of itself; the tensors are not read. Raises `CheckpointError`."""
+    with open_checkpoint(path) as content:
+        return inspection_of(content)
 
 
-def inspected(content: Content) -> Inspection:
-    """Tell what an opened checkpoint says of itself."""
+def inspection_of(content: Content) -> Inspection:
+    """Return what an open checkpoint says of itself."""
     head, record = content.head, content.record
-    with content.checked():
+    with content.damage_reported():
         ((_, slots),) = content.parts["slots"].items()
         return Inspection(
             path=content.path,
@@ -290,26 +290,26 @@ def inspected(content: Content) -> Inspection:
             lr_scale=content.plain("lr_scale"),
             history=History(map(EpochStats.model_validate, content.plain("history"))),
             optimizer=content.plain("kind"),
-            slots=FrozenMapping({name: _in_short(slot) for name, slot in slots.items()}),
-            tensors=FrozenMapping({name: _told(stored) for name, stored in head.tensors.items()}),
+            slots=FrozenMapping({name: _summary(slot) for name, slot in slots.items()}),
+            tensors=FrozenMapping({name: _stored_tensor(stored) for name, stored in head.tensors.items()}),
         )
 
 
-def _in_short(tree: Tree) -> str:
-    """Give the fields of a slot in words."""
+def _summary(tree: Tree) -> str:
+    """Return the fields of a slot as text."""
     if isinstance(tree, dict):
         ((tag, inner),) = tree.items()
         if tag == "state":
             return f"a state at step {inner['progress']['record']['step']}"
         if tag in {"map", "record", "totals"}:
-            return ", ".join(f"{name}={_in_short(part)}" for name, part in inner.items())
-        return _in_short(inner) if isinstance(inner, list) else str(inner)
+            return ", ".join(f"{name}={_summary(part)}" for name, part in inner.items())
+        return _summary(inner) if isinstance(inner, list) else str(inner)
     if isinstance(tree, list):
-        return "[" + ", ".join(map(_in_short, tree)) + "]"
+        return "[" + ", ".join(map(_summary, tree)) + "]"
     return str(tree)
 
 
-def _told(stored: Stored) -> StoredTensor:
+def _stored_tensor(stored: Stored) -> StoredTensor:
     shape, dtype = _shape_dtype(stored)
     return StoredTensor(
         shape=tuple(shape), dtype=str(dtype).removeprefix("torch."), bytes=stored.size, digest=stored.digest
@@ -318,14 +318,14 @@ def _told(stored: Stored) -> StoredTensor:
 
 def verify(path: str | os.PathLike[str]) -> Inspection:
     """Read and check all of a checkpoint, tensors too. Raises `CheckpointError` with what is wrong."""
-    with opened(path) as content:
+    with open_checkpoint(path) as content:
         read(content)
-        return inspected(content)
+        return inspection_of(content)
 
 
 def read(content: Content) -> Flattened:
     """Read a checkpoint's state as a tree and tensors, without a learner; all of it is checked."""
     tensors = dict(content.tensors())
-    spec = Spec(content.described("params"), content.described("buffers"), torch.device("cpu"))
-    _put_together(content, tensors, spec, torch.nn.Identity(), [])
+    spec = Spec(content.shapes("params"), content.shapes("buffers"), torch.device("cpu"))
+    _build_state(content, tensors, spec, torch.nn.Identity(), [])
     return Flattened(content.tree, tensors)

@@ -1,4 +1,4 @@
-"""Saving: all of a checkpoint under its name, or nothing."""
+"""Saving: the whole checkpoint under its name, or nothing."""
 
 from __future__ import annotations
 
@@ -12,23 +12,21 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from nntrain.checkpoint.container import write
-from nntrain.checkpoint.content import Flattened, flattened, record_text
+from nntrain.checkpoint.content import Flattened, flatten_state, flattener_for, record_text
 from nntrain.errors import CheckpointError, ConfigError
-from nntrain.values.flattening import Flattener
 from nntrain.values.state import TrainState
-from nntrain.values.tensors import Snapshot
 
 try:
     import fcntl
-except ImportError:  # Windows has none; a file that is open there cannot be removed in any case
-    fcntl = None  # type: ignore[assignment] # the module is asked for before it is used
+except ImportError:  # Windows has none; there an open file cannot be removed anyway
+    fcntl = None  # type: ignore[assignment] # it is compared with None before it is used
 
 UNFINISHED: Final = ".nntrain-unfinished"
-"""How the name of a checkpoint ends while it is written."""
+"""The suffix of a checkpoint's name while it is written."""
 
 
 class Saved(NamedTuple):
-    """A checkpoint that was saved: where, its size in bytes, its digest, and how long it took in seconds."""
+    """A checkpoint that was saved: its path, its size in bytes, its digest, and the seconds that it took."""
 
     path: Path
     bytes: int
@@ -37,22 +35,18 @@ class Saved(NamedTuple):
 
 
 def save(state: TrainState, path: str | os.PathLike[str]) -> Saved:
-    """Save a state as a safetensors file at `path`; what was there is replaced.
+    """Save a state as a safetensors file at `path`; a file that was there is replaced.
 
-    It is written beside it, brought to the disk (`fsync`) and then renamed, so that at any moment, and whatever is
-    killed or fails, `path` is the old file or the new one, whole. Tensors are not copied for it. Raises
-    `CheckpointError` where it cannot be written, and where the state holds what no checkpoint can.
+    It is written to a temporary file, synced to the disk (`fsync`) and then renamed: whatever is killed or fails,
+    `path` is always the whole old file or the whole new one. Tensors are not copied for it. Raises `CheckpointError`
+    where it cannot be written, or the state has what no checkpoint can hold.
     """
     if not isinstance(state, TrainState):
         raise ConfigError(f"save takes a TrainState, like outcome.state; got {type(state).__name__}.")
     target = Path(path)
-
-    def with_tensors(snapshot: Snapshot) -> Saved:
-        flattener = Flattener()
-        flattener.know(state.tensors, snapshot)
-        return save_flattened(flattened(state, flattener), target)
-
-    return state.tensors.read(with_tensors)
+    return state.tensors.read(
+        lambda snapshot: save_flattened(flatten_state(state, flattener_for(state, snapshot)), target)
+    )
 
 
 def save_flattened(
@@ -63,7 +57,7 @@ def save_flattened(
     saved_at: datetime | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Saved:
-    """Save a state that was taken apart. `run` is what is to be known of the run that it is of."""
+    """Save a flattened state. `run` is the configuration of its run."""
     began = time.perf_counter()
     text = record_text(saved_at or datetime.now(UTC), run, content.tree)
     try:
@@ -80,20 +74,20 @@ def save_flattened(
 
 
 _BEING_WRITTEN: Final[set[str]] = set()
-"""What this process is writing: no lock tells it from what another has left."""
+"""The names that this process is writing: its own locks do not protect them from itself."""
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[int]:
-    """Open a file beside `path`, which takes its place at the end of the block, or is removed if that fails."""
+    """Open a temporary file that replaces `path` at the end of the block, or is removed if the block fails."""
     unfinished = path.parent / f".{path.name}.{secrets.token_hex(8)}{UNFINISHED}"
     _BEING_WRITTEN.add(unfinished.name)
     try:
         file = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
             if fcntl is not None:
-                # Held while this process lives, and not by those that it forks, like a loader's workers: whoever can
-                # have it knows that nobody writes any more.
+                # Held until this process ends, and not by processes that it forks, like a loader's workers: who gets
+                # this lock knows that nobody writes the file any more.
                 with suppress(OSError):
                     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
@@ -110,18 +104,18 @@ def _replacing(path: Path) -> Iterator[int]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have a folder's names on the disk, where folders can be opened."""
+    """Sync a folder's names to the disk, where folders can be opened."""
     if os.name == "nt":
         return
-    opened = os.open(folder, os.O_RDONLY)
+    number = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(opened)
+        os.fsync(number)
     finally:
-        os.close(opened)
+        os.close(number)
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left of the checkpoints that they were writing in a folder."""
+    """Remove the unfinished checkpoints that killed processes left in a folder."""
     for left in folder.glob(f".*{UNFINISHED}"):
         if left.name in _BEING_WRITTEN:
             continue

@@ -1,4 +1,4 @@
-"""The sink that saves: every so many steps, epochs or minutes, the best, and the last before anything ends."""
+"""The sink that saves states: every N steps, epochs or minutes, the best, and the last whenever a fit ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Final, Literal, NamedTuple
 
-from nntrain.checkpoint.content import flattened
+from nntrain.checkpoint.content import flatten_state, flattener_for
 from nntrain.checkpoint.finding import SUFFIX
 from nntrain.checkpoint.loading import inspect
 from nntrain.checkpoint.saving import Saved, remove_unfinished, save_flattened
@@ -39,27 +39,27 @@ _TICK: Final = timedelta(microseconds=1)
 class Checkpoint:
     """Save states into a folder while a learner trains. A sink: it changes no bit of the training.
 
-    The last state of a fit is saved whenever the fit ends: completed or cancelled, by an error, Ctrl-C or SIGTERM. Each
-    file is whole and on the disk before older ones are removed; `nntrain.checkpoint.resume` finds the newest. What is
-    kept, and what is the best, is decided over all files of the folder: give each training its own.
+    The last state of a fit is saved whenever the fit ends: completed, cancelled, by an error, Ctrl-C or SIGTERM. Each
+    file is whole and on the disk before older ones are removed; `nntrain.checkpoint.resume` finds the newest. Which
+    files to keep, and which is the best, is decided over all files of the folder: give each training its own.
 
     Args:
-        folder: where to; made where it is missing.
-        every_steps: save after so many steps of the optimizer.
-        every_epochs: save at the end of so many epochs.
-        every_minutes: save at the end of a batch, when so many minutes are over.
-        keep_last: how many of the newest to keep; older ones are removed.
-        keep_best: what to keep the best by beside these, "loss" or a metric of the eval phase; it is saved when it
-            comes up. None keeps none.
-        mode: whether the best is the least ("min") or the greatest ("max").
-        background: write in a thread, while the training goes on. It waits for a copy of the tensors; where the one
-            before is still being written, `every_steps` and `every_minutes` wait for that without it, and the others
-            with it.
-        grace_seconds: how long a last save may take before an error or a signal ends the training. It is given up then.
-        strict: whether a save that fails ends the training. Otherwise it goes on, the older files stay, and the log and
-            the outcome's `sink_failures` say so.
+        folder: the folder for the files; created where it is missing.
+        every_steps: save every so many steps of the optimizer.
+        every_epochs: save at the end of every so many epochs.
+        every_minutes: save after the first batch that ends so many minutes after the last save.
+        keep_last: how many of the newest files to keep; older ones are removed.
+        keep_best: also keep the best state by this value, "loss" or a metric of the eval phase; a better one is saved
+            as soon as it appears. None keeps none.
+        mode: whether the best value is the least ("min") or the greatest ("max").
+        background: write in a thread, while the training goes on; the training waits for a copy of the tensors only.
+            While the file before is still being written, saves by `every_steps` and `every_minutes` are put off, and
+            the training waits for the others.
+        grace_seconds: how long a last save may take before an error or a signal ends the training; it is given up then.
+        strict: whether a failed save ends the training. Otherwise it goes on, the older files stay, and the log and the
+            outcome's `sink_failures` say so.
 
-    Raises `ConfigError` for what cannot be meant, and `CheckpointError` at once where there can be no such folder.
+    Raises `ConfigError` for invalid arguments, and `CheckpointError` at once where the folder cannot be created.
     """
 
     def __init__(
@@ -94,10 +94,11 @@ class Checkpoint:
         self._files = _Files(Path(folder), keep_last, keep_best, mode)
         self._due_at = time.monotonic() + self._every_seconds
         self._steps_done: int | None = None
-        """How often the steps came up before the last state that was shown."""
-        self._writing: _Writing | None = None
+        """How many times `every_steps` steps were over at the last transition that was seen."""
+        self._thread: Thread | None = None
+        """Writes the file. A daemon: `_wait_for_all`, not Python, waits for it at the end of the process."""
         self._saved: tuple[weakref.ref[Tensors], object] | None = None
-        """What the last save was of: its tensors, and what else tells it from others of the same."""
+        """Identifies the state that was saved last: its tensors, and its `_identity`."""
         self._failure: CheckpointError | None = None
         _SINKS.add(self)
 
@@ -113,16 +114,16 @@ class Checkpoint:
 
     @property
     def newest(self) -> Path | None:
-        """The file that was saved last, by this sink or before it; None where there is none yet."""
+        """The file that was saved last, by this sink or an earlier one; None where there is none yet."""
         return self._files.newest
 
     def wants(self, phase: Phase, step: int, /) -> bool:
-        """Tell whether a batch is to be shown: its step is one to be saved at, or the minutes are over."""
+        """Return whether the sink wants a batch: its step is one to save at, or the minutes are over."""
         if self._failure is not None:
             return True
         if not (self._steps_due(phase, step) or time.monotonic() >= self._due_at):
             return False
-        return self._writing is None or not self._writing.is_alive()
+        return self._thread is None or not self._thread.is_alive()
 
     def _steps_due(self, phase: Phase, step: int) -> bool:
         if not self._every_steps or phase != "train" or self._steps_done is None:
@@ -130,7 +131,7 @@ class Checkpoint:
         return step // self._every_steps > self._steps_done
 
     def __call__(self, transition: Transition, /) -> None:
-        """Save the state after a transition, where that is due. Raises `CheckpointError` where a save has failed."""
+        """Save the state after a transition, where that is due. Raises `CheckpointError` where a save failed."""
         began = time.perf_counter()
         place, state = transition.progress, transition.state
         now = state.progress
@@ -142,11 +143,11 @@ class Checkpoint:
         elif now.at == "finished":
             self.wait()
             self._save(transition, began, background=False)
-        elif now.epoch > place.epoch and now.at != "after_fit":  # there the end of the fit is next
+        elif now.epoch > place.epoch and now.at != "after_fit":  # else the fit ends next, and saves
             by_count = self._every_epochs and now.epoch // self._every_epochs > place.epoch // self._every_epochs
-            if self._files.lacks(state.history):
+            if self._files.monitor_missing(state.history):
                 text = f"keep_best is {self._files.monitor!r}; there are {', '.join(_values(state.history[-1]))}"
-                self._fail(CheckpointError(str(self.folder), "unwritable", text), transition.run)
+                self._report_failure(CheckpointError(str(self.folder), "unwritable", text), transition.run)
             if by_count or self._files.is_best(now, state.history):
                 self.wait()
                 self._save(transition, began, background=self._background)
@@ -157,12 +158,12 @@ class Checkpoint:
             raise failure
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until what is being written is, at most so many seconds. Gives whether it is."""
-        if self._writing is not None:
-            self._writing.join(seconds)
-            if self._writing.is_alive():
+        """Wait for the file that is being written, at most so many seconds; returns whether it is done."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+            if self._thread.is_alive():
                 return False
-            self._writing = None
+            self._thread = None
         return True
 
     # -- saving ---------------------------------------------------------------------------------------------------
@@ -176,32 +177,36 @@ class Checkpoint:
         self._due_at = time.monotonic() + self._every_seconds
         if self._every_steps:
             self._steps_done = state.progress.step // self._every_steps
-        self._saved = weakref.ref(state.tensors), _mark(state)
-        save = partial(self._files.save, run=_run_of(transition.run), until=daemon_until)
+        self._saved = weakref.ref(state.tensors), _identity(state)
+        save = partial(self._files.save, run=_run_config(transition.run), until=daemon_until)
         if not background and daemon_until is None:
-            self._told(transition.run, began, lambda: state.tensors.read(partial(_known, state, save)))
+
+            def read(snapshot: Snapshot) -> Saved:
+                return save(state, flattener_for(state, snapshot))
+
+            self._save_and_report(transition.run, began, lambda: state.tensors.read(read))
             return
-        # Only the copy is taken along: the state itself would have the training copy its tensors once more.
+        # The thread gets the copy only: holding the state would make the training copy its tensors again.
         snapshot = state.tensors.snapshot()
-        flattener = Flattener()
-        flattener.know(state.tensors, snapshot)
+        flattener = flattener_for(state, snapshot)
         kept = evolved(state, tensors=Tensors(state.tensors.spec, state.tensors.template, None, snapshot))
         waited = time.perf_counter() - began
-        self._writing = _Writing(
-            partial(self._told, transition.run, began, partial(save, kept, flattener), waited=waited)
-        )
-        self._writing.start()
+        write = partial(self._save_and_report, transition.run, began, partial(save, kept, flattener), waited=waited)
+        self._thread = Thread(target=write, name="nntrain-checkpoint", daemon=True)
+        self._thread.start()
 
     def _is_saved(self, state: TrainState) -> bool:
-        return self._saved is not None and self._saved[0]() is state.tensors and self._saved[1] == _mark(state)
+        return self._saved is not None and self._saved[0]() is state.tensors and self._saved[1] == _identity(state)
 
-    def _told(self, run: RunInfo, began: float, save: Callable[[], Saved], *, waited: float | None = None) -> None:
-        """Save, and tell what came of it."""
+    def _save_and_report(
+        self, run: RunInfo, began: float, save: Callable[[], Saved], *, waited: float | None = None
+    ) -> None:
+        """Save, and tell the log of the file or of the failure."""
         try:
             saved = save()
-        except Exception as error:  # noqa: BLE001 - in a thread nobody else would hear of it
+        except Exception as error:  # noqa: BLE001 - a thread has no caller to raise to
             self._saved = None
-            self._fail(error, run)
+            self._report_failure(error, run)
             return
         run.tell(
             CheckpointSaved(
@@ -213,8 +218,8 @@ class Checkpoint:
             )
         )
 
-    def _fail(self, error: Exception, run: RunInfo) -> None:
-        """Tell of a failure, and raise it when the sink is called next."""
+    def _report_failure(self, error: Exception, run: RunInfo) -> None:
+        """Tell the log of a failure, and keep it: the sink's next call raises it."""
         if not isinstance(error, CheckpointError):
             told = CheckpointError(str(self.folder), "unwritable", f"{type(error).__name__}: {error}".removesuffix("."))
             told.__cause__ = error
@@ -223,31 +228,18 @@ class Checkpoint:
         run.tell(WarningEvent(code="checkpoint_failed", text=f"{error} The files that were saved before it stay."))
 
     def _save_at_last(self, transition: Transition, began: float) -> None:
-        """Save what is left before an error leaves, within the time of grace."""
+        """Save the state before an error, within `grace_seconds`."""
         until = time.monotonic() + self._grace
         if transition.state.tensors.lost is None and self.wait(self._grace):
             self._save(transition, began, background=True, daemon_until=until)
         if not self.wait(max(0.0, until - time.monotonic())):
             text = f"the last state was not saved within {self._grace:g} seconds"
-            self._fail(CheckpointError(str(self.folder), "unwritable", text), transition.run)
+            self._report_failure(CheckpointError(str(self.folder), "unwritable", text), transition.run)
 
 
-def _mark(state: TrainState) -> object:
-    # A state that was gone back to has the place and the tensors of one that was saved, and goes on otherwise.
+def _identity(state: TrainState) -> object:
+    # A state that was rolled back to has the place and the tensors of one that was saved, but another key or rate.
     return state.progress, state.key, state.lr_scale
-
-
-class _Writing(Thread):
-    """A save that goes on beside the training. It does not hold up the end of the process: that is waited for apart."""
-
-    def __init__(self, save: Callable[[], None]) -> None:
-        super().__init__(target=save, name="nntrain-checkpoint", daemon=True)
-
-
-def _known(state: TrainState, save: Callable[[TrainState, Flattener], Saved], snapshot: Snapshot) -> Saved:
-    flattener = Flattener()
-    flattener.know(state.tensors, snapshot)
-    return save(state, flattener)
 
 
 _SINKS: Final[weakref.WeakSet[Checkpoint]] = weakref.WeakSet()
@@ -255,7 +247,7 @@ _SINKS: Final[weakref.WeakSet[Checkpoint]] = weakref.WeakSet()
 
 @atexit.register
 def _wait_for_all() -> None:
-    """Let what is being written be written before the process ends."""
+    """Wait for the files that are being written before the process ends."""
     for sink in list(_SINKS):
         sink.wait(sink._grace)
 
@@ -268,7 +260,7 @@ class _File(NamedTuple):
 
 
 class _Files:
-    """The checkpoints of a folder: which there are, which is the best, which to remove."""
+    """The checkpoints of a folder: finds the best, and removes old ones."""
 
     def __init__(self, folder: Path, keep_last: int, monitor: str | None, mode: Mode) -> None:
         self.folder = folder
@@ -287,7 +279,7 @@ class _Files:
         for path in sorted(folder.glob(f"checkpoint-*{SUFFIX}")):
             number = path.name.split("-")[1].removesuffix(SUFFIX)
             self._number = max(self._number, int(number) if number.isdecimal() else 0)
-            with suppress(CheckpointError):  # what is damaged is left for whoever wants to look at it
+            with suppress(CheckpointError):  # damaged files stay, for the user to look at
                 seen = inspect(path)
                 self._files.append(_File(path, self._number, seen.saved_at, self._score(seen.progress, seen.history)))
         self._files.sort(key=lambda file: file.saved_at)
@@ -297,24 +289,24 @@ class _Files:
         """The file that was saved last."""
         return self._files[-1].path if self._files else None
 
-    def lacks(self, history: tuple[EpochStats, ...]) -> bool:
-        """Tell whether there are values, and not the one that states are to be compared by."""
+    def monitor_missing(self, history: tuple[EpochStats, ...]) -> bool:
+        """Return whether there are statistics, but without the monitored value."""
         return bool(history) and self.monitor is not None and self.monitor not in _values(history[-1])
 
     def is_best(self, place: Progress, history: tuple[EpochStats, ...]) -> bool:
-        """Tell whether the state at a place is better than all that were saved."""
+        """Return whether the state at a place is better than all that were saved."""
         score = self._score(place, history)
         best = self._best()
         return score is not None and (best is None or best.score is None or score < best.score)
 
     def save(self, state: TrainState, flattener: Flattener, *, run: Mapping[str, object], until: float | None) -> Saved:
-        """Save a state under a new name, and remove what is not to be kept beside it."""
+        """Save a state under a new name, and remove the files that need not be kept."""
         self._number += 1
         name = f"checkpoint-{self._number:06d}-step-{state.progress.step:08d}{SUFFIX}"
         last = self._files[-1].saved_at if self._files else _BEFORE_ALL
         now = max(datetime.now(UTC), last + _TICK)  # the clock may have been set back
         saved = save_flattened(
-            flattened(state, flattener),
+            flatten_state(state, flattener),
             self.folder / name,
             run=run,
             saved_at=now,
@@ -341,11 +333,11 @@ class _Files:
         return min(scored, key=lambda file: file.score if file.score is not None else math.inf, default=None)
 
     def _score(self, place: Progress, history: tuple[EpochStats, ...]) -> float | None:
-        """Give the value to compare a state by, the smaller the better: None where it is not one of an epoch's end."""
+        """Return the value to compare a state by, smaller is better; None for a state that is not at an epoch's end."""
         if self.monitor is None or not history or history[-1].phase != "eval":
             return None
         last = history[-1]
-        # Of the last phase's end, and of what follows it until a batch is trained on.
+        # The end of the last phase counts, and all after it until a batch is trained on.
         if (place.epoch, place.phase) != (last.epoch, "eval") and (place.epoch, place.batch) != (last.epoch + 1, 0):
             return None
         value = self._sign * _values(last).get(self.monitor, math.nan)
@@ -356,8 +348,8 @@ def _values(stats: EpochStats) -> Mapping[str, float]:
     return {"loss": stats.loss, **stats.metrics}
 
 
-def _run_of(run: RunInfo) -> Mapping[str, Any]:
-    """Give what is to be known of the run that a state is of."""
+def _run_config(run: RunInfo) -> Mapping[str, Any]:
+    """Return the configuration of a run, for the record of its checkpoints."""
     return {"learner": run.learner, **run.config, "device": run.device}
 
 

@@ -1,4 +1,4 @@
-"""The command line: `nntrain`, one file a command."""
+"""The command line, `nntrain`: one module for each command."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`nntrain checkpoint`: what is in a checkpoint, whether it is whole, how two differ, and which is the newest."""
+"""`nntrain checkpoint`: show a checkpoint, verify it, compare two, and find the newest."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from nntrain.errors import CheckpointError, CheckpointProblem
 
 DIFFERENT: Final = 1
-"""What `diff` ends with where the states differ."""
+"""The exit code of `diff` where the states differ."""
 NONE: Final = 4
-"""What `latest` ends with where there is no whole checkpoint."""
+"""The exit code of `latest` where there is no whole checkpoint."""
 EXIT_CODES: Final[Mapping[CheckpointProblem, int]] = MappingProxyType(
     {
         "unreadable": 3,
@@ -29,8 +29,8 @@ EXIT_CODES: Final[Mapping[CheckpointProblem, int]] = MappingProxyType(
         "version": 7,
     }
 )
-"""What each kind of bad checkpoint ends a command with. 2 is for bad usage."""
-_LONGEST: Final = 4000
+"""The exit code for each kind of bad checkpoint. 2 is for bad usage."""
+_MAX_CHARS: Final = 4000
 
 _file = click.argument("file", type=click.Path())
 
@@ -50,19 +50,19 @@ def checkpoint() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 @printing()
 def show(file: str, *, as_json: bool) -> None:
-    """Tell what FILE has: its place in the training, history, settings, slots and tensors.
+    """Show what FILE has: its place in the training, history, settings, slots and tensors.
 
-    Its record is checked, its tensors are not read: that is for verify.
+    Its record is checked; its tensors are not read: `verify` checks them.
     """
     from nntrain.checkpoint import inspect
 
-    with _problems():
+    with _exit_on_problem():
         seen = inspect(file)
     if as_json:
         click.echo(_json(seen), nl=False)
         return
     for line in _lines(seen):
-        say(line, longest=_LONGEST)
+        say(line, longest=_MAX_CHARS)
 
 
 @checkpoint.command()
@@ -71,7 +71,7 @@ def show(file: str, *, as_json: bool) -> None:
 def verify(files: tuple[str, ...]) -> None:
     """Check every bit of every FILE.
 
-    Goes on to the last; the exit code is that of the first problem.
+    All files are checked; the exit code is that of the first problem.
     """
     from nntrain.checkpoint import CheckpointError
     from nntrain.checkpoint import verify as verified
@@ -81,10 +81,10 @@ def verify(files: tuple[str, ...]) -> None:
         try:
             seen = verified(file)
         except CheckpointError as error:
-            its_code = _told(error)
+            its_code = _report(error)
             code = code or its_code
         else:
-            say(f"{file}: ok, {_count(len(seen.tensors), 'tensor')}, {seen.bytes:,} bytes", longest=_LONGEST)
+            say(f"{file}: ok, {_count(len(seen.tensors), 'tensor')}, {seen.bytes:,} bytes", longest=_MAX_CHARS)
     sys.exit(code)
 
 
@@ -93,17 +93,17 @@ def verify(files: tuple[str, ...]) -> None:
 @click.argument("second", type=click.Path())
 @printing()
 def diff(first: str, second: str) -> None:
-    """Tell how the states of FIRST and SECOND differ: each value, and each tensor by its bits.
+    """Print how the states of FIRST and SECOND differ: each value, and each tensor by its bits.
 
-    Ends with 0 only where all is equal, and with 1 where anything differs. When they were saved is no difference, nor
-    is what only the clock said.
+    Ends with 0 only where all is equal, and with 1 where anything differs. Times, and when they were saved, do not
+    count.
     """
     from nntrain.checkpoint import diff as difference
 
-    with _problems():
+    with _exit_on_problem():
         found = difference(first, second)
     for one in (*found.values, *found.tensors):
-        say(str(one), longest=_LONGEST)
+        say(str(one), longest=_MAX_CHARS)
     say(f"{_count(found.same_tensors, 'tensor')} of equal bits")
     sys.exit(DIFFERENT if found else 0)
 
@@ -114,38 +114,38 @@ def diff(first: str, second: str) -> None:
 def latest(folder: str) -> None:
     """Print the path of the newest checkpoint in DIR that is whole: all of it is read and checked.
 
-    Newer ones that are not are told on stderr, each with what is wrong.
+    Newer files that are not whole are listed on stderr, each with what is wrong.
     """
     from nntrain.checkpoint import latest as newest
 
-    with _problems():
+    with _exit_on_problem():
         found = newest(folder)
-    tell_skipped(found.skipped)
+    print_skipped(found.skipped)
     if found.path is None:
-        say(f"Error: {folder} has no whole checkpoint.", err=True, longest=_LONGEST)
+        say(f"Error: {folder} has no whole checkpoint.", err=True, longest=_MAX_CHARS)
         sys.exit(NONE)
     click.echo(os.fsencode(found.path))
 
 
-def tell_skipped(skipped: tuple[tuple[os.PathLike[str], str], ...]) -> None:
-    """Say which files were passed over, and why."""
+def print_skipped(skipped: tuple[tuple[os.PathLike[str], str], ...]) -> None:
+    """Print which files were skipped, and why, to stderr."""
     for path, reason in skipped:
-        say(f"skipped {os.fspath(path)}: {reason}", err=True, longest=_LONGEST)
+        say(f"skipped {os.fspath(path)}: {reason}", err=True, longest=_MAX_CHARS)
 
 
 @contextmanager
-def _problems() -> Iterator[None]:
-    """End a command with one line and the exit code of what is wrong with a checkpoint."""
+def _exit_on_problem() -> Iterator[None]:
+    """Print a `CheckpointError` on one line, and exit with its code."""
     from nntrain.errors import CheckpointError
 
     try:
         yield
     except CheckpointError as error:
-        sys.exit(_told(error))
+        sys.exit(_report(error))
 
 
-def _told(error: CheckpointError) -> int:
-    say(f"Error: {error}", err=True, longest=_LONGEST)
+def _report(error: CheckpointError) -> int:
+    say(f"Error: {error}", err=True, longest=_MAX_CHARS)
     return EXIT_CODES[error.problem]
 
 
@@ -154,7 +154,7 @@ def _count(count: int, what: str) -> str:
 
 
 def _lines(seen: Inspection) -> Iterator[str]:
-    """Give what a checkpoint says of itself, for a person."""
+    """Yield the lines that `show` prints of a checkpoint."""
     from nntrain.sinks.print_stats import stats_line
 
     size = sum(one.bytes for one in seen.tensors.values())
@@ -179,7 +179,7 @@ def _lines(seen: Inspection) -> Iterator[str]:
 
 
 def place_of(seen: Inspection) -> str:
-    """Say where in its training a checkpoint was saved."""
+    """Return in words where in its training a checkpoint was saved."""
     now = seen.progress
     if now.at == "finished":
         where = f"finished, after {_count(now.epoch, 'epoch')} of {now.epochs:,}"
@@ -193,7 +193,7 @@ def _scale(seen: Inspection) -> str:
 
 
 def _json(seen: Inspection) -> bytes:
-    """Give the same as one line of JSON: what is not finite is null, and `nonfinite` says what it is."""
+    """Return a checkpoint's description as one line of JSON; what is not finite is null, and in `nonfinite`."""
     from nntrain.log.line import plain
     from nntrain.log.rendering import json_line
 

@@ -1,4 +1,4 @@
-"""`nntrain config`: tell of the configuration of `nntrain fit`."""
+"""`nntrain config`: the configuration of `nntrain fit`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nntrain.cli.output import printing
 
 @click.group()
 def config() -> None:
-    """Tell of the configuration of `nntrain fit`."""
+    """Describe the configuration of `nntrain fit`."""
 
 
 @config.command()

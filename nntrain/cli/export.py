@@ -1,4 +1,4 @@
-"""`nntrain log export`: logs in other tools' formats."""
+"""`nntrain log export`: write logs in other tools' formats."""
 
 from __future__ import annotations
 

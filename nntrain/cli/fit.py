@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from nntrain.values.verdicts import Outcome
 
 
-_FIELDS: Final = {"log_path": "log", "resuming": "resume"}
-"""The configuration's names of what click calls otherwise."""
-_OWN: Final = frozenset({"config_path", "subscriber_names", "sink_names", "settings"})
+_FIELD_NAMES: Final = {"log_path": "log", "resuming": "resume"}
+"""Click's names of parameters, where the configuration has other names for them."""
+_NOT_FIELDS: Final = frozenset({"config_path", "subscriber_names", "sink_names", "settings"})
 
 
 @click.command()
@@ -93,41 +93,41 @@ def fit(context: click.Context, /, **_: object) -> None:
 
     Prints the statistics of each phase, and writes an event log of JSON lines.
     """
-    from nntrain.cli.settings import configured
+    from nntrain.cli.settings import read_config
     from nntrain.errors import ConfigError
 
     try:
-        _fit(configured(context.params["config_path"], _flags(context)))
+        _fit(read_config(context.params["config_path"], _flags(context)))
     except ConfigError as error:
         raise click.UsageError(str(error), context) from error
 
 
 def _flags(context: click.Context) -> dict[str, Any]:
-    """Give what the command line says, and nothing of what it does not."""
-    from nntrain.cli.settings import assigned
+    """Return the options that were given on the command line, without defaults."""
+    from nntrain.cli.settings import parse_settings
 
     given = context.params
-    flags = assigned(given["settings"])
+    flags = parse_settings(given["settings"])
     for kind, names in (("subscribers", given["subscriber_names"]), ("sinks", given["sink_names"])):
         for name in names:
             flags.setdefault(kind, {}).setdefault(name, {})
     for name, value in given.items():
-        if name not in _OWN and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            flags[_FIELDS.get(name, name)] = value
+        if name not in _NOT_FIELDS and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flags[_FIELD_NAMES.get(name, name)] = value
     return flags
 
 
 def _fit(config: FitConfig) -> None:
     """Train as configured."""
-    from nntrain.cli.settings import made
+    from nntrain.cli.settings import make_plugins
 
-    # datasets takes seconds to import; bad options are told before that.
+    # Bad options are reported before datasets is imported, which takes seconds.
     data, data_dir, checkpoint_dir = config.data, config.data_dir, config.checkpoint_dir
     _check_data(data, data_dir)
     every = _every(config.log_every)
     _check_saving(checkpoint_dir, config.save_every, resuming=config.resume)
-    named_subs = made("subscribers", config.subscribers)
-    named_sinks = made("sinks", config.sinks)
+    named_subs = make_plugins("subscribers", config.subscribers)
+    named_sinks = make_plugins("sinks", config.sinks)
     import torch
 
     from nntrain.checkpoint import Checkpoint
@@ -165,12 +165,12 @@ def _fit(config: FitConfig) -> None:
             device=where,
         )
         resumed = [
-            _resumed(checkpoint_dir, learner, config.seed, said)
+            _resume(checkpoint_dir, learner, config.seed, said)
             if config.resume and checkpoint_dir is not None
             else None
         ]
         try:
-            outcome = _fitted(learner, [resumed.pop() or learner.init(config.seed)], config.epochs)
+            outcome = _train(learner, [resumed.pop() or learner.init(config.seed)], config.epochs)
         except (KeyboardInterrupt, Terminated) as interrupt:
             ended = "interrupted" if isinstance(interrupt, KeyboardInterrupt) else "terminated"
             kept = f"; checkpoint: {saving.newest or 'none could be saved'}" if saving is not None else ""
@@ -187,7 +187,7 @@ def _fit(config: FitConfig) -> None:
 
 
 def _check_saving(folder: Path | None, save_every: int | None, *, resuming: bool) -> None:
-    """Refuse options that say nothing without a folder, and to mix a new training into the checkpoints of another."""
+    """Refuse options that need a folder where none is given, and a new training in a folder with checkpoints."""
     if folder is None:
         for option, given in (("--save-every", save_every is not None), ("--resume", resuming)):
             if given:
@@ -210,14 +210,14 @@ def _log_path(checkpoint_dir: Path | None) -> Path:
     return Path(time.strftime("nntrain-%Y%m%d-%H%M%S.jsonl"))
 
 
-def _resumed(folder: Path, learner: Learner[Any], seed: int, said: TextIO) -> TrainState | None:
-    """Give the state of the newest whole checkpoint, and say which that is, and what is not as it was."""
+def _resume(folder: Path, learner: Learner[Any], seed: int, said: TextIO) -> TrainState | None:
+    """Return the state of the newest whole checkpoint; prints its path, and which settings changed."""
     from nntrain.checkpoint import inspect, resume
     from nntrain.checkpoint.loading import changes
-    from nntrain.cli.checkpoint import place_of, tell_skipped
+    from nntrain.cli.checkpoint import place_of, print_skipped
 
     found = resume(folder, learner)
-    tell_skipped(found.skipped)
+    print_skipped(found.skipped)
     if found.path is None or found.state is None:
         click.echo(f"no whole checkpoint in {folder}: training from the beginning", file=said)
         return None
@@ -230,14 +230,14 @@ def _resumed(folder: Path, learner: Learner[Any], seed: int, said: TextIO) -> Tr
     return found.state
 
 
-def _fitted(learner: Learner[Any], cell: list[TrainState], epochs: int) -> Outcome | None:
-    """Train to `epochs` in all from the state in `cell`, which is taken out. None where that is reached."""
+def _train(learner: Learner[Any], cell: list[TrainState], epochs: int) -> Outcome | None:
+    """Train from the state in `cell`, which is popped, up to `epochs` in all. None where no epoch is left."""
     from nntrain.machine.steps import fit_step
 
     now = cell[0].progress
     if now.at != "finished":
         return fit_step(learner, cell.pop(), epochs)
-    if epochs <= now.epochs:  # a fit that a verdict ended has reached its goal, too
+    if epochs <= now.epochs:  # this includes a fit that a verdict ended
         return None
     return fit_step(learner, cell.pop(), epochs - now.epoch)
 
@@ -253,10 +253,10 @@ def _every(given: str) -> int | Literal["all"] | None:
 
 
 def _check_data(data: str, data_dir: Path | None) -> None:
-    from nntrain.cli.plugins import found
+    from nntrain.cli.plugins import find_plugins
 
     if data not in {"digits", "fashion-mnist"} and not Path(data).is_dir():
-        sources = found("sources")
+        sources = find_plugins("sources")
         if data not in sources:
             raise click.BadParameter(
                 f"{data!r} is neither 'digits' nor 'fashion-mnist' nor a folder written by DatasetDict.save_to_disk, "
@@ -270,7 +270,7 @@ def _check_data(data: str, data_dir: Path | None) -> None:
 def _load(data: str, data_dir: Path | None, sources: Options) -> DatasetDict:
     from datasets.dataset_dict import DatasetDict
 
-    from nntrain.cli.plugins import named
+    from nntrain.cli.plugins import get_plugin
     from nntrain.data import load_digits, load_fashion_mnist, load_saved
     from nntrain.errors import ConfigError
 
@@ -280,7 +280,7 @@ def _load(data: str, data_dir: Path | None, sources: Options) -> DatasetDict:
         return load_fashion_mnist(data_dir)
     if Path(data).is_dir():
         return load_saved(Path(data))
-    made = named("sources", data).make(sources.get(data, {}))
+    made = get_plugin("sources", data).make(sources.get(data, {}))
     if not isinstance(made, DatasetDict):
         raise ConfigError(f"The data source {data} gave a {type(made).__name__}; expected a datasets.DatasetDict.")
     return made
@@ -297,7 +297,7 @@ def _device(device: Literal["auto", "cpu", "cuda"]) -> str:
 
 
 def _sizes(dls: ImageLoaders) -> tuple[int, int]:
-    """Give the width of the inputs and the number of classes."""
+    """Return the width of the inputs and the number of classes."""
     inputs, _ = next(iter(dls.train))
     return inputs.shape[1], dls.train.classes
 

@@ -11,19 +11,19 @@ import click
 
 from nntrain.cli.export import export
 from nntrain.cli.output import printing, say
-from nntrain.cli.reading import EXIT_CODES, code_of, exit_for, note_torn, read_or_exit
+from nntrain.cli.reading import EXIT_CODES, read_or_exit, report_error, warn_torn
 
 if TYPE_CHECKING:
     from nntrain.log.line import Line
     from nntrain.log.reading import BadLine
     from nntrain.log.replay import Run
 
-MOST_SHOWN: Final = 20
-"""How many problems of a file are shown; the rest are counted."""
+MAX_SHOWN: Final = 20
+"""How many problems of a file are shown; the rest are sequence."""
 GAP: Final = 9
-"""What a log with lost or repeated lines ends `check` with."""
+"""The exit code of `check` for lost or repeated lines."""
 _NAMES_SHOWN: Final = 20
-"""How many names of events that are somebody else's are shown; the rest are counted."""
+"""How many names of other packages' events are shown; the rest are sequence."""
 
 _files = click.argument("files", nargs=-1, required=True, type=click.Path(allow_dash=True), metavar="FILE...")
 
@@ -48,24 +48,24 @@ def check(files: tuple[str, ...]) -> None:
     """Check every line of every FILE, and that none is missing.
 
     FILEs are taken as one sequence: give those of a rotated log in order, the oldest first. - is the standard input.
-    Each problem is told on stderr, with its line and byte offset.
+    Each problem is printed to stderr, with its line and byte offset.
     """
     first: int | None = None
-    counted = _Count()
+    sequence = _SequenceCheck()
     for file in files:
-        code = _checked(file, counted)
+        code = _check_file(file, sequence)
         first = first if first is not None else code
     sys.exit(first or 0)
 
 
-class _Count:
-    """The next `seq` of each run and rank."""
+class _SequenceCheck:
+    """Checks that the lines of each run and rank are in sequence."""
 
     def __init__(self) -> None:
         self._next: dict[tuple[str, int], int] = {}
 
     def problem(self, line: Line) -> str | None:
-        """Say what is wrong with where a line stands among those before it."""
+        """Return what is wrong with a line's `seq` after those before it, None where nothing is."""
         run = line.run_id, line.rank
         expected = self._next.get(run)
         self._next[run] = line.seq + 1
@@ -79,8 +79,8 @@ class _Count:
         return f"seq {line.seq} of {who} comes after {expected - 1}"
 
 
-def _checked(file: str, counted: _Count) -> int | None:
-    """Check a file. Gives the exit code of what is wrong first, None where nothing is."""
+def _check_file(file: str, sequence: _SequenceCheck) -> int | None:
+    """Check a file; return the exit code of its first problem, None where it has none."""
     from nntrain.log.line import Line
     from nntrain.log.reading import BadLine, LogReadError, scan
 
@@ -93,7 +93,7 @@ def _checked(file: str, counted: _Count) -> int | None:
         nonlocal code, problems
         code = code if code is not None else its_code
         problems += 1
-        if problems <= MOST_SHOWN:
+        if problems <= MAX_SHOWN:
             say(what, err=True, longest=len(file) + 1000)
 
     number = 0
@@ -102,29 +102,29 @@ def _checked(file: str, counted: _Count) -> int | None:
             if isinstance(one, Line):
                 events[one.event.event] += 1
                 runs[one.run_id] = None
-                gap = counted.problem(one)
+                gap = sequence.problem(one)
                 if gap is not None:
                     tell(f"{file}, line {number}: {gap}", GAP)
             elif isinstance(one, BadLine):
                 tell(_said(file, one), EXIT_CODES[one.problem])
             else:
-                note_torn(file, one)
+                warn_torn(file, one)
     except LogReadError as error:
-        its_code = code_of(error)
+        its_code = report_error(error)
         return code if code is not None else its_code
     if not number:
         tell(f"{file}: it is empty", EXIT_CODES["empty"])
-    if problems > MOST_SHOWN:
-        say(f"{file}: {problems - MOST_SHOWN} more problems", err=True, longest=len(file) + 1000)
+    if problems > MAX_SHOWN:
+        say(f"{file}: {problems - MAX_SHOWN} more problems", err=True, longest=len(file) + 1000)
     whole = sum(events.values())
     found = "ok" if not problems else f"{problems} problem{'s' * (problems > 1)}"
     counts = f"{whole} events of {len(runs)} run{'s' * (len(runs) != 1)}"
-    say(f"{file}: {found}, {counts}{_named(events)}", longest=len(file) + 10_000)
+    say(f"{file}: {found}, {counts}{_count_by_name(events)}", longest=len(file) + 10_000)
     return code
 
 
-def _named(events: Counter[str]) -> str:
-    """Say how many events there are of each name: nntrain's own, then those that are somebody else's."""
+def _count_by_name(events: Counter[str]) -> str:
+    """Return in words how many events there are of each name: nntrain's own first, then those of others."""
     from nntrain.log.terminal.words import name as shown
 
     names = sorted(events, key=lambda name: ("." in name, name))
@@ -143,7 +143,7 @@ def _said(file: str, bad: BadLine) -> str:
 @_files
 @printing()
 def show(files: tuple[str, ...]) -> None:
-    """Show what FILEs tell, for a person at a terminal."""
+    """Show FILEs readably in a terminal."""
     from nntrain.log import terminal
 
     terminal.show(read_or_exit(files))
@@ -154,7 +154,7 @@ def show(files: tuple[str, ...]) -> None:
 @click.option("--forever", is_flag=True, help="Go on when every run in it has ended.")
 @printing()
 def follow(file: str, *, forever: bool) -> None:
-    """Show what FILE tells while it is written: a bar, with the rate and the time left, and the losses.
+    """Show FILE while it is written: a progress bar, with the rate and the time left, and the losses.
 
     A FILE that is not there yet is waited for. - is the standard input, which is read to its end.
     """
@@ -164,27 +164,27 @@ def follow(file: str, *, forever: bool) -> None:
 
     try:
         terminal.follow(
-            followed(file, until_finished=not forever, on_torn=lambda torn: note_torn(file, torn)),
+            followed(file, until_finished=not forever, on_torn=lambda torn: warn_torn(file, torn)),
         )
     except LogReadError as error:
-        exit_for(error)
+        sys.exit(report_error(error))
 
 
 @log.command()
 @_files
 @printing()
 def replay(files: tuple[str, ...]) -> None:
-    """Print the runs that FILEs tell of, one JSON object a line: outcome, goal, and the history of the state.
+    """Print the runs in FILEs, one JSON object a line: outcome, goal, and the history of the state.
 
     FILEs are taken as one sequence: give those of a rotated log in order, the oldest first.
     """
     from nntrain.log.replay import replay as replayed
 
-    for line in _replayed(replayed(read_or_exit(files))):
+    for line in _json_lines(replayed(read_or_exit(files))):
         click.echo(line, nl=False)
 
 
-def _replayed(runs: Sequence[Run]) -> Iterator[bytes]:
+def _json_lines(runs: Sequence[Run]) -> Iterator[bytes]:
     from nntrain.log.events import PastPhase
     from nntrain.log.line import plain
     from nntrain.log.rendering import json_line

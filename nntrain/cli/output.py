@@ -1,4 +1,4 @@
-"""What a command prints: lines in which nothing is obeyed, and an end without noise where nobody reads them."""
+"""Printing for commands: escaped lines, and a quiet end when the reader of the output is gone."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Final
 import click
 
 UNWRITABLE: Final = 10
-"""What a command ends with whose output cannot be written, as on a full disk."""
+"""The exit code where the output cannot be written, as on a full disk."""
 READER_GONE: Final = 141
-"""What a command ends with whose reader has gone away: as a shell has it for one that SIGPIPE ends."""
-_LONGEST: Final = 1000
+"""The exit code where the reader of the output has gone: a shell's code for a process that SIGPIPE ends."""
+_MAX_CHARS: Final = 1000
 
 
-def say(text: str, *, err: bool = False, longest: int = _LONGEST) -> None:
-    """Print text on one line, with all that a terminal would obey written out, or that its encoding does not have."""
+def say(text: str, *, err: bool = False, longest: int = _MAX_CHARS) -> None:
+    """Print text on one line, with control characters, and those that the encoding does not have, escaped."""
     from nntrain.log.terminal.words import line
 
     encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
@@ -27,7 +27,7 @@ def say(text: str, *, err: bool = False, longest: int = _LONGEST) -> None:
 
 @contextmanager
 def printing() -> Iterator[None]:
-    """End a command quietly when the reader of its output has gone, and with a line where that cannot be written."""
+    """Exit quietly when the reader of the output has gone, and with an error where it cannot be written."""
     from nntrain.errors import NNTrainError
 
     try:
@@ -46,6 +46,6 @@ def printing() -> Iterator[None]:
 
 
 def _discard() -> None:
-    """Let what is still held back go nowhere: Python would complain about it at its end."""
+    """Discard buffered output, which Python would fail to write when it exits."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,7 @@
-"""What other distributions add to the command line, by entry points; `nntrain plugins` lists it.
+"""Plugins that other distributions add to the command line by entry points; `nntrain plugins` lists them.
 
-A plugin is anything that can be called: a subscriber's class, or a function. Its parameters are its options, held to
-their annotations by pydantic.
+A plugin is anything that can be called: a subscriber's class, or a function. Its parameters are its options, which
+pydantic checks by their annotations.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 @dataclass(frozen=True)
 class Plugin:
-    """An entry point of a group `nntrain.<kind>`: nothing of it is imported before `options` or `make` is called."""
+    """An entry point of the group `nntrain.<kind>`; it is imported only when `options` or `make` is called."""
 
     kind: Kind
     entry: EntryPoint
 
     @property
     def name(self) -> str:
-        """What it is called on the command line and in a configuration."""
+        """Its name on the command line and in a configuration."""
         return self.entry.name
 
     @property
     def distribution(self) -> str:
-        """The name and version of what brings it along."""
+        """The name and version of the distribution that has it."""
         found = self.entry.dist
         return f"{found.name} {found.version}" if found is not None else "?"
 
     def options(self) -> type[BaseModel]:
-        """Give the model of its options, made of its parameters. Raises `ConfigError` where it cannot be had."""
+        """Return a pydantic model of its parameters. Raises `ConfigError` where it cannot be made."""
         from pydantic import ConfigDict, PydanticUserError, create_model
 
-        target = self._loaded()
+        target = self._load()
         where = f"The plugin {self.name} of {self.distribution} ({self.entry.value})"
         try:
             hints = get_type_hints(inspect.getattr_static(target, "__init__") if isinstance(target, type) else target)
@@ -74,16 +74,16 @@ class Plugin:
         return made
 
     def make(self, given: Mapping[str, object]) -> Any:
-        """Make it with its options, each checked by its type. Raises `ConfigError` for those that cannot be meant."""
+        """Call it with its options, each checked by its type. Raises `ConfigError` for invalid ones."""
         from pydantic import ValidationError
 
         try:
             options = self.options().model_validate(dict(given))
         except ValidationError as error:
-            raise ConfigError(told(error, f"{self.kind}.{self.name}")) from error
-        return self._loaded()(**{name: getattr(options, name) for name in type(options).model_fields})
+            raise ConfigError(describe_errors(error, f"{self.kind}.{self.name}")) from error
+        return self._load()(**{name: getattr(options, name) for name in type(options).model_fields})
 
-    def _loaded(self) -> Any:
+    def _load(self) -> Any:
         try:
             target = self.entry.load()
         except Exception as error:
@@ -99,8 +99,8 @@ class Plugin:
         return target
 
 
-def told(error: ValidationError, where: str) -> str:
-    """Say what pydantic found wrong, each with its place in the configuration."""
+def describe_errors(error: ValidationError, where: str) -> str:
+    """Return pydantic's errors as lines, each with its place in the configuration."""
     lines = []
     for one in error.errors():
         place = ".".join([*([where] if where else []), *map(str, one["loc"])])
@@ -109,8 +109,8 @@ def told(error: ValidationError, where: str) -> str:
     return "\n".join(lines)
 
 
-def found(kind: Kind) -> dict[str, Plugin]:
-    """Find the plugins of a kind, by name. Raises `ConfigError` where two distributions use one name."""
+def find_plugins(kind: Kind) -> dict[str, Plugin]:
+    """Return the plugins of a kind by name. Raises `ConfigError` where two distributions use one name."""
     plugins: dict[str, Plugin] = {}
     for entry in entry_points(group=f"nntrain.{kind}"):
         plugin = Plugin(kind, entry)
@@ -123,9 +123,9 @@ def found(kind: Kind) -> dict[str, Plugin]:
     return dict(sorted(plugins.items()))
 
 
-def named(kind: Kind, name: str) -> Plugin:
-    """Give a plugin by its name. Raises `ConfigError` that says what there is."""
-    there = found(kind)
+def get_plugin(kind: Kind, name: str) -> Plugin:
+    """Return a plugin by name. Raises `ConfigError` with the existing names."""
+    there = find_plugins(kind)
     if name not in there:
         likely = get_close_matches(name, there, n=1)
         meant = f" Did you mean {likely[0]}?" if likely else ""
@@ -139,15 +139,15 @@ def named(kind: Kind, name: str) -> Plugin:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def plugins(as_json: bool) -> None:
-    """List the subscribers, sinks and data sources that there are by name.
+    """List the subscribers, sinks and data sources that can be named.
 
     Ends with 1 where one of them cannot be used.
     """
     broken = False
     with printing():
         for kind in KINDS:
-            for plugin in found(kind).values():
-                options, problem = _described(plugin)
+            for plugin in find_plugins(kind).values():
+                options, problem = _describe(plugin)
                 broken = broken or problem is not None
                 if as_json:
                     row: dict[str, object] = {"kind": kind, "name": plugin.name, "distribution": plugin.distribution}
@@ -160,8 +160,8 @@ def plugins(as_json: bool) -> None:
         raise SystemExit(1)
 
 
-def _described(plugin: Plugin) -> tuple[dict[str, Any], str | None]:
-    """Give the options with their defaults, and what is wrong with the plugin."""
+def _describe(plugin: Plugin) -> tuple[dict[str, Any], str | None]:
+    """Return a plugin's options with their defaults, and what is wrong with it, if anything."""
     try:
         fields = plugin.options().model_fields
     except ConfigError as error:

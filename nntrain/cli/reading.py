@@ -1,11 +1,11 @@
-"""Logs read for a command: all of them, or one line on stderr and an exit code that says what is wrong."""
+"""Reading logs for a command: all of them, or one line on stderr and an exit code."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 from nntrain.cli.output import say
 
@@ -24,27 +24,27 @@ EXIT_CODES: Final[Mapping[Problem, int]] = MappingProxyType(
         "torn": 8,
     }
 )
-"""What each kind of bad log ends a command with. 2 is for bad usage."""
+"""The exit code for each kind of bad log. 2 is for bad usage."""
 
 
 def read_or_exit(paths: Sequence[str]) -> list[Line]:
-    """Read every log, before anything is made of them. A torn last line is skipped, and noted on stderr."""
+    """Return the lines of all logs. A torn last line is skipped, with a note on stderr; a bad log ends the command."""
     from nntrain.log.reading import LogReadError, read
 
     lines: list[Line] = []
     for path in paths:
         before = len(lines)
         try:
-            lines += read(path, on_torn=lambda torn, path=path: note_torn(path, torn))  # type: ignore[misc] # mypy cannot infer a lambda with a default
+            lines += read(path, on_torn=lambda torn, path=path: warn_torn(path, torn))  # type: ignore[misc] # mypy cannot infer a lambda with a default
         except LogReadError as error:
-            exit_for(error)
+            sys.exit(report_error(error))
         if len(lines) == before:
-            exit_for(LogReadError(path, "empty", "it has no line"))
+            sys.exit(report_error(LogReadError(path, "empty", "it has no line")))
     return lines
 
 
-def note_torn(path: str, torn: TornLine) -> None:
-    """Say that a last line was skipped."""
+def warn_torn(path: str, torn: TornLine) -> None:
+    """Print to stderr that a torn last line was skipped."""
     say(
         f"{path}, line {torn.line} (byte offset {torn.offset}): torn; its {torn.bytes} bytes are skipped",
         err=True,
@@ -52,12 +52,7 @@ def note_torn(path: str, torn: TornLine) -> None:
     )
 
 
-def exit_for(error: LogReadError) -> NoReturn:
-    """Say what is wrong, and end with its exit code."""
-    sys.exit(code_of(error))
-
-
-def code_of(error: LogReadError) -> int:
-    """Say what is wrong, and give its exit code."""
+def report_error(error: LogReadError) -> int:
+    """Print an error to stderr, and return its exit code."""
     say(f"Error: {error}", err=True, longest=len(error.path) + 1000)
     return EXIT_CODES[error.problem]

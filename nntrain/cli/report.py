@@ -36,7 +36,7 @@ def report(files: tuple[str, ...], out: str, title: str) -> None:
     from nntrain.log.report.scripts import plotly_js
 
     _check(files, out)
-    plotly_js()  # a missing package is told before long logs are read
+    plotly_js()  # a missing package is reported before long logs are read
     runs = replay(read_or_exit(list(dict.fromkeys(files))))
     content = page(runs, title=title).encode()
     if out == "-":
@@ -50,7 +50,7 @@ def report(files: tuple[str, ...], out: str, title: str) -> None:
 
 
 def _check(files: tuple[str, ...], out: str) -> None:
-    """Refuse a page that would take the place of a log, or has no place, before anything is read."""
+    """Refuse a page that would replace a log, or cannot be written, before anything is read."""
     if out == "-":
         return
     path = Path(out)
@@ -59,16 +59,16 @@ def _check(files: tuple[str, ...], out: str) -> None:
     if not path.parent.is_dir():
         raise click.BadParameter(f"there is no folder {path.parent}; make it first.", param_hint="-o")
     for file in files:
-        with suppress(OSError):  # what is not there is told when it is read
+        with suppress(OSError):  # a missing log is reported when it is read
             if file != "-" and path.samefile(file):
                 raise click.BadParameter(f"{out} is one of the logs; give another path.", param_hint="-o")
 
 
 def _put(path: Path, content: bytes) -> None:
-    """Write a file that is either as it was before, or whole."""
-    path = path.resolve()  # of a link, what it leads to
+    """Write a file so that it is always the old one or the whole new one."""
+    path = path.resolve()  # follows a link
     if path.exists() and not path.is_file():
-        path.write_bytes(content)  # a pipe or device is not to be replaced
+        path.write_bytes(content)  # a pipe or device must not be replaced
         return
     beside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
     try:

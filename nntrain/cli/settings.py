@@ -17,7 +17,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from nntrain.cli.plugins import KINDS, found, named, told
+from nntrain.cli.plugins import KINDS, describe_errors, find_plugins, get_plugin
 from nntrain.errors import ConfigError
 
 Options = dict[str, dict[str, Any]]
@@ -26,9 +26,9 @@ _PREFIX: Final = "NNTRAIN_"
 
 
 class FitConfig(BaseSettings):
-    """What `nntrain fit` is told; in the environment as `NNTRAIN_LR`, or `NNTRAIN_SUBSCRIBERS__NAN_GUARD__EVERY`."""
+    """The options of `nntrain fit`; in the environment `NNTRAIN_LR`, or `NNTRAIN_SUBSCRIBERS__NAN_GUARD__EVERY`."""
 
-    # pydantic's settings are not frozen by the class's keyword, as our records are: their base is not.
+    # Not by the class's keyword, as our records: pydantic's own base of settings is not frozen.
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
         frozen=True, env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid"
     )
@@ -43,7 +43,7 @@ class FitConfig(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     patience: Annotated[int | None, Field(ge=1, description="epochs without a better eval loss, then stop")] = None
     log: Annotated[Path | None, Field(description="where to write the event log; - is the standard output")] = None
-    log_every: Annotated[str, Field(description="of how many batches one is logged: a number, all or none")] = "none"
+    log_every: Annotated[str, Field(description="log every Nth batch of a phase: a number, all or none")] = "none"
     checkpoint_dir: Annotated[Path | None, Field(description="the folder for checkpoints")] = None
     save_every: Annotated[int | None, Field(ge=1, description="save after every N steps, too")] = None
     resume: Annotated[bool, Field(description="go on from the newest whole checkpoint")] = False
@@ -53,10 +53,10 @@ class FitConfig(BaseSettings):
     sources: Annotated[Options, Field(description="options of the data source that `data` names")] = {}
 
 
-def configured(path: Path | None, flags: Mapping[str, Any]) -> FitConfig:
-    """Give the configuration: of `flags`, what they do not say of the environment, then of the file, then defaults.
+def read_config(path: Path | None, flags: Mapping[str, Any]) -> FitConfig:
+    """Return the configuration: of each option the flag, else the environment, else the file, else the default.
 
-    Raises `ConfigError` that says what cannot be meant, each with its place.
+    Raises `ConfigError` with each invalid option and its place.
     """
 
     class Read(FitConfig):
@@ -66,10 +66,10 @@ def configured(path: Path | None, flags: Mapping[str, Any]) -> FitConfig:
             settings_cls: type[BaseSettings],
             init_settings: PydanticBaseSettingsSource,
             env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic gives it by name
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic passes it by name
             file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - same
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            """Read the flags, the environment and the file, in this order."""
+            """Return the flags, the environment and the file, in this order."""
             return init_settings, env_settings, InitSettingsSource(settings_cls, content)
 
     content = {} if path is None else _read(path)
@@ -78,7 +78,7 @@ def configured(path: Path | None, flags: Mapping[str, Any]) -> FitConfig:
     except ValidationError as error:
         known = ", ".join(FitConfig.model_fields)
         unknown = any(one["type"] == "extra_forbidden" and len(one["loc"]) == 1 for one in error.errors())
-        raise ConfigError(told(error, "") + (f"\nThere are {known}." if unknown else "")) from error
+        raise ConfigError(describe_errors(error, "") + (f"\nThere are {known}." if unknown else "")) from error
     except SettingsError as error:
         raise ConfigError(f"The environment's {_PREFIX}... cannot be read: {error}.") from error
 
@@ -92,8 +92,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"The configuration {path} is no TOML: {error}.") from error
 
 
-def assigned(settings: tuple[str, ...]) -> dict[str, Any]:
-    """Give what `--set NAME=VALUE` says, as a tree. A VALUE that is TOML is taken as such, any other as text."""
+def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
+    """Return what `--set NAME=VALUE` sets, as a tree. A VALUE is read as TOML where it is that, else as text."""
     tree: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
@@ -119,13 +119,13 @@ def _value(text: str) -> Any:
 
 
 def schema_of_all() -> dict[str, Any]:
-    """Give the JSON Schema of a configuration, with the options of each plugin that can be used."""
+    """Return the JSON Schema of a configuration, with the options of each plugin that can be used."""
     schema = FitConfig.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     definitions: dict[str, Any] = schema.setdefault("$defs", {})
     for kind in KINDS:
         options: dict[str, Any] = {}
-        for plugin in found(kind).values():
+        for plugin in find_plugins(kind).values():
             try:
                 one = plugin.options().model_json_schema()
             except ConfigError:
@@ -136,6 +136,6 @@ def schema_of_all() -> dict[str, Any]:
     return schema
 
 
-def made(kind: Literal["subscribers", "sinks"], options: Options) -> list[Any]:
-    """Make the plugins of a kind that a configuration names, in its order."""
-    return [named(kind, name).make(given) for name, given in options.items()]
+def make_plugins(kind: Literal["subscribers", "sinks"], options: Options) -> list[Any]:
+    """Return the plugins of a kind that a configuration names, made in its order."""
+    return [get_plugin(kind, name).make(given) for name, given in options.items()]

@@ -1,4 +1,4 @@
-"""The two data sources of a training: what it learns from, and what it is judged on."""
+"""The two data sources of a training: train and valid."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from nntrain.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from datasets.dataset_dict import DatasetDict
 
-Batch = TypeVar("Batch", covariant=True)  # noqa: PLC0105  (the name that readers of an error message know)
+Batch = TypeVar("Batch", covariant=True)  # noqa: PLC0105  (the name that error messages show)
 
 
 @dataclass(frozen=True, eq=False)
 class DataLoaders(Generic[Batch]):
     """Where the batches of the two phases come from.
 
-    Each is anything that can be iterated again every epoch: a torch `DataLoader`, a list of batches, a loader
+    Each is anything that can be iterated anew every epoch: a torch `DataLoader`, a list of batches, a loader
     with `batches(key, epoch, start)`. The batch type is inferred from the arguments.
 
     Raises:
-        ConfigError: one of them is an iterator that can be read only once, or is no source of batches at all.
+        ConfigError: one of them is an iterator, which can be read only once, or is no source of batches.
         DataError: one of them is empty.
 
     >>> DataLoaders(train=[(1.0, 2), (3.0, 4)], valid=[(5.0, 6)]).valid
@@ -55,30 +55,29 @@ class DataLoaders(Generic[Batch]):
         memory_budget: int | None = None,
         num_workers: int | None = None,
     ) -> ImageLoaders:
-        """Make loaders of (images, labels) from a Hugging Face `DatasetDict` of images.
+        """Return loaders of (images, labels) from a Hugging Face `DatasetDict` of images.
 
         Batches are images, float32 in [0, 1], [B, C*H*W] or with `flatten=False` [B, C, H, W], and labels,
         int64 [B], with the bits of `hf_ds_collate_fn`. The last batch may be short. The train split is
-        shuffled anew each epoch, by an order that is a function of (key, epoch); the valid split never is.
+        shuffled anew each epoch, in an order that is a function of (key, epoch); the valid split never is.
 
-        Splits and columns are found, and each can be named instead: `train` is the split 'train'; `valid` the
-        first of 'validation', 'valid', 'val', 'test', or the only other split; `image` the only column of
-        feature `datasets.Image`; `label` the only `datasets.ClassLabel`, or if there is none the only integer
-        column.
+        Splits and columns are found by these rules, or can be named: `train` is the split 'train'; `valid` the first of
+        'validation', 'valid', 'val', 'test', or the only other split; `image` the only column of feature
+        `datasets.Image`; `label` the only `datasets.ClassLabel`, or if there is none the only integer column.
 
-        Where the images of a split have one size and take, as uint8, no more than `memory_budget` bytes, they are
-        decoded here, once (`ResidentLoader`). Both splits share the budget, the train split first; None is half of the
-        memory that is free, 0 allows nothing. Otherwise, and where the dataset has a transform of its own, which may
-        answer differently each time, images are decoded whenever they are read (`HFLoader`), by `num_workers`
-        processes: None is one fewer than there are processors, 8 at most, and 0 decodes in this one. The batches are
-        the same in either case. Each loader's `description` says which way was taken and why.
+        Where the images of a split have one size and take, as uint8, at most `memory_budget` bytes, they are decoded
+        once, now (`ResidentLoader`). Both splits share the budget, the train split first; None is half of the free
+        memory, 0 allows nothing. Otherwise, and where the dataset has its own transform, which may be random, images
+        are decoded each time they are read (`HFLoader`), by `num_workers` processes: None is one fewer than there are
+        processors, 8 at most; 0 decodes in this process. The batches are the same in either case. Each loader's
+        `description` says which loader was chosen and why.
 
         Raises:
             ConfigError: `dd` is no DatasetDict, `batch_size` is not a positive integer, `memory_budget` or
-                `num_workers` is a negative number or none, or a split or a column is missing, ambiguous or of the
+                `num_workers` is not an integer of at least 0, or a split or a column is missing, ambiguous or of the
                 wrong kind.
-            DataError: a split is empty, the splits' labels mean different classes, or an image that is decoded here is
-                broken or missing, or its label is; the error names the row.
+            DataError: a split is empty, the splits' labels mean different classes, or an image that is decoded now, or
+                its label, is broken or missing; the error names the row.
         """
         train_loader, valid_loader = hf_loaders(
             dd,
@@ -97,7 +96,7 @@ class DataLoaders(Generic[Batch]):
 
 @dataclass(frozen=True, eq=False)
 class ImageLoaders(DataLoaders[tuple[Tensor, Tensor]]):
-    """The two splits of an image dataset: what `DataLoaders.from_hf_dd` gives."""
+    """The two splits of an image dataset: what `DataLoaders.from_hf_dd` returns."""
 
     train: ImageLoader
     valid: ImageLoader

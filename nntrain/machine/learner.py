@@ -11,7 +11,8 @@ from typing import Generic, TypedDict, TypeVar, Unpack
 import torch
 from torch import nn
 
-from nntrain.data.loaders import Stream, TrainValid, as_loader, description_of, length_of, on_device
+from nntrain.data.loaders import TrainValid, as_loader, description_of, length_of, on_device
+from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError, DataError
 from nntrain.live.compiled import compile_options
 from nntrain.live.eager import Eager

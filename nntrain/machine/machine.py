@@ -15,7 +15,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import torch
 
-from nntrain.data.loaders import Stream
+from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError, DataError, StateError
 from nntrain.live.engine import Engine, Passed
 from nntrain.live.workspace import Workspace

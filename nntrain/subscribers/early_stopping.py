@@ -1,4 +1,4 @@
-"""Stop a fit when what it is watched by gets no better."""
+"""Stop a fit when its monitored value stops improving."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from nntrain.values.verdicts import CancelFit
 
 
 class Patience(Record, frozen=True):
-    """What `EarlyStopping` remembers: the best value so far, and the phases since without a better one."""
+    """What `EarlyStopping` remembers: the best value so far, and how many phases since had no better one."""
 
     best: float | None = None
     waited: int = 0
 
 
 class EarlyStopping(Subscriber[object]):
-    """Cancel the fit when `monitor` has not got better for `patience` epochs.
+    """Cancel the fit when `monitor` has not improved for `patience` epochs.
 
-    `monitor` is "loss" or a metric's name, read from the statistics of `phase`. `mode` says what is better: "min" or
-    "max". Better means by more than `min_delta`. NaN is never better. Its memory is a slot in the state, so that a
-    resumed run stops where the straight one does. Early stopping as in Prechelt, "Early Stopping - But When?", 1998.
+    `monitor` is "loss" or a metric's name, read from the statistics of `phase`. Better is lower for `mode` "min", and
+    higher for "max", by more than `min_delta`; NaN is never better. Its memory is a slot in the state: a resumed run
+    stops where an uninterrupted one does. Early stopping as in Prechelt, "Early Stopping - But When?", 1998.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class EarlyStopping(Subscriber[object]):
         self.min_delta = min_delta
         self.phase = phase
         self.order = order
-        # Two that differ in anything remember apart.
+        # Two with different settings have different slots.
         said = f"{phase}_{mode}_{patience}_{float(min_delta)}_{monitor}"
         name = "".join(letter if letter.isalnum() or letter == "_" else f"x{ord(letter):x}" for letter in said)
         self.slot: Slot[Patience] = Slot(f"nntrain.early_stopping.{name}", Patience, default=Patience())

@@ -1,4 +1,4 @@
-"""Stop a fit whose loss is not finite, and name the first tensor that was not."""
+"""Stop a fit whose loss is not finite, and name the first tensor that is not finite."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from nntrain.values.state import TrainState
 from nntrain.values.verdicts import CancelFit
 
 
-def waits(loss: Tensor) -> bool:
-    """Tell whether reading a loss waits for a device."""
+def waits_for_device(loss: Tensor) -> bool:
+    """Return whether reading a loss waits for a device."""
     return not loss.is_cpu
 
 
 class NanGuard(Subscriber[object]):
     """Cancel the fit when a loss is not finite, with a reason that names the first bad tensor.
 
-    On a CPU it looks at the loss of every batch. On a device, where looking waits for it, it looks at the phase's
-    running sum of the loss, in which a NaN or an infinity stays, at every `every`th batch of the phase; and at the mean
-    of each phase when it has ended. It watches losses only, not metrics.
+    On a CPU it checks the loss of every batch. On another device, where reading a loss waits, it checks the phase's
+    running sum of the loss, in which a NaN or an infinity stays, at every `every`th batch; and the mean of each phase
+    at its end. It checks losses only, not metrics.
 
-    Bad is a tensor of floating-point or complex numbers with a value that is NaN or infinite. The reason names the
-    first one in the order of causes: in the batch (`batch[0]`, `batch['pixels']`), in the predictions (`preds`), then
-    among parameters and buffers in the model's order (`params/0.weight`, `buffers/1.running_mean`), with how many of
-    its values are bad; else it is the loss itself. What cannot be seen any more is said to be so: after a train batch
-    parameters and buffers are those that its step left, and a device may have gone on since the batch that began it.
-    An infinity may be meant, as in a mask; the kinds of bad values that a tensor has are given with it.
+    A bad tensor has a value that is NaN or infinite. The reason names the first one in the order of causes: in the
+    batch (`batch[0]`, `batch['pixels']`), in the predictions (`preds`), then among parameters and buffers in the
+    model's order (`params/0.weight`, `buffers/1.running_mean`), with how many of its values are bad, and of which
+    kinds, since an infinity may be intended, as in a mask; else it is the loss itself. The reason says what can no
+    longer be checked: after a train batch, parameters and buffers are those after its step, and on a device the batch
+    may be an earlier one.
 
-    It needs no memory in the state and has no other effect: a fit whose losses are finite keeps its bits.
+    It needs no memory in the state and changes nothing else: a fit whose losses are finite keeps its bits.
     """
 
     def __init__(self, every: int = 50, *, order: int = 0) -> None:
@@ -45,9 +45,9 @@ class NanGuard(Subscriber[object]):
         self.order = order
 
     def after_batch(self, state: TrainState, batch: object, output: BatchOutput) -> AnswerBatch:
-        """Look at the batch's loss, or, on a device and when it is time, at the phase's running sum."""
+        """Check the batch's loss, or on a device, at every `every`th batch, the phase's running sum."""
         place = state.progress
-        if not waits(output.loss):
+        if not waits_for_device(output.loss):
             loss = output.loss.item()
             if math.isfinite(loss):
                 return state
@@ -65,7 +65,7 @@ class NanGuard(Subscriber[object]):
         return CancelFit(reason=f"the mean loss so far is {mean} at {_place(state)}; {found}")
 
     def after_epoch(self, state: TrainState) -> AnswerEpoch:
-        """Look at the phase's mean, which has been read already."""
+        """Check the phase's mean, which has been read already."""
         place = state.progress
         if not state.history:
             return state
@@ -82,14 +82,14 @@ def _place(state: TrainState) -> str:
 
 
 def _in_batch(state: TrainState, batch: object, output: BatchOutput) -> str:
-    """Say what is the first bad tensor of a batch that is at hand, whose own loss is bad."""
+    """Return in words the first bad tensor of the current batch, whose own loss is bad."""
     train, step = state.progress.phase == "train", state.progress.step
     found = _first_bad(_leaves("batch", batch))
     if found:
         return f"first bad tensor: {found}"
     found = _first_bad(_leaves("preds", output.preds))
     if found and train:
-        # The step has a bad gradient to go by, so that what it leaves would accuse good parameters too.
+        # The step used a bad gradient, so after it good parameters may be bad too.
         before = f"what parameters and buffers were before step {step} cannot be seen after it"
         return f"first bad tensor: {found}; none seen in the batch, and {before}"
     model = _first_bad_of_model(state)
@@ -105,7 +105,7 @@ def _in_batch(state: TrainState, batch: object, output: BatchOutput) -> str:
 
 
 def _in_model(state: TrainState, loss: str) -> str:
-    """Say what is the first bad tensor when the batch with the bad loss has gone by, and only the model is left."""
+    """Return in words the first bad tensor where the bad batch is gone, and only the model is left."""
     train, step = state.progress.phase == "train", state.progress.step
     model = _first_bad_of_model(state)
     if model and not train:
@@ -127,7 +127,7 @@ def _first_bad(named: Iterable[tuple[str, Tensor]]) -> str | None:
 
 
 def _bad(name: str, tensor: Tensor) -> str | None:
-    """Say how many of a tensor's values are not finite, and of which kinds they are, if any."""
+    """Return in words how many of a tensor's values are not finite, and of which kinds; None where all are finite."""
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return None
     values = _values(tensor)
@@ -141,7 +141,7 @@ def _bad(name: str, tensor: Tensor) -> str | None:
 
 
 def _values(tensor: Tensor) -> Tensor:
-    """Give the values that a tensor stores: of a sparse or a nested one these alone can be asked."""
+    """Return the stored values of a tensor: sparse and nested ones support few operations themselves."""
     if tensor.layout == torch.sparse_coo:
         return tensor.coalesce().values()
     if tensor.is_nested or tensor.layout != torch.strided:
@@ -150,7 +150,7 @@ def _values(tensor: Tensor) -> Tensor:
 
 
 def _leaves(name: str, tree: object) -> Iterator[tuple[str, Tensor]]:
-    """Give the tensors of a tree of tuples, lists, mappings and dataclasses, by where Python would find them."""
+    """Yield the tensors of a tree of tuples, lists, mappings and dataclasses, with their Python expressions."""
     if isinstance(tree, Tensor):
         yield name, tree
     elif isinstance(tree, Mapping):

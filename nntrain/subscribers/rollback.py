@@ -1,4 +1,4 @@
-"""Go back to the last good state when the loss is none, or jumps, and go on from it otherwise."""
+"""Go back to the last good state when the loss is not finite or jumps, and go on with other settings."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from nntrain.values.state import TrainState
 from nntrain.values.tensors import Snapshot
 from nntrain.values.verdicts import CancelBatch, CancelFit
 
-_OTHERWISE: Final = 5  # what the key is folded with for a course that is taken instead of another
+_OTHERWISE: Final = 5  # folded into the key for another attempt
 _SMOOTHING: Final = 0.1
-"""How much of the mean loss that spikes are measured by is the newest."""
+"""The weight of the newest value in the smoothed mean loss that `spike` compares with."""
 
 
 class LastGood(Record, frozen=True):
     """What `Rollback` remembers.
 
     `good` is the state to go back to; `times` how often that was done in this fit; `mean` the smoothed mean of the
-    losses so far. `judged` says that the losses since `good` are so too, and only the weights are still to be seen.
+    losses so far. `judged` says that the losses since `good` are good, too, and only the weights are to be checked.
     """
 
     good: TrainState | None = None
@@ -38,19 +38,18 @@ class LastGood(Record, frozen=True):
 
 
 class Rollback(Subscriber[object]):
-    """Keep a good state every `every` steps; when the training goes wrong, go back to it and go on otherwise.
+    """Keep a good state every `every` steps; when the training goes wrong, go back to it, and go on with a lower rate.
 
-    Wrong is a train loss that is not finite, weights or an optimizer's memory that are not, or, with `spike`, a mean
-    loss of some `every` steps that is more than `spike` times the smoothed mean before (for losses above 0). From the
-    good state the training goes on with the learning rate times `lr_factor` and, with `new_key`, with other random
-    numbers: another order of the data, other noise. After `at_most` times within a fit, the fit is cancelled at the
-    last good state.
+    Wrong is a train loss, weights or an optimizer's state that are not finite, or, with `spike`, a mean loss over about
+    `every` steps that is more than `spike` times the smoothed mean before (for losses above 0). From the good state the
+    training goes on with the learning rate times `lr_factor` and, with `new_key`, with other random numbers: another
+    order of the data, other noise. After `at_most` times within a fit, the fit is cancelled at the last good state.
 
-    It looks every `every` steps, and where a train phase has ended: losses are read from the running sums then, so that
-    a device is not waited for at each batch. With `spike`, a state after a batch whose own loss is that far up is not
-    kept as a good one: it looks again after the next batch. All of its memory is a slot: the good state is saved with
-    the state, and a resumed run goes back to it as the straight one would. Each return is a `rolled_back` in the log.
-    It is asked before others, so that none of them acts on what is taken back.
+    It checks every `every` steps, and at the end of a train phase, and reads losses from the running sums, so that it
+    does not wait for a device at each batch. With `spike`, a state after a batch whose own loss is that high is not
+    kept as a good one: it checks again after the next batch. All of its memory is a slot: the good state is saved with
+    the state, and a resumed run goes back to it as an uninterrupted one would. Each return is a `rolled_back` in the
+    log. It is asked before others, so that none of them acts on what is undone.
     """
 
     order = -1000
@@ -81,15 +80,15 @@ class Rollback(Subscriber[object]):
         self.spike = spike
 
     def before_fit(self, state: TrainState) -> TrainState:
-        """Begin each fit anew."""
+        """Forget the fit before."""
         return self._remember(state, LastGood())
 
     def after_fit(self, state: TrainState) -> TrainState:
-        """Let the good state go: there is nothing to go back from."""
+        """Drop the good state: it is not needed after the fit."""
         return self._remember(state, evolved(state.get(self.slot), good=None, judged=False))
 
     def before_batch(self, state: TrainState, batch: object) -> TrainState:  # noqa: ARG002 - the event has it
-        """Keep the state, if it is time and it is good."""
+        """Keep the state, if one is due and it is good."""
         if state.progress.phase != "train":
             return state
         memory = state.get(self.slot)
@@ -102,12 +101,12 @@ class Rollback(Subscriber[object]):
         return self._remember(state, evolved(memory, good=good, judged=False))
 
     def after_batch(self, state: TrainState, batch: object, output: BatchOutput) -> AnswerBatch:  # noqa: ARG002 - same
-        """Look at the losses, if it is time; go back where they are not good."""
+        """Check the losses, if due; go back where they are bad."""
         memory = state.get(self.slot)
         good, now = memory.good, state.progress
         if good is None:
             return state
-        if memory.judged and now.phase == "train":  # and not kept before this batch
+        if memory.judged and now.phase == "train":  # and `before_batch` did not keep the state
             return self._back(state, memory, good, "the weights or the optimizer's memory are not finite")
         due = now.step - good.progress.step >= self.every if now.phase == "train" else now.batch == 1
         if not due or memory.judged:
@@ -123,7 +122,7 @@ class Rollback(Subscriber[object]):
             return state
         usual = mean if memory.mean is None else memory.mean
         if self.spike is not None and not output.loss.item() <= self.spike * usual:
-            return state  # it may be going wrong just now: look again after the next batch, before this is called good
+            return state  # it may be going wrong: check again after the next batch
         smoothed = usual + _SMOOTHING * (mean - usual)
         return self._remember(state, evolved(memory, mean=smoothed, judged=True))
 
@@ -161,7 +160,7 @@ def _is_number(given: object) -> bool:
 
 
 def _mean_since(good: TrainState, state: TrainState) -> float | None:
-    """Give the mean loss of the samples trained on since `good`, None where there are none."""
+    """Return the mean loss of the samples trained on since `good`, None where there are none."""
     total, samples, ended = 0.0, 0, False
     for stats in state.history[len(good.history) :]:
         if stats.phase == "train":
@@ -172,21 +171,21 @@ def _mean_since(good: TrainState, state: TrainState) -> float | None:
     if now.phase == "train":
         total += _total(state)
         samples += state.sums.samples
-    if ended or (now.phase == "train" and now.epoch == good.progress.epoch):  # its phase was not cancelled
+    if ended or (now.phase == "train" and now.epoch == good.progress.epoch):  # the phase of `good` was not cancelled
         total -= _total(good)
         samples -= good.sums.samples
     return total / samples if samples > 0 else None
 
 
 def _total(state: TrainState) -> float:
-    """Give the sum of the losses of a running phase."""
+    """Return the sum of the losses of the running phase."""
     return state.sums.weighted.tolist()[0] if state.sums.samples else 0.0
 
 
 def first_not_finite(snapshot: Snapshot) -> str | None:
-    """Name the first tensor, of parameters, buffers and the optimizer's memory, that has a value which is not finite.
+    """Return the name of the first tensor of parameters, buffers and the optimizer's state that is not finite.
 
-    A device is waited for once.
+    Waits for a device once.
     """
     named = [
         (name, tensor.detach())

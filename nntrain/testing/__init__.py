@@ -1,8 +1,8 @@
-"""The laws for what others write: subscribers, sinks, metrics, loaders, schedules; one line in a test-suite."""
+"""Checks for your own subscribers, sinks, metrics, loaders and schedules: one line each in a test suite."""
 
-from nntrain.testing.broken import Law, LawBrokenError
-from nntrain.testing.commuting import Clash, clashes
+from nntrain.testing.commutativity import Clash, clashes
 from nntrain.testing.dry_run import Answered, DryRun, dry_run
+from nntrain.testing.laws import Law, LawBrokenError
 from nntrain.testing.loader import check_loader
 from nntrain.testing.metric import Samples, check_metric
 from nntrain.testing.plans import MakeLearner, Pair, Plan, small_learner

@@ -1,4 +1,4 @@
-"""`dry_run`: what a subscriber would have answered in a run that a log tells of, without training."""
+"""`dry_run`: what a subscriber would have answered in a recorded run, without training."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _NO_WEIGHTS: Final = "it comes from a log, which has no weights"
 
 
 class Answered(Record, frozen=True):
-    """An answer other than to go on as before: at which event, where the run stood, and what was answered.
+    """An answer that changes something: the event, the progress of the run then, and the changes.
 
-    `verdict` cancels; `logged` are events for the log; `lr_scale` is what the learning rate is multiplied with from
-    there on; `key_changed` tells of another key.
+    `verdict` cancels; `logged` are events for the log; `lr_scale` is the factor of the learning rate from there on;
+    `key_changed` says that the key is another one.
     """
 
     event: Event
@@ -55,8 +55,8 @@ class Answered(Record, frozen=True):
 class DryRun(Record, frozen=True):
     """What a subscriber would have answered. `asked` counts how often it was asked at each event.
 
-    `unheard` are the events that it listens to and the log does not tell of: batches, where the log has none. `state`
-    is the last one, with the subscriber's slots.
+    `unheard` are the events that it listens to and the log does not have: those of batches, where none was logged.
+    `state` is the last one, with the subscriber's slots.
     """
 
     answers: tuple[Answered, ...]
@@ -72,7 +72,7 @@ class DryRun(Record, frozen=True):
 
 
 class _Unrecorded:
-    """Stands for what a log does not have, and says so when it is used."""
+    """Stands for what a log does not have, and raises when it is used."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -88,23 +88,23 @@ def dry_run(
 ) -> DryRun:
     """Ask `subscriber` at each event of a recorded run; `log` is the file, or its lines.
 
-    It sees the run's progress, history and losses, and keeps its slots; there are no weights, batches or predictions in
-    a log, and whatever reads one gets a `StateError`. Batches are asked about where the log tells of them (`every=`).
-    After a `CancelFit` nobody knows how the run had gone on, so it ends there; a phase that is cancelled is left out.
+    It sees the run's progress, history and losses, and keeps its slots. A log has no weights, batches or predictions:
+    reading one raises a `StateError`. It is asked at the batches that were logged (`every=`). The dry run ends at a
+    `CancelFit`, since the log does not say how the run would have gone on; the rest of a cancelled phase is skipped.
 
-    Raises `ConfigError` where the log tells of several runs and `run_id` does not say which, `LogReadError` for what is
-    no log.
+    Raises `ConfigError` where the log has several runs and `run_id` does not say which, `LogReadError` for what is not
+    a log.
     """
-    lines = _of_one_run(log, run_id)
-    folding = _Fold(subscriber)
+    lines = _lines_of_run(log, run_id)
+    replay = _Replay(subscriber)
     with restoring_rng([torch.default_generator]):
         for line in lines:
-            if not folding.hear(line):
+            if not replay.process(line):
                 break
-    return folding.result()
+    return replay.result()
 
 
-def _of_one_run(log: str | os.PathLike[str] | Iterable[Line], run_id: str | None) -> list[Line]:
+def _lines_of_run(log: str | os.PathLike[str] | Iterable[Line], run_id: str | None) -> list[Line]:
     lines = list(read(log)) if isinstance(log, (str, os.PathLike)) else list(log)
     there = list(dict.fromkeys(line.run_id for line in lines))
     if run_id is None and len(there) > 1:
@@ -117,21 +117,21 @@ def _of_one_run(log: str | os.PathLike[str] | Iterable[Line], run_id: str | None
     return [line for line in of_run if line.rank == lowest]
 
 
-class _Fold:
-    """A dry run, half way."""
+class _Replay:
+    """A dry run in progress: processes the log line by line."""
 
     def __init__(self, subscriber: Listening[Never]) -> None:
-        self._heard_by = listeners([subscriber])
+        self._listeners = listeners([subscriber])
         self._answers: list[Answered] = []
         self._asked: dict[str, int] = {}
         self._cancelled: tuple[int, str] | None = None
-        """The phase that a verdict ended, which the log goes on to tell of."""
+        """The phase that a verdict ended; the log's further lines of it are skipped."""
         tensors = Tensors(Spec({}, {}, torch.device("cpu")), nn.Identity(), None, None)
         tensors.lost = _NO_WEIGHTS
         self._state = TrainState(progress=Progress(), tensors=tensors, key=Key(seed=0))
 
-    def hear(self, line: Line) -> bool:
-        """Take one more line; False where the subscriber has ended the fit."""
+    def process(self, line: Line) -> bool:
+        """Process the next line; return False where the subscriber has ended the fit."""
         event = line.event
         if isinstance(event, HistoryReplaced):
             before = self._state.history[: event.kept]
@@ -176,7 +176,7 @@ class _Fold:
         return self._ask("after_batch", batch, output)
 
     def _ask(self, event: Event, *rest: object) -> bool:
-        heard_by = self._heard_by[event]
+        heard_by = self._listeners[event]
         if not heard_by:
             return True
         state = self._state
@@ -208,10 +208,10 @@ class _Fold:
         self._state = self._state.model_copy(update=changes)
 
     def result(self) -> DryRun:
-        """Give what came of it."""
+        """Return the result."""
         asked = self._asked
         batches: tuple[Event, ...] = ("before_batch", "after_batch")
-        unheard: list[Event] = [event for event in batches if self._heard_by[event] and event not in asked]
+        unheard: list[Event] = [event for event in batches if self._listeners[event] and event not in asked]
         return DryRun(
             answers=tuple(self._answers), asked=FrozenMapping(asked), unheard=tuple(unheard), state=self._state
         )

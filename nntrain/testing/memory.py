@@ -1,4 +1,4 @@
-"""What an object remembers outside the state: its attributes, and what its functions close over or keep globally."""
+"""What an object remembers outside the state: in attributes, closures, defaults and global variables."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from nntrain.values.bits import as_bytes
 from nntrain.values.state import TrainState
 
 _PLAIN: Final = (bool, int, float, complex, str, bytes, type(None))
-_KEPT: Final = (*_PLAIN, list, dict, set, deque, bytearray, Tensor)
-"""What a global variable may be for it to be looked at: modules, classes and functions are not remembered things."""
-_DEEPEST: Final = 6
+_REMEMBERED: Final = (*_PLAIN, list, dict, set, deque, bytearray, Tensor)
+"""Types of global variables that can be a memory, unlike modules, classes and functions."""
+_MAX_DEPTH: Final = 6
 
 
-def remembered(thing: object) -> dict[str, object]:
-    """Give what can be compared of each thing that `thing` remembers, by where it is kept."""
+def memory_of(thing: object) -> dict[str, object]:
+    """Return a comparable form of each value that `thing` remembers, by where it is kept."""
     found: dict[str, object] = {}
     for name, value in _attributes(thing).items():
-        found[f"self.{name}"] = _printed(value, 0)
+        found[f"self.{name}"] = _comparable(value, 0)
         if isinstance(value, (FunctionType, MethodType)):
             found |= _of_function(value)
     if isinstance(thing, (FunctionType, MethodType)):
@@ -36,8 +36,8 @@ def remembered(thing: object) -> dict[str, object]:
         for name, value in vars(kind).items():
             if isinstance(value, FunctionType):
                 found |= _of_function(value)
-            elif isinstance(value, _KEPT) and not name.startswith("__"):
-                found[f"{kind.__name__}.{name}"] = _printed(value, 0)
+            elif isinstance(value, _REMEMBERED) and not name.startswith("__"):
+                found[f"{kind.__name__}.{name}"] = _comparable(value, 0)
     return found
 
 
@@ -61,20 +61,20 @@ def _of_function(function: FunctionType | MethodType) -> dict[str, object]:
         if name == "__class__":
             continue
         try:
-            found[f"{name}, which {plain.__name__} closes over"] = _printed(cell.cell_contents, 0)
-        except ValueError:  # not there yet
+            found[f"{name}, which {plain.__name__} closes over"] = _comparable(cell.cell_contents, 0)
+        except ValueError:  # the cell is still empty
             continue
     for name in plain.__code__.co_names:
         value = plain.__globals__.get(name)
-        if isinstance(value, _KEPT) and value is not None:
-            found[f"the global {name}"] = _printed(value, 0)
+        if isinstance(value, _REMEMBERED) and value is not None:
+            found[f"the global {name}"] = _comparable(value, 0)
     if plain.__defaults__:
-        found[f"the defaults of {plain.__name__}"] = _printed(plain.__defaults__, 0)
+        found[f"the defaults of {plain.__name__}"] = _comparable(plain.__defaults__, 0)
     return found
 
 
-def _printed(value: object, depth: int) -> object:
-    """Give something of a value that is equal where the value is, and holds on to nothing."""
+def _comparable(value: object, depth: int) -> object:
+    """Return a form of a value that is equal where the value is, and keeps no reference to it."""
     if isinstance(value, _PLAIN):
         return repr(value)
     if isinstance(value, TrainState):
@@ -82,16 +82,16 @@ def _printed(value: object, depth: int) -> object:
     if isinstance(value, Tensor):
         content = as_bytes(value.detach().cpu()).numpy().tobytes() if value.numel() else b""
         return f"a tensor {tuple(value.shape)} ({hashlib.sha256(content).hexdigest()[:12]})"
-    if depth == _DEEPEST:
+    if depth == _MAX_DEPTH:
         return type(value).__name__
     if isinstance(value, BaseModel):
-        return type(value).__name__, _printed(dict(value.__dict__), depth + 1)
+        return type(value).__name__, _comparable(dict(value.__dict__), depth + 1)
     if isinstance(value, Mapping):
-        return [(_printed(key, depth + 1), _printed(one, depth + 1)) for key, one in value.items()]
+        return [(_comparable(key, depth + 1), _comparable(one, depth + 1)) for key, one in value.items()]
     if isinstance(value, Set):
-        return sorted(str(_printed(one, depth + 1)) for one in value)
+        return sorted(str(_comparable(one, depth + 1)) for one in value)
     if isinstance(value, (list, tuple, deque)):
-        return [_printed(one, depth + 1) for one in value]
+        return [_comparable(one, depth + 1) for one in value]
     if dataclasses.is_dataclass(value) or (type(value).__module__ != "builtins" and hasattr(value, "__dict__")):
-        return type(value).__name__, [(name, _printed(one, depth + 1)) for name, one in _attributes(value).items()]
+        return type(value).__name__, [(name, _comparable(one, depth + 1)) for name, one in _attributes(value).items()]
     return repr(value)

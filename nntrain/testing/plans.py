@@ -1,4 +1,4 @@
-"""Generated runs: small trainings as values, whose losses fall, rise, and stop being numbers."""
+"""Generated runs: small trainings as values, whose losses fall, rise, or become NaN."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,14 @@ from nntrain.machine.learner import Learner
 from nntrain.metrics.functions import accuracy
 from nntrain.sinks.interest import Sink
 from nntrain.subscribers.protocol import Listening
-from nntrain.testing.trying import st
+from nntrain.testing.examples import st
 from nntrain.values.randomness import seeded
 
 Batch = TypeVar("Batch")
 Pair = tuple[Tensor, Tensor]
 """A batch of the kit's own learner: inputs [B, 4], and classes [B]."""
 MakeLearner = Callable[[Sequence[Listening[Batch]]], Learner[Batch]]
-"""What makes a new learner with the subscribers that it is given, the same one each time."""
+"""Makes a new learner with the given subscribers, the same one each time."""
 
 _INPUTS: Final = 4
 _CLASSES: Final = 3
@@ -34,7 +34,7 @@ _CLASSES: Final = 3
 class Plan:
     """A run of a small classifier: `train` and `valid` are the sizes of the batches.
 
-    The inputs of train batch number `spoilt` (0, 1, ..., counted round) are not numbers.
+    The inputs of train batch `spoilt` (modulo their number) are NaN.
     """
 
     epochs: int = 1
@@ -52,7 +52,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Trial(Generic[Batch]):
-    """A run to try: what makes its learner, towards how many epochs, from which seed, and how it is told."""
+    """A run to try: the function that makes its learner, its epochs, its seed, and its description."""
 
     make: MakeLearner[Batch]
     epochs: int
@@ -63,14 +63,14 @@ class Trial(Generic[Batch]):
         return self.said
 
     def learner(self, subs: Sequence[Listening[Batch]], sinks: Sequence[Sink] = ()) -> Learner[Batch]:
-        """Make a new learner, with the same weights each time. Sinks are added to its own."""
+        """Return a new learner, with the same weights each time. Sinks are added to its own."""
         with seeded(self.seed):
             made = self.make(subs)
         return made.replace(sinks=(*made.sinks, *sinks)) if sinks else made
 
 
 def plans() -> st.SearchStrategy[Plan]:
-    """Draw runs; shrinks to one epoch of one batch."""
+    """Return a strategy for plans, which shrinks to one epoch of one batch."""
     sizes = st.lists(st.integers(2, 3), min_size=1, max_size=3).map(tuple)
     return st.builds(
         Plan,
@@ -83,15 +83,12 @@ def plans() -> st.SearchStrategy[Plan]:
     )
 
 
-def runs_of_pairs(device: torch.device | str) -> st.SearchStrategy[Trial[Pair]]:
-    """Draw runs of the kit's own small learner."""
-    return plans().map(
-        lambda plan: Trial(lambda subs: small_learner(plan, subs, device=device), plan.epochs, plan.seed, str(plan))
-    )
-
-
-def runs_of(make: MakeLearner[Batch]) -> st.SearchStrategy[Trial[Batch]]:
-    """Draw runs of somebody's learner: how many epochs, and from which seed."""
+def runs_of(make: MakeLearner[Any] | None, device: torch.device | str) -> st.SearchStrategy[Trial[Any]]:
+    """Return a strategy for runs of the user's learner, or of the kit's own small one on `device`."""
+    if make is None:
+        return plans().map(
+            lambda plan: Trial(lambda subs: small_learner(plan, subs, device=device), plan.epochs, plan.seed, str(plan))
+        )
     return st.builds(
         lambda epochs, seed: Trial(make, epochs, seed, f"your learner, epochs={epochs}, seed={seed}"),
         epochs=st.integers(1, 2),
@@ -102,7 +99,7 @@ def runs_of(make: MakeLearner[Batch]) -> st.SearchStrategy[Trial[Batch]]:
 def small_learner(
     plan: Plan, subs: Sequence[Listening[Pair]] = (), *, device: torch.device | str = "cpu"
 ) -> Learner[Pair]:
-    """Make the learner of a plan: an MLP that tells three classes apart, with SGD; the same each time."""
+    """Return the learner of a plan: an MLP with three classes and SGD, the same each time."""
     with seeded(plan.seed):
         model = nn.Sequential(nn.Linear(_INPUTS, 5), nn.Tanh(), nn.Linear(5, _CLASSES))
     train = _batches(plan.train, plan.seed)

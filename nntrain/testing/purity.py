@@ -1,7 +1,7 @@
-"""What a call does beside answering: the clocks it reads, the generators it draws from, what it writes and prints.
+"""What a call does beside returning: the clocks it reads, the generators it draws from, what it writes and prints.
 
-Python's profiler hook is told of each builtin that is called, whoever calls it. What a call leaves behind (a generator
-that has moved, another default dtype) is found by looking before and after.
+Python's profiler hook sees each call of a builtin. What a call leaves changed (a generator's state, the default dtype)
+is found by comparing before and after.
 """
 
 from __future__ import annotations
@@ -24,24 +24,11 @@ from typing import Any, Final
 
 import torch
 
-from nntrain.testing.broken import Law
+from nntrain.testing.laws import Law, LawBrokenError
 from nntrain.values.bits import same_bits
 
-_CLOCKS: Final = (
-    "time",
-    "time_ns",
-    "monotonic",
-    "monotonic_ns",
-    "perf_counter",
-    "perf_counter_ns",
-    "process_time",
-    "process_time_ns",
-    "thread_time",
-    "thread_time_ns",
-    "localtime",
-    "gmtime",
-    "sleep",
-)
+_COUNTERS: Final = ("time", "monotonic", "perf_counter", "process_time", "thread_time")
+_CLOCKS: Final = (*_COUNTERS, *(f"{name}_ns" for name in _COUNTERS), "localtime", "gmtime", "sleep")
 _FILES: Final = (
     "open",
     "write",
@@ -59,7 +46,7 @@ _FILES: Final = (
     "kill",
 )
 _THREADS: Final = ("start_new_thread", "start_joinable_thread")
-"""What `threading` begins a thread by: the second since Python 3.13."""
+"""The functions that `threading` starts a thread with: the second since Python 3.13."""
 _BUILTINS: Final[dict[object, tuple[Law, str]]] = {
     **{getattr(time, name): ("determinism", f"reads the wall clock, by time.{name}") for name in _CLOCKS},
     **{getattr(os, name): ("effects", f"reaches outside, by os.{name}") for name in _FILES if hasattr(os, name)},
@@ -70,34 +57,35 @@ _BUILTINS: Final[dict[object, tuple[Law, str]]] = {
     **{getattr(_thread, name): ("effects", "starts a thread") for name in _THREADS if hasattr(_thread, name)},
 }
 _OTHERS: Final = ("importlib", "linecache", "tokenize", "zipimport")
-"""Packages that read files for Python's own sake."""
+"""Packages that read files as part of Python itself."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Something that a call did, and must not: which law it breaks, in words, and where in the code."""
+class Impurity:
+    """Something that a call must not do: the law that it breaks, and in words what and where in the code."""
 
     law: Law
     said: str
 
 
 class PurityProbe:
-    """Watches this thread while it is on; `seen` is what was done that no pure function does.
+    """Watches this thread within a block; `seen` is what was done that no pure function does.
 
-    Python's garbage collector waits meanwhile: what it runs (finalizers, `gc.callbacks`) would look like the call's
-    doing.
+    Python's garbage collector is off meanwhile: what it runs (finalizers, `gc.callbacks`) would count as the call's.
     """
 
     def __init__(self) -> None:
-        self.seen: list[Seen] = []
+        self.seen: list[Impurity] = []
 
     def __enter__(self) -> PurityProbe:
         self._collecting = gc.isenabled()
         gc.disable()
         self._before = sys.getprofile()
         self._outside = sys._getframe(1)
-        if self._before is None or callable(self._before):  # cProfile's cannot be put back: it goes on, unwatched
-            sys.setprofile(self._look)
+        if self._before is None or callable(
+            self._before
+        ):  # cProfile's hook cannot be restored: it stays, and nothing is watched
+            sys.setprofile(self._hook)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -106,9 +94,9 @@ class PurityProbe:
         if self._collecting:
             gc.enable()
 
-    def _look(self, frame: FrameType, event: str, arg: Any) -> None:
+    def _hook(self, frame: FrameType, event: str, arg: Any) -> None:
         if event == "c_call":
-            found = _impurity(arg)
+            found = _classify(arg)
         elif event == "call" and frame.f_code is logging.Logger._log.__code__:
             found = ("effects", "logs, by logging; answer with state.log(event), which the event log writes")
         else:
@@ -121,10 +109,10 @@ class PurityProbe:
             return
         first = frames[-1]
         where = f"line {first.f_lineno} of {os.path.basename(first.f_code.co_filename)}"  # noqa: PTH119 - a name only
-        self.seen.append(Seen(law, f"{said} ({where})"))
+        self.seen.append(Impurity(law, f"{said} ({where})"))
 
     def _frames(self, frame: FrameType) -> Iterator[FrameType]:
-        """Give the frames of the watched call, the innermost first; the last is what was called from outside."""
+        """Yield the frames of the watched call, the innermost first; the last is the function that was called."""
         inner: FrameType | None = frame
         while inner is not None and inner.f_back is not None and inner.f_back is not self._outside:
             yield inner
@@ -132,7 +120,7 @@ class PurityProbe:
 
 
 def _is_excused(frame: FrameType, law: Law) -> bool:
-    """Tell whether Python or torch act for their own sake, or nntrain: a read may make it write a step."""
+    """Return whether Python, torch or nntrain does it for its own purposes: a read may make nntrain write a step."""
     package, _, rest = str(frame.f_globals.get("__name__", "")).partition(".")
     return (
         package in _OTHERS
@@ -141,19 +129,16 @@ def _is_excused(frame: FrameType, law: Law) -> bool:
     )
 
 
-def _impurity(called: Any) -> tuple[Law, str] | None:
+def _classify(called: Any) -> tuple[Law, str] | None:
     try:
         found = _BUILTINS.get(called)
-    except TypeError:  # what cannot be hashed is none of them
+    except TypeError:  # it cannot be hashed, so it is none of them
         return None
     if found is not None:
         return found
     owner, name = getattr(called, "__self__", None), getattr(called, "__name__", "")
     if owner is _PYTHON_GENERATOR:
-        return (
-            "determinism",
-            f"draws from Python's global generator, by random.{name}; torch's is seeded anew",
-        )
+        return "determinism", f"draws from Python's global generator, by random.{name}; torch's is seeded anew"
     if isinstance(owner, type) and issubclass(owner, datetime.date) and name in {"now", "utcnow", "today"}:
         return "determinism", f"reads the wall clock, by {owner.__name__}.{name}"
     if isinstance(owner, socket.socket):
@@ -161,11 +146,11 @@ def _impurity(called: Any) -> tuple[Law, str] | None:
     return None
 
 
-_PYTHON_GENERATOR: Final = random._inst  # whose methods random's functions are
+_PYTHON_GENERATOR: Final = random._inst  # the functions of random are its methods
 
 
-def world() -> dict[str, object]:
-    """Give what belongs to the process and to no training, and can be set from anywhere."""
+def process_state() -> dict[str, object]:
+    """Return the global state of the process that any code can set, and no training should."""
     return {
         "Python's global generator": random.getstate(),
         "NumPy's global generator": _numpy_state(),
@@ -189,14 +174,19 @@ def _numpy_state() -> object:
     return kind, keys.tobytes(), *rest
 
 
-def changed(before: dict[str, object], after: dict[str, object]) -> list[str]:
-    """Name what is not as it was."""
+def changed_parts(before: dict[str, object], after: dict[str, object]) -> list[str]:
+    """Return the names of what changed."""
     return [name for name, value in before.items() if not same_bits(value, after[name])]
 
 
-def watched(call: Callable[[], Any]) -> tuple[Any, list[Seen], list[str]]:
-    """Call; give the answer, what it did that it must not, and what of the process is not as it was."""
-    before, watch = world(), PurityProbe()
-    with watch:
+def probe_call(call: Callable[[], Any], broken: Callable[[Law, str], LawBrokenError]) -> Any:
+    """Return what a call returns. Raises `broken(law, said)` where it does what it must not, or changes the process."""
+    before, probe = process_state(), PurityProbe()
+    with probe:
         answer = call()
-    return answer, watch.seen, changed(before, world())
+    for impurity in probe.seen:
+        raise broken(impurity.law, impurity.said)
+    changed = changed_parts(before, process_state())
+    if changed:
+        raise broken("manners", f"changed {' and '.join(changed)}")
+    return answer

@@ -1,4 +1,4 @@
-"""`check_sink`: the laws, for a sink that somebody wrote."""
+"""`check_sink`: the laws for a sink."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from nntrain.machine.steps import fit_step
 from nntrain.sinks.interest import Sink, interest_of, sink_name
 from nntrain.sinks.transition import BatchRan, RunInfo, Transition
 from nntrain.subscribers.protocol import AnswerBatch, Listening, Subscriber
-from nntrain.testing.broken import Law, LawBrokenError
-from nntrain.testing.courses import course, parted, place
-from nntrain.testing.plans import Batch, MakeLearner, Trial, runs_of, runs_of_pairs
-from nntrain.testing.purity import changed, world
-from nntrain.testing.shown import copied, plain
-from nntrain.testing.trying import expect_callable, st, tried
+from nntrain.testing.copies import copy_parts, writable_parts
+from nntrain.testing.examples import check_examples, expect_callable, st
+from nntrain.testing.laws import Law, LawBrokenError
+from nntrain.testing.plans import Batch, MakeLearner, Trial, runs_of
+from nntrain.testing.purity import changed_parts, process_state
+from nntrain.testing.traces import compare_run, place, record_trace
 from nntrain.values.bits import same_bits
 from nntrain.values.output import BatchOutput
 from nntrain.values.state import TrainState
@@ -30,12 +30,12 @@ from nntrain.values.tensors import Tensors
 from nntrain.values.verdicts import Cancel, CancelBatch, CancelEpoch, CancelFit
 
 _MOST_KEPT: Final = 2
-"""How many states a sink may keep: the last and the best, say."""
+"""How many states a sink may keep, such as the last and the best."""
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """What happens in a run beside its batches: a verdict before the batch of that number, or an error in its loss."""
+    """What goes wrong in a run: a verdict before batch `at`, or an error after it."""
 
     at: int
     what: type[Cancel] | None
@@ -45,10 +45,10 @@ class Trouble:
 
 
 class _TroubleError(Exception):
-    """What goes wrong in a run of the kit's, for a sink to be told of it."""
+    """An error that the kit raises in a run, to see what a sink does."""
 
 
-class _Troubled(Subscriber[object]):
+class _TroubleMaker(Subscriber[object]):
     """Answers with a verdict, or fails, at a batch of the first phase."""
 
     order = -1
@@ -70,8 +70,8 @@ class _Troubled(Subscriber[object]):
         return state
 
 
-class _Probe(Generic[Batch]):
-    """Stands in for a sink, wants what it wants, and looks at what it does."""
+class _SinkProbe(Generic[Batch]):
+    """Wraps a sink, wants what it wants, and checks what it does."""
 
     def __init__(self, inner: Sink) -> None:
         self.inner = inner
@@ -83,16 +83,16 @@ class _Probe(Generic[Batch]):
         self.interest = replace(self._wanted, batches=None if self._wanted.batches is None else self._batches)
 
     def __call__(self, transition: Transition, /) -> None:
-        """Show it the transition."""
+        """Pass the transition on, and check what the sink does."""
         if not any(kept() is transition.state.tensors for kept in self.handles):
             self.handles.append(weakref.ref(transition.state.tensors))
         output, state = transition.output, transition.state
-        before = copied(output), copied(state)
+        before = copy_parts(output), copy_parts(state)
         where = f"at {transition.event or transition.at} of {place(transition.progress)}"
         self._shown(where, lambda: self.inner(transition))
-        if not same_bits(before[0], plain(output)):
+        if not same_bits(before[0], writable_parts(output)):
             self._break("immutability", f"{where} it wrote to the output, which other sinks are shown")
-        if not same_bits(before[1], plain(state)):
+        if not same_bits(before[1], writable_parts(state)):
             self._break("immutability", f"{where} it wrote to the tensors of the state")
 
     def _batches(self, run: RunInfo, ran: Sequence[BatchRan], /) -> None:
@@ -101,7 +101,7 @@ class _Probe(Generic[Batch]):
             self._shown("given batches in a group", lambda: batches(run, ran))
 
     def _shown(self, where: str, show: Callable[[], object]) -> None:
-        before = world()
+        before = process_state()
         try:
             show()
         except BorrowError as error:
@@ -110,7 +110,7 @@ class _Probe(Generic[Batch]):
             self.failure = self.failure or (where, error)
             raise
         finally:
-            moved = changed(before, world())
+            moved = changed_parts(before, process_state())
             if moved:
                 self._break("manners", f"{where} it changed {' and '.join(moved)}")
 
@@ -118,7 +118,7 @@ class _Probe(Generic[Batch]):
         self.broken = self.broken or LawBrokenError(law, self.name, said)
 
     def check(self) -> None:
-        """Raise what was found."""
+        """Raise the first broken law that was found."""
         if self.broken is not None:
             raise self.broken
         if self.failure is not None:
@@ -138,59 +138,62 @@ def check_sink(
     examples: int = 15,
     device: torch.device | str = "cpu",
 ) -> None:
-    """Hold a sink to the laws, over `examples` generated runs: some are cancelled, some fail, some have NaN losses.
+    """Check a sink by the laws, over `examples` generated runs: some are cancelled, some fail, some have NaN losses.
 
-    `make` gives a new sink each time. It may have effects, and a memory; it must not change the training.
+    `make` returns a new sink each time. It may have effects, and a memory; it must not change the training.
 
-    Raises `LawBrokenError`, with the smallest run that shows it: another training with it than without, a transition
-    that it cannot take ("observers"), a write to a state or an output ("immutability"), a process that is not as it was
-    ("manners"), states that it keeps, each of which costs a copy of the weights ("no waste").
+    Raises `LawBrokenError`, with the smallest run that shows it: the training differs with it, or it fails at a
+    transition ("observers"), it writes to a state or an output ("immutability"), changes global state of the process
+    ("manners"), or keeps states, each of which costs a copy of the weights ("no waste").
     """
     expect_callable(make, "make", "what makes a new sink each time: a class, or a lambda")
     expect_callable(make(), "What make gives", "a sink, which is called with a Transition: check_sink(lambda: my_sink)")
-    runs: st.SearchStrategy[Trial[Any]] = runs_of_pairs(device) if learner is None else runs_of(learner)
+    runs = runs_of(learner, device)
     troubles = st.none() | st.builds(
         Trouble, at=st.integers(0, 2), what=st.sampled_from([None, CancelBatch, CancelEpoch, CancelFit])
     )
     drawn = st.tuples(runs, troubles)
-    tried(
-        partial(_check, make), drawn, examples, said=lambda pair: ", ".join(str(one) for one in pair if one is not None)
+    check_examples(
+        partial(_check, make),
+        drawn,
+        examples,
+        describe=lambda pair: ", ".join(str(one) for one in pair if one is not None),
     )
 
 
 def _check(make: Callable[[], Sink], drawn: tuple[Trial[Batch], Trouble | None]) -> None:
     run, trouble = drawn
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SinkWarning)  # its failures are told as a broken law
-        _check_one(make, run, [] if trouble is None else [_Troubled(trouble)])
+        warnings.simplefilter("ignore", SinkWarning)  # its failures become broken laws
+        _check_one(make, run, [] if trouble is None else [_TroubleMaker(trouble)])
 
 
 def _check_one(make: Callable[[], Sink], run: Trial[Batch], subs: Sequence[Listening[Any]]) -> None:
-    probe: _Probe[Batch] = _Probe(make())
+    probe: _SinkProbe[Batch] = _SinkProbe(make())
     try:
-        alone = course(run, subs)
+        alone = record_trace(run, subs)
     except _TroubleError:
         try:
-            parted([], run, subs, sinks=[probe])
+            compare_run([], run, subs, sinks=[probe])
         except _TroubleError:
             probe.check()
             return
         said = "an error of the training does not get through with it"
         raise LawBrokenError("observers", probe.name, said) from None
-    found = parted(alone, run, subs, sinks=[probe])
+    found = compare_run(alone, run, subs, sinks=[probe])
     probe.check()
     if found:
         raise LawBrokenError("observers", probe.name, f"the training is another one with it: {found}")
-    merely = _Probe[Batch](make())  # nobody else wants the batches: those that merely run come in groups
-    learner = run.learner(subs, [merely])
+    unwatched = _SinkProbe[Batch](make())  # no other sink wants batches: unwatched batches come in groups
+    learner = run.learner(subs, [unwatched])
     end = fit_step(learner, learner.init(run.seed), run.epochs).state
-    merely.check()
+    unwatched.check()
     if end != alone[-1].state:
         said = f"the training ends otherwise with it:\n{end.diff(alone[-1].state)}"
         raise LawBrokenError("observers", probe.name, said)
     del end, learner
     gc.collect()
-    kept = sum(handle() is not None for handle in merely.handles)
+    kept = sum(handle() is not None for handle in unwatched.handles)
     if kept > _MOST_KEPT:
         raise LawBrokenError(
             "no waste",

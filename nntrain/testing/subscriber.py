@@ -1,4 +1,4 @@
-"""`check_subscriber`: the laws, for a subscriber that somebody wrote."""
+"""`check_subscriber`: the laws for a subscriber."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from nntrain.errors import CheckpointError, SubscriberError, VerdictError
 from nntrain.machine.steps import advance, fit_step, with_goal
 from nntrain.sinks.transition import Transition
 from nntrain.subscribers.protocol import Listening
-from nntrain.testing.broken import LawBrokenError
-from nntrain.testing.courses import Follower, Stop, course, parted
-from nntrain.testing.plans import Batch, MakeLearner, Pair, Trial, runs_of, runs_of_pairs
-from nntrain.testing.probe import Probe
-from nntrain.testing.standing_in import StandIn
-from nntrain.testing.trying import expect_callable, st, tried
+from nntrain.testing.examples import check_examples, expect_callable
+from nntrain.testing.laws import LawBrokenError
+from nntrain.testing.plans import Batch, MakeLearner, Pair, Trial, runs_of
+from nntrain.testing.probe import SubscriberProbe
+from nntrain.testing.stand_in import StandIn
+from nntrain.testing.traces import TraceChecker, TraceStep, compare_run, record_trace
 
 
 @overload
@@ -38,48 +38,51 @@ def check_subscriber(
     examples: int = 15,
     device: torch.device | str = "cpu",
 ) -> None:
-    """Hold a subscriber to the laws, over `examples` generated runs of a small classifier.
+    """Check a subscriber by the laws, over `examples` generated runs of a small classifier.
 
-    `make` gives a new subscriber each time, all alike. One for other batches than (inputs, target) needs `learner`: a
-    function that makes a new learner of yours with the subscribers that it is given; a batch of it should take
-    milliseconds.
+    `make` returns a new subscriber each time, all alike. One for other batches than (inputs, target) needs `learner`: a
+    function that makes a new learner of yours with the given subscribers; its batches should take milliseconds.
 
-    Raises `LawBrokenError`, with the smallest run that shows it: an answer that the event does not allow
-    ("answers"), a write to a state, batch or output ("immutability"), other answers to the same question, a clock, a
-    random number that no key rules ("determinism"), a memory outside the state ("resume", "branch"), a process that is
-    not as it was ("manners"), files, threads, prints ("effects"). What the subscriber raises itself passes on.
+    Raises `LawBrokenError`, with the smallest run that shows it: an answer that the event does not allow ("answers"),
+    a write to a state, batch or output ("immutability"), another answer to the same question, a clock, a random number
+    that does not depend on the key ("determinism"), a memory outside the state ("resume", "branch"), a change of the
+    process's global state ("manners"), files, threads, prints ("effects"). Its own exceptions pass through.
     """
     example = "check_subscriber(lambda: EarlyStopping(patience=2))"
     expect_callable(make, "make", f"what makes a new subscriber each time: a class, or a lambda: {example}")
-    runs: st.SearchStrategy[Trial[Any]] = runs_of_pairs(device) if learner is None else runs_of(learner)
+    runs = runs_of(learner, device)
     with tempfile.TemporaryDirectory() as folder:
-        tried(partial(_check, make, Path(folder) / "state.safetensors"), runs, examples)
+        check_examples(partial(_check, make, Path(folder) / "state.safetensors"), runs, examples)
 
 
 def _check(make: Callable[[], Listening[Batch]], path: Path, run: Trial[Batch]) -> None:
-    probe = Probe(make())
+    probe = SubscriberProbe(make())
     name = probe.name
     try:
-        straight = course(run, [probe])
+        straight = record_trace(run, [probe])
     except (SubscriberError, VerdictError) as error:
         raise LawBrokenError("answers", name, str(error)) from error
     _check_resumed(make, run, path, straight, probe)
-    found = parted(straight, run, [make()])
+    found = compare_run(straight, run, [make()])
     if found:
         raise LawBrokenError("determinism", name, f"a second run is another one: {found}")
     _check_branches(make, run, straight, probe)
-    parted(straight, run, [Probe(make(), twice=True)])
-    kept = probe.lasting()
+    compare_run(straight, run, [SubscriberProbe(make(), twice=True)])
+    kept = probe.repeated_changes()
     if kept:
         raise LawBrokenError("resume", name, f"its memory is not in the state: {kept}")
 
 
 def _check_resumed(
-    make: Callable[[], Listening[Batch]], run: Trial[Batch], path: Path, straight: list[Stop], probe: Probe
+    make: Callable[[], Listening[Batch]],
+    run: Trial[Batch],
+    path: Path,
+    straight: list[TraceStep],
+    probe: SubscriberProbe,
 ) -> None:
-    """Save each state, load it, go on with another subscriber: the rest of the run is the same."""
+    """Check that a run is the same when each state is saved, loaded, and continued with a new subscriber."""
     place = StandIn(probe.inner)
-    follower = Follower(())
+    follower = TraceChecker(())
     learner = run.learner([place], [lambda transition: follower(transition)])  # noqa: PLW0108 - another one each time
     for index, stop in enumerate(straight):
         if stop.state.progress.at == "finished":
@@ -89,21 +92,21 @@ def _check_resumed(
         except CheckpointError as error:
             raise LawBrokenError("resume", probe.name, f"what it keeps cannot be saved: {error}") from error
         place.inner = make()
-        follower = Follower(straight[index + 1 :])
+        follower = TraceChecker(straight[index + 1 :])
         fit_step(learner, load(path, learner))
-        found = follower.ended()
+        found = follower.finish()
         if found:
-            memory = probe.changed()
+            memory = probe.memory_changes()
             why = f"its memory is not in the state: resumed runs differ. {memory}" if memory else "resumed runs differ"
             said = f"{why}\n  Gone on from the state after {stop}: {found} (straight here, resumed there)."
             raise LawBrokenError("resume", probe.name, said)
 
 
 def _check_branches(
-    make: Callable[[], Listening[Batch]], run: Trial[Batch], straight: list[Stop], probe: Probe
+    make: Callable[[], Listening[Batch]], run: Trial[Batch], straight: list[TraceStep], probe: SubscriberProbe
 ) -> None:
-    """Advance two trainings with one subscriber, in turns: each is as it is alone."""
-    follower = Follower(straight)
+    """Check that two trainings that share a subscriber, and advance in turns, are as each is alone."""
+    follower = TraceChecker(straight)
     mine = True
 
     def follow(transition: Transition) -> None:
@@ -118,9 +121,9 @@ def _check_branches(
         if other.progress.at != "finished":
             mine = False
             other = advance(learner, other).state
-    found = follower.ended()
+    found = follower.finish()
     if found:
-        memory = probe.changed() or ""
+        memory = probe.memory_changes() or ""
         raise LawBrokenError(
             "branch",
             probe.name,

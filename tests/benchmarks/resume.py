@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from nntrain import Key
-from nntrain.data.loaders import Stream, as_loader
+from nntrain.data.loaders import as_loader
+from nntrain.data.stream import Stream
 from tests.benchmarks.report import heading, table
 from tests.benchmarks.rounds import Timed, interleaved
 from tests.benchmarks.setting import Batch

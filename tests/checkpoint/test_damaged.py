@@ -27,7 +27,7 @@ from torch import Tensor
 
 from nntrain import DataLoaders, Learner, TrainState
 from nntrain.checkpoint import diff, inspect, latest, load, resume, save, verify
-from nntrain.checkpoint.container import LONGEST_HEADER
+from nntrain.checkpoint.container import MAX_HEADER
 from nntrain.errors import CheckpointError, MisfitError
 from tests.checkpoint.forging import changed, forged, forged_text, parts_of, with_header
 from tests.checkpoint.test_save_load import VERSION_1, check_version_1, halfway, version_1_learner
@@ -185,8 +185,8 @@ def test_other_ways_to_write_the_same_header_are_no_checkpoints(path: Path) -> N
         7,
         HEADER_END,
         len(WHOLE),
-        LONGEST_HEADER,
-        LONGEST_HEADER + 1,
+        MAX_HEADER,
+        MAX_HEADER + 1,
         1 << 40,
         (1 << 63) - 1,
         1 << 63,

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nntrain.cli import nntrain
-from nntrain.cli.settings import FitConfig, configured, schema_of_all
+from nntrain.cli.settings import FitConfig, read_config, schema_of_all
 from nntrain.errors import ConfigError
 from nntrain.log import read
 from nntrain.log.events import RunStarted
@@ -93,7 +93,7 @@ def test_a_flag_counts_then_the_environment_then_the_file_then_the_default(
     path.write_text("lr = 0.1\nepochs = 3\nbatch_size = 7\n[subscribers.nan_guard]\nevery = 2\n")
     monkeypatch.setenv("NNTRAIN_EPOCHS", "5")
     monkeypatch.setenv("NNTRAIN_SUBSCRIBERS__NAN_GUARD__ORDER", "4")
-    config = configured(path, {"batch_size": 9, "subscribers": {"early_stopping": {}}})
+    config = read_config(path, {"batch_size": 9, "subscribers": {"early_stopping": {}}})
     assert (config.lr, config.epochs, config.batch_size, config.hidden) == (0.1, 5, 9, 50)
     assert config.subscribers == {"nan_guard": {"every": 2, "order": "4"}, "early_stopping": {}}
 

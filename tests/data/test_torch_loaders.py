@@ -30,7 +30,8 @@ from torch.utils.data import (
 )
 
 from nntrain import DataLoaders, Key, Learner, accuracy
-from nntrain.data.loaders import Stream, as_loader
+from nntrain.data.loaders import as_loader
+from nntrain.data.stream import Stream
 from nntrain.data.torch_loaders import Indexed, Replayed, torch_loader
 from nntrain.log import JsonLog
 from nntrain.values.bits import same_bits

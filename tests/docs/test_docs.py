@@ -15,7 +15,7 @@ from mypy import api
 
 from nntrain.cli import nntrain
 from nntrain.cli.plugins import KINDS
-from nntrain.cli.settings import configured, made
+from nntrain.cli.settings import make_plugins, read_config
 from nntrain.machine.table import TABLE
 
 ROOT = Path(__file__).parents[2]
@@ -105,8 +105,8 @@ def test_toml_blocks_are_configurations_or_entry_points(page: Path, block: str, 
         assert {group.removeprefix("nntrain.") for group in content["project"]["entry-points"]} <= set(KINDS)
         return
     (tmp_path / "run.toml").write_text(block)
-    config = configured(tmp_path / "run.toml", {})
-    assert made("subscribers", config.subscribers)
+    config = read_config(tmp_path / "run.toml", {})
+    assert make_plugins("subscribers", config.subscribers)
 
 
 def diagram() -> str:

@@ -66,7 +66,7 @@ def learner_of(
     dls = DataLoaders(batches() if train is None else train, batches(3) if valid is None else valid)
     arguments: dict[str, Any] = {"loss_fn": mse_loss, "metric_fn": error_of, "optim_class": torch.optim.SGD, "lr": 0.01}
     learner: Learner[Any] = Learner(made, dls, subs=subs, **{**arguments, **changes})
-    if nan_guard.waits(torch.zeros(())):
+    if nan_guard.waits_for_device(torch.zeros(())):
         engine = learner.machine.engine
         assert isinstance(engine, Eager)
         engine._sums_device = torch.device("cpu")  # the sums stay tensors, as on a device
@@ -88,7 +88,7 @@ def reason(learner: Learner[Any], epochs: int = 1) -> str:
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the CPU stand in for a device that reading waits for."""
-    monkeypatch.setattr(nan_guard, "waits", lambda loss: True)
+    monkeypatch.setattr(nan_guard, "waits_for_device", lambda loss: True)
 
 
 @pytest.fixture(params=["cpu", "device"])
@@ -328,8 +328,8 @@ def test_weights_are_looked_at_without_copies(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_reading_waits_for_what_is_not_on_the_cpu() -> None:
-    assert not nan_guard.waits(torch.zeros(()))
-    assert nan_guard.waits(torch.zeros((), device="meta"))
+    assert not nan_guard.waits_for_device(torch.zeros(()))
+    assert nan_guard.waits_for_device(torch.zeros((), device="meta"))
 
 
 @pytest.mark.usefixtures("stand_in")

@@ -399,7 +399,7 @@ def test_pairs_that_do_not_commute_are_told_and_others_are_not() -> None:
 
 
 def test_two_that_share_no_event_commute_by_their_types(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nntrain.testing.commuting.tried", lambda *_: pytest.fail("ran"))
+    monkeypatch.setattr("nntrain.testing.commutativity.check_examples", lambda *_: pytest.fail("ran"))
     assert clashes([lambda: EarlyStopping(patience=1), SkipsOdd]) == ()
 
 

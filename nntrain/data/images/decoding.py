@@ -1,10 +1,10 @@
-"""Decoding an image as it is stored to the intensities that the reference divides by 255.
+"""Decoding a stored image to the intensities that the reference divides by 255.
 
-torchvision's decoder takes half the time of PIL's and lets other threads run. It is used only for kinds of files of
-which it is known that both give the same bits: greyscale and RGB with 8 bits a channel, with alpha or without it, as
-PNG or JPEG, and nothing in the file that could ask for more (an orientation, a palette, a transparent colour). All
-else is decoded by `datasets.Image`, which is PIL: the reference itself. And since builds of the JPEG library differ,
-the first images of each kind are decoded by both; one bit of difference, and the kind is PIL's.
+torchvision's decoder takes half the time of PIL's and lets other threads run. It is used only for kinds of files for
+which both are known to give the same bits: greyscale and RGB with 8 bits a channel, with or without alpha, as PNG or
+JPEG, and nothing in the file that needs more (an orientation, a palette, a transparent colour). `datasets.Image`, which
+uses PIL and is the reference, decodes everything else. Since builds of the JPEG library differ, the first images of
+each kind are decoded by both; after one bit of difference, PIL decodes that kind.
 """
 
 from __future__ import annotations
@@ -29,39 +29,39 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COMPARED: Final = 16
-"""So many images of each kind are decoded by both decoders before torchvision's is believed."""
+"""How many images of each kind both decoders decode before torchvision's is used alone."""
 
-LARGEST: Final = 1 << 26
-"""So many pixels, and PIL begins to suspect a decompression bomb: its answer counts."""
+MAX_PIXELS: Final = 1 << 26
+"""Above so many pixels PIL may refuse an image as a decompression bomb: it decides."""
 
 WORTH_AN_IMPORT: Final = 4 << 20
-"""Bytes of files from which on importing torchvision, which takes a second or more, is won back."""
+"""From so many bytes of files on, torchvision is worth its import, which takes a second or more."""
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _PNG_SIDE: Final = 1_000_000
-"""libpng refuses longer sides."""
+"""libpng refuses images with longer sides."""
 _PNG_MODES: Final = {0: "L", 2: "RGB", 4: "LA", 6: "RGBA"}
 _JPEG_MODES: Final = {1: "L", 3: "RGB"}
 
 
 class Kind(NamedTuple):
-    """What two files share that are decoded alike."""
+    """What decides how a file is decoded: the same code runs for all files of one kind."""
 
     codec: str
     mode: str
-    """As PIL calls what it makes of it."""
+    """PIL's name of the decoded image's mode."""
     detail: bytes
-    """What else decides which code of the library runs: of a JPEG the process and the components' sampling."""
+    """Of a JPEG, the process and the components' sampling."""
 
 
 Decode = Callable[[Tensor, int, bool], Tensor]
 
 
 class Decoder:
-    """Decodes the images of one column, from many threads if need be.
+    """Decodes the images of one column. Several threads may share it.
 
-    `feature` is the column's, whose `mode` is obeyed; `stored` is how many bytes there are to decode: for a few, PIL is
-    done before torchvision is imported. A copy in another process compares anew.
+    `feature` is the column's, whose `mode` is kept; `stored` is how many bytes there are to decode: with few, PIL is
+    done before torchvision is imported. A copy in another process compares the decoders anew.
     """
 
     def __init__(self, feature: Image, stored: int = WORTH_AN_IMPORT) -> None:
@@ -69,8 +69,8 @@ class Decoder:
         self._stored = stored
         self._codecs = codecs() if stored >= WORTH_AN_IMPORT or "torchvision" in sys.modules else {}
         self._agreed: dict[Kind, int] = {}
-        """How many images of a kind came out alike; -1 where one did not."""
-        self._comparing = threading.Lock()
+        """How many images of a kind the decoders agreed on; -1 after one that they did not."""
+        self._comparison_lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[Decoder], tuple[Image, int]]:
         return Decoder, (self._feature, self._stored)  # a lock and operators cannot be pickled
@@ -79,7 +79,7 @@ class Decoder:
         """Decode one image: uint8 [C, H, W], not to be written to.
 
         Raises:
-            DataError: it is missing, cannot be decoded, or has no 8 bits a channel; the error names row and column.
+            DataError: it is missing, cannot be decoded, or has not 8 bits a channel; the error names row and column.
         """
         if image is None:
             return pixels_of(None, f"row {row}").transpose(2, 0, 1)
@@ -89,27 +89,27 @@ class Decoder:
             raise _undecodable(row, column, error) from error
         kind = kind_of(image.content) if image.content is not None else None
         if kind is None or kind.codec not in self._codecs or self._feature.mode not in {None, kind.mode}:
-            return self._by_pil(image, row, column)
+            return self._decode_by_pil(image, row, column)
         if self._agreed.get(kind, 0) < COMPARED:
-            return self._compared(image, kind, row, column)
-        found = self._by_torchvision(image, kind)
-        return self._by_pil(image, row, column) if found is None else found
+            return self._decode_by_both(image, kind, row, column)
+        found = self._decode_by_torchvision(image, kind)
+        return self._decode_by_pil(image, row, column) if found is None else found
 
-    def _compared(self, image: Encoded, kind: Kind, row: int, column: str) -> NDArray[np.uint8]:
+    def _decode_by_both(self, image: Encoded, kind: Kind, row: int, column: str) -> NDArray[np.uint8]:
         import numpy as np
 
-        expected = self._by_pil(image, row, column)
-        # One at a time: nobody may believe a kind while another thread is finding that it differs.
-        with self._comparing:
+        expected = self._decode_by_pil(image, row, column)
+        # One at a time: no thread may trust a kind while another finds that it differs.
+        with self._comparison_lock:
             so_far = self._agreed.get(kind, 0)
             if 0 <= so_far < COMPARED:
-                found = self._by_torchvision(image, kind)
+                found = self._decode_by_torchvision(image, kind)
                 alike = found is not None and np.array_equal(found, expected)
                 self._agreed[kind] = so_far + 1 if alike else -1
         return expected
 
-    def _by_torchvision(self, image: Encoded, kind: Kind) -> NDArray[np.uint8] | None:
-        """Decode it, or give None: what torchvision refuses, PIL may read, and otherwise says why not."""
+    def _decode_by_torchvision(self, image: Encoded, kind: Kind) -> NDArray[np.uint8] | None:
+        """Decode it, or return None where torchvision refuses: PIL may read it, or raises the error."""
         if image.tensor is None:
             return None
         try:
@@ -118,7 +118,7 @@ class Decoder:
             return None
         return found.numpy() if found.dtype == torch.uint8 else None
 
-    def _by_pil(self, image: Encoded, row: int, column: str) -> NDArray[np.uint8]:
+    def _decode_by_pil(self, image: Encoded, row: int, column: str) -> NDArray[np.uint8]:
         from PIL import Image
 
         stored = {"bytes": None if image.content is None else bytes(image.content), "path": image.path}
@@ -130,10 +130,10 @@ class Decoder:
 
 
 def codecs() -> dict[str, Decode]:
-    """Give torchvision's decoders by the names of `Kind.codec`; none where it was built without, or has them no more.
+    """Return torchvision's decoders by the names of `Kind.codec`; without those that this build does not have.
 
-    They are the operators under `torchvision.io.decode_png` and `decode_jpeg`, which warn, since 0.29 at each image,
-    that they will move to another package.
+    They are the operators that `torchvision.io.decode_png` and `decode_jpeg` call. These two warn at each image, since
+    0.29, that they will move to another package.
     """
     import torchvision.io  # type: ignore[import-untyped]  # noqa: F401  # it has no py.typed; it registers the operators
 
@@ -142,28 +142,27 @@ def codecs() -> dict[str, Decode]:
 
 
 def kind_of(content: memoryview) -> Kind | None:
-    """Tell the kind of an encoded image, from its headers; None where only PIL is to decode it."""
+    """Return the kind of an encoded image, from its headers; None where only PIL may decode it."""
     try:
         if bytes(content[:16]) == _PNG:
-            return _png(content)
+            return _png_kind(content)
         if bytes(content[:2]) == b"\xff\xd8" and bytes(content[-2:]) == b"\xff\xd9":
-            return _jpeg(content)
-    except (struct.error, IndexError):  # it ends in a header
+            return _jpeg_kind(content)
+    except (struct.error, IndexError):  # it ends within a header
         return None
     return None
 
 
-def _png(content: memoryview) -> Kind | None:
-    """Look at a PNG's header, that there is nothing in it but pixels, and that these are whole.
+def _png_kind(content: memoryview) -> Kind | None:
+    """Check that a PNG has a plain header, nothing but pixels, and all of them.
 
-    All that libpng could stumble over is looked at before: torchvision's 0.29 does not survive libpng's errors, but
-    takes the process down with it.
+    Everything that libpng could fail on is checked first: in torchvision 0.29 an error of libpng ends the process.
     """
     width, height, depth, colour, compression, filtering, interlaced = struct.unpack_from(">IIBBBBB", content, 16)
     if depth != 8 or colour not in _PNG_MODES or compression or filtering or interlaced:
         return None
     mode = _PNG_MODES[colour]
-    if not (0 < width < _PNG_SIDE and 0 < height < _PNG_SIDE and width * height <= LARGEST):
+    if not (0 < width < _PNG_SIDE and 0 < height < _PNG_SIDE and width * height <= MAX_PIXELS):
         return None
     pixels: list[memoryview] = []
     place = 8
@@ -179,11 +178,11 @@ def _png(content: memoryview) -> Kind | None:
         elif name != b"IHDR" or place != 8:
             return None
         place += 12 + length
-    return Kind("png", mode, b"") if _whole(b"".join(pixels), height, 1 + width * len(mode)) else None
+    return Kind("png", mode, b"") if _is_complete(b"".join(pixels), height, 1 + width * len(mode)) else None
 
 
-def _whole(compressed: bytes, lines: int, width: int) -> bool:
-    """Look whether so many lines of so many bytes come out, each of them beginning with the number of a filter."""
+def _is_complete(compressed: bytes, lines: int, width: int) -> bool:
+    """Return whether it decompresses to `lines` of `width` bytes, each beginning with the number of a filter."""
     inflating = zlib.decompressobj()
     try:
         found = inflating.decompress(compressed, lines * width + 1)
@@ -194,8 +193,8 @@ def _whole(compressed: bytes, lines: int, width: int) -> bool:
     return max(found[::width]) <= 4
 
 
-def _jpeg(content: memoryview) -> Kind | None:
-    """Look at a JPEG's segments up to the first scan: tables, comments, JFIF's header and one frame."""
+def _jpeg_kind(content: memoryview) -> Kind | None:
+    """Check a JPEG's segments up to the first scan: only tables, comments, JFIF's header and one frame."""
     place = 2
     frame: memoryview | None = None
     while True:
@@ -210,9 +209,7 @@ def _jpeg(content: memoryview) -> Kind | None:
                 frame = content[place + 1 : place + 2 + length]
             case 0xDA:
                 break
-            case (
-                _
-            ):  # Exif, XMP and colour transforms; progressive ones, of which libraries differ when they are damaged
+            case _:  # Exif, XMP, colour transforms; progressive ones, which libraries read differently when damaged
                 return None
         place += 2 + length
         if not segment:
@@ -220,7 +217,7 @@ def _jpeg(content: memoryview) -> Kind | None:
     if frame is None:
         return None
     marker, _, depth, height, width, components = struct.unpack_from(">BHBHHB", frame)
-    if depth != 8 or components not in _JPEG_MODES or not 0 < width * height <= LARGEST:
+    if depth != 8 or components not in _JPEG_MODES or not 0 < width * height <= MAX_PIXELS:
         return None
     return Kind("jpeg", _JPEG_MODES[components], bytes([marker]) + bytes(frame[9:]))
 

@@ -26,13 +26,13 @@ def load_digits() -> DatasetDict:
 
     Images are 8 by 8, 8-bit greyscale PNG. The source counts from 0 to 16; a count v becomes
     round(255 * v / 16), halves up. The test split is every fifth image of each digit, in the order of the source, so
-    that the same writers are in both; by writers of its own, the last of the source, a model is judged worse.
+    that both splits have the same writers. (On the last writers of the source alone, models score worse.)
 
     It needs no network and writes no file.
     """
     from datasets.dataset_dict import DatasetDict
 
-    packed = resources.files("nntrain.data").joinpath("digits.csv.gz").read_bytes()
+    packed = resources.files("nntrain.data.images").joinpath("digits.csv.gz").read_bytes()
     rows = gzip.decompress(packed).decode("ascii").splitlines()
     table = np.array([row.split(",") for row in rows], dtype=np.int64)
     counts, labels = table[:, :64].reshape(-1, 8, 8), table[:, 64]

@@ -1,4 +1,4 @@
-"""The images of a `datasets.Dataset` as they are stored: the bytes of files, read from Arrow without a copy."""
+"""The stored images of a `datasets.Dataset`: the bytes of files, read from Arrow without a copy."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class Encoded(NamedTuple):
-    """One image as it is stored: the bytes of a file, or the path of one."""
+    """One stored image: the bytes of a file, or its path."""
 
     content: memoryview | None
-    """The bytes of the file, which Arrow owns. None where there is but a path."""
+    """The bytes of the file, which Arrow owns. None where only a path is stored."""
     tensor: Tensor | None
-    """The same bytes, without a copy: uint8 [bytes], to be read only."""
+    """The same bytes, without a copy: uint8 [bytes], not to be written to."""
     path: str | None
 
     def read(self) -> Encoded:
-        """Give it with the bytes of its file, where it was a path on this machine; otherwise as it is."""
+        """Return it with the bytes of its file, where it is the path of one; otherwise as it is."""
         if self.content is not None or self.path is None or not Path(self.path).is_file():
             return self
         import pyarrow as pa
@@ -33,7 +33,7 @@ class Encoded(NamedTuple):
 
 
 def encoded_images(column: pa.ChunkedArray) -> Iterator[Encoded | None]:
-    """Give each image of a column of type struct<bytes, path>; None for one that is missing."""
+    """Yield each image of a column of type struct<bytes, path>; None for one that is missing."""
     for chunk in column.chunks:
         yield from _of_chunk(chunk)
 

@@ -37,7 +37,7 @@ CLASSES: Final = (
     "Bag",
     "Ankle boot",
 )
-"""The classes by label, spelled as on the hub, so that both sources give the same features."""
+"""The classes by label, spelled as on the hub, so that both sources have the same features."""
 
 _IMAGES_MAGIC: Final = 0x00000803
 _LABELS_MAGIC: Final = 0x00000801
@@ -62,7 +62,7 @@ def load_fashion_mnist(data_dir: Path | None = None) -> DatasetDict:
     folder = Path(data_dir)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; expected the folder with the four idx files of Fashion-MNIST.")
-    # All four are found before any is read: a missing one is told at once.
+    # All four are found before any is read: a missing one is reported at once.
     files = {
         name: (_find(folder, f"{name}-images", 3), _find(folder, f"{name}-labels", 1)) for name in ("train", "t10k")
     }
@@ -133,7 +133,7 @@ def _read_idx(path: Path, magic: int) -> NDArray[np.uint8]:
 def _content(path: Path) -> bytes:
     try:
         raw = path.read_bytes()
-        # By content, not by name: browsers unpack .gz files and keep the name.
+        # By content, not by name: browsers decompress .gz files and keep the name.
         return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is truncated or damaged: {error}. Get it again.") from error

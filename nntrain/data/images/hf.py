@@ -1,7 +1,7 @@
-"""Images from a Hugging Face `DatasetDict`: which splits, which columns, and loaders of the kind that fits.
+"""Images from a Hugging Face `DatasetDict`: finds the splits and columns, and chooses the loaders.
 
-There are three ways to the same bits. `hf_ds_collate_fn` is the reference, for use with a torch `DataLoader`.
-`DataLoaders.from_hf_dd` decodes each image once where they fit into memory (`ResidentLoader`), and otherwise each time
+Three ways lead to the same bits. `hf_ds_collate_fn` is the reference, for use with a torch `DataLoader`.
+`DataLoaders.from_hf_dd` decodes each image once where all fit into memory (`ResidentLoader`), otherwise each time that
 it is read (`HFLoader`).
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from nntrain.data.images.memory import free_memory, readable
-from nntrain.data.images.reference import hf_ds_collate_fn, listed
+from nntrain.data.images.memory import format_bytes, free_memory
+from nntrain.data.images.reference import hf_ds_collate_fn, quoted
 from nntrain.data.images.resident import ResidentLoader, decode, processors
 from nntrain.data.images.split import Split
 from nntrain.data.images.streamed import HFLoader
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["VALID_NAMES", "HFLoader", "ResidentLoader", "find_columns", "find_splits", "hf_ds_collate_fn", "hf_loaders"]
 
 VALID_NAMES: Final = ("validation", "valid", "val", "test")
-"""The names under which the split to be judged on is looked for, best first."""
+"""The names by which the valid split is found, the preferred one first."""
 
-MOST_WORKERS: Final = 8
-"""More processes that decode are started only where they are asked for: each has batches of its own in memory."""
+MAX_WORKERS: Final = 8
+"""More processes are started only on request: each has its own batches in memory."""
 
 
 def hf_loaders(
@@ -43,7 +43,7 @@ def hf_loaders(
     memory_budget: int | None,
     num_workers: int | None,
 ) -> tuple[ResidentLoader | HFLoader, ResidentLoader | HFLoader]:
-    """Make the loaders of the two splits, all checks made; see `DataLoaders.from_hf_dd`."""
+    """Check the arguments, and return the loaders of the two splits; see `DataLoaders.from_hf_dd`."""
     _check_dataset_dict(dd)
     _check_batch_size(batch_size)
     _check_count("memory_budget", memory_budget, "bytes, or None for half of the free memory")
@@ -55,11 +55,11 @@ def hf_loaders(
         if len(dataset) == 0:
             raise DataError(f"the split {name!r} is empty; expected at least one example.")
         image_name, label_name = find_columns(dataset.features, name, image=image, label=label)
-        splits.append(Split(_decodable(dataset, image_name, label_name), image_name, label_name))
+        splits.append(Split(_select_columns(dataset, image_name, label_name), image_name, label_name))
     _check_same_classes(splits[0], splits[1], train_name, valid_name)
     budget = free_memory() // 2 if memory_budget is None else memory_budget
-    workers = min(processors() - 1, MOST_WORKERS) if num_workers is None else num_workers
-    allowed = f"the memory budget of {readable(budget)}"
+    workers = min(processors() - 1, MAX_WORKERS) if num_workers is None else num_workers
+    allowed = f"the memory budget of {format_bytes(budget)}"
     left = budget
     loaders: list[ResidentLoader | HFLoader] = []
     for split, name, shuffled in ((splits[0], train_name, shuffle), (splits[1], valid_name, False)):
@@ -67,7 +67,7 @@ def hf_loaders(
         loaders.append(made)
         if isinstance(made, ResidentLoader):
             left -= made.images.nbytes
-            allowed = f"the {readable(left)} that the split {name!r} leaves of {allowed}"
+            allowed = f"the {format_bytes(left)} that the split {name!r} leaves of {allowed}"
     return loaders[0], loaders[1]
 
 
@@ -99,10 +99,10 @@ def _loader(
 
 
 def find_splits(names: Sequence[str], *, train: str | None = None, valid: str | None = None) -> tuple[str, str]:
-    """Find the split to learn from and the split to be judged on, by name.
+    """Return the names of the train and the valid split.
 
     Raises:
-        ConfigError: there is no such split, or none that can be told to be meant.
+        ConfigError: there is no such split, or it is not clear which is meant.
 
     >>> find_splits(["train", "test"])
     ('train', 'test')
@@ -111,22 +111,22 @@ def find_splits(names: Sequence[str], *, train: str | None = None, valid: str | 
     """
     for argument, wanted in (("train", train), ("valid", valid)):
         if wanted is not None and wanted not in names:
-            raise ConfigError(f"{argument}={wanted!r}: there is no such split; the splits are {listed(names)}.")
+            raise ConfigError(f"{argument}={wanted!r}: there is no such split; the splits are {quoted(names)}.")
     if train is None:
         if valid == "train":
             raise ConfigError(
                 "valid='train' is the split that is learned from, unless another is named. Name it too: train=...."
             )
         if "train" not in names:
-            raise ConfigError(f"no split named 'train'; the splits are {listed(names)}. Name one: train=....")
+            raise ConfigError(f"no split named 'train'; the splits are {quoted(names)}. Name one: train=....")
         train = "train"
     if valid is None:
         others = [name for name in names if name != train]
         found = [name for name in VALID_NAMES if name in others] or (others if len(others) == 1 else [])
         if not found:
             raise ConfigError(
-                f"no valid split found; the splits are {listed(names)}, of which {train!r} is the train "
-                f"split; looked for was {listed(VALID_NAMES)} or a single other one. Name one: valid=...; "
+                f"no valid split found; the splits are {quoted(names)}, of which {train!r} is the train "
+                f"split; looked for was {quoted(VALID_NAMES)} or a single other one. Name one: valid=...; "
                 f"or make one: dd[{train!r}].train_test_split(test_size=0.1)."
             )
         valid = found[0]
@@ -136,7 +136,7 @@ def find_splits(names: Sequence[str], *, train: str | None = None, valid: str | 
 def find_columns(
     features: Mapping[str, object], split: str, *, image: str | None = None, label: str | None = None
 ) -> tuple[str, str]:
-    """Find the image and the label column of a split by the types of its features.
+    """Return the image and the label column of a split, found by the types of its features.
 
     Raises:
         ConfigError: a column is missing, of the wrong kind, or more than one could be meant.
@@ -149,15 +149,7 @@ def find_columns(
     integers = [name for name, feature in features.items() if _is_integer(feature)]
     listing = ", ".join(f"{name!r}: {feature}" for name, feature in features.items()) or "none"
     return (
-        _pick(
-            "image",
-            image,
-            candidates=images,
-            allowed=images,
-            kind="a datasets.Image",
-            split=split,
-            listing=listing,
-        ),
+        _pick("image", image, candidates=images, allowed=images, kind="a datasets.Image", split=split, listing=listing),
         _pick(
             "label",
             label,
@@ -195,7 +187,7 @@ def _pick(
             "Cast one with dd.cast_column(name, feature)."
         )
     raise ConfigError(
-        f"{len(candidates)} columns of the split {split!r} could be the {argument}: {listed(candidates)}. "
+        f"{len(candidates)} columns of the split {split!r} could be the {argument}: {quoted(candidates)}. "
         f"Name the one meant: {argument}={candidates[0]!r}. Its columns are {listing}."
     )
 
@@ -242,14 +234,14 @@ def _check_same_classes(train: Split, valid: Split, train_name: str, valid_name:
         )
 
 
-def _decodable(dataset: Dataset, image: str, label: str) -> Dataset:
-    """Leave what is needed for a batch: the two columns as PIL images and integers."""
+def _select_columns(dataset: Dataset, image: str, label: str) -> Dataset:
+    """Return the dataset with the two columns only, as PIL images and integers."""
     from datasets.features.image import Image
 
     feature = dataset.features[image]
     if not feature.decode:
         dataset = dataset.cast_column(image, Image(mode=feature.mode))
-    if dataset.format["type"] == "custom":  # set_transform: it may need the other columns
+    if dataset.format["type"] == "custom":  # set_transform, which may need the other columns
         return dataset
     plain: Dataset = dataset.with_format(None).select_columns([image, label])
     return plain

@@ -1,4 +1,4 @@
-"""What the loaders of image datasets have in common: the order, the numbering of batches, and the scale."""
+"""What the loaders of image datasets share: the order, the numbering of batches, and the scaling."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ImageLoader(ABC):
     """Batches of (images, labels) of one split, in an order that is a function of (key, epoch).
 
     Images are float32 in [0, 1], [B, C*H*W] or with `flatten=False` [B, C, H, W]; labels int64 [B]. Each batch's
-    tensors are its own. Batch k of an epoch is reached without producing the k before it; the last batch may be
-    short. Iterating it plainly gives epoch 0 of `Key(seed=0)`.
+    tensors are new. Batch k of an epoch is read without those before it; the last batch may be short. Plain iteration
+    reads epoch 0 of `Key(seed=0)`.
     """
 
     batch_size: int
@@ -40,23 +40,23 @@ class ImageLoader(ABC):
     @property
     @abstractmethod
     def classes(self) -> int:
-        """How many classes the labels tell apart."""
+        """How many classes the labels have."""
 
     @property
     @abstractmethod
     def description(self) -> Mapping[str, object]:
-        """Which way of giving batches this is, and why: plain JSON values, for a log."""
+        """Which kind of loader this is, and why it was chosen: plain JSON values, for a log."""
 
     @abstractmethod
     def to(self, device: torch.device) -> Self:
-        """Give a loader of the same batches on `device`."""
+        """Return a loader of the same batches on `device`."""
 
     def batches(self, key: Key, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Read the batches of an epoch from the batch `start` on.
+        """Iterate over the batches of an epoch from number `start` on.
 
         Raises:
             ConfigError: `start` is not within 0 to `len(self)`.
-            DataError: an image that is read only now is broken or does not fit the others; the error names the row.
+            DataError: an image is broken or has another shape than the others; the error names the row.
         """
         if not 0 <= start <= len(self):
             raise ConfigError(
@@ -68,35 +68,35 @@ class ImageLoader(ABC):
 
     @abstractmethod
     def _batches(self, key: Key, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Do what `batches` says, with a `start` that is within the epoch."""
+        """Do what `batches` does, with a `start` that was checked."""
 
     def __len__(self) -> int:
-        """Count the batches of an epoch."""
+        """Return the number of batches of an epoch."""
         return math.ceil(self.samples / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self.batches(Key(seed=0), 0, 0)
 
     def order(self, key: Key, epoch: int) -> Tensor:
-        """Give the rows of the split in the order of this epoch: int64 [N]."""
+        """Return the rows of the split in the order of this epoch: int64 [N]."""
         if not self.shuffle:
             return torch.arange(self.samples, device="cpu")
         generator = torch.Generator("cpu").manual_seed(key.fold_in(epoch).bits)
         return torch.randperm(self.samples, generator=generator, dtype=torch.int64, device="cpu")
 
-    def _scaled(self, pixels: Tensor) -> Tensor:
-        """Divide intensities, uint8 [B, C, H, W], by 255 as `to_tensor` does, where they are."""
-        images = _divided(pixels)
+    def _scale(self, pixels: Tensor) -> Tensor:
+        """Divide intensities, uint8 [B, C, H, W], by 255 as `to_tensor` does, on their device."""
+        images = _divide_by_255(pixels)
         return images.flatten(1) if self.flatten else images
 
 
-def _divided(pixels: Tensor) -> Tensor:
+def _divide_by_255(pixels: Tensor) -> Tensor:
     if pixels.device.type == "cpu":
         import numpy as np
 
-        # The same float32 division as to_tensor's, so the same bits. By numpy: a batch is too small to be worth waking
-        # torch's threads, which take turns with those of the training and cost milliseconds a batch on a busy machine.
+        # The same float32 division as to_tensor's, so the same bits. By numpy: torch would use threads, which do not
+        # pay for so small a batch and compete with the training's: on a busy machine they cost milliseconds a batch.
         return torch.from_numpy(np.divide(pixels.numpy(), np.float32(255), dtype=np.float32))
-    # On CUDA torch multiplies by the reciprocal of a number, which rounds otherwise; by a tensor it divides. The tensor
-    # is filled there, since one that is copied there would be waited for.
+    # On CUDA torch multiplies by the reciprocal of a number, which rounds differently; by a tensor it divides. The
+    # tensor is made on the device, since a copy to it would wait.
     return pixels.to(torch.float32).div_(torch.full((), 255.0, dtype=torch.float32, device=pixels.device))

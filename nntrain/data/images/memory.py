@@ -1,4 +1,4 @@
-"""How much memory is free: what the machine has, and what the cgroup that we run in still allows."""
+"""How much memory is free: on the machine, and within the limits of this process's cgroups."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import Final
 
 UNKNOWN: Final = 4 << 30
-"""What is taken to be free where the system tells nothing."""
+"""Bytes that are assumed to be free where the system does not say."""
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Give the bytes that may be taken without swapping or being killed.
+    """Return how many bytes can be allocated without swapping or being killed.
 
-    On Linux the lesser of `MemAvailable` and what each cgroup around the process leaves of its limit (a container's
-    limit is one); elsewhere half of the memory that is built in. `root` is the file system to read it from.
+    On Linux the least of `MemAvailable` and what is left of the limit of each cgroup that the process is in (a
+    container's limit is one); elsewhere half of the built-in memory. `root` is the file system to read it from.
     """
     return min([_machine(root), *_cgroups(root)])
 
 
-def readable(count: int) -> str:
-    """Write a number of bytes for people.
+def format_bytes(count: int) -> str:
+    """Return a number of bytes as text, like 12.1 GB.
 
-    >>> readable(12_100_000_000), readable(0)
+    >>> format_bytes(12_100_000_000), format_bytes(0)
     ('12.1 GB', '0 bytes')
     """
     for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
@@ -44,7 +44,7 @@ def _machine(root: Path) -> int:
 
 
 def _cgroups(root: Path) -> Iterator[int]:
-    """Give what is left in each group with a limit, from our own up; nothing where there are no groups."""
+    """Yield the bytes left in each cgroup that has a limit, from our own up."""
     mounted = root / "sys" / "fs" / "cgroup"
     for line in _text(root / "proc" / "self" / "cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -64,7 +64,7 @@ def _cgroups(root: Path) -> Iterator[int]:
 
 
 def _reclaimable(folder: Path) -> int:
-    # Files that were read once count as used, and are dropped when memory is asked for.
+    # Cached files count as used, and are dropped when memory is needed.
     for line in _text(folder / "memory.stat").splitlines():
         name, _, count = line.partition(" ")
         if name in {"inactive_file", "total_inactive_file"}:

@@ -1,4 +1,4 @@
-"""Arrays of greyscale pixels as a `datasets.Dataset` of PNG images, held in memory."""
+"""Arrays of greyscale pixels as a `datasets.Dataset` of PNG images in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def grey_images(pixels: NDArray[np.uint8], labels: NDArray[np.integer], classes: Sequence[str]) -> Dataset:
-    """Make a dataset with columns image (`datasets.Image`) and label (`datasets.ClassLabel`).
+    """Return a dataset with columns image (`datasets.Image`) and label (`datasets.ClassLabel`).
 
     Args:
         pixels: uint8 [N, H, W].
@@ -27,13 +27,13 @@ def grey_images(pixels: NDArray[np.uint8], labels: NDArray[np.integer], classes:
     label = ClassLabel(names=list(classes))
     features = Features(image=Image(), label=label)  # type: ignore[no-untyped-call]  # datasets leaves it untyped
     columns = {
-        "image": [{"bytes": _png(one), "path": None} for one in pixels],
+        "image": [{"bytes": _encode_png(one), "path": None} for one in pixels],
         "label": labels.tolist(),
     }
     return Dataset.from_dict(columns, features=features)
 
 
-def _png(pixels: NDArray[np.uint8]) -> bytes:
+def _encode_png(pixels: NDArray[np.uint8]) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()

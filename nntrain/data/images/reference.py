@@ -1,6 +1,6 @@
 """The reference path: torchvision's `to_tensor`, sample by sample, for use with a torch `DataLoader`.
 
-What it makes of an image is what every other path must make of it, bit for bit, and what it refuses they refuse.
+Every other path must give the same bits for an image, and must refuse what it refuses.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ def hf_ds_collate_fn(
     label: str = "label",
     flatten: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Make one batch from examples as iterating a `datasets.Dataset` gives them: the reference path.
+    """Return one batch of examples, which iterating a `datasets.Dataset` yields: the reference path.
 
     Each image goes through `torchvision.transforms.functional.to_tensor`. Images with a palette ('P', 'PA')
-    are converted to RGB (RGBA) first, since the numbers of a palette are no intensities.
+    are converted to RGB (RGBA) first, since the numbers of a palette are not intensities.
 
     Returns:
         The images, float32 in [0, 1], [B, C*H*W] or with `flatten=False` [B, C, H, W], and the labels,
         int64 [B].
 
     Raises:
-        DataError: an image is missing, no 8-bit PIL image or of another shape than the others, a label is no
-            integer, or there is no such column.
+        DataError: an image is missing, not an 8-bit PIL image or of another shape than the others, a label is not
+            an integer, or there is no such column.
 
     >>> from PIL import Image
     >>> images, labels = hf_ds_collate_fn([{"image": Image.new("L", (2, 1), 255), "label": 7}])
@@ -60,12 +60,12 @@ def hf_ds_collate_fn(
         for column in (image, label):
             if column not in example:
                 raise DataError(
-                    f"no column {column!r} in the example; its columns are {listed(example)}. Name it: "
+                    f"no column {column!r} in the example; its columns are {quoted(example)}. Name it: "
                     "functools.partial(hf_ds_collate_fn, image=..., label=...)."
                 )
     names = _positions(len(examples))
     pixels = [
-        # to_tensor gives torch's default dtype; float64 rounds to the bits that float32 has from the start.
+        # to_tensor returns torch's default dtype; float64 rounds to the same bits as a float32 division.
         to_tensor(_eight_bit(example[image], name)).to(torch.float32)
         for example, name in zip(examples, names, strict=True)
     ]
@@ -90,10 +90,10 @@ def _eight_bit(image: object, name: str) -> Image.Image:
 
 
 def pixels_of(image: object, name: str) -> NDArray[np.uint8]:
-    """Give the intensities that `to_tensor` divides by 255: uint8 [H, W, C].
+    """Return the intensities that `to_tensor` divides by 255: uint8 [H, W, C].
 
     Raises:
-        DataError: it is no PIL image with 8 bits a channel; the error calls it `name`.
+        DataError: it is not a PIL image with 8 bits a channel; the error calls it `name`.
     """
     import numpy as np
 
@@ -103,15 +103,15 @@ def pixels_of(image: object, name: str) -> NDArray[np.uint8]:
 
 
 def labels_of(values: Sequence[object], names: Sequence[str]) -> Tensor:
-    """Make the labels of a batch: int64 [B].
+    """Return the labels of a batch: int64 [B].
 
     Raises:
-        DataError: a label is no integer, or none that 64 bits hold; the error calls it by its name.
+        DataError: a label is not an integer, or does not fit into 64 bits; the error names it.
     """
     labels = []
     for value, name in zip(values, names, strict=True):
         try:
-            labels.append(operator.index(value))  # type: ignore[arg-type]  # what is no integer is what the except is for
+            labels.append(operator.index(value))  # type: ignore[arg-type]  # the except is for what is not an integer
         except TypeError as error:
             raise DataError(f"the label of {name} is {str(value)[:80]!r}; expected an integer.") from error
         if not -(1 << 63) <= labels[-1] < 1 << 63:
@@ -120,7 +120,7 @@ def labels_of(values: Sequence[object], names: Sequence[str]) -> Tensor:
 
 
 def check_shapes(shapes: Sequence[tuple[int, ...]], names: Sequence[str]) -> None:
-    """Raise a `DataError` that names the first whose shape [C, H, W] is not the first one's."""
+    """Raise a `DataError` that names the first image whose shape [C, H, W] differs from the first one's."""
     for shape, name in zip(shapes, names, strict=True):
         if shape != shapes[0]:
             raise DataError(
@@ -134,6 +134,6 @@ def _positions(count: int) -> list[str]:
     return [f"example {position} of the batch" for position in range(count)]
 
 
-def listed(names: Collection[str]) -> str:
-    """Write names for an error."""
+def quoted(names: Collection[str]) -> str:
+    """Return names for an error, each in quotes."""
     return ", ".join(map(repr, names)) or "none"

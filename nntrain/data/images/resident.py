@@ -1,4 +1,4 @@
-"""Images that are decoded once, and stay in memory as uint8: a batch is a gather and a division."""
+"""Images that are decoded once and stay in memory as uint8: a batch is a gather and a division."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nntrain.data.images.image_loader import CPU, ImageLoader
-from nntrain.data.images.memory import readable
+from nntrain.data.images.memory import format_bytes
 from nntrain.data.images.split import Split
 from nntrain.values.key import Key
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-ROWS: Final = 256
-"""So many images a thread decodes at a time."""
+ROWS_PER_TASK: Final = 256
+"""How many images a thread decodes at a time."""
 
 WORTH_A_THREAD: Final = 1 << 14
-"""Values in an image from which on threads pay: smaller ones are done before the other thread has let Python go, and
-two threads that wait for it in turn took twice as long as one."""
+"""From so many values in an image on, threads pay: with smaller images two threads, which wait for Python's lock in
+turn, took twice as long as one."""
 
 BAR_AFTER: Final = 2.0
-"""Seconds of decoding after which a progress bar appears."""
+"""Seconds after which a progress bar of the decoding appears."""
 
 
 @dataclass(frozen=True, eq=False)
 class ResidentLoader(ImageLoader):
-    """Batches out of images that are in memory: what `DataLoaders.from_hf_dd` gives wherever they fit.
+    """Batches of images that are in memory: what `DataLoaders.from_hf_dd` returns where they fit.
 
-    `images` are uint8 [N, C, H, W] and `labels` int64 [N], on `device` or on the CPU. `seconds` is what decoding took.
+    `images` are uint8 [N, C, H, W] and `labels` int64 [N], on `device` or on the CPU. Decoding took `seconds`.
     """
 
     images: Tensor = field(repr=False)
@@ -56,12 +56,12 @@ class ResidentLoader(ImageLoader):
 
     @property
     def classes(self) -> int:
-        """How many classes there are: the ClassLabel's, or of plain integers one more than the greatest."""
+        """How many classes there are: the ClassLabel's, or the greatest integer plus one."""
         return self.known_classes if self.known_classes is not None else 1 + int(self.labels.max())
 
     @property
     def description(self) -> Mapping[str, object]:
-        """That it is resident, since it fits: samples, their shape [C, H, W], bytes and seconds of decoding."""
+        """The kind, the samples, their shape [C, H, W], bytes and seconds of decoding, and where they are."""
         return {
             "kind": "resident",
             "samples": self.samples,
@@ -72,12 +72,12 @@ class ResidentLoader(ImageLoader):
         }
 
     def to(self, device: torch.device) -> ResidentLoader:
-        """Give a loader of the same batches on `device`.
+        """Return a loader of the same batches on `device`.
 
         The images move to a CUDA device where they take at most half of its free memory. Otherwise they stay, and each
         batch is gathered into pinned memory and copied from there.
         """
-        device = _numbered(device)
+        device = _with_index(device)
         if device == self.device:
             return self
         holder = device if _has_room(device, self.images.nbytes) else CPU
@@ -87,39 +87,39 @@ class ResidentLoader(ImageLoader):
         rows = self.order(key, epoch)
         first = start * self.batch_size
         if self.images.device.type == "cuda":
-            # Pinned, an epoch's order is copied while the device works on what it was given before.
+            # From pinned memory the epoch's order is copied while the device goes on computing.
             rows = rows[first:].pin_memory().to(self.device, non_blocking=True)
-            return self._gathered_there(rows)
-        return self._gathered_here(rows[first:].numpy())
+            return self._gather_on_device(rows)
+        return self._gather_on_cpu(rows[first:].numpy())
 
-    def _gathered_there(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _gather_on_device(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for first in range(0, len(rows), self.batch_size):
             chosen = rows[first : first + self.batch_size]
-            yield self._scaled(self.images.index_select(0, chosen)), self.labels.index_select(0, chosen)
+            yield self._scale(self.images.index_select(0, chosen)), self.labels.index_select(0, chosen)
 
-    def _gathered_here(self, rows: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _gather_on_cpu(self, rows: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
         images, labels = self.images.numpy(), self.labels.numpy()
         pinned = self.device.type == "cuda"
         for first in range(0, len(rows), self.batch_size):
             chosen = rows[first : first + self.batch_size]
-            batch = [_gathered(one, chosen, pinned=pinned) for one in (images, labels)]
+            batch = [_gather(one, chosen, pinned=pinned) for one in (images, labels)]
             pixels, target = (one.to(self.device, non_blocking=pinned) for one in batch)
-            yield self._scaled(pixels), target
+            yield self._scale(pixels), target
 
 
-def _gathered(source: NDArray[np.generic], rows: NDArray[np.int64], *, pinned: bool) -> Tensor:
+def _gather(source: NDArray[np.generic], rows: NDArray[np.int64], *, pinned: bool) -> Tensor:
     import numpy as np
 
     if not pinned:
         return torch.from_numpy(np.take(source, rows, axis=0))
     kind = torch.uint8 if source.dtype == np.uint8 else torch.int64
-    # torch keeps the memory of a pinned tensor until the copies out of it are done, and then lends it again.
+    # torch reuses the memory of a pinned tensor only when the copies from it are done.
     there = torch.empty((len(rows), *source.shape[1:]), dtype=kind, device="cpu", pin_memory=True)
-    np.take(source, rows, axis=0, out=there.numpy(), mode="clip")  # all rows exist; mode="raise" would go by a copy
+    np.take(source, rows, axis=0, out=there.numpy(), mode="clip")  # all rows exist; mode="raise" would make a copy
     return there
 
 
-def _numbered(device: torch.device) -> torch.device:
+def _with_index(device: torch.device) -> torch.device:
     if str(device) == "cuda":  # whichever is current
         return torch.device("cuda", torch.cuda.current_device())
     return device
@@ -134,24 +134,24 @@ def _has_room(device: torch.device, needed: int) -> bool:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A split whose images were all decoded: uint8 [N, C, H, W], in so many seconds."""
+    """The decoded images of a split, uint8 [N, C, H, W], and the seconds that it took."""
 
     images: Tensor
     seconds: float
 
 
-class _OtherShapeError(Exception):
-    """An image is not of the first one's shape."""
+class _MixedShapesError(Exception):
+    """An image has another shape than the first one."""
 
 
 def decode(split: Split, budget: int, allowed: str, name: str) -> Decoded | str:
-    """Decode a split once, or say why it is to be streamed.
+    """Return a split's decoded images, or the reason why it must be streamed.
 
     Args:
         split: what to decode.
         budget: the bytes that its images may take.
-        allowed: how an error, or the reason, calls the budget.
-        name: how the progress bar calls the split.
+        allowed: the budget in words, for the reason.
+        name: the split's name, for the progress bar.
 
     Raises:
         DataError: an image is missing or broken; the error names its row.
@@ -162,12 +162,12 @@ def decode(split: Split, budget: int, allowed: str, name: str) -> Decoded | str:
     (first,) = split.pixels(0, 1)
     needed = len(split) * math.prod(first.shape)
     if needed > budget:
-        return f"{readable(needed)} over {allowed}"
-    with torch.inference_mode(False):  # whoever makes loaders within it may read them outside
+        return f"{format_bytes(needed)} over {allowed}"
+    with torch.inference_mode(False):  # loaders that are made within it may be read outside
         images = torch.empty((len(split), *first.shape), dtype=torch.uint8, device="cpu")
     try:
         _fill(images.numpy(), split, name)
-    except _OtherShapeError:
+    except _MixedShapesError:
         return "images of several sizes"
     return Decoded(images, time.perf_counter() - began)
 
@@ -176,28 +176,28 @@ def _fill(images: NDArray[np.uint8], split: Split, name: str) -> None:
     from PIL import Image
     from tqdm import tqdm  # type: ignore[import-untyped]  # it has no py.typed
 
-    def some(start: int) -> int:
-        stop = min(start + ROWS, len(split))
+    def decode_rows(start: int) -> int:
+        stop = min(start + ROWS_PER_TASK, len(split))
         for row, pixels in enumerate(split.pixels(start, stop), start):
             if pixels.shape != images.shape[1:]:
-                raise _OtherShapeError
+                raise _MixedShapesError
             images[row] = pixels
         return stop - start
 
-    Image.init()  # it loads its plugins when first used, which is not for several threads at once
+    Image.init()  # its plugins load at the first use, which is not safe in several threads
     threads = processors() if images[0].size >= WORTH_A_THREAD else 1
     pool = ThreadPoolExecutor(threads, thread_name_prefix="nntrain-decode")
     try:
         with tqdm(total=len(split), desc=f"decoding {name}", unit=" images", delay=BAR_AFTER, disable=None) as bar:
-            # In the order of the rows: of several broken images the first is told, whichever thread was faster.
-            for done in pool.map(some, range(0, len(split), ROWS)):
+            # In the order of the rows: of several broken images the first is reported, whichever thread was faster.
+            for done in pool.map(decode_rows, range(0, len(split), ROWS_PER_TASK)):
                 bar.update(done)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def processors() -> int:
-    """Count the processors that this process may use."""
+    """Return the number of processors that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows

@@ -1,4 +1,4 @@
-"""Data sets of one's own: folders written by `DatasetDict.save_to_disk`."""
+"""Your own data sets: folders written by `DatasetDict.save_to_disk`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def load_saved(path: Path | str) -> DatasetDict:
     """Load a `DatasetDict` from a folder that its `save_to_disk` wrote.
 
     Raises:
-        DataError: `path` is no folder, holds a single Dataset or something else, or is damaged.
+        DataError: `path` is not a folder, holds a single Dataset or something else, or is damaged.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -37,13 +37,7 @@ def load_saved(path: Path | str) -> DatasetDict:
 
     try:
         dd = load_from_disk(str(folder))
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:  # json of another shape raises the last three
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # the last three: other JSON
         raise DataError(
             f"{folder} is a damaged DatasetDict ({type(error).__name__}: {error}). Save it again."
         ) from error

@@ -1,4 +1,4 @@
-"""One split of a `datasets.DatasetDict`, ready to be read: which columns, and any rows of them as intensities."""
+"""One split of a `datasets.DatasetDict`: reads any rows of its image and label columns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nntrain.data.images.decoding import Decoder
 from nntrain.data.images.encoded import encoded_images
-from nntrain.data.images.reference import check_shapes, labels_of, listed, pixels_of
+from nntrain.data.images.reference import check_shapes, labels_of, pixels_of, quoted
 from nntrain.errors import DataError
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ Pixels = tuple[Tensor, Tensor]
 class Split:
     """The image and the label column of a dataset.
 
-    A transform of the dataset's own (`set_transform`) is kept, and must leave a PIL image; any other format
-    (`set_format`) is left aside, and an image column that is not decoded is.
+    A transform of the dataset (`set_transform`) is applied, and must return a PIL image; any other format
+    (`set_format`) is ignored. The image column is decoded, even where it is cast not to be.
     """
 
     dataset: Dataset = field(repr=False)
@@ -42,12 +42,12 @@ class Split:
 
     @property
     def transformed(self) -> bool:
-        """Whether the dataset has a transform of its own, which may draw something else each time."""
+        """Whether the dataset has its own transform, which may be random."""
         return bool(self.dataset.format["type"] == "custom")
 
     @cached_property
     def classes(self) -> int:
-        """How many classes there are: the ClassLabel's, or of plain integers one more than the greatest."""
+        """How many classes there are: the ClassLabel's, or the greatest integer plus one."""
         known: int | None = getattr(self.dataset.features[self.label], "num_classes", None)
         return known if known is not None else 1 + int(self.labels().max())
 
@@ -58,7 +58,7 @@ class Split:
         return names
 
     def labels(self) -> Tensor:
-        """Give all labels as they are stored: int64 [N].
+        """Return all labels as they are stored: int64 [N].
 
         Raises:
             DataError: one is missing; the error names its row.
@@ -71,7 +71,7 @@ class Split:
         return torch.from_numpy(values.to_numpy().astype(np.int64))
 
     def pixels(self, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
-        """Decode the images of the rows from `start` to before `stop`: uint8 [C, H, W] each, not to be written to.
+        """Yield the images of the rows from `start` to before `stop`: uint8 [C, H, W] each, not to be written to.
 
         Raises:
             DataError: one is missing or cannot be decoded; the error names its row.
@@ -80,11 +80,11 @@ class Split:
             yield self._decoder.pixels(image, row, self.image)
 
     def read(self, rows: Sequence[int]) -> Pixels:
-        """Read a batch: intensities and labels of these rows, in this order.
+        """Return a batch: intensities and labels of these rows, in this order.
 
         Raises:
-            DataError: an image cannot be decoded, one differs in shape from the first, a label is no integer, or the
-                dataset's transform lost a column; the error names the row.
+            DataError: an image cannot be decoded, one differs in shape from the first, a label is not an integer, or
+                the dataset's transform removed a column; the error names the row.
         """
         names = [f"row {row}" for row in rows]
         if self.transformed:
@@ -93,24 +93,24 @@ class Split:
                 pixels_of(value, name).transpose(2, 0, 1)
                 for value, name in zip(columns[self.image], names, strict=True)
             ]
-            return _stacked(arrays, names), labels_of(columns[self.label], names)
-        # datasets gives each row as a chunk of its own, and a chunk costs more than copying the bytes of its image.
+            return _stack(arrays, names), labels_of(columns[self.label], names)
+        # datasets returns each row as its own chunk, which costs more than copying the bytes of its image.
         found: pa.Table = self._arrow[list(rows)]
         table = found.combine_chunks()
         arrays = [
             self._decoder.pixels(image, row, self.image)
             for row, image in zip(rows, encoded_images(table[self.image]), strict=True)
         ]
-        return _stacked(arrays, names), labels_of(table[self.label].to_pylist(), names)
+        return _stack(arrays, names), labels_of(table[self.label].to_pylist(), names)
 
     def _columns(self, rows: Sequence[int]) -> dict[str, list[object]]:
         try:
             columns: dict[str, list[object]] = self.dataset[list(rows)]
-        except (OSError, SyntaxError) as error:  # what PIL raises for files that are broken
+        except (OSError, SyntaxError) as error:  # what PIL raises for broken files
             raise self._undecodable(rows, error) from error
         for column in (self.image, self.label):
             if column not in columns:
-                raise DataError(f"the dataset's transform left no column {column!r}, only {listed(columns)}.")
+                raise DataError(f"the dataset's transform left no column {column!r}, only {quoted(columns)}.")
         return columns
 
     def _undecodable(self, rows: Sequence[int], error: Exception) -> DataError:
@@ -123,7 +123,7 @@ class Split:
 
     @cached_property
     def _arrow(self) -> Dataset:
-        # Rows that were selected, sorted or shuffled are looked up by datasets; slices of the others are views.
+        # datasets looks up the rows of a selected, sorted or shuffled dataset; slices of any other are views.
         found: Dataset = self.dataset.with_format("arrow", columns=[self.image, self.label])
         return found
 
@@ -131,12 +131,12 @@ class Split:
     def _decoder(self) -> Decoder:
         from datasets.features.image import Image
 
-        # Of files that are only named, the size is not known; few are smaller than this.
+        # The size of files that are stored as paths is not known; few are smaller than this.
         stored = max(self.dataset.data.nbytes, 2048 * len(self))
         return Decoder(Image(mode=self.dataset.features[self.image].mode), stored)
 
 
-def _stacked(arrays: Sequence[NDArray[np.uint8]], names: Sequence[str]) -> Tensor:
+def _stack(arrays: Sequence[NDArray[np.uint8]], names: Sequence[str]) -> Tensor:
     import numpy as np
 
     check_shapes([one.shape for one in arrays], names)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapDataset
 
 from nntrain.data.images.decoding import codecs
 from nntrain.data.images.image_loader import CPU, ImageLoader
 from nntrain.data.images.split import Pixels, Split
+from nntrain.data.torch_loaders import identity
 from nntrain.errors import DataError
 from nntrain.values.key import Key
 from nntrain.values.randomness import transforming
@@ -28,21 +29,21 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Moved = TypeVar("Moved")
 
-AHEAD: Final = 2
-"""So many batches each worker has read before they are asked for."""
+PREFETCH: Final = 2
+"""How many batches each worker reads ahead."""
 
 Job = tuple[int, list[int]]
-"""A batch to read: what to seed randomness with, and the rows."""
+"""A batch to read: the seed of its random numbers, and the rows."""
 
 
 @dataclass(frozen=True)
 class HFLoader(ImageLoader):
-    """Batches of images that are decoded each time, for data that cannot stay in memory or differ from read to read.
+    """Batches of images that are decoded each time, for data that do not fit into memory or have a random transform.
 
-    Bits, shapes and dtypes are those of `hf_ds_collate_fn`. The batches are the same for any `num_workers`: processes
-    that decode beside this one, or 0 for none. A transform of the dataset's own (`set_transform`) is kept, and must
-    leave a PIL image; what it draws from the generators of torch, numpy and `random` is a function of (key, epoch,
-    batch). Any other format (`set_format`) is left aside. `reason` says why the data are not resident.
+    Bits, shapes and dtypes are those of `hf_ds_collate_fn`. The batches are the same for any `num_workers`, the number
+    of processes that decode beside this one. A transform of the dataset (`set_transform`) is applied, and must return a
+    PIL image; what it draws from the generators of torch, numpy and `random` is a function of (key, epoch, batch). Any
+    other format (`set_format`) is ignored. `reason` says why the data are not resident.
     """
 
     dataset: Dataset = field(repr=False)
@@ -67,16 +68,16 @@ class HFLoader(ImageLoader):
 
     @property
     def classes(self) -> int:
-        """How many classes there are: the ClassLabel's, or of plain integers one more than the greatest."""
+        """How many classes there are: the ClassLabel's, or the greatest integer plus one."""
         return self.split.classes
 
     @property
     def description(self) -> Mapping[str, object]:
-        """That it is streamed and why, samples, and processes that decode."""
+        """The kind, the reason for it, the samples, and the number of worker processes."""
         return {"kind": "streamed", "reason": self.reason, "samples": self.samples, "workers": self.num_workers}
 
     def to(self, device: torch.device) -> HFLoader:
-        """Give a loader of the same batches on `device`: to CUDA from pinned memory, and one batch ahead."""
+        """Return a loader of the same batches on `device`: to CUDA from pinned memory, one batch ahead."""
         return self if device == self.device else replace(self, device=device)
 
     def _batches(self, key: Key, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -88,46 +89,35 @@ class HFLoader(ImageLoader):
         ]
         ready = map(_or_raise, self._read(jobs))
         if self.device.type == "cuda":
-            return one_ahead(ready, self._moved)
-        return map(self._moved, ready)
+            return prefetch_one(ready, self._to_device)
+        return map(self._to_device, ready)
 
-    def _moved(self, batch: Pixels) -> tuple[Tensor, Tensor]:
+    def _to_device(self, batch: Pixels) -> tuple[Tensor, Tensor]:
         pixels, labels = (one.to(self.device, non_blocking=one.is_pinned()) for one in batch)
-        return self._scaled(pixels), labels
+        return self._scale(pixels), labels
 
     def _read(self, jobs: Sequence[Job]) -> Iterator[Pixels | DataError]:
         workers = min(self.num_workers, len(jobs))
         if workers and not self.split.transformed:
-            codecs()  # imported here, torchvision is there in each copy of this process; it takes seconds
-        # A map-style dataset that is indexed with whole batches, so that torch's own collating has nothing to do.
+            codecs()  # imported before the workers are forked: it takes seconds in each
+        # A map-style dataset whose items are whole batches, so that torch has nothing to collate.
         loader: DataLoader[Pixels | DataError] = DataLoader(
             _Reader(self.split),
             batch_size=None,
-            sampler=_Jobs(jobs),
+            sampler=jobs,
             num_workers=workers,
-            collate_fn=_as_it_is,
+            collate_fn=identity,
             pin_memory=self.device.type == "cuda",
-            prefetch_factor=AHEAD if workers else None,
-            multiprocessing_context=_context() if workers else None,
-            generator=torch.Generator("cpu").manual_seed(0),  # or it would draw from the caller's
+            prefetch_factor=PREFETCH if workers else None,
+            multiprocessing_context=_worker_context() if workers else None,
+            generator=torch.Generator("cpu").manual_seed(0),  # else it would draw from the caller's
         )
-        with torch.device("cpu"):  # it makes tensors of its own, where the caller's default device may be another
+        with torch.device("cpu"):  # it makes tensors on the default device, which the caller may have changed
             return iter(loader)
 
 
-class _Jobs(Sampler[Job]):
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self._jobs = jobs
-
-    def __iter__(self) -> Iterator[Job]:
-        return iter(self._jobs)
-
-    def __len__(self) -> int:
-        return len(self._jobs)
-
-
 class _Reader(MapDataset[Pixels | DataError]):
-    """Reads batches, in whatever process. A `DataError` is handed over: torch would put a traceback into its text."""
+    """Reads batches, in any process. It returns a `DataError`: torch would add a traceback to one that is raised."""
 
     def __init__(self, split: Split) -> None:
         self._split = split
@@ -143,8 +133,8 @@ class _Reader(MapDataset[Pixels | DataError]):
             return error
 
 
-def one_ahead(items: Iterator[Item], move: Callable[[Item], Moved]) -> Iterator[Moved]:
-    """Move each item before the one before it is asked for again; an error is raised where its item would come."""
+def prefetch_one(items: Iterator[Item], move: Callable[[Item], Moved]) -> Iterator[Moved]:
+    """Yield the items, each moved before the one before it is used; an error is raised in its item's place."""
     ended = object()
     waiting: list[Moved] = []
     failure: Exception | None = None
@@ -152,8 +142,8 @@ def one_ahead(items: Iterator[Item], move: Callable[[Item], Moved]) -> Iterator[
         item: Item | object = ended
         try:
             item = next(items, ended)
-            following = [] if item is ended else [move(item)]  # type: ignore[arg-type]  # what is not the end is an item
-        except Exception as error:  # noqa: BLE001 - it is raised below, after what came before it was used
+            following = [] if item is ended else [move(item)]  # type: ignore[arg-type]  # it is an item unless it is the end
+        except Exception as error:  # noqa: BLE001 - raised below, after the item before it was used
             failure, following = error, []
         yield from waiting
         if failure is not None:
@@ -169,12 +159,8 @@ def _or_raise(batch: Pixels | DataError) -> Pixels:
     return batch
 
 
-def _as_it_is(batch: Item) -> Item:
-    return batch
-
-
-def _context() -> BaseContext | None:
-    """Start workers as copies where that is safe and nobody chose otherwise: a lambda of a transform can't be sent."""
+def _worker_context() -> BaseContext | None:
+    """Return the context to fork workers, where forking is safe: unlike spawn, it allows lambdas as transforms."""
     if sys.platform == "linux" and multiprocessing.get_start_method(allow_none=True) is None:
         return multiprocessing.get_context("fork")
     return None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nntrain import Learner, accuracy
 from nntrain.data import DataLoaders, HFLoader
-from nntrain.data.images.streamed import one_ahead
+from nntrain.data.images.streamed import prefetch_one
 from nntrain.errors import DataError
 from nntrain.values.key import Key
 from tests.data.images.pictures import dataset, dataset_dict, numbered, picture, png, stored
@@ -136,12 +136,12 @@ def test_one_ahead_keeps_each_error_for_its_place() -> None:
             yield number
         raise ZeroDivisionError
 
-    moved = one_ahead(source(), lambda number: number * 10)
+    moved = prefetch_one(source(), lambda number: number * 10)
     assert next(moved) == 0
     assert asked == [0, 1]
     assert next(moved) == 10
     assert next(moved) == 20
     with pytest.raises(ZeroDivisionError):
         next(moved)
-    assert list(one_ahead(iter(()), str)) == []
-    assert list(one_ahead(iter([1]), str)) == ["1"]
+    assert list(prefetch_one(iter(()), str)) == []
+    assert list(prefetch_one(iter([1]), str)) == ["1"]

@@ -1,4 +1,4 @@
-"""How the kit tries: Hypothesis looks for a run that breaks a law, and then for the smallest such."""
+"""The search for a broken law: Hypothesis generates runs, and shrinks one that breaks a law to the smallest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from nntrain.errors import ConfigError, MissingExtraError
-from nntrain.testing.broken import LawBrokenError
+from nntrain.testing.laws import LawBrokenError
 
 try:
     from hypothesis import HealthCheck, Phase, errors, given, settings
@@ -14,27 +14,27 @@ try:
 except ImportError as _missing:
     raise MissingExtraError("nntrain.testing needs Hypothesis: pip install 'nntrain[testing]'.") from _missing
 
-__all__ = ["expect_callable", "st", "tried"]
+__all__ = ["check_examples", "expect_callable", "st"]
 
 Drawn = TypeVar("Drawn")
 
 
 def expect_callable(given: object, argument: str, expected: str) -> None:
-    """Refuse an argument that cannot be called, with what was expected."""
+    """Raise `ConfigError` where an argument cannot be called."""
     if not callable(given):
         raise ConfigError(f"{argument} is {given!r:.80}; expected {expected}.")
 
 
-def tried(
+def check_examples(
     check: Callable[[Drawn], None],
     drawn: st.SearchStrategy[Drawn],
     examples: int,
     *,
-    said: Callable[[Drawn], str] = str,
+    describe: Callable[[Drawn], str] = str,
 ) -> None:
-    """Call `check` with up to `examples` things drawn, always the same ones; raise what it raises of the smallest.
+    """Call `check` with up to `examples` drawn values, the same each time; raise its error for the smallest.
 
-    `said` puts what was drawn into words, for a broken law that does not say of which run it is.
+    `describe` puts a drawn value into words, for a broken law that does not name its run.
     """
     if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
         raise ConfigError(f"examples is {examples!r}; expected how many runs to try, 1 or more.")
@@ -55,17 +55,17 @@ def tried(
         try:
             check(one)
         except LawBrokenError as error:
-            found.append(error.of(said(one)))
+            found.append(error.with_run(describe(one)))
             raise
 
     try:
         holds()
     except LawBrokenError:
-        broken = found[-1]  # of the smallest, which Hypothesis runs last
+        broken = found[-1]  # the smallest, which Hypothesis runs last
     except errors.Flaky:
         if not found:
             raise
-        # It broke a law once, and not the next time: what it does depends on more than on what it is given.
+        # It broke a law once, and not the next time: it depends on more than its arguments.
         broken = found[0]
     else:
         return

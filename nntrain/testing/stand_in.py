@@ -1,4 +1,4 @@
-"""A subscriber in whose place another can be put, without another learner."""
+"""A subscriber that can be replaced by another in the same learner."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nntrain.values.verdicts import Event
 
 
 class StandIn(Subscriber[Any]):
-    """Answers as `inner` does, which may be exchanged for one of its kind. It is asked as it is listed, by no order."""
+    """Answers as `inner` does, which may be replaced by one of its kind. It has no `order`, whatever `inner` has."""
 
     def __init__(self, inner: Listening[Any]) -> None:
         self.inner = inner

@@ -1,4 +1,4 @@
-"""How a broken law is told: which law, what was seen, and the smallest run that shows it."""
+"""The laws of the testing kit, and the error for a broken one."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Law = Literal[
     "order",
     "means",
 ]
-"""The laws that the kit holds what others write to; `docs/reference/testing.md` says what each demands."""
+"""The laws that the kit checks; `docs/reference/testing.md` says what each demands."""
 
 
 class LawBrokenError(NNTrainError, AssertionError):
-    """A law that something does not keep. `law` is which, `subject` what breaks it, `said` what was seen."""
+    """A broken law: `law` is its name, `subject` what breaks it, `said` what was seen, `run` the smallest such run."""
 
     def __init__(self, law: Law, subject: str, said: str, *, run: str = "") -> None:
         self.law: Law = law
@@ -33,8 +33,8 @@ class LawBrokenError(NNTrainError, AssertionError):
         shown = f"\n  The smallest run that shows it: {run}" if run else ""
         super().__init__(f"{subject} breaks the law of {law}: {said}{shown}")
 
-    def of(self, run: str) -> LawBrokenError:
-        """Give it with the run that shows it, unless it says one already, and the same cause."""
-        told = LawBrokenError(self.law, self.subject, self.said, run=self.run or run)
-        told.__cause__ = self.__cause__
-        return told
+    def with_run(self, run: str) -> LawBrokenError:
+        """Return it with the run that shows it, unless it has one, and with the same cause."""
+        error = LawBrokenError(self.law, self.subject, self.said, run=self.run or run)
+        error.__cause__ = self.__cause__
+        return error

@@ -1,4 +1,4 @@
-"""The course of a run: all that can be compared of its transitions, each with a copy of its state."""
+"""The trace of a run: what can be compared of its transitions, each with a copy of its state."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from nntrain.values.verdicts import Cancel
 
 
 @dataclass(frozen=True)
-class Stop:
-    """A transition: where the machine stood, what was answered, and a copy of the state after it."""
+class TraceStep:
+    """A recorded transition: the place of the machine, the answer, and a copy of the state after it."""
 
     at: Place
     progress: Progress
@@ -30,37 +30,36 @@ class Stop:
     state: TrainState
 
     @classmethod
-    def of(cls, transition: Transition) -> Stop:
-        """Take a transition down."""
-        told = transition
-        state = evolved(told.state, tensors=copy.deepcopy(told.state.tensors))  # all else of it is frozen
-        return cls(told.at, told.progress, told.event, told.verdict, told.by, state)
+    def of(cls, transition: Transition) -> TraceStep:
+        """Record a transition."""
+        state = evolved(transition.state, tensors=copy.deepcopy(transition.state.tensors))  # the rest is frozen
+        return cls(transition.at, transition.progress, transition.event, transition.verdict, transition.by, state)
 
     def __str__(self) -> str:
         return f"{self.event or self.at} of {place(self.progress)}"
 
 
 def place(progress: Progress) -> str:
-    """Say where a training stands."""
+    """Return in words where a training is."""
     return f"epoch {progress.epoch}, {progress.phase}, batch {progress.batch}"
 
 
-class Follower:
-    """A sink that holds a run against one that was taken down. `parted` says where it first is another, and how."""
+class TraceChecker:
+    """A sink that compares a run with a recorded one. `difference` says where they first differ, and how."""
 
     interest: Final = Interest(strict=True)
 
-    def __init__(self, expected: Sequence[Stop], *, by: bool = True) -> None:
-        self.parted: str | None = None
+    def __init__(self, expected: Sequence[TraceStep], *, by: bool = True) -> None:
+        self.difference: str | None = None
         self._expected = expected
         self._by = by
         self._next = 0
 
     def __call__(self, transition: Transition, /) -> None:
-        """Compare a transition with the one that is expected."""
+        """Compare a transition with the expected one."""
         index, self._next = self._next, self._next + 1
-        if self.parted is None:
-            self.parted = self._difference(index, transition)
+        if self.difference is None:
+            self.difference = self._difference(index, transition)
 
     def _difference(self, index: int, told: Transition) -> str | None:
         if index >= len(self._expected):
@@ -75,27 +74,27 @@ class Follower:
             return f"at {stop} the states differ:\n    " + str(stop.state.diff(told.state)).replace("\n", "\n    ")
         return None
 
-    def ended(self) -> str | None:
-        """Say where the run parted, now that it is at its end."""
-        if self.parted is None and self._next < len(self._expected):
-            self.parted = f"the other has come to its end where this goes on with {self._expected[self._next]}"
-        return self.parted
+    def finish(self) -> str | None:
+        """Return the first difference, now that the run has ended; None where there is none."""
+        if self.difference is None and self._next < len(self._expected):
+            self.difference = f"the other has come to its end where this goes on with {self._expected[self._next]}"
+        return self.difference
 
 
-def course(run: Trial[Batch], subs: Sequence[Listening[Batch]]) -> list[Stop]:
-    """Run from the beginning to the end; give each transition."""
-    stops: list[Stop] = []
+def record_trace(run: Trial[Batch], subs: Sequence[Listening[Batch]]) -> list[TraceStep]:
+    """Run from the beginning to the end; return each transition, recorded."""
+    stops: list[TraceStep] = []
 
-    def take_down(transition: Transition) -> None:
-        stops.append(Stop.of(transition))
+    def record(transition: Transition) -> None:
+        stops.append(TraceStep.of(transition))
 
-    learner = run.learner(subs, [take_down])
+    learner = run.learner(subs, [record])
     fit_step(learner, learner.init(run.seed), run.epochs)
     return stops
 
 
-def parted(
-    expected: Sequence[Stop],
+def compare_run(
+    expected: Sequence[TraceStep],
     run: Trial[Batch],
     subs: Sequence[Listening[Batch]],
     *,
@@ -103,17 +102,17 @@ def parted(
     sinks: Sequence[Sink] = (),
     by: bool = True,
 ) -> str | None:
-    """Run from the beginning, or from `state`, to the end; say where it parts from what is expected. None: nowhere.
+    """Run from the beginning, or from `state`, to the end; return the first difference from a trace, None without one.
 
-    `by` tells who cancelled apart, too.
+    With `by`, who cancelled must be the same, too.
     """
-    follower = Follower(expected, by=by)
+    follower = TraceChecker(expected, by=by)
     learner = run.learner(subs, [follower, *sinks])
     if state is None:
         fit_step(learner, learner.init(run.seed), run.epochs)
     else:
         fit_step(learner, state)
-    return follower.ended()
+    return follower.finish()
 
 
 def _verdict(verdict: Cancel | None, by: str | None) -> str:

@@ -1,4 +1,4 @@
-"""`clashes`: which subscribers come to something else in another order, found by running both orders."""
+"""`clashes`: finds subscribers whose order changes the training, by running both orders."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import torch
 from nntrain.errors import ConfigError, OrderWarning
 from nntrain.subscribers.asking import hears, subscriber_name
 from nntrain.subscribers.protocol import EVENTS, Listening
-from nntrain.testing.broken import LawBrokenError
-from nntrain.testing.courses import course, parted
-from nntrain.testing.plans import Batch, MakeLearner, Pair, Trial, runs_of, runs_of_pairs
-from nntrain.testing.standing_in import StandIn
-from nntrain.testing.trying import expect_callable, st, tried
+from nntrain.testing.examples import check_examples, expect_callable
+from nntrain.testing.laws import LawBrokenError
+from nntrain.testing.plans import Batch, MakeLearner, Pair, Trial, runs_of
+from nntrain.testing.stand_in import StandIn
+from nntrain.testing.traces import compare_run, record_trace
 from nntrain.values.record import Record
 from nntrain.values.verdicts import Event
 
 
 class Clash(Record, frozen=True):
-    """Two subscribers that do not commute: a run in which it matters who is asked first, in words."""
+    """Two subscribers that do not commute. `said` describes a run in which their order matters."""
 
     first: str
     second: str
@@ -45,22 +45,22 @@ def clashes(
     examples: int = 60,
     device: torch.device | str = "cpu",
 ) -> tuple[Clash, ...]:
-    """Give the pairs of subscribers that do not commute: asked the other way round, a training becomes another one.
+    """Return the pairs of subscribers that do not commute: asked in the other order, they change the training.
 
-    Each of `makes` gives a new subscriber. Two that listen to no event in common commute by their types. The others are
-    run both ways round, whatever their `order`, over `examples` generated runs. Give those that clash different orders.
+    Each of `makes` returns a new subscriber. Two without a common event commute. The others are run in both orders,
+    whatever their `order`, over `examples` generated runs. Set different orders for those that clash.
     """
     if not isinstance(makes, Sequence):
         raise ConfigError(f"makes is {makes!r:.80}; expected a list: clashes([NanGuard, lambda: Rollback(every=2)]).")
     for make in makes:
         expect_callable(make, "One of makes", "what makes a new subscriber each time: a class, or a lambda")
-    runs: st.SearchStrategy[Trial[Any]] = runs_of_pairs(device) if learner is None else runs_of(learner)
+    runs = runs_of(learner, device)
     found: list[Clash] = []
     for one, other in combinations(makes, 2):
         if not _events(one()) & _events(other()):
             continue
         try:
-            tried(partial(_check, one, other), runs, examples)
+            check_examples(partial(_check, one, other), runs, examples)
         except LawBrokenError as error:
             said = f"{error.said}\n  The smallest run that shows it: {error.run}"
             found.append(Clash(first=subscriber_name(one()), second=subscriber_name(other()), said=said))
@@ -75,8 +75,8 @@ def _check(one: Callable[[], Listening[Batch]], other: Callable[[], Listening[Ba
     there = [StandIn(one()), StandIn(other())]
     back = [StandIn(other()), StandIn(one())]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", OrderWarning)  # of what is found out here
-        found = parted(course(run, there), run, back, by=False)
+        warnings.simplefilter("ignore", OrderWarning)  # about what is tested here
+        found = compare_run(record_trace(run, there), run, back, by=False)
     if found:
         names = f"{subscriber_name(one())} and {subscriber_name(other())}"
         said = f"{found} (asked in this order here, the other way round there)"

@@ -125,11 +125,11 @@ def _checked(file: str, counted: _Count) -> int | None:
 
 def _named(events: Counter[str]) -> str:
     """Say how many events there are of each name: nntrain's own, then those that are somebody else's."""
-    from nntrain.log.terminal.words import name as shown
+    from nntrain.log.text import in_a_line
 
     names = sorted(events, key=lambda name: ("." in name, name))
     others = [name for name in names if "." in name]
-    said = [f"{events[name]} {shown(name, 60)}" for name in names[: len(names) - len(others) + _NAMES_SHOWN]]
+    said = [f"{events[name]} {in_a_line(name, 60)}" for name in names[: len(names) - len(others) + _NAMES_SHOWN]]
     if len(others) > _NAMES_SHOWN:
         said.append(f"{len(others) - _NAMES_SHOWN} more names")
     return "".join(f", {one}" for one in said)

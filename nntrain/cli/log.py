@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from nntrain.log.replay import Run
 
 MAX_SHOWN: Final = 20
-"""How many problems of a file are shown; the rest are sequence."""
+"""How many problems of a file are shown; the rest are counted."""
 GAP: Final = 9
 """The exit code of `check` for lost or repeated lines."""
 _NAMES_SHOWN: Final = 20
-"""How many names of other packages' events are shown; the rest are sequence."""
+"""How many names of other packages' events are shown; the rest are counted."""
 
 _files = click.argument("files", nargs=-1, required=True, type=click.Path(allow_dash=True), metavar="FILE...")
 
@@ -125,11 +125,11 @@ def _check_file(file: str, sequence: _SequenceCheck) -> int | None:
 
 def _count_by_name(events: Counter[str]) -> str:
     """Return in words how many events there are of each name: nntrain's own first, then those of others."""
-    from nntrain.log.terminal.words import name as shown
+    from nntrain.log.text import in_a_line
 
     names = sorted(events, key=lambda name: ("." in name, name))
     others = [name for name in names if "." in name]
-    said = [f"{events[name]} {shown(name, 60)}" for name in names[: len(names) - len(others) + _NAMES_SHOWN]]
+    said = [f"{events[name]} {in_a_line(name, 60)}" for name in names[: len(names) - len(others) + _NAMES_SHOWN]]
     if len(others) > _NAMES_SHOWN:
         said.append(f"{len(others) - _NAMES_SHOWN} more names")
     return "".join(f", {one}" for one in said)

@@ -55,11 +55,11 @@ def replay(lines: Iterable[Line]) -> tuple[Run, ...]:
     Of a run of many processes the lines of the lowest rank are taken. Lines of several logs may be chained; each
     run's are to be in order, as they are in a file.
     """
-    folds: dict[tuple[str, int], _Fold] = {}
+    folds: dict[tuple[str, int], RunFold] = {}
     for line in lines:
         fold = folds.get((line.run_id, line.rank))
         if fold is None:
-            fold = folds[line.run_id, line.rank] = _Fold(line)
+            fold = folds[line.run_id, line.rank] = RunFold(line)
         fold.add(line)
     lowest: dict[str, int] = {}
     for run_id, rank in folds:
@@ -67,12 +67,17 @@ def replay(lines: Iterable[Line]) -> tuple[Run, ...]:
     return tuple(folds[run_id, rank].run() for run_id, rank in lowest.items())
 
 
-class _Fold:
-    """The fold of one run's lines, half way."""
+class RunFold:
+    """The fold of one run's lines, as far as they have come. `add` takes them, the first one too.
 
-    def __init__(self, first: Line) -> None:
+    Without `keep_lines` the run has no `events` and no `batches`, and so takes little memory however long it is.
+    """
+
+    def __init__(self, first: Line, *, keep_lines: bool = True) -> None:
+        self.last = first
+        self.missing = 0
         self._first = first
-        self._last = first
+        self._keep_lines = keep_lines
         self._next_seq = first.seq
         self._config: Mapping[str, Any] = {}
         self._history: list[EpochStats] = []
@@ -80,17 +85,14 @@ class _Fold:
         self._outcome: RunOutcome = "running"
         self._events: list[Line] = []
         self._batches: list[Line] = []
-        self._missing = 0
 
     def add(self, line: Line) -> None:
         """Take one more line."""
-        self._missing += max(0, line.seq - self._next_seq)
+        self.missing += max(0, line.seq - self._next_seq)
         self._next_seq = line.seq + 1
-        self._last = line
-        if isinstance(line.event, BatchFinished):
-            self._batches.append(line)
-            return
-        self._events.append(line)
+        self.last = line
+        if self._keep_lines:
+            (self._batches if isinstance(line.event, BatchFinished) else self._events).append(line)
         match line.event:
             case RunStarted(config=config):
                 self._config = config
@@ -126,10 +128,10 @@ class _Fold:
             epochs=self._epochs,
             outcome=self._outcome,
             started=self._first.timestamp,
-            last=self._last,
+            last=self.last,
             events=tuple(self._events),
             batches=tuple(self._batches),
-            missing=self._missing,
+            missing=self.missing,
         )
 
 

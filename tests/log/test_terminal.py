@@ -33,8 +33,9 @@ from nntrain.log import (
     WarningEvent,
     terminal,
 )
-from nntrain.log.terminal.bars import Bar
+from nntrain.log.terminal.bars import Bar, Bars
 from nntrain.log.terminal.gauge import Gauge
+from nntrain.log.terminal.screen import Screen
 from nntrain.values.record import FrozenMapping
 from tests.log.samples import CONFIG, RUN, Script, scripted
 
@@ -325,6 +326,36 @@ def test_what_stays_on_the_screen_is_what_a_pipe_gets(width: int, ends: Any) -> 
     assert [row.rstrip() for row in on_screen(live)] == plain.splitlines()
 
 
+def test_a_bar_that_comes_or_goes_while_rows_are_printed_erases_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    class QuickBars(Bars):
+        def __init__(self, screen: Screen) -> None:
+            super().__init__(screen)
+            self.live.refresh_per_second = 2000
+
+    monkeypatch.setattr("nntrain.log.terminal.live.Bars", QuickBars)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for ends in ("failed", "completed") * 4:
+            pairs = zip_longest(scripted(0, every=1), scripted(1, ends=ends))
+            lines = [line for pair in pairs for line in pair if line]
+            live = followed(lines, mode="colour")
+            assert [row.rstrip() for row in on_screen(live)] == followed(lines).splitlines()
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_a_number_that_does_not_fit_is_seen_to_be_cut_off() -> None:
+    script = Script()
+    script.say(FitStarted(epochs=2, resumed=False))
+    for epoch, loss in enumerate((0.5, 1.234e-5)):
+        script.say(EpochFinished(loss=loss, metrics=FrozenMapping(), batches=1, seconds=123.0), epoch=epoch, samples=64)
+    whole, cut = (row for row in followed(script.lines, width=50).splitlines() if " train  " in row)
+    assert whole.endswith("  0.5000       64          1   123.00")
+    assert len(whole) == 50
+    assert cut.endswith("  1.234e-05       64          1   123…")
+
+
 def test_runs_in_one_file_are_told_apart() -> None:
     pairs = zip_longest(scripted(0), scripted(1, metrics=("f1",), epochs=2, ends="cancelled"))
     text = followed(line for pair in pairs for line in pair if line)
@@ -365,6 +396,9 @@ def test_of_many_processes_the_first_is_shown() -> None:
     lines = scripted()
     others = [line.model_copy(update={"rank": 1}) for line in lines]
     assert followed(chain.from_iterable(zip(lines, others, strict=True))) == followed(lines)
+    late = followed([*others[:6], *lines])
+    assert late.splitlines()[-1] == followed(lines).splitlines()[-1]
+    assert "lost" not in late
 
 
 def test_a_run_that_goes_on_ends_twice() -> None:
@@ -396,7 +430,7 @@ def test_ctrl_c_gives_the_cursor_back() -> None:
 def gauge_of(lines: Iterable[Line]) -> Gauge:
     gauge = Gauge()
     for line in lines:
-        gauge.hear(line)
+        gauge.add(line)
     return gauge
 
 
@@ -467,7 +501,7 @@ def test_the_time_left_runs_down_between_lines() -> None:
     bar = Bar(clock=lambda: now)
     assert bar.left() == ""
     for line in scripted(epochs=1000)[:5]:
-        bar.hear(line)
+        bar.add(line)
     assert bar.left() == "4:09 left"
     now += 9.0
     assert bar.left() == "4:00 left"
@@ -561,9 +595,11 @@ def test_what_is_escaped_is_seen() -> None:
 def test_a_bar_is_one_line(text: str) -> None:
     bar = Bar()
     for line in scripted(metrics=(text, "b"), every=1)[:9]:
-        bar.hear(line)
+        bar.add(line)
     to = console(width=200)
-    to.print(bar.drawn(200))
+    bars = Bars(Screen(to))
+    bars.add_task("", total=1.0, bar=bar)
+    to.print(bars.get_renderable())
     (drawn,) = written(to).splitlines()
     assert not FORBIDDEN.search(drawn)
     assert drawn.rstrip().endswith("b 0.2906")

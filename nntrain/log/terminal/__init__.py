@@ -1,4 +1,4 @@
-"""Logs for a person at a terminal: what they tell, or what is happening. Needs rich, which the extra `terminal` has."""
+"""Event logs for a person at a terminal: after training, or while it runs. Needs rich (the extra `terminal`)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["follow", "show"]
 
 
 def show(lines: Iterable[Line], *, console: Console | None = None) -> None:
-    """Show the runs that lines tell of: what was trained, its phases, what happened beside, how it ended.
+    """Print the runs of a log: what was trained, a table of the phases, what else happened, and the outcome.
 
-    `console` is where to; stdout by default. Raises `MissingExtraError` where rich is not installed.
+    `console` is stdout by default. Raises `MissingExtraError` if rich is not installed.
     """
     needed("rich", extra="terminal", purpose="nntrain log show")
     from nntrain.log.terminal.screen import Screen
@@ -27,9 +27,9 @@ def show(lines: Iterable[Line], *, console: Console | None = None) -> None:
 
 
 def follow(lines: Iterator[Line], *, console: Console | None = None) -> None:
-    """Show lines as they come: a bar for each fit, and above it each phase when it is finished.
+    """Print lines as they come: each finished phase in a row, and below them a progress bar for each running fit.
 
-    Where the console is no terminal there are no bars. Raises `MissingExtraError` where rich is not installed.
+    A console that is no terminal gets the rows and no bars. Raises `MissingExtraError` if rich is not installed.
     """
     needed("rich", extra="terminal", purpose="nntrain log follow")
     from nntrain.log.terminal.live import follow_runs

@@ -1,68 +1,91 @@
-"""The bar of a fit: one line, as wide as the console."""
+"""Progress bars for fits that run: rich's `Progress`, with what the log says in place of what rich would estimate."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final
 
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.console import RenderableType
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn
+from rich.table import Column
 from rich.text import Text
 
 from nntrain.log.line import Line
 from nntrain.log.terminal import words
 from nntrain.log.terminal.gauge import Gauge
-
-_SHORTEST: Final = 8
-_LONGEST: Final = 40
+from nntrain.log.terminal.screen import Printable, Screen, marked
+from nntrain.log.text import in_a_line
 
 
 @dataclass
 class Bar:
-    """A run's bar: its gauge, the mark of its run where there are several, and when it was last heard of."""
+    """What the bar of a run shows. `mark` is the name of the run if there are several."""
 
     clock: Callable[[], float] = time.monotonic
     gauge: Gauge = field(default_factory=Gauge)
-    heard: float = 0.0
+    updated: float = 0.0
+    mark: str = ""
 
-    def hear(self, line: Line) -> None:
-        """Take one more line."""
-        self.gauge.hear(line)
-        self.heard = self.clock()
+    def add(self, line: Line) -> None:
+        """Update from the next line of the run."""
+        self.gauge.add(line)
+        self.updated = self.clock()
 
     def left(self) -> str:
-        """Say how much time is left: as the last line had it, less what has gone by since."""
+        """Return the time left: the estimate at the last line, less the time since then."""
         left = self.gauge.left_s
         if left is None:
             return ""
-        return f"{words.duration(max(0.0, left - (self.clock() - self.heard)), places=0)} left"
+        return f"{words.duration(max(0.0, left - (self.clock() - self.updated)), places=0)} left"
 
-    def drawn(self, width: int, mark: str = "") -> Table:
-        """Draw it: where, the bar, how much of it, rate, time left, loss, and as many metrics as there is room for."""
+    def place(self) -> Text:
+        """Return the run's mark, the epoch and the phase."""
+        return marked(self.mark, Text(f"epoch {words.whole(self.gauge.epoch)} {self.gauge.phase:<5}", style="bold"))
+
+    def figures(self) -> Text:
+        """Return the time left, the loss, the rate and the metrics: what matters most comes first."""
         gauge = self.gauge
-        where = f"epoch {words.whole(gauge.epoch)} {gauge.phase:<5}"
-        begun = Text.assemble((f"{mark}  " if mark else "", "cyan"), (where, "bold"))
         rate = gauge.samples_per_s
-        said = [
-            Text(f"{gauge.done:4.0%}"),
+        parts = [
             Text(self.left(), style="cyan"),
             Text("" if gauge.loss is None else f"loss {words.number(gauge.loss)}", style="green"),
             Text("" if rate is None else f"{words.whole(rate)} samples/s", style="magenta"),
-            *(Text(f"{words.name(name)} {words.number(value)}") for name, value in gauge.metrics.items()),
+            *(Text(f"{in_a_line(name, 24)} {words.number(value)}") for name, value in gauge.metrics.items()),
         ]
-        room = width - begun.cell_len - 2 - _SHORTEST
-        shown: list[Text] = []
-        for text in said:
-            if text.cell_len + 2 > room:
-                break
-            if text.plain:
-                room -= text.cell_len + 2
-                shown.append(text)
-        grid = Table.grid(padding=(0, 2, 0, 0))
-        for _ in range(len(shown) + 2):
-            grid.add_column(no_wrap=True)
-        length = max(1, min(_LONGEST, _SHORTEST + max(0, room)))
-        grid.add_row(begun, ProgressBar(total=1.0, completed=gauge.done, width=length), *shown)
-        return grid
+        return Text("  ").join(part for part in parts if part)
+
+
+class _BarText(ProgressColumn):
+    """A column of text about a bar. On a narrow console its end is cut off."""
+
+    def __init__(self, text: Callable[[Bar], Text], ratio: int | None = None) -> None:
+        super().__init__(Column(no_wrap=True, ratio=ratio))
+        self._text = text
+
+    def render(self, task: Task) -> Text:
+        """Return the text for the bar of a task."""
+        return self._text(task.fields["bar"])
+
+
+class Bars(Progress):
+    """The bars of the runs, one line each, below what is printed."""
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__(
+            _BarText(Bar.place),
+            BarColumn(table_column=Column(ratio=1)),
+            TaskProgressColumn(),
+            _BarText(Bar.figures, ratio=6),
+            console=screen.console,
+            expand=True,
+            transient=True,
+            refresh_per_second=5,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yield the table of the visible bars, or an empty text: rich cannot erase a table without rows cleanly."""
+        table = self.make_tasks_table(self.tasks)
+        yield Printable(table) if table.row_count else Text(end="")

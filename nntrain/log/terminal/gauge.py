@@ -1,8 +1,9 @@
-"""How far a fit is, how fast it goes, and how long it will take: from its lines, and no clock but theirs."""
+"""How much of a fit is done, how fast it runs, and how long it will take: computed from the times in its lines."""
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping
 from typing import Final
 
@@ -13,16 +14,16 @@ from nntrain.values.progress import Phase
 from nntrain.values.record import FrozenMapping
 
 _REMEMBERED: Final = 5
-"""How many finished phases of a kind say how long the next takes."""
-_PHASES: Final[tuple[Phase, Phase]] = ("train", "eval")
-_CONFIGURED: Final[dict[Phase, str]] = {"train": "train_batches", "eval": "valid_batches"}
+"""How many finished phases of a kind predict how long the next one takes."""
+_BATCHES: Final[Mapping[Phase, str]] = {"train": "train_batches", "eval": "valid_batches"}
+"""Where a run's config has the number of batches of each phase."""
 
 
 class Gauge:
-    """What the lines of one run say of its pace.
+    """The progress of one run.
 
-    An epoch is so many batches of train and eval, each as long as those before it were; where their number is not
-    known before a phase has ended, the phase counts when it is finished.
+    The time of a phase is its number of batches times the seconds that a batch took in the phases before. If the
+    number of batches is not known before a phase has ended, the phase counts as done only then.
     """
 
     def __init__(self) -> None:
@@ -34,92 +35,87 @@ class Gauge:
         self.metrics: Mapping[str, float] = FrozenMapping()
         self.samples_per_s: float | None = None
         self._batches: dict[Phase, int] = {}
-        self._pace: dict[Phase, tuple[float, ...]] = dict.fromkeys(_PHASES, ())
-        self._now: float | None = None
-        self._began: Line | None = None
+        self._past_paces: dict[Phase, deque[float]] = {phase: deque(maxlen=_REMEMBERED) for phase in _BATCHES}
+        self._pace: float | None = None
+        self._measured_from: Line | None = None
 
-    def hear(self, line: Line) -> None:
-        """Take one more line."""
+    def add(self, line: Line) -> None:
+        """Update from the next line of the run."""
         self.epoch, self.phase, self.batch = line.epoch, line.phase, line.batch
         match line.event:
             case RunStarted(config=config):
-                for phase, key in _CONFIGURED.items():
+                for phase, key in _BATCHES.items():
                     given = config.get(key)
                     if isinstance(given, int) and given > 0:
                         self._batches[phase] = given
             case FitStarted(epochs=epochs):
                 self.epochs = epochs
-                self._begin(line)
+                self._measured_from, self._pace = line, None
             case EpochStarted():
-                self._begin(line)
+                self._measured_from, self._pace = line, None
             case BatchFinished() as event:
                 self.loss, self.metrics = event.loss, event.metrics
-                self._time(line, event)
+                self._measure(line, event)
             case EpochFinished() as event:
                 self.loss, self.metrics = event.loss, event.metrics
-                self._finish(line, event)
+                self._finish_phase(line, event)
             case _:
                 pass
 
-    def _begin(self, line: Line) -> None:
-        self._began, self._now = line, None
-
-    def _time(self, line: Line, event: BatchFinished) -> None:
-        """Take the pace of the batches since the phase began, or was gone on with."""
+    def _measure(self, line: Line, event: BatchFinished) -> None:
+        """Measure the pace of the batches since the phase began or was resumed."""
         self.samples_per_s = event.samples_per_s if event.samples_per_s is not None else self.samples_per_s
-        began = self._began
-        if began is None or (began.epoch, began.phase) != (line.epoch, line.phase) or line.batch <= began.batch:
-            self._began = line
+        start = self._measured_from
+        if start is None or (start.epoch, start.phase) != (line.epoch, line.phase) or line.batch <= start.batch:
+            self._measured_from = line
             return
-        took = line.elapsed_s - began.elapsed_s
-        self._now = took / as_float(line.batch - began.batch)
-        if event.samples_per_s is None and took > 0 and line.samples > began.samples:
-            self.samples_per_s = as_float(line.samples - began.samples) / took
+        seconds = line.elapsed_s - start.elapsed_s
+        self._pace = seconds / as_float(line.batch - start.batch)
+        if event.samples_per_s is None and seconds > 0 and line.samples > start.samples:
+            self.samples_per_s = as_float(line.samples - start.samples) / seconds
 
-    def _finish(self, line: Line, event: EpochFinished) -> None:
-        """Take the count and the pace of a finished phase."""
-        self._now = None
+    def _finish_phase(self, line: Line, event: EpochFinished) -> None:
+        """Remember how many batches a phase had, and its pace."""
+        self._pace = None
+        timed = math.isfinite(event.seconds)
         if event.batches:
             self._batches[line.phase] = event.batches
-            if math.isfinite(event.seconds) and event.seconds >= 0:
-                paces = (*self._pace[line.phase], event.seconds / as_float(event.batches))
-                self._pace[line.phase] = paces[-_REMEMBERED:]
+            if timed and event.seconds >= 0:
+                self._past_paces[line.phase].append(event.seconds / as_float(event.batches))
         self.batch = self._batches.get(line.phase, 1)
-        if math.isfinite(event.seconds) and event.seconds > 0:
+        if timed and event.seconds > 0:
             self.samples_per_s = as_float(line.samples) / event.seconds
 
-    def _seconds(self, phase: Phase) -> float | None:
-        """Give the seconds that a batch of a phase takes: as those before took, or those of now, or of the other."""
-        paces = self._pace[phase]
+    def _pace_of(self, phase: Phase) -> float | None:
+        """Return the seconds for a batch of a phase: the mean of past phases, or the pace of the one that runs."""
+        paces = self._past_paces[phase]
         if paces:
             return sum(paces) / len(paces)
-        return self._now if phase == self.phase else None
+        return self._pace if phase == self.phase else None
 
     def _work(self) -> tuple[float, float, bool]:
-        """Give the work done and all of it, and whether it is in seconds."""
-        pace = {phase: self._seconds(phase) for phase in _PHASES}
-        known = [one for one in pace.values() if one is not None]
+        """Return the work that is done, all work of the fit, and whether they are in seconds (else in batches)."""
+        paces: dict[Phase, float | None] = {phase: self._pace_of(phase) for phase in _BATCHES}
+        known = [pace for pace in paces.values() if pace is not None]
         timed = sum(known) > 0
-        whole: dict[Phase, float] = {}
-        for phase in _PHASES:
-            of_phase = pace[phase]
-            each = (of_phase if of_phase is not None else known[0]) if timed else 1.0
-            whole[phase] = as_float(self._batches.get(phase, 1)) * each
-        count = as_float(self._batches.get(self.phase, 1))
-        part = min(1.0, as_float(self.batch) / count) if self.phase in self._batches else 0.0
-        epoch = whole["train"] + whole["eval"]
-        before = whole["train"] if self.phase == "eval" else 0.0
-        done = as_float(self.epoch) * epoch + before + part * whole[self.phase]
+        work: dict[Phase, float] = {}
+        for phase, pace in paces.items():
+            of_batch = (known[0] if pace is None else pace) if timed else 1.0
+            work[phase] = as_float(self._batches.get(phase, 1)) * of_batch
+        part = min(1.0, as_float(self.batch) / as_float(self._batches.get(self.phase, 1)))
+        in_phase = part * work[self.phase] if self.phase in self._batches else 0.0
+        epoch = work["train"] + work["eval"]
+        done = as_float(self.epoch) * epoch + (work["train"] if self.phase == "eval" else 0.0) + in_phase
         return done, as_float(self.epochs) * epoch, timed
 
     @property
     def done(self) -> float:
         """The part of the fit that is done, from 0 to 1."""
-        done, whole, _ = self._work()
-        return min(1.0, done / whole) if whole > 0 else 0.0
+        done, work, _ = self._work()
+        return min(1.0, done / work) if work > 0 else 0.0
 
     @property
     def left_s(self) -> float | None:
-        """The seconds that are left, None where nothing tells."""
-        done, whole, timed = self._work()
-        return max(0.0, whole - done) if timed and self.epochs else None
+        """The seconds that are left, or None if no line has shown how long anything takes."""
+        done, work, timed = self._work()
+        return max(0.0, work - done) if timed and self.epochs else None

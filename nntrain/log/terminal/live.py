@@ -1,172 +1,129 @@
-"""Runs shown while their lines come."""
+"""`nntrain log follow`: runs while their lines come."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Final
+from itertools import chain
+from typing import Final
 
-from rich.console import Group, RenderableType
-from rich.live import Live
+from rich.progress import TaskID
 from rich.text import Text
 
-from nntrain.log.events import (
-    EpochFinished,
-    EpochStarted,
-    FitFinished,
-    FitStarted,
-    HistoryReplaced,
-    RunFailed,
-    RunFinished,
-    RunStarted,
-)
+from nntrain.log.events import OWN, EpochFinished, FitStarted, RunFailed, RunFinished
 from nntrain.log.line import Line
-from nntrain.log.replay import RunOutcome, stats_of
-from nntrain.log.terminal import facts, telling, words
-from nntrain.log.terminal.bars import Bar
-from nntrain.log.terminal.phases import Phases, heading, row
-from nntrain.log.terminal.screen import Screen
+from nntrain.log.replay import RunFold, replay, stats_of
+from nntrain.log.terminal import entries, words
+from nntrain.log.terminal.bars import Bar, Bars
+from nntrain.log.terminal.phases import Columns, layout, table
+from nntrain.log.terminal.screen import Screen, marked
 from nntrain.values.history import EpochStats
 
 _MARK: Final = 6
-"""Characters of the end of a run's id that tell it from the others."""
-_SOON: Final = 0.1
-"""Seconds after which a bar is drawn anew. Between lines it is drawn anew by the clock."""
+"""How many characters of the end of a run's id mark what is printed of it."""
+
+
+def follow_runs(lines: Iterator[Line], screen: Screen) -> None:
+    """Print lines as they come, until there are no more."""
+    bars = Bars(screen)
+    following = _Following(screen, bars)
+    with bars if screen.console.is_interactive else nullcontext():
+        for line in lines:
+            following.add(line)
+    following.end()
 
 
 @dataclass
 class _Followed:
-    """What is known of a run while its lines come."""
+    """A run that is followed. `metrics` and `columns` are those of the last row that was printed."""
 
-    last: Line
-    next_seq: int
-    bar: Bar = field(default_factory=Bar)
-    running: bool = True
-    told_end: bool = False
-    outcome: RunOutcome = "running"
-    metrics: tuple[str, ...] | None = None
-    phases: Phases | None = None
-    history: list[EpochStats] = field(default_factory=list)
-    others: Counter[str] = field(default_factory=Counter)
-
-
-def follow_runs(lines: Iterator[Line], screen: Screen) -> None:
-    """Show lines as they come, until there are no more."""
-    following = _Following(screen)
-    live: AbstractContextManager[object] = nullcontext()
-    if screen.live:
-        live = Live(
-            console=screen.console,
-            get_renderable=following.bars,
-            transient=True,
-            refresh_per_second=5,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-    drawn = 0.0
-    with live:
-        for line in lines:
-            following.hear(line)
-            if isinstance(live, Live) and isinstance(line.event, FitStarted | EpochStarted | EpochFinished):
-                now = time.monotonic()
-                if isinstance(line.event, FitStarted) or now - drawn > _SOON:
-                    live.refresh()
-                    drawn = now
-    following.end()
+    fold: RunFold
+    bar: Bar
+    task: TaskID
+    ended: bool = False
+    metrics: tuple[str, ...] = ()
+    columns: Columns = field(default_factory=dict)
+    other_names: Counter[str] = field(default_factory=Counter)
 
 
 class _Following:
-    """The runs whose lines come, told apart by their ids."""
+    """The runs that are followed, by id."""
 
-    def __init__(self, screen: Screen) -> None:
+    def __init__(self, screen: Screen, bars: Bars) -> None:
         self._screen = screen
+        self._bars = bars
         self._runs: dict[str, _Followed] = {}
 
-    def bars(self) -> RenderableType:
-        """Draw the bars of the runs that go on."""
-        runs = [(run_id, run) for run_id, run in [*self._runs.items()] if run.running and run.bar.gauge.epochs]
-        drawn = [run.bar.drawn(self._screen.width, self._mark(run_id)) for run_id, run in runs]
-        return self._screen.encodable(Group(*drawn)) if drawn else Text("", end="")
-
-    def hear(self, line: Line) -> None:
-        """Take one more line, and write what it tells. Of a run of many processes the lowest rank is heard."""
-        run = self._runs.get(line.run_id)
-        if run is None:
-            run = self._runs[line.run_id] = _Followed(line, line.seq)
-            if len(self._runs) > 1:
-                self._screen.say()
-            config: Mapping[str, Any] = line.event.config if isinstance(line.event, RunStarted) else {}
-            facts.begin(self._screen, line.run_id, line.timestamp, config)
-        elif line.rank != run.last.rank:
-            if line.rank > run.last.rank:
-                return
-            run.next_seq = line.seq
-        mark = self._mark(line.run_id)
-        if line.seq > run.next_seq:
-            telling.say(self._screen, telling.lost(line.seq - run.next_seq), mark)
-        run.last, run.next_seq = line, line.seq + 1
-        run.bar.hear(line)
-        self._write(line, run, mark)
-
-    def _write(self, line: Line, run: _Followed, mark: str) -> None:
-        match line.event:
-            case FitStarted():
-                run.running, run.told_end, run.outcome = True, False, "running"
-            case EpochFinished() as event:
-                run.history.append(stats_of(line, event))
-                self._phase(run, mark)
-            case HistoryReplaced(kept=kept, history=history):
-                run.history[kept:] = [past.stats() for past in history]
-            case FitFinished(outcome=outcome):
-                run.outcome = outcome
-            case RunFailed():
-                run.outcome = "failed"
-            case RunFinished() if run.outcome == "running":
-                run.outcome = "completed"
-            case _:
-                pass
-        run.others.update(telling.others([line.event]))
-        one = telling.told(line)
-        if one is not None:
-            telling.say(self._screen, one, mark)
-        if isinstance(line.event, RunFailed | RunFinished):
-            run.running = False
-            self._end(run, mark)
-
-    def _phase(self, run: _Followed, mark: str) -> None:
-        """Write the row of a finished phase, and the headings above where they are not there yet."""
-        stats = run.history[-1]
-        metrics = (*stats.metrics,)
-        begun = Text(f"{mark}  " if mark else "", style="cyan")
-        if run.phases is None or metrics != run.metrics:
-            run.metrics = metrics
-            run.phases = Phases(metrics, self._screen.width - len(begun))
-            self._screen.row(begun + heading(run.phases.parts[0]))
-            left_out = run.phases.left_out
-            if left_out:
-                more = f"{words.counted(len(left_out), 'more metric')}: nntrain log show has them"
-                self._screen.row(begun + Text(more, style="dim"))
-        self._screen.row(begun + row(run.phases.parts[0], stats))
+    def add(self, line: Line) -> None:
+        """Print what the next line says. Of a run of many processes only the lowest rank is printed."""
+        run = self._runs.get(line.run_id) or self._begin(line)
+        rank = run.fold.last.rank
+        if line.rank > rank:
+            return
+        if line.rank < rank:
+            run.fold = RunFold(line, keep_lines=False)
+        missing = run.fold.missing
+        run.fold.add(line)
+        run.bar.add(line)
+        entries.write_lost(self._screen, run.fold.missing - missing, run.bar.mark)
+        self._write(run, line)
+        # A bar that appears or disappears is drawn at once: if rich's thread did it while a row is printed, rich would
+        # move the cursor up by a wrong number of lines.
+        redraw = isinstance(line.event, FitStarted | EpochFinished | RunFailed | RunFinished)
+        done, visible = run.bar.gauge.done, not run.ended and run.bar.gauge.epochs > 0
+        self._bars.update(run.task, completed=done, visible=visible, refresh=redraw)
 
     def end(self) -> None:
-        """Say of the runs that go on how far they are."""
-        for run_id, run in self._runs.items():
-            self._end(run, self._mark(run_id))
+        """Print how far the runs are that have not ended."""
+        for run in self._runs.values():
+            self._end(run)
 
-    def _end(self, run: _Followed, mark: str) -> None:
-        if run.told_end:
-            return
-        run.told_end = True
-        telling.say_others(self._screen, run.others, mark)
-        epochs = run.bar.gauge.epochs
-        facts.end(self._screen, run.outcome, run.history, epochs=epochs, last=run.last, mark=mark)
+    def _begin(self, line: Line) -> _Followed:
+        """Print what a new run is. If it is not the first, all runs get a mark."""
+        if self._runs:
+            self._screen.write(Text())
+        entries.write_facts(self._screen, replay([line])[0])
+        bar = Bar()
+        task = self._bars.add_task("", total=1.0, visible=False, bar=bar)
+        begun = self._runs[line.run_id] = _Followed(RunFold(line, keep_lines=False), bar, task)
+        if len(self._runs) > 1:
+            alike = Counter(run_id[-_MARK:] for run_id in self._runs)
+            for run_id, run in self._runs.items():
+                run.bar.mark = run_id[-_MARK:] if alike[run_id[-_MARK:]] == 1 else run_id
+        return begun
 
-    def _mark(self, run_id: str) -> str:
-        """Give what tells a run from the others, nothing where it is alone."""
-        if len(self._runs) < 2:
-            return ""
-        marks = [other[-_MARK:] for other in self._runs]
-        return run_id[-_MARK:] if marks.count(run_id[-_MARK:]) == 1 else run_id
+    def _write(self, run: _Followed, line: Line) -> None:
+        event = line.event
+        if isinstance(event, FitStarted):
+            run.ended = False
+        elif isinstance(event, EpochFinished):
+            self._write_phase(run, stats_of(line, event))
+        elif not isinstance(event, OWN):
+            run.other_names[event.event] += 1
+        kind = entries.kind_of(line)
+        if kind is not None:
+            entries.write_event(self._screen, kind, line, run.bar.mark)
+        if isinstance(event, RunFailed | RunFinished):
+            self._end(run)
+
+    def _write_phase(self, run: _Followed, stats: EpochStats) -> None:
+        """Print the row of a finished phase, below a header if its columns are new."""
+        mark, metrics = run.bar.mark, tuple(stats.metrics)
+        if not run.columns or metrics != run.metrics:
+            run.metrics = metrics
+            run.columns, *others = layout(metrics, self._screen.console.width - marked(mark, Text()).cell_len)
+            self._screen.write(table(run.columns, (), mark=mark), wrap=False)
+            if others:
+                left_out = len({*chain(*others)} - {*run.columns})
+                more = f"{words.counted(left_out, 'more metric')}: nntrain log show has them"
+                self._screen.write(marked(mark, Text(more, style="dim")))
+        self._screen.write(table(run.columns, [stats], header=False, mark=mark), wrap=False)
+
+    def _end(self, run: _Followed) -> None:
+        """Print how a run ended, once."""
+        if not run.ended:
+            run.ended = True
+            entries.write_other_names(self._screen, run.other_names, run.bar.mark)
+            entries.write_outcome(self._screen, run.fold.run(), run.bar.mark)

@@ -1,126 +1,98 @@
-"""The table of finished phases, row by row: its columns keep their places whatever comes."""
+"""Tables of finished phases, as wide as the console allows."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
+from rich.table import Table
 from rich.text import Text
 
 from nntrain.log.terminal import words
-from nntrain.log.text import as_float
+from nntrain.log.text import as_float, in_a_line
 from nntrain.values.history import EpochStats
 
 _GAP: Final = 2
-_NONE: Final = "–"
-_LEAST: Final = {"epoch": 5, "loss": 7, "samples": 7, "samples/s": 9, "seconds": 7}
-_SPARED: Final = ("samples", "samples/s", "seconds")
-"""What a narrow console does without, the first first."""
+_METRIC: Final = "metric "
+"""What the keys of metrics start with: a metric may have the name of another column."""
+_LEAST: Final = {"epoch": 5, "phase": 5, "loss": 7, "samples": 7, "samples/s": 9, "seconds": 7}
+_PLACE: Final = ("epoch", "phase")
+
+Columns = Mapping[str, int]
+"""The columns of a table: their keys, and how wide they are at least."""
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column: its key (that of `cells`), its heading, and its width in cells."""
+def layout(metrics: Iterable[str], width: int, rows: Iterable[EpochStats] = ()) -> list[Columns]:
+    """Return the columns of the tables that together show all metrics on a console `width` cells wide.
 
-    key: str
-    heading: str
-    width: int
-
-
-class Phases:
-    """The columns for some metrics, in `parts` of which each is as wide as fits: the first has all but more metrics."""
-
-    def __init__(self, metrics: Sequence[str], width: int, rows: Iterable[EpochStats] = ()) -> None:
-        headings = {f"metric {metric}": words.name(metric) for metric in metrics}
-        widths = {key: max(7, cell_len(heading)) for key, heading in headings.items()} | dict(_LEAST)
-        for stats in rows:
-            for key, cell in cells(stats).items():
-                widths[key] = max(widths.get(key, 0), cell_len(cell))
-        column = {key: Column(key, headings.get(key, key), width) for key, width in widths.items()}
-        place = [column["epoch"], Column("phase", "phase", 5)]
-        tail = [column[key] for key in _SPARED]
-        of_metrics = [column[key] for key in headings]
-        while tail and _width([*place, column["loss"], *of_metrics[:1], *tail]) > width:
-            tail = tail[1:]
-        first, rest = _fitting(of_metrics, width - _width([*place, column["loss"], *tail]))
-        self.parts: list[list[Column]] = [[*place, column["loss"], *first, *tail]]
-        while rest:
-            first, rest = _fitting(rest, width - _width(place))
-            self.parts.append([*place, *first])
-
-    @property
-    def left_out(self) -> list[str]:
-        """The headings of the metrics that are not in the first part."""
-        return [column.heading for part in self.parts[1:] for column in part[2:]]
+    The first table has the loss, as many metrics as fit, the samples and the times; a narrow console has no room for
+    all of these last ones.
+    """
+    longest = width - _total(_LEAST, _PLACE) - _GAP
+    keys = {f"{_METRIC}{name}": max(7, min(longest, cell_len(_heading(name)))) for name in metrics}
+    widths = _LEAST | keys
+    for stats in rows:
+        for key, cell in _cells(stats).items():
+            widths[key] = max(widths[key], cell_len(cell))
+    tail = ["samples", "samples/s", "seconds"]
+    while tail and _total(widths, [*_PLACE, "loss", *[*keys][:1], *tail]) > width:
+        tail.pop(0)
+    tables = [[*_PLACE, "loss"]]
+    for key in keys:
+        after = tail if len(tables) == 1 else []
+        if len(tables[-1]) > len(_PLACE) and _total(widths, [*tables[-1], key, *after]) > width:
+            tables.append([*_PLACE])
+        tables[-1].append(key)
+    tables[0] += tail
+    return [{key: widths[key] for key in table} for table in tables]
 
 
-def heading(part: Sequence[Column]) -> Text:
-    """Give the line of the headings."""
-    return Text(_joined((column, column.heading) for column in part), style="bold")
+def table(columns: Columns, rows: Iterable[EpochStats], *, header: bool = True, mark: str = "") -> Table:
+    """Return a table of phases, with the mark of their run in front if there is one.
+
+    Tables of the same columns can be printed one below the other, row by row.
+    """
+    made = Table(box=None, padding=(0, _GAP, 0, 0), show_header=header, header_style="bold")
+    front = [Text(mark, style="not bold not dim cyan")] if mark else []
+    for text in front:
+        made.add_column(text)
+    for key, width in columns.items():
+        heading = Text(_heading(key.removeprefix(_METRIC)))
+        heading.truncate(width, overflow="ellipsis")
+        made.add_column(heading, justify="left" if key == "phase" else "right", min_width=width, no_wrap=True)
+    for stats in rows:
+        found = _cells(stats)
+        cells = [_cell(found.get(key, "–")) for key in columns]
+        made.add_row(*front, *cells, style="dim" if stats.phase == "train" else "")
+    return made
 
 
-def row(part: Sequence[Column], stats: EpochStats) -> Text:
-    """Give the line of a phase; a value that is not finite stands out."""
-    found = cells(stats)
-    text = Text(style="" if stats.phase == "eval" else "dim")
-    for index, column in enumerate(part):
-        cell = found.get(column.key, _NONE)
-        style = "bold red not dim" if cell in {"nan", "inf", "-inf"} else ""
-        text.append(_aligned(column, cell, first=index == 0), style=style)
-    return text
+def _cell(text: str) -> Text:
+    """Return the text of a cell; a number that is not finite stands out."""
+    return Text(text, style="bold red not dim" if text in {"nan", "inf", "-inf"} else "")
 
 
-def cells(stats: EpochStats) -> dict[str, str]:
-    """Give what stands in a phase's row, by the keys of its columns."""
-    took = stats.seconds
-    known = math.isfinite(took) and took > 0
+def _cells(stats: EpochStats) -> dict[str, str]:
+    """Return what a phase has in each column, by key."""
+    seconds = stats.seconds
+    known = math.isfinite(seconds) and seconds > 0
     return {
         "epoch": words.whole(stats.epoch),
         "phase": stats.phase,
         "loss": words.number(stats.loss),
-        **{f"metric {name}": words.number(value) for name, value in stats.metrics.items()},
+        **{f"{_METRIC}{name}": words.number(value) for name, value in stats.metrics.items()},
         "samples": words.whole(stats.samples),
-        "samples/s": words.whole(as_float(stats.samples) / took) if known else _NONE,
-        "seconds": words.seconds(took),
+        "samples/s": words.whole(as_float(stats.samples) / seconds) if known else "–",
+        "seconds": words.whole(seconds, places=2 if seconds < 1000 else 0),
     }
 
 
-def _fitting(columns: Sequence[Column], width: int) -> tuple[list[Column], list[Column]]:
-    """Take the columns that fit, one at least."""
-    count = 0
-    used = 0
-    for column in columns:
-        used += _GAP + column.width
-        if count and used > width:
-            break
-        count += 1
-    return [*columns[:count]], [*columns[count:]]
+def _heading(name: str) -> str:
+    return in_a_line(name, 24)
 
 
-def _width(columns: Sequence[Column]) -> int:
-    return sum(column.width for column in columns) + _GAP * (len(columns) - 1)
-
-
-def _joined(found: Iterable[tuple[Column, str]]) -> str:
-    return "".join(_aligned(column, cell, first=index == 0) for index, (column, cell) in enumerate(found))
-
-
-def _aligned(column: Column, cell: str, *, first: bool) -> str:
-    """Give a cell at its width, numbers at the right of it, with the gap before it."""
-    gap = "" if first else " " * _GAP
-    if column.key == "phase":
-        return gap + set_cell_size(cell, column.width)
-    return gap + " " * max(0, column.width - cell_len(cell)) + cell
-
-
-def metrics_of(history: Iterable[EpochStats]) -> Iterator[str]:
-    """Yield the names of the metrics, in the order in which they come up."""
-    seen: set[str] = set()
-    for stats in history:
-        for name in stats.metrics:
-            if name not in seen:
-                seen.add(name)
-                yield name
+def _total(widths: Columns, keys: Iterable[str]) -> int:
+    """Return how wide a table of some columns is."""
+    return sum(widths[key] + _GAP for key in keys) - _GAP

@@ -1,4 +1,4 @@
-"""Where the output goes: a rich console, which gets text that it takes for no markup and that it can encode."""
+"""The output: a rich console that gets only text which is not markup and which its encoding can hold."""
 
 from __future__ import annotations
 
@@ -6,65 +6,81 @@ import sys
 from collections.abc import Iterator
 from typing import Final, NoReturn
 
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
+from rich.console import Console, ConsoleOptions, OverflowMethod
+from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
-_LABEL: Final = 10
-_NARROWEST: Final = 20
+_STYLES: Final = {
+    "verdict": "bold yellow",
+    "warning": "yellow",
+    "checkpoint": "blue",
+    "resumed": "magenta",
+    "failure": "bold red",
+    "lost": "red",
+    "unfinished": "bold yellow",
+    "completed": "bold green",
+    "cancelled": "bold yellow",
+    "failed": "bold red",
+}
+"""The styles of labels; others are dim."""
 _STAND_INS: Final = str.maketrans({"…": "...", "–": "-", "·": "-"})
+_ENDLESS: Final = 1_000_000
 
 
 class Screen:
-    """A console, and the forms in which it is written to."""
+    """A console and the ways to write to it. All of them take `Text`: rich would read a str as markup."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console: Console | _StandardOutput = console or _StandardOutput()
+        self.console: Console = console or _StandardOutput()
 
-    @property
-    def width(self) -> int:
-        """The cells of a line."""
-        return self.console.width
+    def write(self, what: Text | Table | Padding, *, wrap: bool = True) -> None:
+        """Print a text or a table. What is too wide goes on in the next line, or without `wrap` ends with a "…"."""
+        self.console.print(Printable(what, wrap=wrap))
 
-    @property
-    def live(self) -> bool:
-        """Whether what was written can be redrawn."""
-        return self.console.is_interactive
+    def entry(self, label: str, text: Text, mark: str = "") -> None:
+        """Print a text to the right of its label, with the mark of its run in front if there is one."""
+        grid = Table.grid(padding=(0, 1, 0, 0))
+        grid.add_column(overflow="fold")
+        grid.add_column(overflow="fold")
+        grid.add_row(marked(mark, Text(f"{label:<10}", style=_STYLES.get(label, "dim"))), text)
+        self.write(grid)
 
-    def say(self, what: RenderableType = "") -> None:
-        """Write something: a `Text`, or what has texts in it; no str but one of our own."""
-        self.console.print(self.encodable(what), highlight=False, markup=False, emoji=False)
 
-    def row(self, text: Text) -> None:
-        """Write lines that stay as they are: what is wider than the console is cut off."""
-        text.no_wrap = True
-        text.overflow = "ellipsis"
-        self.say(text)
+class Printable:
+    """What rich draws, without spaces at the ends of the lines, and in characters that the console's encoding has."""
 
-    def entry(self, label: Text, text: Text) -> None:
-        """Write a text behind its label; its further lines hang below it."""
-        margin = max(_LABEL, label.cell_len) + 1
-        begun = label + Text(" " * (margin - label.cell_len))
-        for part in text.wrap(self.console, max(_NARROWEST, self.width - margin), overflow="fold"):
-            part.rstrip()
-            self.row(begun + part)
-            begun = Text(" " * margin)
+    def __init__(self, what: Text | Table | Padding, *, wrap: bool = True) -> None:
+        self._what = what
+        self._wrap = wrap
 
-    def block(self, text: Text) -> None:
-        """Write a text of many lines below an entry; what is wider than the console goes on in the next line."""
-        rows = text.wrap(self.console, max(_NARROWEST, self.width - 2), overflow="fold")
-        self.row(Text("\n").join(Text("  ") + part for part in rows))
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        room = options if self._wrap else options.update(width=_ENDLESS)
+        overflow: OverflowMethod = "ellipsis" if console.encoding.startswith("utf") else "crop"
+        for line in console.render_lines(self._what, room, pad=False):
+            parts = [(_encodable(part.text, console.encoding), part.style or "") for part in line]
+            text = Text.assemble(*parts, no_wrap=True, overflow=overflow)
+            text.rstrip()
+            yield text
 
-    def encodable(self, what: RenderableType) -> RenderableType:
-        """Give something as the console's encoding can have it."""
-        return what if self.console.encoding.startswith("utf") else _Encodable(what)
+
+def marked(mark: str, text: Text) -> Text:
+    """Return a text with the mark of its run in front if there is one."""
+    return Text.assemble((f"{mark}  " if mark else "", "cyan"), text)
+
+
+def _encodable(text: str, encoding: str) -> str:
+    """Return text in which the characters that an encoding does not have are written as escapes."""
+    if encoding.startswith("utf"):
+        return text
+    return text.translate(_STAND_INS).encode(encoding, "backslashreplace").decode(encoding)
 
 
 class _StandardOutput(Console):
     """The console of stdout.
 
-    rich takes `FORCE_COLOR` to mean that what was written can be redrawn, which in a pipe it cannot; and where the
-    reader of a pipe has gone away it ends the process.
+    rich takes `FORCE_COLOR` to mean that lines can be redrawn, which is not possible in a pipe; and it ends the
+    process when the reader of a pipe has gone.
     """
 
     def __init__(self) -> None:
@@ -72,21 +88,5 @@ class _StandardOutput(Console):
         super().__init__(highlight=False, force_interactive=None if terminal else False)
 
     def on_broken_pipe(self) -> NoReturn:
-        """Let the `BrokenPipeError` that is being handled pass on."""
+        """Raise the `BrokenPipeError` that is being handled again."""
         raise  # noqa: PLE0704 - rich calls this where it has caught it
-
-
-class _Encodable:
-    """Something of which those characters are written out that an encoding does not have."""
-
-    def __init__(self, what: RenderableType) -> None:
-        self._what = what
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
-        for segment in console.render(self._what, options):
-            if segment.control:
-                yield segment
-                continue
-            text = segment.text.translate(_STAND_INS)
-            encoding = console.encoding
-            yield Segment(text.encode(encoding, "backslashreplace").decode(encoding), segment.style)

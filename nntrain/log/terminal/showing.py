@@ -1,4 +1,4 @@
-"""Runs shown after the fact."""
+"""`nntrain log show`: whole runs, one below the other."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Final
 
 from rich.text import Text
 
+from nntrain.log.events import OWN
 from nntrain.log.line import Line
 from nntrain.log.replay import Run, replay
-from nntrain.log.terminal import facts, telling, words
-from nntrain.log.terminal.phases import Phases, heading, metrics_of, row
+from nntrain.log.terminal import entries, words
+from nntrain.log.terminal.phases import layout, table
 from nntrain.log.terminal.screen import Screen
 
 _MOST_OF_A_KIND: Final = 20
@@ -19,43 +20,36 @@ _MOST_OF_A_KIND: Final = 20
 
 
 def show_runs(lines: Iterable[Line], screen: Screen) -> None:
-    """Show the runs that lines tell of, one below the other."""
+    """Print the runs of a log."""
     runs = replay(lines)
     if not runs:
-        screen.say(Text("no run: there is no line", style="dim"))
+        screen.write(Text("no run: there is no line", style="dim"))
     for index, run in enumerate(runs):
         if index:
-            screen.say()
-        _show(screen, run)
+            screen.write(Text())
+        entries.write_facts(screen, run)
+        if run.history:
+            metrics = dict.fromkeys(name for stats in run.history for name in stats.metrics)
+            for columns in layout(metrics, screen.console.width, run.history):
+                screen.write(Text())
+                screen.write(table(columns, run.history), wrap=False)
+        screen.write(Text())
+        _write_events(screen, run)
+        entries.write_outcome(screen, run)
 
 
-def _show(screen: Screen, run: Run) -> None:
-    facts.begin(screen, run.run_id, run.started, run.config)
-    if run.history:
-        for part in Phases([*metrics_of(run.history)], screen.width, run.history).parts:
-            screen.say()
-            screen.row(heading(part))
-            for stats in run.history:
-                screen.row(row(part, stats))
-    screen.say()
-    _tell(screen, run)
-    facts.end(screen, run.outcome, run.history, epochs=run.epochs, last=run.last)
-
-
-def _tell(screen: Screen, run: Run) -> None:
-    """Write what happened beside the phases, in order."""
-    count: Counter[telling.Kind] = Counter()
+def _write_events(screen: Screen, run: Run) -> None:
+    """Print what happened beside the phases, in order."""
+    count: Counter[str] = Counter()
     for line in run.events:
-        one = telling.told(line)
-        if one is None:
-            continue
-        count[one.kind] += 1
-        if count[one.kind] <= _MOST_OF_A_KIND:
-            telling.say(screen, one)
+        kind = entries.kind_of(line)
+        if kind is not None:
+            count[kind] += 1
+            if count[kind] <= _MOST_OF_A_KIND:
+                entries.write_event(screen, kind, line)
     for kind, number in count.items():
         if number > _MOST_OF_A_KIND:
-            more = f"{words.whole(number - _MOST_OF_A_KIND)} more like these"
-            telling.say(screen, telling.Told(kind, "", more))
-    telling.say_others(screen, telling.others(line.event for line in run.events))
-    if run.missing:
-        telling.say(screen, telling.lost(run.missing))
+            screen.entry(kind, Text(f"{words.whole(number - _MOST_OF_A_KIND)} more like these"))
+    others = Counter(line.event.event for line in run.events if not isinstance(line.event, OWN))
+    entries.write_other_names(screen, others)
+    entries.write_lost(screen, run.missing)

@@ -12,7 +12,7 @@ from nntrain.log.events import OWN, RunFailed
 from nntrain.log.export.exporter import Exporter
 from nntrain.log.export.text import Scalar, flat, safe, safe_sentence
 from nntrain.log.extras import needed
-from nntrain.log.line import HEAD, SCHEMA, Line
+from nntrain.log.line import COMMON_FIELDS, SCHEMA, Line
 
 if TYPE_CHECKING:
     from opentelemetry._logs import LoggerProvider
@@ -93,6 +93,6 @@ def attributes(line: Line) -> Iterator[tuple[str, Scalar | list[Scalar]]]:
         else:
             yield from flat(value, f"{event_name(line) if not isinstance(event, OWN) else 'nntrain'}.{safe(name)}")
     yield "nntrain.schema", SCHEMA
-    for name in HEAD:
+    for name in COMMON_FIELDS:
         if name not in _ELSEWHERE:
             yield from flat(getattr(line, name), f"nntrain.{name}")

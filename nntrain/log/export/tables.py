@@ -16,7 +16,7 @@ from nntrain.errors import LogError
 from nntrain.log.events import BatchFinished, EpochFinished
 from nntrain.log.export.exporter import Exporter
 from nntrain.log.export.text import INT64, safe
-from nntrain.log.line import Line, stamped
+from nntrain.log.line import Line, format_timestamp
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -131,7 +131,7 @@ def _cell(value: object) -> object:
     if isinstance(value, float) and math.isnan(value):
         return "NaN"
     if isinstance(value, datetime):
-        return stamped(value)
+        return format_timestamp(value)
     if isinstance(value, str) and value.startswith(_FORMULA):
         return f"'{value}"
     return value

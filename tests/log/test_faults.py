@@ -30,7 +30,7 @@ import pytest
 
 from nntrain import Completed, advance, fit_step
 from nntrain.errors import LogWarning, SinkWarning
-from nntrain.log import JsonLog, Line, Target, read, replay, stamping, targets
+from nntrain.log import JsonLog, Line, Target, live_run, read, replay, targets
 from nntrain.log.line import parse_line
 from tests.log.trained import (
     BATCHES,
@@ -499,7 +499,7 @@ def test_a_clock_that_is_set_back_moves_timestamps_and_nothing_else(
     path = tmp_path / "run.jsonl"
     real = time.time
     with JsonLog(path, every=every) as log:
-        monkeypatch.setattr(stamping, "datetime", SetBack)
+        monkeypatch.setattr(live_run, "datetime", SetBack)
         monkeypatch.setattr(time, "time", lambda: real() - SetBack._off().total_seconds())
         learner_of(log).fit(5, print_stats=False)
         monkeypatch.undo()

@@ -290,9 +290,11 @@ class _Outlet:
                 self._failure = error
         if self._failure is None:
             return None
-        error = LogError(f"the log {self._name()} cannot be written ({self._failure})", lost_lines=self._lost_in_group)
-        error.__cause__ = self._failure
-        return error
+        failure = LogError(
+            f"the log {self._name()} cannot be written ({self._failure})", lost_lines=self._lost_in_group
+        )
+        failure.__cause__ = self._failure
+        return failure
 
     def _name(self) -> str:
         return str(getattr(self.target, "path", type(self.target).__name__))

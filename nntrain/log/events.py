@@ -131,7 +131,7 @@ class RunFinished(LogEvent, frozen=True):
 
 
 class OtherEvent(LogEvent, frozen=True, extra="allow"):
-    """Somebody else's event, read where its class is not known: `model_extra` has its fields."""
+    """A custom event whose class is not known to the reading process: `model_extra` has its fields."""
 
 
 OwnEvent = Annotated[

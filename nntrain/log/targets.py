@@ -247,10 +247,6 @@ class StreamTarget(Target):
         if written < len(content):
             raise OSError(f"only {written} of {len(content)} bytes went through")
 
-    def msg(self, content: bytes) -> None:
-        """Keep the text that structlog rendered."""
-        self._content = content
-
     def __reduce__(self) -> tuple[Callable[[str], StreamTarget], tuple[str]]:
         for name in ("stdout", "stderr"):
             if self.stream in {getattr(sys, name), getattr(sys, f"__{name}__")}:

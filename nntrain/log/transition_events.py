@@ -179,7 +179,7 @@ def _message(error: BaseException) -> str:
     """Return an error's message, or a text that says that making it failed."""
     try:
         return str(error)
-    except Exception as failure:  # noqa: BLE001 - whatever somebody's __str__ raises
+    except Exception as failure:  # noqa: BLE001 - a foreign __str__ may raise anything
         return f"<its message cannot be told: {type(failure).__name__}>"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
 from nntrain.log.events import OWN, BatchFinished, EpochFinished
-from nntrain.log.export.names import Names, allowed
+from nntrain.log.export.names import Names, sanitize
 from nntrain.log.export.text import INT64
 from nntrain.log.line import Line
 
@@ -81,7 +81,7 @@ class Curves:
                 yield name, value
         for name, value in event.metrics.items():
             wish = name[:_LONGEST]
-            yield self._metrics.of(name, f"metric.{wish}" if allowed(wish) in _OURS else wish), value
+            yield self._metrics.of(name, f"metric.{wish}" if sanitize(wish) in _OURS else wish), value
 
 
 def as_float(value: float) -> float:

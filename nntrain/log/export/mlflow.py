@@ -18,7 +18,7 @@ from nntrain.log.export.environment import variable
 from nntrain.log.export.exporter import Exporter, RunExporter
 from nntrain.log.export.names import Names, name_of_run
 from nntrain.log.export.outcomes import Ending, ending
-from nntrain.log.export.text import flat, listed, safe, safe_sentence
+from nntrain.log.export.text import flat, flat_text, safe, safe_sentence
 from nntrain.log.extras import needed
 from nntrain.log.line import Line
 
@@ -131,14 +131,14 @@ class _Run(Exporter):
         for path, value in flat(config):
             name = self._param_names.of(path, path)
             if name not in self._params:
-                params.append(Param(name, safe(listed(value), _LONGEST_PARAM)))
+                params.append(Param(name, safe(flat_text(value), _LONGEST_PARAM)))
                 self._params.add(name)
         for begin in range(0, len(params), _PARAMS_AT_ONCE):
             self._client.log_batch(self._id, params=params[begin : begin + _PARAMS_AT_ONCE])
         versions = config.get("versions")
         names = Names()
         tags = [
-            RunTag(names.of(path, f"nntrain.version.{path}"), safe(listed(value), _LONGEST_TAG))
+            RunTag(names.of(path, f"nntrain.version.{path}"), safe(flat_text(value), _LONGEST_TAG))
             for path, value in (flat(versions) if isinstance(versions, Mapping) else ())
         ]
         self._tag(tags)

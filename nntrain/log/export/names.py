@@ -45,7 +45,7 @@ class Names:
         """Return the name of `thing`, as close to `wish` as possible."""
         name = self._given.get(thing)
         if name is None:
-            name = self._given[thing] = self._free(allowed(wish))
+            name = self._given[thing] = self._free(sanitize(wish))
             self._taken.add(name.casefold())
         return name
 
@@ -57,7 +57,7 @@ class Names:
         return free
 
 
-def allowed(wish: str) -> str:
+def sanitize(wish: str) -> str:
     """Return `wish` with every character that is not allowed replaced."""
     parts = _OTHER.sub("_", wish[:LONGEST]).split("/")
     return "/".join(_DOTS.sub(lambda dots: "_" * len(dots[0]), part).strip() or "_" for part in parts)

@@ -81,7 +81,7 @@ class Tables(Exporter):
         beside = {name: path.with_name(f".{path.name}.{os.getpid()}") for name, path in paths.items()}
         try:
             for name, table in self._tables.items():
-                self._write(table.whole(), beside[name])
+                self._write(table.all_rows(), beside[name])
             for name, path in paths.items():
                 beside[name].replace(path)
         finally:
@@ -190,7 +190,7 @@ class _Table:
                 arrays[name] = pa.array(column, types[kind], from_pandas=False)
         return pa.table(arrays)
 
-    def whole(self) -> pa.Table:
+    def all_rows(self) -> pa.Table:
         """Return all rows, with the columns in their order."""
         import pyarrow as pa
 

@@ -40,7 +40,7 @@ class TensorBoard(RunExporter):
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = Path(folder)
-        self._format = _Format.loaded()
+        self._format = _Format.load()
         super().__init__(f"event files in {self._folder}")
 
     def _run(self, first: Line) -> Exporter:
@@ -59,7 +59,7 @@ class _Format:
     records: ModuleType
 
     @classmethod
-    def loaded(cls) -> _Format:
+    def load(cls) -> _Format:
         """Return the imported modules. Raises `MissingExtraError` if TensorBoard is not installed."""
         names = (
             *(f"compat.proto.{name}_pb2" for name in ("event", "summary", "tensor", "types")),

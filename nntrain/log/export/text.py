@@ -89,6 +89,6 @@ def safe_sentence(line: Line) -> str:
     return safe(sentence(line), 500)
 
 
-def listed(value: Sequence[Scalar] | Scalar) -> str:
+def flat_text(value: Sequence[Scalar] | Scalar) -> str:
     """Return a value of `flat` as one text."""
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

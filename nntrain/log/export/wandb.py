@@ -35,7 +35,7 @@ class WeightsAndBiases(RunExporter):
     `outcome`, cancellations, warnings (the first hundred) and errors. The exit code is 0, or 1 if the run failed, 130
     after Ctrl-C, 255 if the log does not say how it ended.
 
-    Needs the extra `wandb`, which starts a process of its own beside this one.
+    Needs the extra `wandb`, which starts its own process.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, project: str = "nntrain") -> None:

@@ -44,7 +44,7 @@ class LineError(ValueError):
 
 
 def _rfc3339(value: object) -> object:
-    """Raise `ValueError` for a text that is not in the one format that a line has."""
+    """Return the value. Raises `ValueError` for a text that is not in the one format that a line has."""
     if isinstance(value, str) and not _TIMESTAMP.fullmatch(value):
         raise ValueError("expected RFC 3339 in UTC with microseconds, like 2026-01-31T23:59:59.000001Z")
     return value

@@ -125,11 +125,11 @@ def _check_file(file: str, sequence: _SequenceCheck) -> int | None:
 
 def _count_by_name(events: Counter[str]) -> str:
     """Return in words how many events there are of each name: nntrain's own first, then those of others."""
-    from nntrain.log.text import in_a_line
+    from nntrain.log.text import one_line
 
     names = sorted(events, key=lambda name: ("." in name, name))
     others = [name for name in names if "." in name]
-    said = [f"{events[name]} {in_a_line(name, 60)}" for name in names[: len(names) - len(others) + _NAMES_SHOWN]]
+    said = [f"{events[name]} {one_line(name, 60)}" for name in names[: len(names) - len(others) + _NAMES_SHOWN]]
     if len(others) > _NAMES_SHOWN:
         said.append(f"{len(others) - _NAMES_SHOWN} more names")
     return "".join(f", {one}" for one in said)

@@ -1,4 +1,4 @@
-"""The event log: JSON lines that are a function of the machine's transitions; written, read and replayed."""
+"""The event log: JSON lines made from the machine's transitions; writing, reading and replaying them."""
 
 from nntrain.log.events import (
     BatchFinished,

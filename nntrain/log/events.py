@@ -1,8 +1,8 @@
-"""nntrain's own events: what each adds to a line. What every line has is in `nntrain.log.line`."""
+"""nntrain's own events, each with its own fields. The fields that every line has are in `nntrain.log.line`."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field
 
@@ -86,11 +86,11 @@ class PastPhase(Record, frozen=True):
 
     @classmethod
     def of(cls, stats: EpochStats) -> PastPhase:
-        """Take the statistics over, field by field."""
+        """Return the record of a phase's statistics."""
         return cls(**{name: getattr(stats, name) for name in cls.model_fields})
 
     def stats(self) -> EpochStats:
-        """Give the statistics back."""
+        """Return the statistics."""
         return EpochStats(**self.__dict__)
 
 
@@ -131,26 +131,8 @@ class RunFinished(LogEvent, frozen=True):
 
 
 class OtherEvent(LogEvent, frozen=True, extra="allow"):
-    """Somebody else's event, read where its class is not known: `model_extra` has its fields."""
+    """A custom event whose class is not known to the reading process: `model_extra` has its fields."""
 
-
-OWN: tuple[type[LogEvent], ...] = (
-    RunStarted,
-    FitStarted,
-    EpochStarted,
-    BatchFinished,
-    EpochFinished,
-    CancelledEvent,
-    HistoryReplaced,
-    CheckpointSaved,
-    CheckpointLoaded,
-    RolledBack,
-    WarningEvent,
-    FitFinished,
-    RunFailed,
-    RunFinished,
-)
-"""nntrain's own events."""
 
 OwnEvent = Annotated[
     RunStarted
@@ -169,4 +151,7 @@ OwnEvent = Annotated[
     | RunFinished,
     Field(discriminator="event"),
 ]
-"""The union of nntrain's own events, told apart by `event`."""
+"""The union of nntrain's own events; the field `event` says which one it is."""
+
+OWN: tuple[type[LogEvent], ...] = get_args(get_args(OwnEvent)[0])
+"""nntrain's own events."""

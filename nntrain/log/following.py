@@ -1,4 +1,4 @@
-"""A log read while it is written: its lines as they come, through rotation and whatever else befalls the file."""
+"""Reading a log while it is written: its lines as they come, even if the file is rotated, truncated or missing."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Final
 
 from nntrain.errors import ConfigError, LogWarning
 from nntrain.log.line import Line
-from nntrain.log.reading import LONGEST, BadLine, LogReadError, TornLine, line_of, read
+from nntrain.log.reading import LONGEST, BadLine, LogReadError, TornLine, line_of, read, unreadable
 
 _CHUNK: Final = 1 << 20
-_HEAD: Final = 512
-"""Bytes by which a file is known again: a first line's time, run and number are among them."""
-_ENDS: Final = frozenset({"run_finished", "run_failed"})
+_HEAD_BYTES: Final = 512
+"""Bytes at a file's beginning by which it is recognized: they hold the first line's time, run and number."""
+_END_EVENTS: Final = frozenset({"run_finished", "run_failed"})
 _FLAGS: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
-"""A named pipe that nobody writes to is not waited for in the call that opens it."""
+"""O_NONBLOCK: opening a named pipe that nobody writes to returns at once."""
 
 
 def follow(
@@ -30,27 +30,28 @@ def follow(
     stop: Callable[[], bool] | None = None,
     on_torn: Callable[[TornLine], object] | None = None,
 ) -> Iterator[Line]:
-    """Yield the lines of the log at `path`, those that are there and those that come, each when it is whole.
+    """Yield the lines of the log at `path`, those that are there and those that come, each once it is complete.
 
-    A file that is not there yet is waited for. Where another file comes to be at the path, as after a rotation, what
-    is left of the old one is read first; a file that was cut to nothing is read from its beginning. `-` is the
-    standard input, which is read to its end.
+    A file that does not exist yet is waited for. If the file is replaced by another, as by a rotation, the rest of the
+    old one is read first; a file that was truncated is read from its beginning. `-` is the standard input, which is
+    read to its end.
 
     Args:
         path: of the log.
-        poll_s: seconds between two looks at a file that has not grown.
-        until_finished: end when every run that was seen has finished or failed, and nothing follows.
-        stop: asked after each line and before each wait; True ends. The `is_set` of an event is one.
-        on_torn: told of a last line that stays torn: of a file that was rotated away, or when all runs have ended.
-            Without it there is a `LogWarning`.
+        poll_s: seconds between two reads of a file that has not grown.
+        until_finished: end when every run seen so far has finished or failed, and no line follows.
+        stop: called after each line and before each wait; if it returns True, following ends. A threading event's
+            `is_set` will do.
+        on_torn: called with a last line that stays torn: that of a file that was rotated away, or the last one when
+            all runs have ended. Without it there is a `LogWarning`.
 
-    Raises `LogReadError` for a line that is none, with its number and byte offset, and for a path that cannot be read.
+    Raises `LogReadError` for an invalid line, with its number and byte offset, and for a path that cannot be read.
     """
     if not poll_s > 0:
         raise ConfigError(f"poll_s is {poll_s!r}; expected a number of seconds above 0.")
-    asked = stop if stop is not None else lambda: False
+    should_stop = stop if stop is not None else lambda: False
     if str(path) == "-":
-        yield from _until(asked, read(path, on_torn=on_torn))
+        yield from _until(should_stop, read(path, on_torn=on_torn))
         return
     tail = _Tail(Path(path), on_torn if on_torn is not None else lambda torn: _warn(str(path), torn))
     unfinished: set[tuple[str, int]] = set()
@@ -61,29 +62,29 @@ def follow(
             for line in tail.lines():
                 waiting, seen = False, True
                 run = line.run_id, line.rank
-                if line.event.event in _ENDS:
+                if line.event.event in _END_EVENTS:
                     unfinished.discard(run)
                 else:
                     unfinished.add(run)
                 yield line
-                if asked():
+                if should_stop():
                     return
-            if not waiting or tail.moved_on():
+            if not waiting or tail.switch_file():
                 continue
-            if until_finished and seen and not unfinished and not tail.leaving:
-                tail.tear()
+            if until_finished and seen and not unfinished and not tail.replaced:
+                tail.report_torn()
                 return
-            if asked():
+            if should_stop():
                 return
             time.sleep(poll_s)
     finally:
         tail.close()
 
 
-def _until(asked: Callable[[], bool], lines: Iterator[Line]) -> Iterator[Line]:
+def _until(should_stop: Callable[[], bool], lines: Iterator[Line]) -> Iterator[Line]:
     for line in lines:
         yield line
-        if asked():
+        if should_stop():
             return
 
 
@@ -92,32 +93,32 @@ def _warn(path: str, torn: TornLine) -> None:
 
 
 class _Tail:
-    """The file at a path, as far as it was read.
+    """The file at a path, and how far it was read.
 
-    `leaving` says that another file is at the path: whoever has the old one open may still write to it, so it is read
-    once more, a while later, before the other one is.
+    `replaced` says that another file is now at the path. A process that has the old one open may still write to it, so
+    it is read once more, one poll later, before the new one is.
     """
 
     def __init__(self, path: Path, on_torn: Callable[[TornLine], object]) -> None:
-        self.leaving = False
+        self.replaced = False
         self._path = path
         self._on_torn = on_torn
         self._file: int | None = None
         self._regular = True
-        self._begin_anew()
+        self._reset()
 
-    def _begin_anew(self) -> None:
+    def _reset(self) -> None:
         self._number = 0
         self._offset = 0
         self._rest = b""
         self._head = b""
 
     def lines(self) -> Iterator[Line]:
-        """Give the whole lines that have come since."""
+        """Yield the complete lines that were added since the last call."""
         if self._file is None and not self._open():
             return
         if self._regular:
-            self._rest = b""  # it is read again: a training that goes on cuts off what a crash left
+            self._rest = b""  # it is read again: a resumed training cuts off the torn line that a crash left
         while content := self._read():
             *whole, rest = (self._rest + content).split(b"\n")
             self._rest = b""
@@ -125,36 +126,36 @@ class _Tail:
                 yield self._line(one + b"\n")
             if len(rest) >= LONGEST or b"\0" in rest:
                 self._line(rest)
-            if not (whole and self._regular):  # as above, and who takes the lines may take a while
+            if not (whole and self._regular):  # as above: much time may pass while the caller handles the lines
                 self._rest = rest
 
-    def moved_on(self) -> bool:
-        """Tell whether another file is at the path, for a while now, and go there."""
+    def switch_file(self) -> bool:
+        """Switch to another file that has been at the path for one poll already. Returns whether it did."""
         if self._file is None:
             return False
         mine = os.fstat(self._file)
         try:
             there = self._path.stat()
-        except OSError:  # between the old one and the new one, or for good
-            self.leaving = False
+        except OSError:  # the old file is gone, and there is no new one (yet)
+            self.replaced = False
             return False
         another = (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino)
-        if not another or not self.leaving:
-            self.leaving = another
+        if not another or not self.replaced:
+            self.replaced = another
             return False
-        self.tear()
+        self.report_torn()
         self.close()
-        self._begin_anew()
+        self._reset()
         return True
 
-    def tear(self) -> None:
-        """Tell of a last line that nothing will come to."""
+    def report_torn(self) -> None:
+        """Report a last line that will never be completed."""
         if self._rest:
             self._on_torn(TornLine(self._number + 1, self._offset, len(self._rest)))
 
     def close(self) -> None:
         """Close the file."""
-        self.leaving = False
+        self.replaced = False
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -166,39 +167,35 @@ class _Tail:
         except FileNotFoundError:
             return False
         except (OSError, ValueError) as error:
-            raise self._unreadable(error) from error
+            raise unreadable(self._path, error) from error
         return True
 
     def _read(self) -> bytes:
-        """Give what comes next, or comes first where the file is not the one that it was."""
+        """Return the next bytes; the first ones again if the file was truncated or rewritten."""
         if self._file is None:
             return b""
         try:
             if self._regular:
-                if self._was_cut(self._file):
-                    self._begin_anew()
+                if self._was_truncated(self._file):
+                    self._reset()
                 os.lseek(self._file, self._offset + len(self._rest), os.SEEK_SET)
             content = os.read(self._file, _CHUNK)
         except BlockingIOError:  # a pipe with nothing in it
             return b""
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise unreadable(self._path, error) from error
         place = self._offset + len(self._rest)
-        if place < _HEAD:
-            self._head = (self._head[:place] + content)[:_HEAD]
+        if place < _HEAD_BYTES:
+            self._head = (self._head[:place] + content)[:_HEAD_BYTES]
         return content
 
-    def _was_cut(self, file: int) -> bool:
-        """Tell whether what was read is there no more; the file may have grown beyond it again."""
+    def _was_truncated(self, file: int) -> bool:
+        """Return whether what was read is no longer there; the file may have become longer than that again."""
         if os.fstat(file).st_size < self._offset:
             return True
         os.lseek(file, 0, os.SEEK_SET)
         known = self._head[: self._offset]
         return os.read(file, len(known)) != known
-
-    def _unreadable(self, error: OSError | ValueError) -> LogReadError:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return LogReadError(str(self._path), "unreadable", f"it cannot be read ({reason}). Give a log's path")
 
     def _line(self, content: bytes) -> Line:
         self._number += 1

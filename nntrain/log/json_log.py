@@ -1,4 +1,4 @@
-"""The log as a sink: what there is to tell of a training, to each of its targets."""
+"""The log as a sink: it writes the events of a training to each of its targets."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import Final, Literal, Self, TextIO, get_args
 
 from nntrain.errors import ConfigError, LogError, LogWarning
 from nntrain.log.line import Line
+from nntrain.log.live_run import LiveRun, new_run_id, process_rank
 from nntrain.log.reading import LogReadError, read
 from nntrain.log.readout import values_of, waits
 from nntrain.log.replay import replay
-from nntrain.log.stamping import LiveRun, new_run_id, process_rank
-from nntrain.log.story import Told, begins_anew, is_fresh, tell
 from nntrain.log.targets import BoundLogger, FileTarget, Target, target_of
+from nntrain.log.transition_events import LogState, events_of, starts_other_training, starts_training
 from nntrain.sinks.interest import Interest
 from nntrain.sinks.transition import BatchRan, RunInfo, Transition
 from nntrain.values.record import evolved
@@ -35,24 +35,24 @@ class JsonLog:
     """Write the events of a training to each of `targets`, one JSON object a line. A sink, and a context manager.
 
     A target is a path (to which lines are appended), an open text stream like `sys.stdout`, an application's own
-    structlog logger, or any `Target`. Each training from its beginning is a run, with its own `run_id`, and `seq` from
-    0; one that goes on, in the same log or in another process with `resume`, continues its run.
+    structlog logger, or any `Target`. A training from its beginning is a new run, with its own `run_id`, and `seq`
+    from 0. A training that is continued, in the same log or in another process with `resume`, continues its run.
 
-    A line that cannot be written never ends a training: it is counted in `lost`, the next line that gets through says
-    how many were lost, and the log fails as any sink does, which is reported once and counted in the outcome.
+    A line that cannot be written never ends a training: it is counted in `lost`, the next line that is written says how
+    many were lost, and the log fails as any sink does, which is reported once and counted in the outcome.
 
     Args:
-        targets: where to, all at once.
-        every: of how many batches of a phase one is told: a number, `"all"`, or None for none. Their numbers are read
-            back in groups.
-        sync: when lines are to be on the disk (`fsync`): each `"line"` before training goes on; at each `"epoch"`'s end
-            and the run's, or at the run's `"end"` only, without waiting for it; or `"never"`. Closing waits.
+        targets: where to write; each line goes to all of them.
+        every: log every Nth batch of a phase: a number, `"all"`, or None for no batches. Their losses and metrics are
+            read from the device in groups.
+        sync: when lines are brought to the disk (`fsync`): after each `"line"`, before the training goes on; at the end
+            of each `"epoch"` and of the run, or at the run's `"end"` only, not waited for; or `"never"`. Closing waits.
         run_id: a UUID for the first run; by default a new one, ordered by time.
-        resume: go on with the last run in the first target, which is a file, or with the run `run_id` in it, when a
-            training that goes on is told. Where there is none, a run begins as always.
-        rank: of this process, among those that train together; by default that of `torch.distributed`.
+        resume: if the training is continued, continue the last run in the first target, which must be a file, or the
+            run `run_id` in it. If there is none, a new run begins.
+        rank: the rank of this process among those that train together; by default that of `torch.distributed`.
 
-    Raises `LogError` at once where a target cannot be written, and `ConfigError` for what cannot be meant.
+    Raises `LogError` at once if a target cannot be written, and `ConfigError` for an invalid argument.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class JsonLog:
     ) -> None:
         self._every = _interval(every)
         _check(targets, sync, run_id, rank)
-        self._again: Callable[..., JsonLog] = partial(JsonLog, every=every, sync=sync, rank=rank)
+        self._remake: Callable[..., JsonLog] = partial(JsonLog, every=every, sync=sync, rank=rank)
         self._sync: Sync = sync
         self._rank = process_rank() if rank is None else rank
         self._outlets: list[_Outlet] = []
@@ -80,7 +80,7 @@ class JsonLog:
             for target in targets:
                 self._outlets.append(_Outlet(target_of(target), sync))
             if resume:
-                self._resumable = self._found(run_id)
+                self._resumable = self._run_to_resume(run_id)
         except BaseException:
             self.close()
             raise
@@ -100,90 +100,90 @@ class JsonLog:
         """How many lines were lost, of all targets together."""
         return sum(one.lost for one in self._outlets)
 
-    # -- told by the machine --------------------------------------------------------------------------------------
+    # -- called by the machine ------------------------------------------------------------------------------------
 
     def __call__(self, transition: Transition, /) -> None:
-        """Write what a transition comes to. Raises `LogError` where a line is lost."""
-        with self._turn():
+        """Write the events of a transition. Raises `LogError` if a line is lost."""
+        with self._lock_of_process():
             run = self._run_of(transition)
-            run.told, sayings = tell(run.told, transition, self._every)
+            run.logged, events = events_of(run.logged, transition, self._every)
             lines: list[Line] = []
-            for saying in sayings:
-                if isinstance(saying, BatchRan):
-                    self._pending.append((run, saying._replace(when=time.monotonic())))
-                    if self._due(saying):
-                        lines += self._read_out()
+            for event in events:
+                if isinstance(event, BatchRan):
+                    self._pending.append((run, event._replace(when=time.monotonic())))
+                    if self._should_read(event):
+                        lines += self._pending_lines()
                 else:
-                    lines += self._read_out()
-                    lines.append(run.line(saying))
+                    lines += self._pending_lines()
+                    lines.append(run.line(event))
             self._write(lines)
 
     def batches(self, info: RunInfo, ran: Sequence[BatchRan], /) -> None:
-        """Write batches that merely ran. Raises `LogError` where a line is lost."""
-        with self._turn():
+        """Write unwatched batches. Raises `LogError` if a line is lost."""
+        with self._lock_of_process():
             run = self._runs.get(id(info))
-            if run is None or run.told.place is None:
-                return  # in a process that was forked amid a phase, which is the other's
+            if run is None or run.logged.progress is None:
+                return  # this process was forked during a phase, which the parent process logs
             last = ran[-1]
-            place = evolved(run.told.place, batch=last.batch, step=last.step, samples=last.samples)
-            run.told = run.told._replace(place=place)
-            self._write(chain(self._read_out(), run.batch_lines(ran)))
+            progress = evolved(run.logged.progress, batch=last.batch, step=last.step, samples=last.samples)
+            run.logged = run.logged._replace(progress=progress)
+            self._write(chain(self._pending_lines(), run.batch_lines(ran)))
 
-    def _turn(self) -> threading.RLock:
-        """Give the lock; in a process that was forked, begin anew: the run, and what waits, are the other's."""
+    def _lock_of_process(self) -> threading.RLock:
+        """Return the lock. In a forked process, first drop the runs and pending batches: the parent logs them."""
         if os.getpid() != self._process:
             self._process, self._lock = os.getpid(), threading.RLock()
             self._runs, self._pending, self._resumable, self._given_id = {}, [], None, None
             for outlet in self._outlets:
-                outlet.lost = outlet.unsaid = 0
+                outlet.lost = outlet.unreported = 0
         return self._lock
 
-    def _due(self, ran: BatchRan) -> bool:
-        """Tell whether to read the numbers of the batches that wait: at once where that waits for no device."""
+    def _should_read(self, ran: BatchRan) -> bool:
+        """Return whether to read the pending batches' values now: on the CPU at once, on a device in groups."""
         if not any(map(waits, values_of(ran))):
             return True
         return len(self._pending) >= _GROUP or time.monotonic() - self._pending[0][1].when > _GROUP_SECONDS
 
-    def _read_out(self) -> Iterator[Line]:
-        """Give the lines of the batches that wait."""
+    def _pending_lines(self) -> Iterator[Line]:
+        """Yield the lines of the pending batches."""
         while self._pending:
             run = self._pending[0][0]
-            mine = [one for owner, one in self._pending if owner is run]
-            self._pending = [waiting for waiting in self._pending if waiting[0] is not run]
-            yield from run.batch_lines(mine)
+            ran = [one for owner, one in self._pending if owner is run]
+            self._pending = [pending for pending in self._pending if pending[0] is not run]
+            yield from run.batch_lines(ran)
 
     def _write(self, lines: Iterable[Line]) -> None:
-        """Hand each line to every target, and raise `LogError` where some were lost."""
-        failures = self._taken(lines)
+        """Write each line to every target. Raises `LogError` if some were lost."""
+        failures = self._write_group(lines)
         if failures:
             for run in self._runs.values():
-                run.doubtful = True
+                run.lines_lost = True
         elif any(outlet.recovered for outlet in self._outlets):
-            failures = self._taken(line for run in self._runs.values() for line in run.assured())
+            failures = self._write_group(line for run in self._runs.values() for line in run.history_lines())
         if failures:
             raise LogError(
                 "; ".join(str(failure) for failure in failures), lost_lines=sum(one.lost_lines for one in failures)
             ) from failures[0].__cause__
 
-    def _taken(self, lines: Iterable[Line]) -> list[LogError]:
-        """Hand lines over one by one: none is held while the next is made, so the garbage collector has no work."""
+    def _write_group(self, lines: Iterable[Line]) -> list[LogError]:
+        """Write lines, and return what failed. Each is freed before the next is made: no work for the collector."""
         outlets = self._outlets
         for outlet in outlets:
             outlet.begin()
         for line in lines:
             for outlet in outlets:
-                outlet.take(line)
+                outlet.write(line)
         return [failure for outlet in outlets if (failure := outlet.end()) is not None]
 
     # -- runs -----------------------------------------------------------------------------------------------------
 
     def _run_of(self, transition: Transition) -> LiveRun:
-        """Give the run that a transition is of: the learner's, one that is resumed, or a new one."""
+        """Return the run of a transition: one that is being logged, a resumed one, or a new one."""
         info = transition.run
         run = self._runs.get(id(info))
-        if run is not None and not begins_anew(run.told, transition):
+        if run is not None and not starts_other_training(run.logged, transition):
             return run
-        if run is None and self._resumable is not None and not is_fresh(transition):
+        if run is None and self._resumable is not None and not starts_training(transition):
             run, self._resumable = self._resumable, None
         else:
             run = LiveRun(self._given_id or new_run_id(), began=time.monotonic(), rank=self._rank)
@@ -192,8 +192,8 @@ class JsonLog:
         self._runs[id(info)] = run
         return run
 
-    def _found(self, run_id: str | None) -> LiveRun | None:
-        """Give the run to go on with, out of the first target."""
+    def _run_to_resume(self, run_id: str | None) -> LiveRun | None:
+        """Return the run to continue, read from the first target; None if there is none."""
         path = self.path
         if path is None or path != getattr(self._outlets[0].target, "path", None):
             raise ConfigError("resume=True goes on with a run in a file; give the file's path as the first target.")
@@ -205,26 +205,26 @@ class JsonLog:
         wanted = run_id or (lines[-1].run_id if lines else None)
         for run in replay(lines):
             if run.run_id == wanted:
-                told = Told(begun=True, history=None if run.missing else run.history)
+                logged = LogState(begun=True, history=None if run.missing else run.history)
                 return LiveRun(
                     run.run_id,
                     began=time.monotonic() - run.last.elapsed_s,
                     rank=self._rank,
                     seq=run.last.seq + 1,
-                    told=told,
+                    logged=logged,
                 )
         return None
 
     # -- its end --------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Write what waits, and close the targets; streams and loggers stay open. Lines after this are lost.
+        """Write the pending batches, and close the targets; streams and loggers stay open. Lines after this are lost.
 
-        What goes wrong is a `LogWarning`: the training is over, and not to be ended.
+        An error becomes a `LogWarning`: the training is over, and its result should not be lost.
         """
-        with self._turn():
+        with self._lock_of_process():
             try:
-                self._write(self._read_out())
+                self._write(self._pending_lines())
             except LogError as error:
                 warnings.warn(str(error), LogWarning, stacklevel=2)
             for outlet in self._outlets:
@@ -239,22 +239,22 @@ class JsonLog:
         self.close()
 
     def __reduce__(self) -> tuple[Callable[..., JsonLog], tuple[Target, ...]]:
-        """Give what makes a log of the same targets: another process tells of runs of its own."""
-        return self._again, tuple(outlet.target for outlet in self._outlets)
+        """Return how to make a log of the same targets: another process logs its own runs."""
+        return self._remake, tuple(outlet.target for outlet in self._outlets)
 
 
 class _Outlet:
-    """A target, and how many lines it lost."""
+    """A target, and the count of the lines that it lost."""
 
     def __init__(self, target: Target, sync: Sync) -> None:
         self.target = target
         self.lost = 0
         self.recovered = False
-        """Whether a line got through that came after lost ones, in the group that was taken last."""
+        """Whether, in the last group, a line was written after lines had been lost."""
         self._sync: Sync = sync
-        self._synced = _SYNCED[sync]
-        self.unsaid = 0
-        """How many were lost since the last line that got through."""
+        self._sync_events = _SYNC_EVENTS[sync]
+        self.unreported = 0
+        """How many lines were lost since the last one that was written."""
         self._closed = False
         self.begin()
 
@@ -262,33 +262,33 @@ class _Outlet:
         """Begin a group of lines."""
         self.recovered = False
         self._failure: Exception | None = None
-        self._lost_now = 0
-        self._due = self._sync == "line"
+        self._lost_in_group = 0
+        self._sync_due = self._sync == "line"
 
-    def take(self, line: Line) -> None:
-        """Write a line, or count it."""
+    def write(self, line: Line) -> None:
+        """Write a line, or count it as lost."""
         try:
             if self._closed:
                 raise OSError("the log is closed")
-            self.target.write(evolved(line, lost_lines=self.unsaid) if self.unsaid else line)
-        except Exception as error:  # noqa: BLE001 - whatever a target raises costs the line, and is told
-            self._lost_now += 1
-            self.unsaid += 1
+            self.target.write(evolved(line, lost_lines=self.unreported) if self.unreported else line)
+        except Exception as error:  # noqa: BLE001 - whatever a target raises, the line is lost, and the error reported
+            self._lost_in_group += 1
+            self.unreported += 1
             self._failure = error
         else:
-            if self.unsaid:
+            if self.unreported:
                 self.recovered = True
-                self.unsaid = 0
-            if line.event.event in self._synced:
-                self._due = True
+                self.unreported = 0
+            if line.event.event in self._sync_events:
+                self._sync_due = True
 
     def end(self) -> LogError | None:
-        """Flush, and ask for the disk where that is due. Gives what went wrong, if something did."""
-        self.lost += self._lost_now
+        """Flush, and sync if a line of the group asks for it. Returns the error, if there was one."""
+        self.lost += self._lost_in_group
         if not self._closed:
             try:
                 self.target.flush()
-                if self._due:
+                if self._sync_due:
                     self.target.sync()
                 if self._sync == "line":
                     self.target.settle()
@@ -296,9 +296,11 @@ class _Outlet:
                 self._failure = error
         if self._failure is None:
             return None
-        told = LogError(f"the log {self._name()} cannot be written ({self._failure})", lost_lines=self._lost_now)
-        told.__cause__ = self._failure
-        return told
+        failure = LogError(
+            f"the log {self._name()} cannot be written ({self._failure})", lost_lines=self._lost_in_group
+        )
+        failure.__cause__ = self._failure
+        return failure
 
     def _name(self) -> str:
         return str(getattr(self.target, "path", type(self.target).__name__))
@@ -316,13 +318,13 @@ class _Outlet:
             warnings.warn(f"the log {self._name()} could not be closed well: {error}", LogWarning, stacklevel=3)
 
 
-_SYNCED: Final[Mapping[Sync, frozenset[str]]] = {
+_SYNC_EVENTS: Final[Mapping[Sync, frozenset[str]]] = {
     "line": frozenset(),
     "epoch": frozenset({"epoch_finished", "fit_finished", "run_failed", "run_finished"}),
     "end": frozenset({"run_failed", "run_finished"}),
     "never": frozenset(),
 }
-"""The events after which a log waits for the disk."""
+"""The events after which a log is brought to the disk."""
 
 
 def _interval(every: object) -> int:

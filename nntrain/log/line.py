@@ -1,6 +1,6 @@
-"""A line of the log: what every line has, and the event; to plain JSON values, and back.
+"""A line of the log: the fields that every line has, and the event; to plain JSON values, and back.
 
-A value that is not finite is null, and its name and kind stand in `nonfinite`; a value that is absent is an absent key.
+A value that is not finite is written as null, and `nonfinite` has its name and kind. A value that is None is left out.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from nntrain.values.record import FrozenMapping, Record
 
 SCHEMA: Final = "nntrain.event/1"
 """The name and version of a line's schema, which each line has."""
-BEGINNING: Final = '{"event"'
+LINE_START: Final = '{"event"'
 """How each line begins."""
 _FAMILY: Final = "nntrain.event/"
-_KINDS: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+_NONFINITE: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _NULL: Final = object()
-"""Stands for a null that is to be written: what is None is left out."""
+"""Stands for a null that is written; None is left out."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMESTAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
 Problem = Literal["unreadable", "empty", "binary", "foreign", "version", "torn", "invalid"]
-"""What can be wrong with a log, or with a line of one."""
+"""What can be wrong with a log, or with a line of it."""
 
 
 class LineError(ValueError):
-    """Text that is no line of a log: what is wrong with it, by kind and in words."""
+    """Text that is not a valid line: what is wrong, as a kind and in words."""
 
     def __init__(self, problem: Problem, reason: str) -> None:
         super().__init__(reason)
@@ -44,17 +44,17 @@ class LineError(ValueError):
 
 
 def _rfc3339(value: object) -> object:
-    """Take the one form that a line has."""
+    """Return the value. Raises `ValueError` for a text that is not in the one format that a line has."""
     if isinstance(value, str) and not _TIMESTAMP.fullmatch(value):
         raise ValueError("expected RFC 3339 in UTC with microseconds, like 2026-01-31T23:59:59.000001Z")
     return value
 
 
 class Line(Record, frozen=True):
-    """One line: the event, when and in which run it happened, and where the training stood (the state's `Progress`).
+    """One line: the event, when and in which run it happened, and how far the training was (the state's `Progress`).
 
-    `seq` counts the lines of a run and rank from 0, and a gap means a lost line. `elapsed_s` are monotonic seconds
-    since the run began, right even when the clock jumps. `lost_lines` are those lost just before this one.
+    `seq` counts the lines of a run and rank from 0; a gap means a lost line. `elapsed_s` is the time since the run
+    began, in seconds of a monotonic clock, which never jumps. `lost_lines` counts those lost just before this one.
     """
 
     event: SerializeAsAny[LogEvent]
@@ -72,12 +72,12 @@ class Line(Record, frozen=True):
     samples: int = Field(ge=0)
 
     def fields(self) -> dict[str, object]:
-        """Give the line as plain JSON values, flat, in the order of a written line."""
+        """Return the line as plain JSON values, flat, in the order in which they are written."""
         event = self.event
         fields: dict[str, object] = {
             "event": event.event,
             "schema": SCHEMA,
-            "timestamp": stamped(self.timestamp),
+            "timestamp": format_timestamp(self.timestamp),
             "level": self.level,
             "run_id": self.run_id,
             "seq": self.seq,
@@ -92,9 +92,9 @@ class Line(Record, frozen=True):
         if self.lost_lines is not None:
             fields["lost_lines"] = self.lost_lines
         nonfinite: dict[str, str] = {}
-        values = event.__dict__ if type(event) in _OWN_KINDS else _others_values(event)
+        values = event.__dict__ if type(event) in _OWN_CLASSES else _custom_values(event)
         for name, value in values.items():
-            if type(value) is float and value - value == 0.0:  # most are; a call for each costs a batch's line 5 %
+            if type(value) is float and value - value == 0.0:  # the usual case: calling `plain` costs 5 % more
                 fields[name] = value
             elif name != "event" and value is not None:
                 fields[name] = plain(value, name, nonfinite)
@@ -103,80 +103,80 @@ class Line(Record, frozen=True):
         return fields
 
 
-HEAD: Final = (*(name for name in Line.model_fields if name != "event"),)
-"""The names of what every line has, beside `event` and `schema`."""
+COMMON_FIELDS: Final = (*(name for name in Line.model_fields if name != "event"),)
+"""The names of the fields that every line has, besides `event` and `schema`."""
 
-_OWN_KINDS: Final = frozenset(OWN)
+_OWN_CLASSES: Final = frozenset(OWN)
 _OWN_NAMES: Final = frozenset(str(kind.model_fields["event"].default) for kind in OWN)
 _OWN_EVENTS: Final[TypeAdapter[LogEvent]] = TypeAdapter(OwnEvent)
 
 
-def stamped(moment: datetime) -> str:
-    """Give a moment as a line has it: RFC 3339, UTC, microseconds, Z."""
+def format_timestamp(moment: datetime) -> str:
+    """Return a time as a line has it: RFC 3339, UTC, microseconds, Z."""
     since = moment - _EPOCH
     return f"{_second(since.days, since.seconds)}.{since.microseconds:06d}Z"
 
 
 @lru_cache(maxsize=4)
 def _second(days: int, seconds: int) -> str:
-    """Give a second's text. Many batches end in one, and making it takes as long as a write."""
+    """Return a second as text. Cached: it takes as long as a write, and many batches end in the same second."""
     return (_EPOCH + timedelta(days, seconds)).isoformat()[:19]
 
 
-def _others_values(event: LogEvent) -> Mapping[str, object]:
-    """Give the fields of somebody else's event, as JSON can hold them; a null that must be there is said so."""
+def _custom_values(event: LogEvent) -> Mapping[str, object]:
+    """Return the fields of a custom event as JSON values; a None in a required field becomes `_NULL`."""
     fields = type(event).model_fields
-    event = _encodable(event)
-    dumped: dict[str, object] = _with_nonfinite(event.model_dump(mode="json"), event)
+    event = _utf8_safe(event)
+    dumped: dict[str, object] = _restore_nonfinite(event.model_dump(mode="json"), event)
     return {
         name: _NULL if value is None and name in fields and fields[name].is_required() else value
         for name, value in dumped.items()
     }
 
 
-def _with_nonfinite(dumped: Any, given: object) -> Any:
-    """Give what pydantic made of a value, with the numbers that are not finite where it made nulls of them."""
+def _restore_nonfinite(dumped: Any, given: object) -> Any:
+    """Return `dumped`, which pydantic made of `given`, with NaN and infinities where pydantic wrote null for them."""
     if dumped is None and isinstance(given, float):
         return given
     if isinstance(given, BaseModel):
         given = {**given.__dict__, **(given.model_extra or {})}
     if isinstance(dumped, dict) and isinstance(given, Mapping):
-        return {name: _with_nonfinite(value, given.get(name)) for name, value in dumped.items()}
+        return {name: _restore_nonfinite(value, given.get(name)) for name, value in dumped.items()}
     if isinstance(dumped, list) and isinstance(given, (list, tuple)) and len(dumped) == len(given):
-        return [_with_nonfinite(value, one) for value, one in zip(dumped, given, strict=True)]
+        return [_restore_nonfinite(value, one) for value, one in zip(dumped, given, strict=True)]
     return dumped
 
 
-def _encodable(value: Any) -> Any:
-    """Give a value without lone surrogates, at which pydantic fails, or puts a question mark; itself if it has none."""
+def _utf8_safe(value: Any) -> Any:
+    """Return a value with lone surrogates escaped, since pydantic fails at them; the same object if it has none."""
     if isinstance(value, str):
-        return _text(value)
+        return _escape_surrogates(value)
     if isinstance(value, BaseModel):
         items = {**value.__dict__, **(value.model_extra or {})}
-        changes = {name: now for name, item in items.items() if (now := _encodable(item)) is not item}
+        changes = {name: now for name, item in items.items() if (now := _utf8_safe(item)) is not item}
         return value.model_copy(update=changes) if changes else value
     if isinstance(value, Mapping):
-        pairs = [(_encodable(key), _encodable(item)) for key, item in value.items()]
+        pairs = [(_utf8_safe(key), _utf8_safe(item)) for key, item in value.items()]
         if all(key is old and now is item for (key, now), (old, item) in zip(pairs, value.items(), strict=True)):
             return value
         return FrozenMapping(dict(pairs)) if isinstance(value, FrozenMapping) else dict(pairs)
     if type(value) in {list, tuple}:
-        given = [_encodable(item) for item in value]
+        given = [_utf8_safe(item) for item in value]
         return type(value)(given) if any(now is not item for now, item in zip(given, value, strict=True)) else value
     return value
 
 
 def plain(value: object, path: str, nonfinite: dict[str, str]) -> object:
-    """Give a value as JSON can hold it; what is not finite is None, and `nonfinite` gets its path and kind."""
+    """Return a value as JSON values; for one that is not finite None, and `nonfinite` gets its path and kind."""
     if isinstance(value, float):
         if type(value) is not float:
-            value = float(value)  # numpy's warns of what comes next
+            value = float(value)  # a numpy float would warn at the subtraction below
         if value - value == 0.0:  # twice as fast as math.isfinite, and most values are numbers
             return value
         nonfinite[path] = "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
         return None
     if isinstance(value, str):
-        return _text(value)
+        return _escape_surrogates(value)
     if value is None or isinstance(value, (bool, int)):
         return value
     if value is _NULL:
@@ -184,7 +184,7 @@ def plain(value: object, path: str, nonfinite: dict[str, str]) -> object:
     if type(value) is FrozenMapping or isinstance(value, Mapping):
         named: dict[str, object] = {}
         for key, item in value.items():
-            name = _text(str(key))
+            name = _escape_surrogates(str(key))
             named[name] = plain(item, f"{path}.{name}", nonfinite)
         return named
     if isinstance(value, BaseModel):
@@ -194,8 +194,8 @@ def plain(value: object, path: str, nonfinite: dict[str, str]) -> object:
     return plain(repr(value), path, nonfinite)
 
 
-def _text(text: str) -> str:
-    """Give what UTF-8 can hold: of a lone surrogate its number."""
+def _escape_surrogates(text: str) -> str:
+    """Return text that UTF-8 can encode: lone surrogates are escaped."""
     if text.isascii():
         return text
     encoded = text.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -206,14 +206,14 @@ def _no_constant(name: str) -> float:
     raise LineError("invalid", f"{name} is no JSON; a value that is not finite is null, and named in nonfinite")
 
 
-def parsed(text: str) -> Line:
-    """Give the line that `text` is. Raises `LineError` where it is none."""
+def parse_line(text: str) -> Line:
+    """Return the line that `text` holds. Raises `LineError` if it is not a valid line."""
     try:
         fields: object = json.loads(text, parse_constant=_no_constant)
     except LineError:
         raise
     except (ValueError, RecursionError) as error:
-        ours = text.startswith(BEGINNING) or BEGINNING.startswith(text)
+        ours = text.startswith(LINE_START) or LINE_START.startswith(text)
         what = "the line is torn" if ours else "the line is no JSON"
         raise LineError("torn" if ours else "foreign", f"{what} ({error})") from None
     if not isinstance(fields, dict) or not str(fields.get("schema", "")).startswith(_FAMILY):
@@ -228,14 +228,14 @@ def parsed(text: str) -> Line:
             f"or a later one",
         )
     try:
-        return _line(fields)
+        return _from_fields(fields)
     except ValidationError as error:
-        raise LineError("invalid", _said(error)) from None
+        raise LineError("invalid", _describe(error)) from None
 
 
-def _line(fields: dict[str, Any]) -> Line:
-    for path, kind in _checked_nonfinite(fields.get("nonfinite", {})).items():
-        if not _put(fields, path.split("."), _KINDS[kind]):
+def _from_fields(fields: dict[str, Any]) -> Line:
+    for path, kind in _check_nonfinite(fields.get("nonfinite", {})).items():
+        if not _fill_null(fields, path.split("."), _NONFINITE[kind]):
             raise LineError("invalid", f"nonfinite names {path!r:.80}, which is not null in the line")
     name = fields.get("event")
     own = {key: value for key, value in fields.items() if key not in RESERVED}
@@ -245,24 +245,24 @@ def _line(fields: dict[str, Any]) -> Line:
         event = (registered(name) or OtherEvent).model_validate(own)
     else:
         raise LineError("invalid", f"event is {name!r:.80}; expected one of {', '.join(sorted(_OWN_NAMES))}, or a.b")
-    head = {key: fields[key] for key in HEAD if key in fields}
+    head = {key: fields[key] for key in COMMON_FIELDS if key in fields}
     return Line.model_validate({"event": event, **head})
 
 
-def _checked_nonfinite(nonfinite: object) -> Mapping[str, str]:
-    if not isinstance(nonfinite, dict) or not set(map(str, nonfinite.values())) <= set(_KINDS):
+def _check_nonfinite(nonfinite: object) -> Mapping[str, str]:
+    if not isinstance(nonfinite, dict) or not set(map(str, nonfinite.values())) <= set(_NONFINITE):
         raise LineError("invalid", f"nonfinite is {nonfinite!r:.80}; expected names, each with nan, inf or -inf")
     return nonfinite
 
 
-def _put(container: object, path: Sequence[str], value: float) -> bool:
-    """Put a value where `path` leads to a null; the names on the way may have dots in them."""
+def _fill_null(container: object, path: Sequence[str], value: float) -> bool:
+    """Replace the null at `path` by a value. Returns whether there was one. A name in the path may contain dots."""
     if isinstance(container, list):
         index = int(path[0]) if path[0].isdecimal() else -1
         if not 0 <= index < len(container):
             return False
         if len(path) > 1:
-            return _put(container[index], path[1:], value)
+            return _fill_null(container[index], path[1:], value)
         if container[index] is None:
             container[index] = value
             return True
@@ -272,7 +272,7 @@ def _put(container: object, path: Sequence[str], value: float) -> bool:
             if name not in container:
                 continue
             if end < len(path):
-                if _put(container[name], path[end:], value):
+                if _fill_null(container[name], path[end:], value):
                     return True
             elif container[name] is None:
                 container[name] = value
@@ -280,8 +280,8 @@ def _put(container: object, path: Sequence[str], value: float) -> bool:
     return False
 
 
-def _said(error: ValidationError) -> str:
-    """Say what is wrong with which field, and what was given, in a line."""
+def _describe(error: ValidationError) -> str:
+    """Return one line of text that says which fields are wrong, how, and what was given."""
     return "; ".join(
         f"{'.'.join(map(str, one['loc'])) or 'the line'}: {one['msg']}"
         + ("" if one["type"] == "missing" else f" (given {one['input']!r:.80})")

@@ -1,4 +1,4 @@
-"""Reading a log back: typed lines, a torn last line skipped, and precise errors for the rest."""
+"""Reading a log: typed lines; a torn last line is skipped, and every other error is reported with its place."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from nntrain.errors import LogError, LogWarning
-from nntrain.log.line import BEGINNING, Line, LineError, Problem, parsed
+from nntrain.log.line import LINE_START, Line, LineError, Problem, parse_line
 
 LONGEST: Final = 64 << 20
-"""Bytes of the longest line that is read; what is longer is no log."""
+"""The most bytes that a line may have; a file with a longer one is not a log."""
 
 Source = str | os.PathLike[str]
 """A path, or `-` for the standard input."""
@@ -23,7 +23,7 @@ Source = str | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """What is no line of a log: what is wrong, and where. Lines count from 1, offsets (in bytes) from 0."""
+    """A line that is invalid: what is wrong, and where. Lines count from 1, offsets (in bytes) from 0."""
 
     problem: Problem
     reason: str
@@ -33,7 +33,7 @@ class BadLine:
 
 @dataclass(frozen=True, slots=True)
 class TornLine:
-    """A last line that a crash cut off: where, and how many bytes of it there are."""
+    """A last line that a crash cut off: where it begins, and how many bytes of it there are."""
 
     line: int
     offset: int
@@ -41,7 +41,7 @@ class TornLine:
 
 
 class LogReadError(LogError, ValueError):
-    """A log that cannot be read: `problem` says what is wrong, `line` and `offset` where, if it is a line."""
+    """A log that cannot be read: `problem` says what is wrong; `line` and `offset` say where, if a line is wrong."""
 
     def __init__(self, path: str, problem: Problem, reason: str, line: int | None = None, offset: int | None = None):
         where = "" if line is None else f", line {line} (byte offset {offset})"
@@ -55,9 +55,9 @@ class LogReadError(LogError, ValueError):
 def read(path: Source, *, on_torn: Callable[[TornLine], object] | None = None) -> Iterator[Line]:
     """Yield the lines of the log at `path`, oldest first.
 
-    A torn last line, which a crash may leave, is skipped: `on_torn` is told, or else there is a `LogWarning`. Raises
-    `LogReadError` for whatever else is no line of a log, with its number and byte offset, and for a path that cannot
-    be read. An empty file has no line.
+    A torn last line, which a crash may leave, is skipped: `on_torn` is called with it, or else there is a `LogWarning`.
+    Raises `LogReadError` for any other invalid line, with its number and byte offset, and for a path that cannot be
+    read. An empty file has no line.
     """
     for one in scan(path):
         if isinstance(one, Line):
@@ -71,27 +71,30 @@ def read(path: Source, *, on_torn: Callable[[TornLine], object] | None = None) -
 
 
 def scan(path: Source) -> Iterator[Line | BadLine | TornLine]:
-    """Yield the lines at `path` and, unlike `read`, go on after those that are none.
+    """Yield the lines at `path`, the invalid ones too, at which `read` would stop.
 
-    Raises `LogReadError` where `path` cannot be read.
+    Raises `LogReadError` if `path` cannot be read.
     """
     try:
-        with _opened(path) as file:
-            yield from _scanned(file)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise LogReadError(str(path), "unreadable", f"it cannot be read ({reason}). Give a log's path") from error
-    except ValueError as error:  # a path with a NUL
-        raise LogReadError(str(path), "unreadable", f"it cannot be read ({error}). Give a log's path") from error
+        with _open(path) as file:
+            yield from _scan(file)
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+        raise unreadable(path, error) from error
 
 
-def _opened(path: Source) -> BinaryIO | nullcontext[BinaryIO]:
+def unreadable(path: Source, error: OSError | ValueError) -> LogReadError:
+    """Return the error for a path that cannot be read."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return LogReadError(str(path), "unreadable", f"it cannot be read ({reason}). Give a log's path")
+
+
+def _open(path: Source) -> BinaryIO | nullcontext[BinaryIO]:
     if str(path) == "-":
         return nullcontext(sys.stdin.buffer)
     return Path(path).open("rb")
 
 
-def _scanned(file: BinaryIO) -> Iterator[Line | BadLine | TornLine]:
+def _scan(file: BinaryIO) -> Iterator[Line | BadLine | TornLine]:
     offset = 0
     number = 0
     while content := file.readline(LONGEST):
@@ -104,7 +107,7 @@ def _scanned(file: BinaryIO) -> Iterator[Line | BadLine | TornLine]:
 
 
 def line_of(content: bytes, number: int, offset: int) -> Line | BadLine | TornLine:
-    """Give what a line's bytes are; without a newline at the end they are the last of a file."""
+    """Return the line that the bytes hold, or what is wrong with it. Only a file's last line may lack its newline."""
     if len(content) >= LONGEST and not content.endswith(b"\n"):
         return BadLine("binary", f"more than {LONGEST} bytes without a newline: this is no log", number, offset)
     try:
@@ -112,10 +115,10 @@ def line_of(content: bytes, number: int, offset: int) -> Line | BadLine | TornLi
             raise LineError("binary", "there is a NUL byte: this is no text")
         if not content.strip():
             raise LineError("foreign", "the line is empty")
-        return parsed(content.decode("utf-8"))
+        return parse_line(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         reason = f"this is no UTF-8 (byte offset {offset + error.start}: {error.reason})"
-        return _bad("torn" if content.startswith(BEGINNING.encode()) else "binary", reason, content, number, offset)
+        return _bad("torn" if content.startswith(LINE_START.encode()) else "binary", reason, content, number, offset)
     except LineError as error:
         return _bad(error.problem, str(error), content, number, offset)
 

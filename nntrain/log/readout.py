@@ -1,4 +1,4 @@
-"""Numbers of many batches read at once, so that a device is waited for once a group and not once a batch."""
+"""Reading the losses and metrics of many batches at once: one wait for the device per group, not one per batch."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from nntrain.sinks.transition import BatchRan
 
 
 def waits(value: Tensor | float) -> TypeGuard[Tensor]:
-    """Tell whether reading a value waits for a device."""
+    """Return whether reading a value waits for a device."""
     return isinstance(value, Tensor) and not value.is_cpu
 
 
 def values_of(ran: BatchRan) -> tuple[Tensor | float, ...]:
-    """Give a batch's loss and metrics."""
+    """Return a batch's loss and the values of its metrics."""
     return (ran.loss, *ran.metrics.values())
 
 
 def read_out(ran: Sequence[BatchRan]) -> tuple[list[BatchRan], bool]:
-    """Give the batches with numbers for loss and metrics, and whether a device was waited for."""
-    away: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    numbers = True
+    """Return the batches with plain numbers as loss and metrics, and whether that waited for a device."""
+    on_device: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    all_numbers = True
     for one in ran:
         for value in values_of(one):
             if type(value) is not float:
-                numbers = False
+                all_numbers = False
                 if waits(value):
-                    away.setdefault((value.device, value.dtype), []).append(value)
-    if numbers:
+                    on_device.setdefault((value.device, value.dtype), []).append(value)
+    if all_numbers:
         return list(ran), False
     read: dict[tuple[torch.device, torch.dtype], Iterator[float]] = {
-        kind: iter(torch.stack(values).tolist()) for kind, values in away.items()
+        kind: iter(torch.stack(values).tolist()) for kind, values in on_device.items()
     }
 
     def number(value: Tensor | float) -> float:
@@ -43,4 +43,4 @@ def read_out(ran: Sequence[BatchRan]) -> tuple[list[BatchRan], bool]:
     return [
         one._replace(loss=number(one.loss), metrics={name: number(value) for name, value in one.metrics.items()})
         for one in ran
-    ], bool(away)
+    ], bool(on_device)

@@ -1,4 +1,4 @@
-"""What a log says happened: its lines folded into runs, each with the history that its state has."""
+"""Runs rebuilt from the lines of a log, each with the history that its training state has."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ RunOutcome = Literal["running", "completed", "cancelled", "failed"]
 
 
 class Run(Record, frozen=True):
-    """A run, as its lines tell it.
+    """A run, rebuilt from its lines.
 
-    `history` is the history of the state that was told last. `epochs` is the goal of the fit, in finished epochs.
-    `last` is the last line. `events` are all lines but those of batches. `batches` are the lines of batches, without
-    those that lie behind another state's path: a training that went back goes on from where it went back to.
-    `missing` counts the lines that were lost. `outcome` is `"running"` until the log says how it ended.
+    `history` is the history of the last logged state. `epochs` is the goal of the fit, in finished epochs. `last` is
+    the last line. `events` are all lines but those of batches. `batches` are the lines of batches; if the training went
+    back to an earlier state, without those after that state. `missing` counts the lines that were lost. `outcome` is
+    `"running"` until the log says how the run ended.
     """
 
     run_id: str
@@ -50,25 +50,25 @@ class Run(Record, frozen=True):
 
 
 def replay(lines: Iterable[Line]) -> tuple[Run, ...]:
-    """Fold lines into the runs they tell of, in the order in which these began.
+    """Return the runs that the lines describe, in the order in which they began.
 
-    Of a run of many processes the lines of the lowest rank are taken. Lines of several logs may be chained; each
-    run's are to be in order, as they are in a file.
+    Of a run of many processes the lines of the lowest rank are used. Lines of several logs may be chained; the lines
+    of each run must be in order, as they are in a file.
     """
-    folds: dict[tuple[str, int], RunFold] = {}
+    builders: dict[tuple[str, int], RunFold] = {}
     for line in lines:
-        fold = folds.get((line.run_id, line.rank))
-        if fold is None:
-            fold = folds[line.run_id, line.rank] = RunFold(line)
-        fold.add(line)
+        key = line.run_id, line.rank
+        if key not in builders:
+            builders[key] = RunFold(line)
+        builders[key].add(line)
     lowest: dict[str, int] = {}
-    for run_id, rank in folds:
+    for run_id, rank in builders:
         lowest[run_id] = min(rank, lowest.get(run_id, rank))
-    return tuple(folds[run_id, rank].run() for run_id, rank in lowest.items())
+    return tuple(builders[run_id, rank].run() for run_id, rank in lowest.items())
 
 
 class RunFold:
-    """The fold of one run's lines, as far as they have come. `add` takes them, the first one too.
+    """What the lines of one run have said so far. `add` takes them, the first one too.
 
     Without `keep_lines` the run has no `events` and no `batches`, and so takes little memory however long it is.
     """
@@ -87,7 +87,7 @@ class RunFold:
         self._batches: list[Line] = []
 
     def add(self, line: Line) -> None:
-        """Take one more line."""
+        """Add the next line."""
         self.missing += max(0, line.seq - self._next_seq)
         self._next_seq = line.seq + 1
         self.last = line
@@ -115,12 +115,12 @@ class RunFold:
                 pass
 
     def _go_back_to(self, line: Line) -> None:
-        """Drop the batches after the place where the training goes on."""
+        """Drop the batches that come after the place of `line`, where the training goes on."""
         while self._batches and _place(self._batches[-1]) > _place(line):
             self._batches.pop()
 
     def run(self) -> Run:
-        """Give the run as far as it is told."""
+        """Return the run so far."""
         return Run(
             run_id=self._first.run_id,
             config=FrozenMapping(self._config),
@@ -136,7 +136,7 @@ class RunFold:
 
 
 def stats_of(line: Line, event: EpochFinished) -> EpochStats:
-    """Give the statistics that a line tells."""
+    """Return the statistics of a finished phase, from its line."""
     return EpochStats(
         epoch=line.epoch,
         phase=line.phase,

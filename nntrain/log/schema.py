@@ -1,4 +1,4 @@
-"""The JSON Schema of a line, made from the models of the events: what a pipeline may rely on.
+"""The JSON Schema of a line, made from the event classes: what a program that reads logs may rely on.
 
 It is published as `docs/reference/event.schema.json`, which a test compares with what this module makes.
 """
@@ -27,20 +27,20 @@ _NONFINITE: Final[JsonSchema] = {
 
 
 def event_schema(*, registered: bool = False) -> dict[str, JsonValue]:
-    """Give the JSON Schema (draft 2020-12) of a line.
+    """Return the JSON Schema (draft 2020-12) of a line.
 
-    Events of others are described by what every line has; with `registered`, those whose classes this process knows
-    are described in full.
+    Of events that are not nntrain's, only the fields that every line has are described; with `registered`, all fields
+    of those whose classes this process knows.
     """
     kinds: list[type[LogEvent]] = list(OWN)
     if registered:
         kinds += [kind for name, kind in sorted(registered_events().items()) if "." in name]
     named = {str(kind.model_fields["event"].default): kind for kind in kinds}
-    definitions = {name: _of_event(name, kind) for name, kind in named.items()}
+    definitions = {name: _definition(name, kind) for name, kind in named.items()}
     others: JsonSchema = {"type": "string", "pattern": _NAMED}
     if registered:
         others["not"] = {"enum": sorted(name for name in named if "." in name)}
-    definitions["other"] = _object(
+    definitions["other"] = _line_schema(
         "An event of somebody else's, under a dotted name, with fields of its own.", others, {}, [], closed=False
     )
     made: JsonSchema = {
@@ -56,17 +56,17 @@ def event_schema(*, registered: bool = False) -> dict[str, JsonValue]:
     return made
 
 
-def _of_event(name: str, kind: type[LogEvent]) -> JsonSchema:
-    own = _inlined(kind.model_json_schema(mode="validation"))
+def _definition(name: str, kind: type[LogEvent]) -> JsonSchema:
+    own = _inline_refs(kind.model_json_schema(mode="validation"))
     properties = {field: _nullable(given) for field, given in own["properties"].items() if field != "event"}
     required = [field for field in own.get("required", []) if field != "event"]
-    return _object(own.get("description", ""), {"const": name}, properties, required, closed=True)
+    return _line_schema(own.get("description", ""), {"const": name}, properties, required, closed=True)
 
 
-def _object(
+def _line_schema(
     description: str, event: JsonSchema, properties: Mapping[str, JsonSchema], required: list[str], *, closed: bool
 ) -> JsonSchema:
-    line = _inlined(Line.model_json_schema(mode="validation"))
+    line = _inline_refs(Line.model_json_schema(mode="validation"))
     head = {name: given for name, given in line["properties"].items() if name != "event"}
     head["timestamp"] = {
         "description": "RFC 3339, UTC, microseconds.",
@@ -82,8 +82,7 @@ def _object(
         "properties": {
             "event": event,
             "schema": {"const": SCHEMA},
-            **{name: _plain(given) for name, given in head.items()},
-            **{name: _plain(given) for name, given in properties.items()},
+            **{name: _without_titles(given) for name, given in {**head, **properties}.items()},
             "nonfinite": _NONFINITE,
         },
         "required": ["event", "schema", *needed, *required],
@@ -91,8 +90,8 @@ def _object(
     }
 
 
-def _inlined(schema: JsonSchema) -> JsonSchema:
-    """Put definitions where they are referred to: there are few, and none refers to itself."""
+def _inline_refs(schema: JsonSchema) -> JsonSchema:
+    """Return the schema with each `$ref` replaced by its definition: there are few, and none refers to itself."""
     definitions = schema.get("$defs", {})
 
     def put(given: Any) -> Any:
@@ -108,7 +107,7 @@ def _inlined(schema: JsonSchema) -> JsonSchema:
 
 
 def _nullable(schema: JsonSchema) -> JsonSchema:
-    """Let every number that may be a fraction be null: that is how what is not finite is written."""
+    """Return the schema with null allowed for every float: a value that is not finite is written as null."""
     changed = {
         key: _nullable(value)
         if isinstance(value, dict)
@@ -122,6 +121,6 @@ def _nullable(schema: JsonSchema) -> JsonSchema:
     return changed
 
 
-def _plain(schema: JsonSchema) -> JsonSchema:
-    """Leave out the titles that pydantic makes of names, and defaults: a line has all that is required."""
+def _without_titles(schema: JsonSchema) -> JsonSchema:
+    """Return the schema without the titles that pydantic makes of names, and without defaults."""
     return {key: value for key, value in schema.items() if key not in {"title", "default"}}

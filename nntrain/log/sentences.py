@@ -1,4 +1,4 @@
-"""What a line tells, in a sentence. It has the line's own text in it: make it safe for where it is shown."""
+"""A line in words. The result contains text from the log: escape it for the place where it is shown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nntrain.values.log_event import CheckpointLoaded, CheckpointSaved, LogEvent
 
 
 def sentence(line: Line) -> str:
-    """Say what a line tells."""
+    """Return a sentence that says what a line says."""
     match line.event:
         case FitStarted(epochs=epochs, resumed=resumed):
             return f"{'went on' if resumed else 'began'}, towards {whole(epochs)} epoch{'' if epochs == 1 else 's'}"
@@ -42,7 +42,7 @@ def sentence(line: Line) -> str:
         case RunFailed(error_type=error, error_message=message, where=where):
             return f"{error} in {where}: {message}"
         case event if not isinstance(event, OWN):
-            return _others(event)
+            return _custom_event(event)
         case event:
             return event.event.replace("_", " ")
 
@@ -62,7 +62,7 @@ def _rolled_back(event: RolledBack) -> str:
     return f"{back}: {event.reason}; {otherwise}"
 
 
-def _others(event: LogEvent) -> str:
+def _custom_event(event: LogEvent) -> str:
     fields = {**event.__dict__, **(event.model_extra or {})}
     said = ", ".join(f"{name}={word(value)}" for name, value in fields.items() if name != "event")
     return f"{event.event}: {said}" if said else event.event

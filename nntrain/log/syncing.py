@@ -1,4 +1,4 @@
-"""Waiting for a disk beside the training: `fsync` takes milliseconds, of which the processor has to do nothing."""
+"""`fsync` in a thread: it takes milliseconds, in which the processor is free for the training."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class Syncing:
-    """Syncs files in a thread of its own, one at a time, and keeps what went wrong until it is asked."""
+    """Syncs files in its own thread, one at a time. An error is raised by a later call."""
 
     def __init__(self) -> None:
         self._process = os.getpid()
         self._pool: ThreadPoolExecutor | None = None
-        self._asked: list[Future[None]] = []
+        self._requests: list[Future[None]] = []
 
-    def ask(self, file: int) -> None:
-        """Have what was written to `file` synced. Raises `OSError` for what went wrong since the last time."""
-        if self._process != os.getpid():  # the thread stayed behind in the process that was forked
-            self._process, self._pool, self._asked = os.getpid(), None, []
-        done = [one for one in self._asked if one.done()]
-        self._asked = [one for one in self._asked if not one.done()]
-        if len(self._asked) < 2:  # one that has not begun will sync this as well
+    def start(self, file: int) -> None:
+        """Start to sync what was written to `file`. Raises `OSError` if an earlier sync failed."""
+        if self._process != os.getpid():  # after a fork the thread exists only in the parent process
+            self._process, self._pool, self._requests = os.getpid(), None, []
+        done = [one for one in self._requests if one.done()]
+        self._requests = [one for one in self._requests if not one.done()]
+        if len(self._requests) < 2:  # one that has not begun will sync this as well
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(1, thread_name_prefix="nntrain-log-sync")
-            self._asked.append(self._pool.submit(_sync, os.dup(file)))
+            self._requests.append(self._pool.submit(_sync, os.dup(file)))
         for one in done:
             one.result()
 
     def wait(self) -> None:
-        """Wait until all that was asked for is on the disk. Raises `OSError` for what went wrong."""
-        asked, self._asked = self._asked, []
+        """Wait until every requested sync is done. Raises `OSError` if one failed."""
+        requests, self._requests = self._requests, []
         if self._process == os.getpid():
-            for one in asked:
+            for one in requests:
                 one.result()
 
     def close(self) -> None:
-        """Wait, and end the thread."""
+        """Wait for the syncs, and end the thread."""
         try:
             self.wait()
         finally:

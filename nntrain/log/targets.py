@@ -1,4 +1,4 @@
-"""Where lines go: a file, a stream, an application's own logger; and whatever else is a `Target`."""
+"""Where lines are written: a file, a stream, an application's own logger, or any other `Target`."""
 
 from __future__ import annotations
 
@@ -16,46 +16,45 @@ from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
 from nntrain.errors import ConfigError, LogError, LogWarning
-from nntrain.log.line import BEGINNING, Line, LineError, parsed
-from nntrain.log.rendering import event_logger
+from nntrain.log.line import LINE_START, Line, LineError, parse_line
+from nntrain.log.rendering import rendered
 from nntrain.log.syncing import Syncing
 
 _WAIT_S: Final = 1.0
-"""Seconds that a stream which takes nothing at the moment is waited for."""
-_LOOKS: Final = 5
-_LOOK_S: Final = 0.01
-"""How often, and how many seconds apart, a file is looked at that another process may be about to change."""
+"""Seconds to wait for a stream that accepts nothing at the moment."""
+_CHECKS: Final = 5
+_CHECK_S: Final = 0.01
+"""How often, and after how many seconds, to check again a file that another process may be about to change."""
 
 
 class Target(ABC):
-    """What takes lines. Whatever it raises costs the line, which is counted, and never ends a training."""
+    """Receives lines. If it raises, the line is lost and counted, and the training goes on."""
 
     @abstractmethod
     def write(self, line: Line, /) -> None:
-        """Take a line."""
+        """Write a line."""
 
     def flush(self) -> None:  # noqa: B027 - many have nothing to do
-        """Let what was taken be seen by others. Called after each group of lines."""
+        """Make the lines so far visible to others. Called after each group of lines."""
 
     def sync(self) -> None:  # noqa: B027 - as above
-        """Let what was taken outlast the machine, without waiting. Called as the log's `sync` says."""
+        """Start to bring the lines so far to the disk, without waiting. The log's `sync` says when this is called."""
 
     def settle(self) -> None:  # noqa: B027 - as above
-        """Wait until what `sync` asked for is done. Called where the log's `sync` is `"line"`."""
+        """Wait until what `sync` started is done. Called if the log's `sync` is `"line"`."""
 
     def close(self) -> None:  # noqa: B027 - as above
-        """End."""
+        """Release what the target holds. No line follows."""
 
 
 class FileTarget(Target):
-    """A file that lines are appended to, each by one write with `O_APPEND`.
+    """A file to which lines are appended, each by one write with `O_APPEND`.
 
-    Rotation is left to the tools that do it: where another file, or none, has come to be at the path, the lines go on
-    there; or where they were, if none can be opened there and the file was only renamed. A torn line at the end of the
-    file, which a crash left, is cut off when it is opened. A file that was made here, and that nothing was written to,
-    is removed when it is closed.
+    Other tools may rotate the file: if it was renamed, deleted or replaced, the next lines go to a new file at the
+    path, or on to the renamed file if none can be opened there. A torn line at the end of the file, which a crash left,
+    is cut off when the file is opened. A file that was created here and is still empty is removed when it is closed.
 
-    Raises `LogError` at once where `path` cannot be opened for writing, or ends in something that is no log.
+    Raises `LogError` at once if `path` cannot be opened for writing, or ends in something that is not a log.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -63,17 +62,15 @@ class FileTarget(Target):
         self._process = os.getpid()
         self._file: int | None = None
         self._identity: tuple[int, int] | None = None
-        self._behind_torn = False
-        self._followed = False
-        self._astray = False
-        self._content = b""
-        self._logger = event_logger(self)
+        self._after_torn = False
+        self._checked = False
+        self._renamed = False
         self._syncing = Syncing()
         try:
-            self._name = os.path.abspath(path)  # noqa: PTH100 - for each line, and a Path takes three times as long
-            self._made = not self.path.exists()
+            self._name = os.path.abspath(path)  # noqa: PTH100 - used often, and a Path takes three times as long
+            self._created = not self.path.exists()
             self._open()
-            self._mend()
+            self._repair_last_line()
         except (OSError, ValueError) as error:
             self._release()
             if isinstance(error, LogError):
@@ -91,28 +88,28 @@ class FileTarget(Target):
         found = os.fstat(self._file)
         self._identity = (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
-    def _mend(self) -> None:
-        """End the last line of the file, or cut it off where it is torn."""
+    def _repair_last_line(self) -> None:
+        """Add the newline that the file's last line lacks, or cut the line off if it is torn."""
         if self._file is None or self._identity is None:
             return
-        end, tail = _unended(self._file)
-        for _ in range(_LOOKS):
+        end, tail = _unfinished_line(self._file)
+        for _ in range(_CHECKS):
             if not tail:
                 return
-            time.sleep(_LOOK_S)
+            time.sleep(_CHECK_S)
             with suppress(OSError):
-                os.utime(self._file)  # waits for a write that is under way
+                os.utime(self._file)  # waits until a write in progress is done
             before = end, tail
-            end, tail = _unended(self._file)
+            end, tail = _unfinished_line(self._file)
             if (end, tail) == before:
                 break
         else:
-            return  # another process writes, and ends its lines itself
+            return  # another process is writing, and will add the newline
         try:
-            parsed(tail.decode("utf-8"))
+            parse_line(tail.decode("utf-8"))
         except (LineError, UnicodeDecodeError):
-            begins = BEGINNING.encode()
-            if not (tail.startswith(begins) or begins.startswith(tail) or not tail.strip(b"\0")):
+            start = LINE_START.encode()
+            if not (tail.startswith(start) or start.startswith(tail) or not tail.strip(b"\0")):
                 raise LogError(
                     f"The log {self.path} cannot be written: it ends in {tail[-40:]!r}, which is no line of a log. "
                     f"Give the path of a log, or of a file that does not exist yet."
@@ -123,52 +120,45 @@ class FileTarget(Target):
             os.write(self._file, b"\n")
 
     def write(self, line: Line, /) -> None:
-        """Append a line. Raises `OSError` where it does not get through whole."""
+        """Append a line. Raises `OSError` if not all of it was written."""
         if self._file is None:
             raise OSError("the log is closed")
-        if not self._followed:
-            self._follow()
-        self._logger.line(line)
-        content = self._content
-        if self._behind_torn:
-            content = b"\n" + content
+        if not self._checked:
+            self._check_path()
+        content = b"\n" + rendered(line) if self._after_torn else rendered(line)
         written = os.write(self._file, content) if self._identity else _write(self._file, content, wait=True)
         if written == len(content):
-            self._made = self._behind_torn = False
+            self._created = self._after_torn = False
             return
-        if written and not self._taken_back(written):
-            self._behind_torn = not content[:written].endswith(b"\n")
+        if written and not self._undo(written):
+            self._after_torn = not content[:written].endswith(b"\n")
         raise OSError(f"only {written} of {len(content)} bytes fitted")
 
-    def msg(self, content: bytes) -> None:
-        """Take what structlog rendered."""
-        self._content = content
-
-    def _follow(self) -> None:
-        """Go on in the file that is at the path, if it is another one. Once for each group of lines."""
+    def _check_path(self) -> None:
+        """Switch to the file at the path, if it is another one. Called once for each group of lines."""
         before, identity = self._file, self._identity
-        if before is None or identity is None or self._found() == identity:
-            self._followed = True
+        if before is None or identity is None or self._at_path() == identity:
+            self._checked = True
             return
         left = os.fstat(before)
-        for _ in range(_LOOKS if left.st_nlink and not self._astray else 0):
-            if self._found() is not None:
+        for _ in range(_CHECKS if left.st_nlink and not self._renamed else 0):
+            if self._at_path() is not None:
                 break
-            time.sleep(_LOOK_S)  # what renamed it may be about to make a new one
+            time.sleep(_CHECK_S)  # whoever renamed it may be about to create a new one
         try:
             self._open()
-            self._mend()
+            self._repair_last_line()
         except OSError:
             if self._file != before:
                 self._release()
             self._file, self._identity = before, identity
             if left.st_nlink == 0:
                 raise
-            self._followed = self._astray = True  # only renamed: the lines go where they went
+            self._checked = self._renamed = True  # only renamed: go on in the same file
             return
         os.close(before)
-        self._followed = True
-        self._astray = self._behind_torn = False
+        self._checked = True
+        self._renamed = self._after_torn = False
         if left.st_nlink == 0 and left.st_size:
             warnings.warn(
                 f"the log {self.path} was deleted, and the lines in it with it; the log goes on in a new file",
@@ -176,16 +166,16 @@ class FileTarget(Target):
                 stacklevel=2,
             )
 
-    def _found(self) -> tuple[int, int] | None:
-        """Give the identity of the file that is at the path."""
+    def _at_path(self) -> tuple[int, int] | None:
+        """Return the identity of the file at the path."""
         try:
             found = os.stat(self._name)  # noqa: PTH116 - as above
         except OSError:
             return None
         return found.st_dev, found.st_ino
 
-    def _taken_back(self, written: int) -> bool:
-        """Cut off the part of a line that fitted, unless another process has written behind it."""
+    def _undo(self, written: int) -> bool:
+        """Return whether the written part of a line could be cut off: not if another process has written after it."""
         if self._file is None or self._identity is None:
             return False
         with suppress(OSError):
@@ -196,20 +186,20 @@ class FileTarget(Target):
         return False
 
     def flush(self) -> None:
-        """Look anew, before the next line, which file is at the path."""
-        self._followed = False
+        """Check again, before the next line, which file is at the path."""
+        self._checked = False
 
     def sync(self) -> None:
-        """Have what was written brought to the disk, beside the training."""
+        """Start to sync the file to the disk, in a thread."""
         if self._file is not None and self._identity is not None:
-            self._syncing.ask(self._file)
+            self._syncing.start(self._file)
 
     def settle(self) -> None:
-        """Wait until what was to be brought to the disk is there."""
+        """Wait until the syncs are done."""
         self._syncing.wait()
 
     def close(self) -> None:
-        """Wait for the disk, and close the file. Lines after this are lost."""
+        """Wait for the syncs, and close the file. Lines after this are lost."""
         if self._file is None:
             return
         try:
@@ -220,9 +210,9 @@ class FileTarget(Target):
     def _close(self) -> None:
         if self._file is None:
             return
-        found, identity = os.fstat(self._file), self._found()
+        found, identity = os.fstat(self._file), self._at_path()
         self._release()
-        if self._made and self._process == os.getpid() and not found.st_size and identity == self._identity:
+        if self._created and self._process == os.getpid() and not found.st_size and identity == self._identity:
             with suppress(OSError):
                 Path(self._name).unlink()
 
@@ -236,18 +226,15 @@ class FileTarget(Target):
 
 
 class StreamTarget(Target):
-    """An open stream, such as `sys.stdout`: what was printed to it before comes before. It is not closed."""
+    """An open stream, such as `sys.stdout`. Lines come after what was printed before them. The stream is not closed."""
 
     def __init__(self, stream: IO[str]) -> None:
         self.stream = stream
-        self._logger = event_logger(self)
-        self._content = b""
-        self._behind_torn = False
+        self._after_torn = False
 
     def write(self, line: Line, /) -> None:
-        """Write a line. Raises `OSError` where it does not get through whole."""
-        self._logger.line(line)
-        content = b"\n" + self._content if self._behind_torn else self._content
+        """Write a line. Raises `OSError` if not all of it was written."""
+        content = b"\n" + rendered(line) if self._after_torn else rendered(line)
         self.stream.flush()
         file = _descriptor(self.stream)
         if file is None:
@@ -256,40 +243,33 @@ class StreamTarget(Target):
             return
         written = _write(file, content, wait=True)
         if written:
-            self._behind_torn = not content[:written].endswith(b"\n")
+            self._after_torn = not content[:written].endswith(b"\n")
         if written < len(content):
             raise OSError(f"only {written} of {len(content)} bytes went through")
-
-    def msg(self, content: bytes) -> None:
-        """Take what structlog rendered."""
-        self._content = content
-
-    def flush(self) -> None:
-        """Nothing is held back."""
 
     def __reduce__(self) -> tuple[Callable[[str], StreamTarget], tuple[str]]:
         for name in ("stdout", "stderr"):
             if self.stream in {getattr(sys, name), getattr(sys, f"__{name}__")}:
-                return _standard, (name,)
+                return _standard_stream, (name,)
         raise TypeError(f"a log to {self.stream!r:.80} cannot be pickled; one to a path, or to sys.stdout, can be.")
 
 
-def _standard(name: str) -> StreamTarget:
+def _standard_stream(name: str) -> StreamTarget:
     return StreamTarget(getattr(sys, name))
 
 
 class BoundLogger(Protocol):
-    """What an application's structlog logger can do."""
+    """An application's structlog logger."""
 
     def bind(self, **fields: Any) -> Any:
-        """Bind fields. It tells a structlog logger from one of `logging`."""
+        """Return a logger with these fields bound. A logger of `logging` has no such method."""
         ...
 
 
 class LoggerTarget(Target):
-    """An application's own structlog logger: it sees the events as it sees its own, in its own format.
+    """An application's own structlog logger: it logs the events like the application's own, in the same format.
 
-    Each line becomes a call of the method of its level, with the name of the event, and the fields as keywords.
+    Each line becomes a call of the method named by its level, with the event's name, and the fields as keywords.
     """
 
     def __init__(self, logger: BoundLogger) -> None:
@@ -304,23 +284,23 @@ class LoggerTarget(Target):
 
 
 def target_of(given: object) -> Target:
-    """Give the target that something stands for. Raises `ConfigError` for what stands for none."""
+    """Return the target for a path, a stream or a logger. Raises `ConfigError` for anything else."""
     if isinstance(given, Target):
         return given
     if isinstance(given, (str, os.PathLike)):
         return FileTarget(given)
     if callable(getattr(given, "bind", None)) and callable(getattr(given, "info", None)):
-        return LoggerTarget(given)  # type: ignore[arg-type] # a proxy of structlog's, told by what it can do
+        return LoggerTarget(given)  # type: ignore[arg-type] # a structlog proxy, known by its methods
     if callable(getattr(given, "write", None)) and callable(getattr(given, "flush", None)):
-        return StreamTarget(given)  # type: ignore[arg-type] # a stream, told by what it can do
+        return StreamTarget(given)  # type: ignore[arg-type] # a stream, known by its methods
     raise ConfigError(
         f"A log cannot go to {given!r:.80} ({type(given).__name__}); expected a path, an open text stream like "
         f"sys.stdout, a structlog logger (for one of logging: structlog.stdlib.get_logger(name)), or a Target."
     )
 
 
-def _unended(file: int) -> tuple[int, bytes]:
-    """Give where a file ends, and what is behind its last newline."""
+def _unfinished_line(file: int) -> tuple[int, bytes]:
+    """Return where a file ends, and the bytes after its last newline."""
     end = begin = os.fstat(file).st_size
     tail = b""
     while begin > 0 and b"\n" not in tail:
@@ -330,7 +310,7 @@ def _unended(file: int) -> tuple[int, bytes]:
 
 
 def _descriptor(stream: IO[str]) -> int | None:
-    """Give the file that a stream is written to, where it is one and what is written goes there as it is."""
+    """Return the descriptor of a stream's file; None if the stream has no file, or changes what is written to it."""
     buffer = getattr(stream, "buffer", stream)
     if not isinstance(getattr(buffer, "raw", buffer), io.FileIO):  # in memory, a notebook's, or gzip's
         return None
@@ -340,21 +320,21 @@ def _descriptor(stream: IO[str]) -> int | None:
         return None
 
 
-def _ready(file: int) -> bool:
-    """Wait until something can be written. Tells whether it can."""
+def _wait_writable(file: int) -> bool:
+    """Wait until something can be written. Returns whether it can."""
     with selectors.DefaultSelector() as selector:
         selector.register(file, selectors.EVENT_WRITE)
         return bool(selector.select(_WAIT_S))
 
 
 def _write(file: int, content: bytes, *, wait: bool) -> int:
-    """Write, and give how many bytes fitted; what has room again later is waited for, if `wait` says so."""
+    """Write, and return how many bytes were written. With `wait`, wait for a stream that is full at the moment."""
     written = 0
     while written < len(content):
         try:
             count = os.write(file, content[written:])
         except BlockingIOError:
-            if not wait or not _ready(file):
+            if not wait or not _wait_writable(file):
                 return written
             continue
         except OSError:

@@ -30,8 +30,8 @@ import pytest
 
 from nntrain import Completed, advance, fit_step
 from nntrain.errors import LogWarning, SinkWarning
-from nntrain.log import JsonLog, Line, Target, read, replay, stamping, targets
-from nntrain.log.line import parsed
+from nntrain.log import JsonLog, Line, Target, live_run, read, replay, targets
+from nntrain.log.line import parse_line
 from tests.log.trained import (
     BATCHES,
     END,
@@ -264,7 +264,7 @@ def test_what_cannot_be_taken_back_is_ended_by_the_next_line(tmp_path: Path, mon
     bad: list[bytes] = []
     for line in lines:
         try:
-            good.append(parsed(line.decode()))
+            good.append(parse_line(line.decode()))
         except ValueError:
             bad.append(line)
     assert bad == [torn[0], torn[2]], "the second part was the newline alone, which is not said twice"
@@ -377,7 +377,7 @@ def test_a_full_pipe_that_must_not_be_waited_for_costs_lines_and_the_next_ones_a
     bad: list[bytes] = []
     for line in lines:
         try:
-            good.append(parsed(line.decode()))
+            good.append(parse_line(line.decode()))
         except ValueError:
             bad.append(line)
     assert len(bad) == 1
@@ -499,7 +499,7 @@ def test_a_clock_that_is_set_back_moves_timestamps_and_nothing_else(
     path = tmp_path / "run.jsonl"
     real = time.time
     with JsonLog(path, every=every) as log:
-        monkeypatch.setattr(stamping, "datetime", SetBack)
+        monkeypatch.setattr(live_run, "datetime", SetBack)
         monkeypatch.setattr(time, "time", lambda: real() - SetBack._off().total_seconds())
         learner_of(log).fit(5, print_stats=False)
         monkeypatch.undo()

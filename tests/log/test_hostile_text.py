@@ -26,7 +26,7 @@ from pydantic.fields import FieldInfo
 from nntrain import CancelEpoch, Subscriber, TrainState
 from nntrain.log import FileTarget, JsonLog, Line, LogEvent, RunFailed, RunStarted, read
 from nntrain.log.events import OWN, PastPhase
-from nntrain.log.line import parsed
+from nntrain.log.line import parse_line
 from nntrain.log.rendering import rendered
 from nntrain.subscribers.protocol import AnswerEpoch
 from nntrain.values.log_event import Level
@@ -182,7 +182,7 @@ def checked(content: bytes, event: LogEvent) -> None:
     fields = json.loads(text, parse_constant=refused)
     assert fields["event"] == event.event
     assert text.startswith('{"event":')
-    line = parsed(text.removesuffix("\n"))
+    line = parse_line(text.removesuffix("\n"))
     assert type(line.event) is type(event)
     assert repr(line.event) == repr(said(event))
     assert line.fields() == line_of(event).fields()
@@ -231,7 +231,7 @@ def test_numbers_of_numpy_are_numbers_and_warn_of_nothing() -> None:
     config = FrozenMapping({"inf": np.float64("inf"), "nan": np.float64("nan"), "one": np.float64(1.5)})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        line = parsed(rendered(line_of(RunStarted(config=config))).decode())
+        line = parse_line(rendered(line_of(RunStarted(config=config))).decode())
     assert repr(line.event) == repr(RunStarted(config=FrozenMapping({name: float(x) for name, x in config.items()})))
 
 
@@ -256,7 +256,7 @@ def test_what_is_not_finite_deep_within_somebody_elses_event_is_named() -> None:
         "anything.a.deep.2.x.0": "-inf",
         "anything.a.": "inf",
     }
-    read_back = parsed(rendered(line).decode())
+    read_back = parse_line(rendered(line).decode())
     assert repr(read_back.event) == repr(event).replace("(-inf, None)", "[-inf, None]")
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from nntrain.log import CancelledEvent, CheckpointSaved, EpochFinished, Line, RunStarted, replay
 from nntrain.log.report import document, page
-from nntrain.log.report.happenings import Mark, happenings, marks, merged
-from nntrain.log.report.series import Point, Series, by_batch, loss, thinned
+from nntrain.log.report.notable import Mark, marks, merge, notable_events
+from nntrain.log.report.series import Point, Series, by_batch, loss, thin_out
 from nntrain.log.text import number
 from nntrain.values.record import FrozenMapping
 from tests.log.pages import HOSTILE, Structure, curves, drawn, hostile, marked
@@ -153,7 +153,7 @@ points = st.lists(st.one_of(st.floats(), st.just(math.nan)), min_size=1, max_siz
 @given(points, st.integers(2, 30))
 def test_thinning_keeps_extremes_ends_gaps_and_order(values: list[float], buckets: int) -> None:
     given_ = [Point(float(x), y, (x,)) for x, y in enumerate(values)]
-    kept = thinned(given_, buckets)
+    kept = thin_out(given_, buckets)
     assert len(kept) <= max(2 * buckets, 3 * buckets + 2)
     assert [point.at for point in kept] == sorted({point.at for point in kept})
     assert {point.at for point in kept} <= {point.at for point in given_}
@@ -173,9 +173,9 @@ def test_100_000_batches_are_a_page_of_reasonable_size_that_says_what_it_left_ou
 
 def test_marks_in_one_place_or_close_together_are_one() -> None:
     same = [Mark("verdict", 1.0, (f"batch {index}",)) for index in range(7)]
-    (one,) = merged(same)
+    (one,) = merge(same)
     assert (one.count, one.texts) == (7, tuple(f"batch {index}" for index in range(5)))
-    many = merged([Mark("verdict", float(index), (str(index),)) for index in range(100_000)])
+    many = merge([Mark("verdict", float(index), (str(index),)) for index in range(100_000)])
     assert len(many) <= 201
     assert sum(mark.count for mark in many) == 100_000
 
@@ -233,7 +233,7 @@ def test_what_differs_comes_first_and_is_marked_in_the_whole() -> None:
 
 def test_what_happened_is_told_with_custom_events_and_resumptions() -> None:
     (run,) = replay(hostile("plain"))
-    kinds = [one.kind for one in happenings(run)]
+    kinds = [one.kind for one in notable_events(run)]
     expected = [
         "resumption",
         "warning",
@@ -246,8 +246,8 @@ def test_what_happened_is_told_with_custom_events_and_resumptions() -> None:
         "failure",
     ]
     assert kinds == expected
-    assert happenings(run)[3].text == 'acme.plain: zplain=plain, deep=[["plain"]]'
-    assert {mark.kind for mark in marks(run, happenings(run))} == set(expected) - {"other"}
+    assert notable_events(run)[3].text == 'acme.plain: zplain=plain, deep=[["plain"]]'
+    assert {mark.kind for mark in marks(run, notable_events(run))} == set(expected) - {"other"}
 
 
 @pytest.mark.parametrize(

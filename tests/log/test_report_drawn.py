@@ -12,7 +12,7 @@ from PIL import Image
 
 from nntrain.log import BatchFinished, Line, Run, replay
 from nntrain.log.report import page
-from nntrain.log.report.happenings import happenings
+from nntrain.log.report.notable import notable_events
 from tests.log.browser import CHROMIUM, Browser
 from tests.log.pages import HOSTILE, hostile
 from tests.log.samples import scripted
@@ -83,8 +83,8 @@ def test_every_curve_and_every_mark_of_the_runs_is_drawn(browser: Browser, three
             curves = [phases(run, metric, batches=batches) for run in runs]
             assert one["curves"] == sum(map(len, curves)), one
             assert one["dotted"] == sum("train" in some for some in curves)
-            # no two of the samples' happenings are of one kind and in one place
-            marks = sum(len(happenings(run)) for run, some in zip(runs, curves, strict=True) if some)
+            # no two of the samples' events are of one kind and in one place
+            marks = sum(len(notable_events(run)) for run, some in zip(runs, curves, strict=True) if some)
             gaps = len(curves[1])  # run 1 is nan at step 40, and in the eval after it
             assert one["marks"] == marks + gaps, one
     assert {"learning rate", "seconds by epoch", "samples per second by epoch"} <= set(found)

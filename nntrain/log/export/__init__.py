@@ -1,4 +1,4 @@
-"""The log in other tools' formats: projections of its lines, live or after the fact."""
+"""The log in other tools' formats, written during the training or afterwards."""
 
 from nntrain.log.export.exporter import Exporter, export
 from nntrain.log.export.mlflow import MLflow

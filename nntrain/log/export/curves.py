@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
 from nntrain.log.events import OWN, BatchFinished, EpochFinished
-from nntrain.log.export.names import Names, allowed
+from nntrain.log.export.names import Names, sanitize
 from nntrain.log.export.text import INT64
 from nntrain.log.line import Line
 
 Axis = Literal["step", "evaluated"]
 _LONGEST: Final = 150
-"""Characters of a metric's name in a curve's."""
+"""The most characters of a metric's name in the name of a curve."""
 _OURS: Final = frozenset({"loss", "lr", "seconds", "samples_per_s", "train_batch", "eval_batch"})
 
 
@@ -26,22 +26,22 @@ class Point(NamedTuple):
 
 
 class Curves:
-    """Gives the points of one run's lines.
+    """Turns the lines of one run into points.
 
-    Of an epoch's phase: `loss/train`, `<metric>/train`, `seconds/train`, `samples_per_s/train` (the quotient), and
-    the same of eval. Of batches: `train_batch/loss`, `train_batch/<metric>`, `train_batch/lr`,
-    `train_batch/samples_per_s`, and `eval_batch/...`. Of somebody else's event its numbers, `acme.mixup/alpha`. A
-    metric that has the name of one of ours is `metric.<name>`.
+    An epoch's phase: `loss/train`, `<metric>/train`, `seconds/train`, `samples_per_s/train` (the mean), and the same
+    with `/eval`. A batch: `train_batch/loss`, `train_batch/<metric>`, `train_batch/lr`, `train_batch/samples_per_s`,
+    and `eval_batch/...`. A custom event: each of its numbers, `acme.mixup/alpha`. A metric whose name is one of these
+    is called `metric.<name>`.
 
-    The axis is the optimizer's step. It stands still in eval, so that of eval's batches is the number of batches
-    evaluated so far.
+    The axis is the optimizer's step. In eval that does not change, so the axis of eval's batches is the number of
+    batches evaluated so far.
     """
 
     def __init__(self) -> None:
         self._metrics = Names()
         self._names = Names()
         self._evaluated: dict[int, int] = {}
-        self._behind = (0, 0)
+        self._evaluated_cache = (0, 0)
 
     def points(self, line: Line) -> Iterator[Point]:
         """Yield the points of a line."""
@@ -49,7 +49,7 @@ class Curves:
         if isinstance(event, EpochFinished):
             if line.phase == "eval":
                 self._evaluated[line.epoch] = event.batches
-                self._behind = (-1, 0)
+                self._evaluated_cache = (-1, 0)
             rate = as_float(line.samples) / event.seconds if event.seconds > 0 else None
             ours = {"loss": event.loss, "seconds": event.seconds, "samples_per_s": rate}
             for name, value in self._with_metrics(ours, event):
@@ -69,9 +69,9 @@ class Curves:
         return Point(self._names.of(thing, wish), as_float(value), axis, min(x, INT64))
 
     def _evaluated_before(self, epoch: int) -> int:
-        if self._behind[0] != epoch:
-            self._behind = (epoch, sum(batches for other, batches in self._evaluated.items() if other < epoch))
-        return self._behind[1]
+        if self._evaluated_cache[0] != epoch:
+            self._evaluated_cache = (epoch, sum(batches for other, batches in self._evaluated.items() if other < epoch))
+        return self._evaluated_cache[1]
 
     def _with_metrics(
         self, ours: dict[str, float | None], event: EpochFinished | BatchFinished
@@ -81,11 +81,11 @@ class Curves:
                 yield name, value
         for name, value in event.metrics.items():
             wish = name[:_LONGEST]
-            yield self._metrics.of(name, f"metric.{wish}" if allowed(wish) in _OURS else wish), value
+            yield self._metrics.of(name, f"metric.{wish}" if sanitize(wish) in _OURS else wish), value
 
 
 def as_float(value: float) -> float:
-    """Give a number as a float, which an integer may be too large for."""
+    """Return a number as a float; an integer that is too large becomes infinite."""
     try:
         return float(value)
     except OverflowError:

@@ -1,4 +1,4 @@
-"""Variables of the environment that another tool reads while it is imported or started."""
+"""Environment variables that another tool reads while it is imported or started."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def variable(name: str, value: str) -> Iterator[None]:
-    """Set a variable for a while, unless the program's user has set it."""
+    """Set an environment variable within the block, unless it is set already."""
     if name in os.environ:
         yield
         return

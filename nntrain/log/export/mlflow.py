@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from nntrain.errors import ConfigError, LogError
+from nntrain.errors import ConfigError
 from nntrain.log.events import RunStarted
 from nntrain.log.export.curves import Curves
 from nntrain.log.export.environment import variable
-from nntrain.log.export.exporter import Exporter
+from nntrain.log.export.exporter import Exporter, RunExporter
 from nntrain.log.export.names import Names, name_of_run
 from nntrain.log.export.outcomes import Ending, ending
-from nntrain.log.export.text import flat, listed, safe, safe_sentence
+from nntrain.log.export.text import flat, flat_text, safe, safe_sentence
 from nntrain.log.extras import needed
 from nntrain.log.line import Line
 
@@ -38,36 +38,38 @@ _PARAMS_AT_ONCE: Final = 100
 _LONGEST_PARAM: Final = 6000
 _LONGEST_TAG: Final = 5000
 _SECONDS: Final = 5.0
-"""How long numbers are kept before they are written, unless there are many."""
+"""After so many seconds metrics are written, even if there are few."""
 
 
-class MLflow(Exporter):
-    """Writes each run as a run of MLflow's, into `mlflow.db` (SQLite) in a folder; nothing goes over the network.
+class MLflow(RunExporter):
+    """Writes each run as an MLflow run, into `mlflow.db` (SQLite) in a folder; nothing goes over the network.
 
     The configuration becomes parameters, flattened with dots; the points of `Curves` become metrics, with their step
     and time, written many at once; `nntrain.run_id`, `nntrain.rank`, `nntrain.outcome`, `nntrain.error` and the
-    versions become tags. The status is FINISHED, FAILED, or KILLED after Ctrl-C and where the log does not say how the
-    run ended. A run that is there already, by its tag `nntrain.run`, is gone on with: nothing is there twice.
+    versions become tags. The status is FINISHED, FAILED, or KILLED after Ctrl-C and if the log does not say how the run
+    ended. A run that exists already, known by its tag `nntrain.run`, is continued: nothing is written twice.
 
-    MLflow's limits: names have letters, digits, `_ - . /` and spaces, anything else is a `_`, and they are cut at 200
-    characters; values of parameters are cut at 6000, of tags at 5000; a parameter keeps its first value; infinite
+    MLflow's limits: names have letters, digits, `_ - . /` and spaces, anything else becomes `_`, and they are cut at
+    200 characters; values of parameters are cut at 6000, of tags at 5000; a parameter keeps its first value; infinite
     metrics become the largest float.
 
-    Needs the extra `mlflow`. Raises `ConfigError` for a folder with a `?` in its name, which no database address holds.
+    Needs the extra `mlflow`. Raises `ConfigError` for a folder with a `?`, which a database address cannot contain.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, experiment: str = "nntrain") -> None:
         where = Path(folder).absolute()
         if "?" in str(where):
             raise ConfigError(f"MLflow cannot write into {str(where)!r}: its database's address may have no '?' in it.")
-        # No reports of usage. They are decided on by the import: a program that has MLflow already decided itself.
+        # No usage reports. The import decides: a program that imported MLflow before has decided itself.
         with variable("MLFLOW_DISABLE_TELEMETRY", "true"):
             for package in ("mlflow", "sqlalchemy", "alembic"):
                 needed(package, extra="mlflow", purpose="Writing MLflow runs")
         where.mkdir(parents=True, exist_ok=True)
-        with _as_log_error(), _quiet():
-            from mlflow import MlflowClient
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
 
+        super().__init__("MLflow runs", "MLflow", MlflowException)
+        with self._as_log_error(), _quiet():
             self._client = MlflowClient(tracking_uri=f"sqlite:///{where / 'mlflow.db'}")
             found = self._client.get_experiment_by_name(experiment)
             self._experiment: str = (
@@ -75,30 +77,13 @@ class MLflow(Exporter):
                 if found is not None
                 else self._client.create_experiment(experiment, artifact_location=(where / "artifacts").as_uri())
             )
-        self._runs: dict[tuple[str, int], _Run] = {}
-        self._closed = False
 
-    def write(self, line: Line, /) -> None:
-        """Take a line; its numbers are written with those of others."""
-        if self._closed:
-            raise LogError("The MLflow runs are closed.")
-        with _as_log_error():
-            run = self._runs.get((line.run_id, line.rank))
-            if run is None:
-                run = self._runs[line.run_id, line.rank] = _Run(self._client, self._experiment, line)
-            run.take(line)
-
-    def close(self) -> None:
-        """Write what is left, and end the runs."""
-        if not self._closed:
-            self._closed = True
-            with _as_log_error():
-                for run in self._runs.values():
-                    run.end()
+    def _run(self, first: Line) -> Exporter:
+        return _Run(self._client, self._experiment, first)
 
 
-class _Run:
-    """A run of MLflow's."""
+class _Run(Exporter):
+    """An MLflow run."""
 
     def __init__(self, client: MlflowClient, experiment: str, first: Line) -> None:
         self._client = client
@@ -124,8 +109,8 @@ class _Run:
         self._error = ""
         self._last = first
 
-    def take(self, line: Line) -> None:
-        """Take a line."""
+    def write(self, line: Line, /) -> None:
+        """Write a line; its metrics are written later, with those of others."""
         from mlflow.entities import Metric
 
         self._last = line
@@ -137,7 +122,7 @@ class _Run:
         if line.level == "error":
             self._error = safe_sentence(line)
         if len(self._metrics) >= _METRICS_AT_ONCE or time.monotonic() > self._next:
-            self._bring_out()
+            self._write_metrics()
 
     def _configure(self, config: Mapping[str, object]) -> None:
         from mlflow.entities import Param, RunTag
@@ -146,14 +131,14 @@ class _Run:
         for path, value in flat(config):
             name = self._param_names.of(path, path)
             if name not in self._params:
-                params.append(Param(name, safe(listed(value), _LONGEST_PARAM)))
+                params.append(Param(name, safe(flat_text(value), _LONGEST_PARAM)))
                 self._params.add(name)
         for begin in range(0, len(params), _PARAMS_AT_ONCE):
             self._client.log_batch(self._id, params=params[begin : begin + _PARAMS_AT_ONCE])
         versions = config.get("versions")
         names = Names()
         tags = [
-            RunTag(names.of(path, f"nntrain.version.{path}"), safe(listed(value), _LONGEST_TAG))
+            RunTag(names.of(path, f"nntrain.version.{path}"), safe(flat_text(value), _LONGEST_TAG))
             for path, value in (flat(versions) if isinstance(versions, Mapping) else ())
         ]
         self._tag(tags)
@@ -162,17 +147,17 @@ class _Run:
         for begin in range(0, len(tags), _PARAMS_AT_ONCE):
             self._client.log_batch(self._id, tags=tags[begin : begin + _PARAMS_AT_ONCE])
 
-    def _bring_out(self) -> None:
+    def _write_metrics(self) -> None:
         self._next = time.monotonic() + _SECONDS
         while self._metrics:
             self._client.log_batch(self._id, metrics=self._metrics[:_METRICS_AT_ONCE])
             del self._metrics[:_METRICS_AT_ONCE]
 
-    def end(self) -> None:
-        """Write what is left, and how the run ended."""
+    def close(self) -> None:
+        """Write the remaining metrics, and how the run ended."""
         from mlflow.entities import RunTag
 
-        self._bring_out()
+        self._write_metrics()
         tags = [RunTag("nntrain.outcome", self._ending)]
         if self._error:
             tags.append(RunTag("nntrain.error", self._error))
@@ -185,18 +170,8 @@ def _milliseconds(line: Line) -> int:
 
 
 @contextmanager
-def _as_log_error() -> Iterator[None]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        raise LogError(f"MLflow refused: {safe(' '.join(str(error).split()), 500)}") from error
-
-
-@contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep MLflow from telling on stderr how it makes its tables, and of what SQLAlchemy finds old in it."""
+    """Silence what MLflow prints on stderr while it creates its tables, and its deprecation warnings."""
     loggers = [logging.getLogger(name) for name in ("mlflow.store.db.utils", "alembic")]
     before = [logger.level for logger in loggers]
     for logger in loggers:

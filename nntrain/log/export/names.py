@@ -1,4 +1,4 @@
-"""Names that other tools take: of curves and parameters, and of runs."""
+"""Names that other tools accept, for curves, parameters and runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 from nntrain.log.line import Line
 
 LONGEST: Final = 200
-"""Characters of the longest name. MLflow takes 250."""
+"""The most characters of a name. MLflow accepts 250."""
 
 _OTHER: Final = re.compile(r"[^\w.\- /]")
 _DOTS: Final = re.compile(r"^\.+")
@@ -18,9 +18,9 @@ _RUN: Final = re.compile(r"[^A-Za-z0-9_-]")
 
 
 def name_of_run(line: Line) -> str:
-    """Give the name of a line's run, for a folder or another tool's identifier: at most 64 of A-Z a-z 0-9 _ -.
+    """Return a name for the line's run, for a folder or another tool's id: at most 64 characters of A-Z a-z 0-9 _ -.
 
-    It is the run's id where that is such a name already (nntrain's are), and the rank where that is not 0.
+    It is the run's id, if that has only such characters (nntrain's ids do), with the rank if that is not 0.
     """
     rank = f"-rank{line.rank}" if line.rank else ""
     name = _RUN.sub("_", line.run_id)[: 64 - len(rank)].lstrip("-_") or "run"
@@ -31,10 +31,10 @@ def name_of_run(line: Line) -> str:
 
 
 class Names:
-    """Hands out names of letters, digits and `_ - . /` and space: the same for the same thing, and never twice.
+    """Makes unique names of letters, digits, `_ - . /` and space: the same thing always gets the same name.
 
-    Any other character is a `_`, and so is what would lead out of a folder, were the name a path; where two things
-    would get one name, the later gets a number.
+    Any other character becomes `_`, and so do dots at the beginning of a part, which in a path could lead out of a
+    folder. If two things would get the same name, the later one gets a number.
     """
 
     def __init__(self) -> None:
@@ -42,10 +42,10 @@ class Names:
         self._taken: set[str] = set()
 
     def of(self, thing: Hashable, wish: str) -> str:
-        """Give the name of `thing`, which is to be like `wish`."""
+        """Return the name of `thing`, as close to `wish` as possible."""
         name = self._given.get(thing)
         if name is None:
-            name = self._given[thing] = self._free(allowed(wish))
+            name = self._given[thing] = self._free(sanitize(wish))
             self._taken.add(name.casefold())
         return name
 
@@ -57,7 +57,7 @@ class Names:
         return free
 
 
-def allowed(wish: str) -> str:
-    """Give the allowed name that is most like `wish`."""
+def sanitize(wish: str) -> str:
+    """Return `wish` with every character that is not allowed replaced."""
     parts = _OTHER.sub("_", wish[:LONGEST]).split("/")
     return "/".join(_DOTS.sub(lambda dots: "_" * len(dots[0]), part).strip() or "_" for part in parts)

@@ -1,4 +1,4 @@
-"""OpenTelemetry log records, one a line: docs/reference/opentelemetry.md has every attribute."""
+"""OpenTelemetry log records, one for each line: docs/reference/opentelemetry.md lists the attributes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nntrain.log.events import OWN, RunFailed
 from nntrain.log.export.exporter import Exporter
 from nntrain.log.export.text import Scalar, flat, safe, safe_sentence
 from nntrain.log.extras import needed
-from nntrain.log.line import HEAD, SCHEMA, Line
+from nntrain.log.line import COMMON_FIELDS, SCHEMA, Line
 
 if TYPE_CHECKING:
     from opentelemetry._logs import LoggerProvider
@@ -30,11 +30,11 @@ _UINT64: Final = 2**64 - 1
 
 
 class OpenTelemetry(Exporter):
-    """Emits each line as a log record, through a provider of OpenTelemetry's: the given one, or the program's.
+    """Emits each line as a log record, through an OpenTelemetry provider: the given one, or the program's.
 
-    The event's name is `nntrain.<event>`; somebody else's event, whose name is dotted already, keeps it. Time, severity
-    and a body of a few words are the record's own fields; everything else is an attribute. The provider belongs to
-    the program: `close` flushes it, for five seconds at most, and does not shut it down.
+    The event's name is `nntrain.<event>`; a custom event keeps its name, which has a dot already. Time, severity and a
+    short text as body are the record's own fields; everything else is an attribute. The provider belongs to the
+    program: `close` flushes it, for five seconds at most, and does not shut it down.
 
     Needs the extra `opentelemetry`. Source: OpenTelemetry's logs data model, and its semantic conventions for events
     and exceptions.
@@ -68,13 +68,13 @@ class OpenTelemetry(Exporter):
         if self._closed:
             return
         self._closed = True
-        flush = getattr(self._provider, "force_flush", None)  # the SDK's; the interface has none
+        flush = getattr(self._provider, "force_flush", None)  # the SDK's provider has it, the interface does not
         if flush is not None:
             flush(_FLUSH_MS)
 
 
 def event_name(line: Line) -> str:
-    """Give the name of a line's event, with a namespace."""
+    """Return the name of a line's event, with a namespace."""
     name = line.event.event
     return f"nntrain.{name}" if isinstance(line.event, OWN) else safe(name)
 
@@ -82,7 +82,7 @@ def event_name(line: Line) -> str:
 def attributes(line: Line) -> Iterator[tuple[str, Scalar | list[Scalar]]]:
     """Yield the attributes of a line.
 
-    What every line has comes last: an SDK that limits the number of attributes (to 128) drops the first.
+    The fields that every line has come last: an SDK that limits the number of attributes (to 128) drops the first.
     """
     event = line.event
     for name, value in {**event.__dict__, **(event.model_extra or {})}.items():
@@ -93,6 +93,6 @@ def attributes(line: Line) -> Iterator[tuple[str, Scalar | list[Scalar]]]:
         else:
             yield from flat(value, f"{event_name(line) if not isinstance(event, OWN) else 'nntrain'}.{safe(name)}")
     yield "nntrain.schema", SCHEMA
-    for name in HEAD:
+    for name in COMMON_FIELDS:
         if name not in _ELSEWHERE:
             yield from flat(getattr(line, name), f"nntrain.{name}")

@@ -1,4 +1,4 @@
-"""How a run ended, as its lines tell it one after the other."""
+"""How a run ended, found line by line."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from nntrain.log.events import FitFinished, FitStarted, RunFailed, RunFinished
 from nntrain.log.line import Line
 
 Ending = Literal["completed", "cancelled", "failed", "interrupted", "unknown"]
-"""`interrupted` by Ctrl-C; `unknown` as long as the log does not say, which is how that of a killed process ends."""
+"""`interrupted`: by Ctrl-C. `unknown`: the log does not say, as that of a killed process."""
 
 
 def ending(before: Ending, line: Line) -> Ending:
-    """Give how a run ended as of this line, from how it had ended before it."""
+    """Return how the run ended as of this line; `before` is the answer without it."""
     match line.event:
         case FitStarted():
             return "unknown"

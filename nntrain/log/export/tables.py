@@ -16,13 +16,13 @@ from nntrain.errors import LogError
 from nntrain.log.events import BatchFinished, EpochFinished
 from nntrain.log.export.exporter import Exporter
 from nntrain.log.export.text import INT64, safe
-from nntrain.log.line import Line, stamped
+from nntrain.log.line import Line, format_timestamp
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _CHUNK: Final = 50_000
-"""Rows that are kept as Python's values, before they become columns."""
+"""The most rows that are kept as Python objects, before they become a pyarrow table."""
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 _TYPES: Final = {
     "run_id": "text",
@@ -50,12 +50,12 @@ class Tables(Exporter):
     `loss`, then `metric.<name>` for every metric of any of the runs, then `batches` and `seconds` of epochs, or `lr`
     and `samples_per_s` of batches. A value that a row does not have is absent (null).
 
-    Rows are kept in memory, in columns, until the end. Then both files are written anew, each as a whole or not at
-    all: under another name first, then put in the place of whatever was there.
+    Rows are kept in memory, in columns, until the end. Then both files are written under other names, and renamed: an
+    old file is replaced completely or not at all.
     """
 
     ending: str
-    """How the names of the files end."""
+    """The extension of the files."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = Path(folder)
@@ -63,7 +63,7 @@ class Tables(Exporter):
         self._closed = False
 
     def write(self, line: Line, /) -> None:
-        """Keep the row of an epoch's phase or a batch; other lines have none."""
+        """Keep the row of an epoch's phase or a batch; other lines are ignored."""
         if self._closed:
             raise LogError(f"The tables in {self._folder} are closed.")
         if isinstance(line.event, EpochFinished):
@@ -81,7 +81,7 @@ class Tables(Exporter):
         beside = {name: path.with_name(f".{path.name}.{os.getpid()}") for name, path in paths.items()}
         try:
             for name, table in self._tables.items():
-                self._write(table.whole(), beside[name])
+                self._write(table.all_rows(), beside[name])
             for name, path in paths.items():
                 beside[name].replace(path)
         finally:
@@ -109,11 +109,11 @@ class Parquet(Tables):
 
 
 class Csv(Tables):
-    """Writes `epochs.csv` and `batches.csv`: `Tables`, with `NaN`, `inf` and `-inf`, an absent value as nothing.
+    """Writes `epochs.csv` and `batches.csv`: `Tables`, with `NaN`, `inf` and `-inf`; an absent value is an empty cell.
 
-    Times are RFC 3339 in UTC. A spreadsheet takes a cell that begins with `=`, `+`, `-` or `@` for a formula. The only
-    text of a log's that stands in a cell is `run_id`: one that begins so gets an apostrophe before it. Names of metrics
-    stand behind `metric.`, and numbers are numbers.
+    Times are RFC 3339 in UTC. A spreadsheet reads a cell that begins with `=`, `+`, `-` or `@` as a formula. The only
+    free text in a cell is `run_id`: if it begins so, it gets an apostrophe before it. Names of metrics have the prefix
+    `metric.`, and numbers are numbers.
     """
 
     ending = "csv"
@@ -131,7 +131,7 @@ def _cell(value: object) -> object:
     if isinstance(value, float) and math.isnan(value):
         return "NaN"
     if isinstance(value, datetime):
-        return stamped(value)
+        return format_timestamp(value)
     if isinstance(value, str) and value.startswith(_FORMULA):
         return f"'{value}"
     return value
@@ -163,7 +163,7 @@ class _Table:
         for name, value in event.metrics.items():
             column = columns.setdefault(f"metric.{safe(name, 1000)}", [])
             column.extend([None] * (self._rows - len(column)))
-            if len(column) == self._rows:  # two names may be one when they are safe
+            if len(column) == self._rows:  # `safe` may make two names equal
                 column.append(value)
         self._rows += 1
         if self._rows == _CHUNK:
@@ -190,8 +190,8 @@ class _Table:
                 arrays[name] = pa.array(column, types[kind], from_pandas=False)
         return pa.table(arrays)
 
-    def whole(self) -> pa.Table:
-        """Give all rows, with the columns in their order."""
+    def all_rows(self) -> pa.Table:
+        """Return all rows, with the columns in their order."""
         import pyarrow as pa
 
         table = pa.concat_tables([*self._chunks, self._chunk()], promote_options="default").unify_dictionaries()

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Final
 
-from nntrain.errors import LogError
 from nntrain.log.events import (
     BatchFinished,
     CancelledEvent,
@@ -19,56 +18,38 @@ from nntrain.log.events import (
     RunStarted,
 )
 from nntrain.log.export.curves import Curves
-from nntrain.log.export.exporter import Exporter
+from nntrain.log.export.exporter import Exporter, RunExporter
 from nntrain.log.export.names import name_of_run
 from nntrain.log.export.text import INT64, in_json, safe, safe_sentence
 from nntrain.log.extras import needed
 from nntrain.log.line import Line
 from nntrain.values.log_event import CheckpointLoaded, CheckpointSaved, RolledBack, WarningEvent
 
-_TOLD: Final = (CancelledEvent, WarningEvent, CheckpointSaved, CheckpointLoaded, RolledBack)
+_AS_TEXT: Final = (CancelledEvent, WarningEvent, CheckpointSaved, CheckpointLoaded, RolledBack)
 
 
-class TensorBoard(Exporter):
+class TensorBoard(RunExporter):
     """Writes event files into a folder that `tensorboard --logdir` reads, a sub-folder for each run.
 
-    The curves are those of `Curves`; the configuration, what was cancelled, warnings, failures and checkpoints are
-    texts. Each has its line's time, so an old log lies at its own time. A file is named after its first line: the same
-    log exported again replaces what it wrote.
+    The curves are those of `Curves`; the configuration, cancellations, warnings, failures and checkpoints are texts.
+    Each has its line's time, so an old log is shown at the time when it was written. A file is named after its first
+    line: exporting the same log again replaces the file.
 
     Needs the extra `tensorboard`. Source: the format of TensorFlow's `Event` protocol buffers in a TFRecord file.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = Path(folder)
-        self._format = _Format.loaded()
-        self._runs: dict[tuple[str, int], _EventFile] = {}
-        self._closed = False
+        self._format = _Format.load()
+        super().__init__(f"event files in {self._folder}")
 
-    def write(self, line: Line, /) -> None:
-        """Write what a line tells into its run's file."""
-        if self._closed:
-            raise LogError(f"The event files in {self._folder} are closed.")
-        run = self._runs.get((line.run_id, line.rank))
-        if run is None:
-            run = self._runs[line.run_id, line.rank] = _EventFile(self._folder / name_of_run(line), line, self._format)
-        run.tell(line)
-
-    def flush(self) -> None:
-        """Let TensorBoard see what was written."""
-        for run in self._runs.values():
-            run.flush()
-
-    def close(self) -> None:
-        """Close the files."""
-        self._closed = True
-        for run in self._runs.values():
-            run.close()
+    def _run(self, first: Line) -> Exporter:
+        return _EventFile(self._folder / name_of_run(first), first, self._format)
 
 
 @dataclass(frozen=True, slots=True)
 class _Format:
-    """TensorBoard's own modules of its format. Their classes come to be at run time: no type checker sees them."""
+    """TensorBoard's own modules for its format. Their classes are made at run time: no type checker sees them."""
 
     event: ModuleType
     summary: ModuleType
@@ -78,8 +59,8 @@ class _Format:
     records: ModuleType
 
     @classmethod
-    def loaded(cls) -> _Format:
-        """Import them. Raises `MissingExtraError`."""
+    def load(cls) -> _Format:
+        """Return the imported modules. Raises `MissingExtraError` if TensorBoard is not installed."""
         names = (
             *(f"compat.proto.{name}_pb2" for name in ("event", "summary", "tensor", "types")),
             "plugins.text.plugin_data_pb2",
@@ -89,7 +70,7 @@ class _Format:
         return cls(*(needed(f"tensorboard.{name}", extra="tensorboard", purpose=purpose) for name in names))
 
 
-class _EventFile:
+class _EventFile(Exporter):
     """The event file of a run."""
 
     def __init__(self, folder: Path, first: Line, format_: _Format) -> None:
@@ -102,8 +83,8 @@ class _EventFile:
         self._furthest = -1
         self._add(first, file_version="brain.Event:2")
 
-    def tell(self, line: Line) -> None:
-        """Write what a line tells."""
+    def write(self, line: Line, /) -> None:
+        """Write the points and the text of a line."""
         if isinstance(line.event, (FitStarted, HistoryReplaced)):
             self._go_back_to(line)
         values: dict[int, list[object]] = {}
@@ -117,10 +98,10 @@ class _EventFile:
         for step, found in values.items():
             self._add(line, step=step, summary=self._format.summary.Summary(value=found))
         if isinstance(line.event, RunFinished):
-            self._file.close()  # so that a log of many runs has few files open; it is opened again if need be
+            self._file.close()  # keeps few files open for a log of many runs; `_add` opens it again
 
     def _go_back_to(self, line: Line) -> None:
-        """Tell TensorBoard to drop what comes after the step at which the training goes on."""
+        """Make TensorBoard drop the points after the step from which the training goes on."""
         if self._furthest > line.step:
             session = self._format.event.SessionLog
             self._add(line, step=min(line.step + 1, INT64), session_log=session(status=session.START))
@@ -133,7 +114,7 @@ class _EventFile:
         self._format.records.RecordWriter(self._file).write(event.SerializeToString())
 
     def flush(self) -> None:
-        """Let others see what was written."""
+        """Make what was written visible to others."""
         if not self._file.closed:
             self._file.flush()
 
@@ -143,20 +124,20 @@ class _EventFile:
 
 
 def _text(line: Line) -> str | None:
-    """Give what is told as text: Markdown, in which whatever came from the log stands as code."""
+    """Return the text for a line, as Markdown in which all text of the log is code; None for most lines."""
     match line.event:
         case RunStarted(config=config):
             return _code(in_json(config, indent=2))
         case RunFailed(traceback=traceback):
             return _code(f"{safe_sentence(line)}\n\n{safe(traceback)}")
-        case event if isinstance(event, _TOLD):
+        case event if isinstance(event, _AS_TEXT):
             return _code(safe_sentence(line))
         case _:
             return None
 
 
 def _code(text: str) -> str:
-    """Give a block of code: indented, since a fence could be closed by what stands in it."""
+    """Return a block of code. It is indented, because the text itself could close a fence."""
     return "\n".join(f"    {one}" for one in safe(text).splitlines())
 
 

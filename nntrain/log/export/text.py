@@ -1,4 +1,4 @@
-"""Text as every format takes it, whatever stood in the log, and what a line says in a few words."""
+"""Text and values of a log in a form that every format accepts, and a line as a short text."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from nntrain.log.line import Line
 from nntrain.log.sentences import sentence
 
 LONGEST: Final = 1 << 16
-"""Characters of the longest text that is passed on; the rest is cut off, and its length told."""
+"""The most characters of a text that is exported; the rest is cut off, and the length added."""
 
 INT64: Final = 2**63 - 1
-"""The largest integer that the formats hold; a larger one is passed on as this."""
+"""The largest integer that the formats can hold; a larger one is replaced by it."""
 
 Scalar = str | int | float | bool
 
@@ -25,9 +25,9 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def safe(text: str, longest: int = LONGEST) -> str:
-    """Give text that any format holds and no terminal obeys.
+    """Return text that every format can hold, without characters that a terminal would act on.
 
-    Control characters but tab and newline, and lone surrogates, are written out (`\\x1b`); what is too long is cut.
+    Control characters except tab and newline, and lone surrogates, are escaped (`\\x1b`); a long text is cut.
     """
     cut = text[:longest]
     if not cut.isascii():
@@ -35,14 +35,14 @@ def safe(text: str, longest: int = LONGEST) -> str:
     cut = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), cut)
     if len(text) <= longest and len(cut) <= longest:
         return cut
-    told = f"… ({len(text)} characters)"
-    return cut[: max(0, longest - len(told))] + told[:longest]
+    note = f"… ({len(text)} characters)"
+    return cut[: max(0, longest - len(note))] + note[:longest]
 
 
 def flat(value: object, path: str = "") -> Iterator[tuple[str, Scalar | list[Scalar]]]:
-    """Yield what is in nested mappings, each by its dotted path.
+    """Yield the values of nested mappings, each with its dotted path.
 
-    A list of texts, or of numbers of one type, stays a list; any other is JSON. What is absent (None) is left out.
+    A list of texts, or of numbers of one type, stays a list; any other list becomes JSON. None is left out.
     """
     if isinstance(value, BaseModel):
         value = value.__dict__
@@ -58,7 +58,7 @@ def flat(value: object, path: str = "") -> Iterator[tuple[str, Scalar | list[Sca
 
 
 def scalar(value: object) -> Scalar:
-    """Give a text, number or truth value as it is passed on; anything else as text."""
+    """Return a text, number or bool in its exported form, and anything else as text."""
     if isinstance(value, (bool, float)):
         return value
     if isinstance(value, int):
@@ -67,12 +67,12 @@ def scalar(value: object) -> Scalar:
 
 
 def in_json(value: object, indent: int | None = None) -> str:
-    """Give `plain` as JSON text."""
+    """Return a value as JSON text."""
     return json.dumps(plain(value), ensure_ascii=False, indent=indent)
 
 
 def plain(value: object) -> object:
-    """Give a value as JSON holds it; numbers that are not finite are texts in it."""
+    """Return a value as JSON values; numbers that are not finite become texts."""
     if isinstance(value, BaseModel):
         value = value.__dict__
     if isinstance(value, Mapping):
@@ -85,10 +85,10 @@ def plain(value: object) -> object:
 
 
 def safe_sentence(line: Line) -> str:
-    """Say in a few words what a line tells."""
+    """Return a line as a short, safe text."""
     return safe(sentence(line), 500)
 
 
-def listed(value: Sequence[Scalar] | Scalar) -> str:
-    """Give a value of `flat` as one text."""
+def flat_text(value: Sequence[Scalar] | Scalar) -> str:
+    """Return a value of `flat` as one text."""
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +11,7 @@ from nntrain.errors import LogError
 from nntrain.log.events import CancelledEvent, RunStarted
 from nntrain.log.export.curves import Curves
 from nntrain.log.export.environment import variable
-from nntrain.log.export.exporter import Exporter
+from nntrain.log.export.exporter import Exporter, RunExporter
 from nntrain.log.export.names import name_of_run
 from nntrain.log.export.outcomes import Ending, ending
 from nntrain.log.export.text import plain, safe, safe_sentence
@@ -27,55 +26,41 @@ _EXIT: Final[Mapping[Ending, int]] = {"completed": 0, "cancelled": 0, "failed": 
 _WARNINGS: Final = 100
 
 
-class WeightsAndBiases(Exporter):
+class WeightsAndBiases(RunExporter):
     """Writes each run into `wandb/offline-run-...` in a folder, for `wandb sync`; nothing goes over the network.
 
     The configuration is the run's; each epoch's phase and each batch is a row of its history, with the points of
     `Curves`, `step`, `epoch`, `elapsed_s` and the line's time. The optimizer's step is a column, and the axis of the
-    curves (of eval's batches it is `evaluated`), rather than W&B's own step, which may not stand still nor go back.
-    The summary has `outcome`, and what was cancelled, warned of (the first hundred) and failed. The exit code is 0, or
-    1 where the run failed, 130 after Ctrl-C, 255 where the log does not say how it ended.
+    curves (of eval's batches it is `evaluated`), because W&B's own step must always increase. The summary has
+    `outcome`, cancellations, warnings (the first hundred) and errors. The exit code is 0, or 1 if the run failed, 130
+    after Ctrl-C, 255 if the log does not say how it ended.
 
-    Needs the extra `wandb`, which starts a process of its own beside this one.
+    Needs the extra `wandb`, which starts its own process.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, project: str = "nntrain") -> None:
         needed("wandb", extra="wandb", purpose="Writing Weights & Biases runs")
+        import wandb
+
+        super().__init__("Weights & Biases runs", "Weights & Biases", wandb.Error)
         self._folder = Path(folder).absolute()
         self._project = project
         self._folder.mkdir(parents=True, exist_ok=True)
         if not os.access(self._folder, os.W_OK | os.X_OK):  # wandb would write somewhere else
             raise LogError(f"The Weights & Biases runs cannot be written: {folder} is not writable.")
-        self._runs: dict[tuple[str, int], _Run] = {}
-        self._closed = False
 
-    def write(self, line: Line, /) -> None:
-        """Hand a line over."""
-        if self._closed:
-            raise LogError("The Weights & Biases runs are closed.")
-        with _as_log_error():
-            run = self._runs.get((line.run_id, line.rank))
-            if run is None:
-                run = self._runs[line.run_id, line.rank] = _Run(self._folder, self._project, line)
-            run.take(line)
-
-    def close(self) -> None:
-        """End the runs. W&B's process writes the last of them within moments, and before this program ends."""
-        if not self._closed:
-            self._closed = True
-            with _as_log_error():
-                for run in self._runs.values():
-                    run.end()
+    def _run(self, first: Line) -> Exporter:
+        return _Run(self._folder, self._project, first)
 
 
-class _Run:
-    """A run of W&B's."""
+class _Run(Exporter):
+    """A W&B run. After `close`, W&B's process writes the rest within moments, and before this program ends."""
 
     def __init__(self, folder: Path, project: str, first: Line) -> None:
         import wandb
 
         name = name_of_run(first)
-        # an offline run reports on its own use and failures, unless it is told not to
+        # by default even an offline run reports its use and errors over the network
         with variable("WANDB_ERROR_REPORTING", "false"):
             self._run: Run = wandb.init(
                 project=project,
@@ -83,7 +68,7 @@ class _Run:
                 name=name,
                 dir=str(folder),
                 mode="offline",
-                reinit="create_new",  # a run of the program's own stays what it is
+                reinit="create_new",  # a run that the program itself has started stays as it is
                 settings=wandb.Settings(
                     silent=True,
                     console="off",
@@ -101,17 +86,17 @@ class _Run:
         self._configure({"nntrain": {"run_id": safe(first.run_id), "rank": first.rank}})
         self._curves = Curves()
         self._drawn: set[str] = set()
-        self._told: dict[str, list[str]] = {}
+        self._messages: dict[str, list[str]] = {}
         self._ending: Ending = "unknown"
 
-    def take(self, line: Line) -> None:
-        """Hand a line over."""
+    def write(self, line: Line, /) -> None:
+        """Log a line's points, configuration or message."""
         self._ending = ending(self._ending, line)
         row: dict[str, object] = {}
         for point in self._curves.points(line):
             if point.curve not in self._drawn:
                 self._drawn.add(point.curve)
-                self._run.define_metric(_exactly(point.curve), step_metric=point.axis)
+                self._run.define_metric(_metric_name(point.curve), step_metric=point.axis)
             row[point.curve] = point.value
             row[point.axis] = point.x
         if row:
@@ -120,36 +105,26 @@ class _Run:
         if isinstance(line.event, RunStarted):
             self._configure(_config(line.event.config))
         elif isinstance(line.event, (CancelledEvent, RolledBack, WarningEvent)) or line.level == "error":
-            said = self._told.setdefault("error" if line.level == "error" else line.event.event, [])
-            if len(said) < _WARNINGS:
-                said.append(safe_sentence(line))
+            messages = self._messages.setdefault("error" if line.level == "error" else line.event.event, [])
+            if len(messages) < _WARNINGS:
+                messages.append(safe_sentence(line))
 
     def _configure(self, config: dict[str, object]) -> None:
         update: Callable[..., None] = self._run.config.update  # wandb has no types for it
         update(config, allow_val_change=True)
 
-    def end(self) -> None:
-        """Write the summary, and end the run."""
-        self._run.summary.update({"outcome": self._ending, **self._told})
+    def close(self) -> None:
+        """Write the summary, and finish the run."""
+        self._run.summary.update({"outcome": self._ending, **self._messages})
         self._run.finish(exit_code=_EXIT[self._ending])
 
 
-def _exactly(curve: str) -> str:
-    """Give a metric's name as W&B's definitions have it: a dot there leads into a mapping, unless it is escaped."""
+def _metric_name(curve: str) -> str:
+    """Return a curve's name for `define_metric`, in which a dot that is not escaped leads into a mapping."""
     return curve.replace(".", "\\.")
 
 
 def _config(config: Mapping[str, object]) -> dict[str, object]:
-    """Give the configuration; names that are W&B's own, and one that is empty, stand behind `nntrain.`."""
+    """Return the configuration; an empty name, and names that W&B reserves, get the prefix `nntrain.`."""
     named = ((safe(name), plain(value)) for name, value in config.items())
     return {f"nntrain.{name}" if not name or name.startswith("_wandb") else name: value for name, value in named}
-
-
-@contextmanager
-def _as_log_error() -> Iterator[None]:
-    import wandb
-
-    try:
-        yield
-    except wandb.Error as error:
-        raise LogError(f"Weights & Biases refused: {safe(' '.join(str(error).split()), 500)}") from error

@@ -10,27 +10,27 @@ from nntrain.log.replay import Run
 from nntrain.log.text import word
 
 _MOST: Final = 2000
-"""Rows of the longest table."""
+"""The most rows of the table."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A dotted key, and its value as text in each run; None where a run has none."""
+    """A dotted key, and its value in each run, as text; None if a run has none."""
 
     key: str
     values: tuple[str | None, ...]
 
     @property
     def differs(self) -> bool:
-        """Tell whether not all runs have the same."""
+        """Return whether the value is not the same in all runs."""
         return len(set(self.values)) > 1
 
 
 def settings(runs: Sequence[Run]) -> tuple[tuple[Setting, ...], int]:
-    """Give the settings of runs, in the order in which they come, and how many more there would be."""
+    """Return the settings of runs, in the order of their configs, and how many were left out."""
     flat = [dict(_flat(run.config, ())) for run in runs]
     keys = list(dict.fromkeys(key for one in flat for key in one))
-    # a key with a dot in it may look like two
+    # joined last: a key may itself contain a dot
     found = tuple(Setting(".".join(key), tuple(one.get(key) for one in flat)) for key in keys[:_MOST])
     return found, max(0, len(keys) - _MOST)
 
@@ -43,16 +43,13 @@ def _flat(value: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
         yield path, word(value)
 
 
-def told_apart(found: Sequence[Setting], index: int, most: int = 3) -> tuple[str, ...]:
-    """Give the settings that tell a run from the others, in words: `lr=0.1`.
-
-    What a run does comes before where it runs.
-    """
+def differences(found: Sequence[Setting], index: int, most: int = 3) -> tuple[str, ...]:
+    """Return the settings in which a run differs from the others, as `lr=0.1`; those about where it runs come last."""
     rank = {"learner": 3, "host": 2, "versions": 2, "sinks": 2}
-    apart = [setting for setting in found if setting.differs]
-    apart.sort(key=lambda setting: rank.get(setting.key.split(".", maxsplit=1)[0], 1))
-    if any(setting.key != "learner" for setting in apart):
-        apart = [setting for setting in apart if setting.key != "learner"]
+    differing = [setting for setting in found if setting.differs]
+    differing.sort(key=lambda setting: rank.get(setting.key.split(".", maxsplit=1)[0], 1))
+    if any(setting.key != "learner" for setting in differing):
+        differing = [setting for setting in differing if setting.key != "learner"]
     return tuple(
-        f"{setting.key}={setting.values[index]}" for setting in apart[:most] if setting.values[index] is not None
+        f"{setting.key}={setting.values[index]}" for setting in differing[:most] if setting.values[index] is not None
     )

@@ -37,7 +37,7 @@
     doubleClick: "reset+autosize",
   };
 
-  // Colours only: what a reader zoomed to stays.
+  // Changes colours only, and keeps the reader's zoom.
   const recolour = (isDark) => {
     const { text, axis, label } = theme(isDark);
     const changes = { "font.color": text, "hoverlabel.bgcolor": label.bgcolor, "hoverlabel.bordercolor": label.bordercolor };

@@ -9,25 +9,25 @@ from textwrap import wrap
 from typing import Final, TypeAlias
 
 from nntrain.log.events import BatchFinished
-from nntrain.log.report.happenings import SYMBOLS, Kind, Mark, marks, merged
+from nntrain.log.report.notable import SYMBOLS, Mark, label, marks, merge
+from nntrain.log.report.run_view import RunView
 from nntrain.log.report.series import Point, Series, by_batch, by_epoch, loss, metric, metrics_of, samples_per_s
-from nntrain.log.report.shown import Shown
-from nntrain.log.text import in_a_plot, number, whole
+from nntrain.log.text import number, plotly_text, whole
 from nntrain.values.history import EpochStats
 
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
 MOST_METRICS: Final = 40
-"""Metrics that are drawn. More would be a page that nobody reads."""
+"""The most metrics that are drawn: nobody reads a longer page."""
 _AT_EPOCH: Final = "epoch %{customdata[0]}"
 _AT_BATCH: Final = "epoch %{customdata[0]}, batch %{customdata[1]}, step %{customdata[2]}"
 _DRAWN_SYMBOLS: Final = 80
-"""Points of a curve up to which each has a symbol of its own."""
+"""The most points of a curve for which each point gets a symbol."""
 
 
 @dataclass
 class Figure:
-    """A figure: its title, the words for where a point is, plotly's traces and the run of each, what is said of it."""
+    """A figure: its titles, the hover text for a point's place, plotly's traces and the run of each, and notes."""
 
     title: str
     y_title: str
@@ -42,20 +42,20 @@ class Figure:
         self.runs.append(run)
 
     def json(self) -> dict[str, Json]:
-        """Give what the page's script draws."""
+        """Return what the page's script draws."""
         layout: dict[str, Json] = {
             "xaxis": {"title": {"text": "epochs"}, "autorangeoptions": {"include": 0}, "hoverformat": ".6~g"},
-            "yaxis": {"title": {"text": in_a_plot(self.y_title, 40)}, "hoverformat": ".6~g", "automargin": True},
+            "yaxis": {"title": {"text": plotly_text(self.y_title, 40)}, "hoverformat": ".6~g", "automargin": True},
             "yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
         }
         return {"data": self.traces, "layout": layout, "runs": list(self.runs)}
 
 
-def figures(runs: Sequence[Shown]) -> tuple[Figure, ...]:
-    """Give the figures of runs: loss, metrics, learning rate and timings, by epoch and by batch."""
+def figures(runs: Sequence[RunView]) -> tuple[Figure, ...]:
+    """Return the figures of runs: loss, metrics, learning rate and timings, by epoch and by batch."""
     buckets = max(60, min(700, 4000 // max(1, len(runs))))
     names = metrics_of([one.run for one in runs])[:MOST_METRICS]
-    marked = [marks(one.run, one.happenings) for one in runs]
+    marked = [marks(one.run, one.notable) for one in runs]
 
     def epochs(title: str, y_title: str, value: Callable[[EpochStats], float | None], *, plain: bool = False) -> Figure:
         found = [tuple(by_epoch(one.run, value, buckets)) for one in runs]
@@ -79,15 +79,15 @@ def figures(runs: Sequence[Shown]) -> tuple[Figure, ...]:
 
 
 def _figure(
-    figure: Figure, runs: Sequence[Shown], found: Sequence[Sequence[Series]], marked: Sequence[Sequence[Mark]]
+    figure: Figure, runs: Sequence[RunView], found: Sequence[Sequence[Series]], marked: Sequence[Sequence[Mark]]
 ) -> Figure:
-    """Draw the curves of each run in a figure, and the marks over them."""
+    """Add the curves of each run to a figure, then the marks, which are drawn over them, and return it."""
     for index, (one, curves) in enumerate(zip(runs, found, strict=True)):
         for series in curves:
             figure.add(index, _curve(series, one, figure.where))
     for index, (one, curves) in enumerate(zip(runs, found, strict=True)):
         if curves:
-            placed = _placed(marked[index] if marked else (), curves)
+            placed = _place(marked[index] if marked else (), curves)
             for axis, part in placed.items():
                 figure.add(index, _marks(part, one, axis))
     whole = sum(series.whole for curves in found for series in curves)
@@ -100,14 +100,14 @@ def _figure(
     return figure
 
 
-def _curve(series: Series, one: Shown, where: str) -> Json:
+def _curve(series: Series, one: RunView, where: str) -> Json:
     points = series.points
     alone = [_stands_alone(points, index) for index in range(len(points))]
-    sizes: list[Json] = [6 if seen_so or len(points) <= _DRAWN_SYMBOLS else 0 for seen_so in alone]
+    sizes: list[Json] = [6 if single or len(points) <= _DRAWN_SYMBOLS else 0 for single in alone]
     return {
         "type": "scatter",
         "mode": "lines+markers" if any(sizes) else "lines",
-        "name": f"{one.plotted}, {series.phase}",
+        "name": f"{one.plot_name}, {series.phase}",
         "x": [_rounded(point.x) for point in points],
         "y": [_rounded(point.y) for point in points],
         "customdata": [[min(number, 2**53) for number in point.at] for point in points],
@@ -119,27 +119,27 @@ def _curve(series: Series, one: Shown, where: str) -> Json:
 
 
 def _stands_alone(points: Sequence[Point], index: int) -> bool:
-    """Tell whether a point has no neighbour that a line could lead to: without a symbol it could not be seen."""
+    """Return whether a point has no neighbour to draw a line to: without a symbol it would be invisible."""
     if not math.isfinite(points[index].y):
         return False
     before = index > 0 and math.isfinite(points[index - 1].y)
     return not before and not (index + 1 < len(points) and math.isfinite(points[index + 1].y))
 
 
-def _of_gaps(series: Series) -> tuple[Mark, ...]:
-    """Give a mark for each stretch of a curve whose values are no finite numbers."""
+def _gap_marks(series: Series) -> tuple[Mark, ...]:
+    """Return the marks of a curve's gaps, where its values are not finite."""
     found = []
     for gap in series.gaps:
         values = ", ".join(map(number, gap.values))
         to = f" to {number(gap.last)} ({whole(gap.length)} values)" if gap.length > 1 else ""
         found.append(Mark("nonfinite", gap.first, (f"{series.phase}: {values} at {number(gap.first)}{to} epochs",)))
-    return merged(found)
+    return merge(found)
 
 
-def _placed(shown: Sequence[Mark], curves: Sequence[Series]) -> dict[str, list[tuple[Mark, float]]]:
-    """Give the marks with their height, by axis: on a curve of the run, eval's if it has one, or else at the foot."""
+def _place(shown: Sequence[Mark], curves: Sequence[Series]) -> dict[str, list[tuple[Mark, float]]]:
+    """Return the marks and their heights, by axis: on the run's eval curve, or its only one, or at the bottom."""
     curve = max(curves, key=lambda series: (series.is_drawn, series.phase == "eval"))
-    on = [(mark, curve) for mark in shown] + [(mark, series) for series in curves for mark in _of_gaps(series)]
+    on = [(mark, curve) for mark in shown] + [(mark, series) for series in curves for mark in _gap_marks(series)]
     placed: dict[str, list[tuple[Mark, float]]] = {}
     for mark, series in on:
         height = series.near(mark.x)
@@ -148,15 +148,15 @@ def _placed(shown: Sequence[Mark], curves: Sequence[Series]) -> dict[str, list[t
     return placed
 
 
-def _marks(placed: Sequence[tuple[Mark, float]], one: Shown, axis: str) -> Json:
+def _marks(placed: Sequence[tuple[Mark, float]], one: RunView, axis: str) -> Json:
     return {
         "type": "scatter",
         "mode": "markers",
-        "name": one.plotted,
+        "name": one.plot_name,
         "x": [_rounded(mark.x) for mark, _ in placed],
         "y": [_rounded(height) for _, height in placed],
         "yaxis": axis,
-        "text": [_told(mark, one.plotted) for mark, _ in placed],
+        "text": [_hover_text(mark, one.plot_name) for mark, _ in placed],
         "hovertemplate": "%{text}<extra></extra>",
         "marker": {
             "symbol": [SYMBOLS[mark.kind] for mark, _ in placed],
@@ -168,25 +168,15 @@ def _marks(placed: Sequence[tuple[Mark, float]], one: Shown, axis: str) -> Json:
     }
 
 
-def _told(mark: Mark, name: str) -> str:
-    lines = [f"<b>{_TITLES[mark.kind]}</b> · {name}"]
+def _hover_text(mark: Mark, name: str) -> str:
+    lines = [f"<b>{label(mark.kind)}</b> · {name}"]
     for text in mark.texts:
-        lines += [in_a_plot(part) for part in wrap(text, 46)]
+        lines += [plotly_text(part) for part in wrap(text, 46)]
     if mark.count > len(mark.texts):
         lines.append(f"and {whole(mark.count - len(mark.texts))} more")
     return "<br>".join(lines)
 
 
-_TITLES: Final[dict[Kind, str]] = {
-    "verdict": "verdict",
-    "checkpoint": "checkpoint",
-    "failure": "failure",
-    "resumption": "resumption",
-    "warning": "warning",
-    "nonfinite": "no finite number",
-}
-
-
 def _rounded(value: float) -> float | None:
-    """Give a number to seven digits, more than a pixel shows; None, a gap, where it is none that can be drawn."""
+    """Return a number with seven digits, more than a pixel shows; None, a gap, if it is not finite."""
     return float(f"{value:.7g}") if math.isfinite(value) else None

@@ -1,7 +1,4 @@
-"""HTML as a tree: whatever text is put in it stays text, for the tree is written out by the standard library.
-
-Nothing here, and nothing that uses it, joins markup out of strings. So no text can open or close an element.
-"""
+"""HTML as a tree that the standard library writes. Markup is never made by joining strings: all text stays text."""
 
 from __future__ import annotations
 
@@ -14,10 +11,10 @@ Child = ET.Element | str | None
 
 
 def tag(name: str, /, *children: Child, **attributes: str | bool | None) -> ET.Element:
-    """Make an element.
+    """Return an element. All text is escaped by `nntrain.log.text.visible`.
 
     In an attribute's name `_` stands for `-`, and one at its end is dropped (`class_`). None and False leave an
-    attribute out; True is one without a value. Text is made visible, as `nntrain.log.text.visible` says.
+    attribute out; True gives one without a value.
     """
     element = ET.Element(name)
     for key, value in attributes.items():
@@ -40,7 +37,7 @@ def _append(element: ET.Element, child: Child) -> None:
 
 
 def script(code: str, **attributes: str) -> ET.Element:
-    """Make a script of `code`, which goes out as it is: it must be ours, or JSON by `in_a_script`."""
+    """Return a script element. `code` is not escaped: it must be our own, or come from `script_json`."""
     if "</script" in code.lower() or "<!--" in code:
         raise ValueError("This text would end the script that it is to be in.")
     element = tag("script", **attributes)
@@ -49,14 +46,14 @@ def script(code: str, **attributes: str) -> ET.Element:
 
 
 def style(sheet: str) -> ET.Element:
-    """Make a style of a sheet of ours, which goes out as it is."""
+    """Return a style element. `sheet` is not escaped: it must be our own."""
     element = tag("style")
     element.text = sheet
     return element
 
 
 def long_text(text: str, shown: int = 240) -> ET.Element:
-    """Make an element of text of any length: of a long one the beginning is seen, and the rest is a click away."""
+    """Return an element with text of any length: a long one shows its beginning, and all after a click."""
     if len(text) <= shown and text.count("\n") < 6:
         return tag("span", text, class_="text")
     full = text[:LONGEST]
@@ -67,7 +64,7 @@ def long_text(text: str, shown: int = 240) -> ET.Element:
 
 
 def table(head: Iterable[Child], rows: Iterable[ET.Element], caption: str, **attributes: str | None) -> ET.Element:
-    """Make a table that scrolls inside its own box where it is wider than the page."""
+    """Return a table, in a box that scrolls if the table is wider than the page."""
     columns = [tag("th", one, scope="col") for one in head]
     made = tag(
         "table",
@@ -80,12 +77,12 @@ def table(head: Iterable[Child], rows: Iterable[ET.Element], caption: str, **att
 
 
 def row(*cells: Child, class_: str | None = None) -> ET.Element:
-    """Make a row, whose first cell is its heading; what is a cell already stays as it is."""
+    """Return a row whose first cell is its heading. A child that is already a `td` stays as it is."""
     first, *others = cells
     made = [one if isinstance(one, ET.Element) and one.tag == "td" else tag("td", one) for one in others]
     return tag("tr", tag("th", first, scope="row"), *made, class_=class_)
 
 
-def written(root: ET.Element) -> str:
-    """Give the document of a tree."""
+def to_html(root: ET.Element) -> str:
+    """Return the tree as the text of a document."""
     return "<!DOCTYPE html>\n" + ET.tostring(root, encoding="unicode", method="html") + "\n"

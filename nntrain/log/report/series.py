@@ -1,4 +1,4 @@
-"""The curves of a run, as points: of finished phases and of batches, against the epochs that lie behind."""
+"""The curves of a run, as points: finished phases and batches over the number of epochs trained."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PHASES: Final[tuple[Phase, ...]] = ("train", "eval")
 
 
 class Point(NamedTuple):
-    """A value `y`, which may be no finite number, at `x` epochs; `at` is what else the reader sees of it."""
+    """A value `y`, finite or not, at `x` epochs; `at` has the epoch and more, which the hover text shows."""
 
     x: float
     y: float
@@ -28,18 +28,18 @@ class Point(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """A stretch of a curve, `first` to `last` epochs, in which `length` values in a row are no finite numbers."""
+    """A part of a curve, from `first` to `last` epochs, where `length` values in a row are not finite."""
 
     first: float
     last: float
     length: int
     values: tuple[float, ...]
-    """Which: not a number, or infinite. Each once."""
+    """The different values: NaN, or infinite."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """The points of one curve of one run: `whole` is how many there were before it was thinned out."""
+    """The points of one curve of one run; `whole` is their number before the curve was thinned out."""
 
     phase: Phase
     points: Sequence[Point]
@@ -48,16 +48,16 @@ class Series:
 
     @classmethod
     def of(cls, phase: Phase, points: Sequence[Point], buckets: int) -> Series:
-        """Make the curve of points, thinned out to so many buckets."""
-        return cls(phase, thinned(points, buckets), len(points), tuple(_gaps(points)))
+        """Return the curve of these points, thinned out to `buckets` buckets."""
+        return cls(phase, thin_out(points, buckets), len(points), tuple(_gaps(points)))
 
     @property
     def is_drawn(self) -> bool:
-        """Tell whether there is a finite point in it."""
+        """Return whether any point is finite."""
         return any(math.isfinite(point.y) for point in self.points)
 
     def near(self, x: float) -> float | None:
-        """Give the curve's height at `x`, between its finite points; None where it has none."""
+        """Return the curve's height at `x`, interpolated between finite points; None if there are none."""
         finite = [point for point in self.points if math.isfinite(point.y)]
         if not finite:
             return None
@@ -70,9 +70,9 @@ class Series:
 
 
 class Scale:
-    """Where on the axis of epochs something lies: the end of epoch 0 is at 1, and half of its training at 0.5.
+    """Computes the place of a line on the axis of epochs: epoch 0 ends at 1, and half of its training is at 0.5.
 
-    Eval comes after the training of its epoch, so its marks are at the epoch's end; its batches are drawn over the
+    Eval comes after the training of its epoch, so its marks are at the epoch's end. Its batches are spread over the
     same width as those of the training.
     """
 
@@ -87,18 +87,18 @@ class Scale:
             self._batches[phase] = max(1, known, *seen)
 
     def batch(self, line: Line) -> float:
-        """Give the place of a batch's line."""
+        """Return the place of a batch's line."""
         return as_float(line.epoch) + min(1.0, as_float(line.batch) / as_float(self._batches[line.phase]))
 
     def mark(self, line: Line) -> float:
-        """Give the place of an event's line."""
+        """Return the place of an event's line."""
         if line.phase == "eval" or isinstance(line.event, EpochFinished):
             return as_float(line.epoch) + 1.0
         return self.batch(line)
 
 
 def metrics_of(runs: Sequence[Run]) -> tuple[str, ...]:
-    """Give the names of all metrics, in the order in which they come."""
+    """Return the names of all metrics, in the order in which they first appear."""
     found: dict[str, None] = {}
     for run in runs:
         for stats in run.history:
@@ -110,7 +110,7 @@ def metrics_of(runs: Sequence[Run]) -> tuple[str, ...]:
 
 
 def by_epoch(run: Run, value: Callable[[EpochStats], float | None], buckets: int) -> Iterator[Series]:
-    """Yield the curves of what `value` gives of each finished phase: one of train, one of eval, where there is one."""
+    """Yield the curves of `value` over the finished phases: one of train and one of eval, if there are points."""
     for phase in PHASES:
         points = [
             Point(as_float(stats.epoch) + 1.0, y, (stats.epoch,))
@@ -122,7 +122,7 @@ def by_epoch(run: Run, value: Callable[[EpochStats], float | None], buckets: int
 
 
 def by_batch(run: Run, value: Callable[[BatchFinished], float | None], buckets: int) -> Iterator[Series]:
-    """Yield the curves of what `value` gives of each batch."""
+    """Yield the curves of `value` over the batches: one of train and one of eval, if there are points."""
     scale = Scale(run)
     points: Mapping[Phase, list[Point]] = {"train": [], "eval": []}
     for line in run.batches:
@@ -134,24 +134,24 @@ def by_batch(run: Run, value: Callable[[BatchFinished], float | None], buckets: 
 
 
 def loss(of: EpochStats | BatchFinished) -> float:
-    """Give the loss of a phase or batch."""
+    """Return the loss of a phase or batch."""
     return of.loss
 
 
 def metric(name: str) -> Callable[[EpochStats | BatchFinished], float | None]:
-    """Give what gives a metric of a phase or batch; None where that has none of the name."""
+    """Return a function from a phase or batch to its metric of this name, None if it has none."""
     return lambda of: of.metrics.get(name)
 
 
 def samples_per_s(stats: EpochStats) -> float | None:
-    """Give how fast a phase was; None where its clock stood still."""
+    """Return a phase's samples per second; None if its duration is 0."""
     return as_float(stats.samples) / stats.seconds if stats.seconds > 0 else None
 
 
-def thinned(points: Sequence[Point], buckets: int) -> Sequence[Point]:
-    """Give fewer points that look the same: of each bucket the least, the greatest and the first that is no number.
+def thin_out(points: Sequence[Point], buckets: int) -> Sequence[Point]:
+    """Return fewer points that look the same: of each bucket the lowest, the highest and the first not finite.
 
-    So no spike and no gap gets lost. What has no more than two points a bucket stays as it is.
+    So no spike and no gap is lost. A curve with at most two points per bucket stays as it is.
     """
     if len(points) <= 2 * buckets:
         return points

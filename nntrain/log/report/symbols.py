@@ -1,12 +1,12 @@
-"""The symbols of what is marked on the curves, and the colours of runs, drawn as small pictures beside text."""
+"""The symbols of marks, the colours of runs and the lines of phases, as small pictures beside text."""
 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from typing import Final
 
-from nntrain.log.report.happenings import Kind
 from nntrain.log.report.markup import tag
+from nntrain.log.report.notable import Kind
 
 _PATHS: Final[dict[Kind, str]] = {
     "verdict": "M8 1 15 8 8 15 1 8Z",
@@ -15,11 +15,11 @@ _PATHS: Final[dict[Kind, str]] = {
     "resumption": "M4 2 14 8 4 14Z",
     "warning": "M8 2 15 14H1Z",
 }
-"""As plotly draws them, in a square of 16."""
+"""The shapes that plotly draws, in a square of 16."""
 
 
 def symbol(kind: Kind) -> ET.Element | None:
-    """Draw the symbol of a kind of mark; None where it has none."""
+    """Return a picture of the symbol of a kind; None if it has none."""
     if kind == "nonfinite":
         ring = tag("circle", cx="8", cy="8", r="5.5", fill="none", stroke="currentColor")
         return _picture(ring, tag("path", d="M4 4 12 12M12 4 4 12", stroke="currentColor"))
@@ -27,12 +27,12 @@ def symbol(kind: Kind) -> ET.Element | None:
 
 
 def swatch(colour: str) -> ET.Element:
-    """Draw a run's colour."""
+    """Return a picture of a run's colour."""
     return _picture(tag("circle", cx="8", cy="8", r="6", fill=colour))
 
 
 def stroke(*, dotted: bool) -> ET.Element:
-    """Draw the line of train or of eval."""
+    """Return a picture of the line of train (dotted) or of eval."""
     dash = "2 3" if dotted else None
     path = tag("path", d="M1 8H31", stroke="currentColor", stroke_width="2", stroke_dasharray=dash)
     return _picture(path, width=32)

@@ -1,21 +1,21 @@
-"""The page's tables: every number that is drawn by epoch, readable without a script."""
+"""The page's tables: all numbers by epoch, readable without scripts."""
 
 from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from nntrain.log.replay import Run, RunOutcome
 from nntrain.log.report.config import Setting
-from nntrain.log.report.happenings import Happening, Kind
 from nntrain.log.report.markup import Child, long_text, row, table, tag
+from nntrain.log.report.notable import Kind, NotableEvent
+from nntrain.log.report.run_view import RunView
 from nntrain.log.report.series import loss, metric, metrics_of, samples_per_s
-from nntrain.log.report.shown import Shown
 from nntrain.log.report.symbols import swatch, symbol
-from nntrain.log.text import LONGEST, as_float, in_a_line, number, seconds, whole
+from nntrain.log.text import LONGEST, as_float, number, one_line, seconds, whole
 from nntrain.values.history import EpochStats
 from nntrain.values.progress import Phase
 
@@ -30,16 +30,16 @@ _OUTCOMES: Final[dict[RunOutcome, str]] = {
 }
 
 
-def named(one: Shown) -> ET.Element:
-    """Make a run's name, in its colour; its id is told where one points at it."""
-    return tag("span", swatch(one.colour), tag("span", one.name), class_="run", title=in_a_line(one.run.run_id, 200))
+def run_name(one: RunView) -> ET.Element:
+    """Return a run's name, with its colour; the id is shown when the mouse is over it."""
+    return tag("span", swatch(one.colour), tag("span", one.name), class_="run", title=one_line(one.run.run_id, 200))
 
 
-def summary(runs: Sequence[Shown]) -> ET.Element:
-    """Make the table of what came out: a run a row."""
+def summary(runs: Sequence[RunView]) -> ET.Element:
+    """Return the table of results, with a row for each run."""
     names = metrics_of([one.run for one in runs])[:_MOST_METRICS]
     head = ["run", "outcome", "epochs", "best eval loss", "final loss, train", "final loss, eval"]
-    head += [f"final {in_a_line(name, 40)}, {phase}" for name in names for phase in ("train", "eval")]
+    head += [f"final {one_line(name, 40)}, {phase}" for name in names for phase in ("train", "eval")]
     head += ["duration", "lost lines", "started", "learner"]
     rows: list[ET.Element] = []
     for one in runs:
@@ -50,7 +50,7 @@ def summary(runs: Sequence[Shown]) -> ET.Element:
         lost = tag("strong", whole(run.missing)) if run.missing else "0"
         learner = run.config.get("learner")
         cells: list[Child] = [
-            named(one),
+            run_name(one),
             tag("span", _OUTCOMES[run.outcome], class_=f"outcome {run.outcome}"),
             f"{whole(_epochs_done(run))} of {whole(run.epochs)}",
             _best(run),
@@ -87,8 +87,8 @@ def _best(run: Run) -> str:
     return f"{number(best.loss)} (epoch {whole(best.epoch)})"
 
 
-def config(found: Sequence[Setting], runs: Sequence[Shown], caption: str) -> ET.Element:
-    """Make a table of settings: a run a column; a row that differs is marked, and says so."""
+def config(found: Sequence[Setting], runs: Sequence[RunView], caption: str) -> ET.Element:
+    """Return a table of settings, with a column for each run; a row whose values differ is marked."""
     rows = [
         row(
             tag(
@@ -99,12 +99,12 @@ def config(found: Sequence[Setting], runs: Sequence[Shown], caption: str) -> ET.
         )
         for one in found
     ]
-    head: list[Child] = ["setting", *(named(one) for one in runs)]
+    head: list[Child] = ["setting", *(run_name(one) for one in runs)]
     return table(head, rows, caption, class_="settings")
 
 
-def timings(runs: Sequence[Shown]) -> ET.Element:
-    """Make the table of where the time went."""
+def timings(runs: Sequence[RunView]) -> ET.Element:
+    """Return the table of timings."""
     head = ["run", "total", "in train", "in eval", "beside", "train epoch, mean", "slowest train epoch"]
     head += ["samples/s, train", "samples/s, eval"]
     rows: list[ET.Element] = []
@@ -128,33 +128,33 @@ def timings(runs: Sequence[Shown]) -> ET.Element:
             "–" if slowest is None else f"{seconds(slowest.seconds)} (epoch {whole(slowest.epoch)})",
             *(number(rate) for rate in rates),
         ]
-        rows.append(row(named(one), *cells))
+        rows.append(row(run_name(one), *cells))
     return table(head, rows, "Timings", class_="numbers")
 
 
-def happened(runs: Sequence[Shown]) -> ET.Element:
-    """Make the table of what happened in each run; of a kind that comes often, its first."""
+def notable(runs: Sequence[RunView]) -> ET.Element:
+    """Return the table of notable events; of a frequent kind, only the first ones."""
     rows: list[ET.Element] = []
     for one in runs:
         count: Counter[Kind] = Counter()
-        for happening in one.happenings:
-            count[happening.kind] += 1
-            if count[happening.kind] <= _MOST_OF_A_KIND:
-                rows.append(_happened(one, happening))
+        for event in one.notable:
+            count[event.kind] += 1
+            if count[event.kind] <= _MOST_OF_A_KIND:
+                rows.append(_notable_row(one, event))
         for kind, seen in count.items():
             if seen > _MOST_OF_A_KIND:
                 left = f"and {seen - _MOST_OF_A_KIND:,} more of this kind; the log has all"
-                rows.append(row(named(one), _kind(kind), left, "", "", ""))
+                rows.append(row(run_name(one), _kind(kind), left, "", "", ""))
     return table(["run", "what", "in words", "after", "where", "step"], rows, "What happened", class_="happened")
 
 
-def _happened(one: Shown, happening: Happening) -> ET.Element:
-    line, detail = happening.line, happening.detail
+def _notable_row(one: RunView, event: NotableEvent) -> ET.Element:
+    line, detail = event.line, event.detail
     more = tag("details", tag("summary", "more"), tag("span", detail[:LONGEST], class_="text")) if detail else None
     return row(
-        named(one),
-        _kind(happening.kind),
-        tag("td", long_text(happening.text), more, class_="words"),
+        run_name(one),
+        _kind(event.kind),
+        tag("td", long_text(event.text), more, class_="words"),
         seconds(line.elapsed_s),
         f"epoch {whole(line.epoch)}, {line.phase}, batch {whole(line.batch)}",
         whole(line.step),
@@ -165,8 +165,8 @@ def _kind(kind: Kind) -> ET.Element:
     return tag("span", symbol(kind), tag("span", "custom event" if kind == "other" else kind), class_=f"kind {kind}")
 
 
-def phases(one: Shown) -> Iterator[Child]:
-    """Yield a run's finished phases as a table, folded away."""
+def phases(one: RunView) -> ET.Element:
+    """Return the table of a run's finished phases, which opens at a click."""
     names = metrics_of([one.run])[:_MOST_METRICS]
     history = one.run.history
     shown: Sequence[EpochStats] = history
@@ -175,7 +175,7 @@ def phases(one: Shown) -> Iterator[Child]:
         half = _MOST_PHASES // 2
         note = tag("p", f"The first and the last {half} of {len(history):,} phases; the log has all.", class_="note")
         shown = (*shown[:half], *shown[-half:])
-    head = ["epoch", "phase", "loss", *(in_a_line(name, 40) for name in names)]
+    head = ["epoch", "phase", "loss", *(one_line(name, 40) for name in names)]
     head += ["samples", "batches", "seconds", "samples/s"]
     rows = [
         row(
@@ -191,9 +191,9 @@ def phases(one: Shown) -> Iterator[Child]:
         for stats in shown
     ]
     count = f" · {len(history):,} finished phases"
-    yield tag(
+    return tag(
         "details",
-        tag("summary", named(one), count),
+        tag("summary", run_name(one), count),
         note,
         table(head, rows, f"The phases of {one.name}", class_="numbers"),
         class_="phases",

@@ -15,7 +15,7 @@ from nntrain.log.line import Line
 from nntrain.log.terminal import words
 from nntrain.log.terminal.gauge import Gauge
 from nntrain.log.terminal.screen import Printable, Screen, marked
-from nntrain.log.text import in_a_line
+from nntrain.log.text import one_line
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Bar:
             Text(self.left(), style="cyan"),
             Text("" if gauge.loss is None else f"loss {words.number(gauge.loss)}", style="green"),
             Text("" if rate is None else f"{words.whole(rate)} samples/s", style="magenta"),
-            *(Text(f"{in_a_line(name, 24)} {words.number(value)}") for name, value in gauge.metrics.items()),
+            *(Text(f"{one_line(name, 24)} {words.number(value)}") for name, value in gauge.metrics.items()),
         ]
         return Text("  ").join(part for part in parts if part)
 

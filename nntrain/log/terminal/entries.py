@@ -17,7 +17,7 @@ from nntrain.log.replay import Run
 from nntrain.log.sentences import sentence
 from nntrain.log.terminal import words
 from nntrain.log.terminal.screen import Screen
-from nntrain.log.text import in_a_line, word
+from nntrain.log.text import one_line, word
 from nntrain.values.log_event import CheckpointLoaded, CheckpointSaved, LogEvent, RolledBack, WarningEvent
 
 _KINDS: Final[Mapping[type[LogEvent], str]] = {
@@ -91,7 +91,7 @@ def write_lost(screen: Screen, count: int, mark: str = "") -> None:
 def write_other_names(screen: Screen, names: Counter[str], mark: str = "") -> None:
     """Print how many events that are not nntrain's there are of each name, if any."""
     if names:
-        shown = [f"{words.whole(count)} × {in_a_line(name, 60)}" for name, count in names.most_common(_MOST_NAMES)]
+        shown = [f"{words.whole(count)} × {one_line(name, 60)}" for name, count in names.most_common(_MOST_NAMES)]
         if len(names) > _MOST_NAMES:
             shown.append(f"{words.whole(len(names) - _MOST_NAMES)} more names")
         screen.entry("events", Text(", ".join(shown)), mark)

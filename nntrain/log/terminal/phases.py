@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nntrain.log.terminal import words
-from nntrain.log.text import as_float, in_a_line
+from nntrain.log.text import as_float, one_line
 from nntrain.values.history import EpochStats
 
 _GAP: Final = 2
@@ -90,7 +90,7 @@ def _cells(stats: EpochStats) -> dict[str, str]:
 
 
 def _heading(name: str) -> str:
-    return in_a_line(name, 24)
+    return one_line(name, 24)
 
 
 def _total(widths: Columns, keys: Iterable[str]) -> int:

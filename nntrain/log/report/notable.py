@@ -1,4 +1,4 @@
-"""What happened in a run beside its phases and batches: verdicts, checkpoints, failures, resumptions, warnings."""
+"""The notable events of a run: verdicts, checkpoints, failures, resumptions, warnings, custom events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nntrain.log.line import Line
 from nntrain.log.replay import Run
 from nntrain.log.report.series import Scale
 from nntrain.log.sentences import sentence
-from nntrain.log.text import in_a_line
+from nntrain.log.text import one_line
 from nntrain.values.log_event import CheckpointLoaded, CheckpointSaved, RolledBack, WarningEvent
 
 Kind = Literal["verdict", "checkpoint", "failure", "resumption", "warning", "other", "nonfinite"]
@@ -20,17 +20,17 @@ Kind = Literal["verdict", "checkpoint", "failure", "resumption", "warning", "oth
 SYMBOLS: Final[dict[Kind, str]] = {
     "verdict": "diamond",
     "checkpoint": "square",
-    "failure": "x",
     "resumption": "triangle-right",
     "warning": "triangle-up",
+    "failure": "x",
     "nonfinite": "circle-x-open",
 }
-"""plotly's symbols of what is marked on the curves."""
+"""plotly's symbols for the kinds that are marked on the curves, in the order of the legend."""
 
 
 @dataclass(frozen=True)
-class Happening:
-    """Something that happened: a kind, the line that tells it, it in words, and what there is beside."""
+class NotableEvent:
+    """A notable event: its kind, its line, a sentence about it, and details such as a traceback."""
 
     kind: Kind
     line: Line
@@ -40,7 +40,7 @@ class Happening:
 
 @dataclass(frozen=True)
 class Mark:
-    """A mark at `x` epochs: of one happening, or of many of a kind that lie too near each other to be told apart."""
+    """A mark at `x` epochs: of one event, or of several of one kind that are too close to be drawn apart."""
 
     kind: Kind
     x: float
@@ -48,44 +48,49 @@ class Mark:
     count: int = 1
 
 
-def happenings(run: Run) -> tuple[Happening, ...]:
-    """Give what happened in a run, in order."""
-    return tuple(found for line in run.events if (found := _happening(line)) is not None)
+def label(kind: Kind) -> str:
+    """Return the name of a kind that is marked on the curves."""
+    return "no finite number" if kind == "nonfinite" else kind
 
 
-def _happening(line: Line) -> Happening | None:
+def notable_events(run: Run) -> tuple[NotableEvent, ...]:
+    """Return the notable events of a run, in order."""
+    return tuple(found for line in run.events if (found := _notable_event(line)) is not None)
+
+
+def _notable_event(line: Line) -> NotableEvent | None:
     match line.event:
         case CancelledEvent():
-            return Happening("verdict", line, sentence(line))
+            return NotableEvent("verdict", line, sentence(line))
         case CheckpointSaved(digest=digest):
-            return Happening("checkpoint", line, sentence(line), digest)
+            return NotableEvent("checkpoint", line, sentence(line), digest)
         case CheckpointLoaded(digest=digest):
-            return Happening("resumption", line, sentence(line), digest)
+            return NotableEvent("resumption", line, sentence(line), digest)
         case FitStarted(resumed=True) | HistoryReplaced() | RolledBack():
-            return Happening("resumption", line, sentence(line))
+            return NotableEvent("resumption", line, sentence(line))
         case WarningEvent():
-            return Happening("warning", line, sentence(line))
+            return NotableEvent("warning", line, sentence(line))
         case RunFailed(traceback=traceback):
-            return Happening("failure", line, sentence(line), traceback)
+            return NotableEvent("failure", line, sentence(line), traceback)
         case event if not isinstance(event, OWN):
-            return Happening("other", line, sentence(line))
+            return NotableEvent("other", line, sentence(line))
         case _:
             return None
 
 
-def marks(run: Run, found: Iterable[Happening]) -> tuple[Mark, ...]:
-    """Give the marks of what happened."""
+def marks(run: Run, found: Iterable[NotableEvent]) -> tuple[Mark, ...]:
+    """Return the marks of notable events."""
     scale = Scale(run)
     kinds: dict[Kind, list[Mark]] = {}
     for one in found:
         if one.kind in SYMBOLS:
-            mark = Mark(one.kind, scale.mark(one.line), (in_a_line(one.text, 180),))
+            mark = Mark(one.kind, scale.mark(one.line), (one_line(one.text, 180),))
             kinds.setdefault(one.kind, []).append(mark)
-    return tuple(mark for same in kinds.values() for mark in merged(same))
+    return tuple(mark for same in kinds.values() for mark in merge(same))
 
 
-def merged(same: Sequence[Mark], most: int = 200) -> tuple[Mark, ...]:
-    """Make one mark of those of a kind in one place; of more than `most` places, one of each stretch of the axis."""
+def merge(same: Sequence[Mark], most: int = 200) -> tuple[Mark, ...]:
+    """Return one mark for all marks of a kind in one place; with over `most` places, one for each part of the axis."""
     places = {mark.x for mark in same}
     step = (max(places) - min(places)) / most if len(places) > most else 0.0
     ordered = sorted(same, key=lambda mark: mark.x)

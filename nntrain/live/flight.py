@@ -9,9 +9,6 @@ from torch import Tensor
 
 from nntrain.values.tensors import Tensors
 
-Step = Callable[[], None]
-"""Takes the optimizer's step, on the gradients that are there."""
-
 
 class Flight:
     """One batch on its way through a workspace.
@@ -29,13 +26,9 @@ class Flight:
         """What the learning rate is multiplied with."""
         self.closure: Callable[[], Tensor] | None = None
         """Evaluates the model again, for optimizers that ask for it."""
-        self.launch: Callable[[Step], None] | None = None
+        self.launch: Callable[[Callable[[], None]], None] | None = None
         """Takes the optimizer's step in its own way, as a recording does, given the plain way."""
         self.handle: weakref.ref[Tensors] | None = None
         """On the value after this batch. Weak: a value that nobody holds need not be made."""
         self.due: bool = False
         """Whether that value is still to be written."""
-
-    def stands_for(self, handle: Tensors) -> bool:
-        """Return whether `handle` is the one on the value after this batch."""
-        return self.handle is not None and self.handle() is handle

@@ -36,6 +36,8 @@ class ForwardWrites:
         """What an embedding writes when a row of it grows too long, which may be later."""
         self._silent: dict[bool, list[Tensor]] = {}
         """What it writes without torch's version counters noticing; in training, and in eval, once seen."""
+        self.nothing: set[bool] = set()
+        """For training, and for eval, once a pass has shown that there is nothing to watch."""
         self._old: list[Tensor] = []
         self._old_versions: list[int] = []
 
@@ -82,6 +84,8 @@ class ForwardWrites:
             self.keep_identity()
         if training not in self._silent:
             self._probe(training)
+            if not (self._watched or self._homes or self._empty_homes):
+                self.nothing.add(training)
         touch(self._silent[training])
 
     def before(self, live: Mapping[str, Tensor]) -> dict[str, Tensor]:

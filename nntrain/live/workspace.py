@@ -174,7 +174,7 @@ class Workspace:
     def _settle(self, handle: Tensors) -> None:
         """Make the live tensors hold the value of a handle that is pending or live."""
         flight = self._flight
-        if flight is not None and flight.due and flight.stands_for(handle):
+        if flight is not None and flight.due and self.is_pending(handle):
             with torch.no_grad():  # the reader may be in another mode
                 self._write(flight, handle)
         elif handle.source is self:
@@ -223,37 +223,29 @@ class Workspace:
         return self._flight
 
     def compute(self, forward: Callable[[], Tensor]) -> None:
-        """Run `forward` (which returns the loss) and, in training, the backward pass.
-
-        A failure puts back what was written. Afterwards `commit` or `abandon` is due.
-        """
-        flight = self._in_flight
+        """Run `forward` (which returns the loss) and, in training, the backward pass."""
+        flight, writes = self._in_flight, self._writes
         train = flight.step is not None
-        self._writes.save()
-        try:
-            if train:
-                loss = self._backward(forward)
-                if self.needs_closure:
-                    flight.closure = self._closure_over(forward, loss.detach())
-            else:
-                forward()
-                self._writes.forwarded(training=False)
-            self._writes.ran(training=train)
-        except BaseException:
-            self._undo()
-            raise
+        watch = train not in writes.nothing
+        if watch:
+            writes.save()
+        if train:
+            loss = self._backward(forward)
+            if self.needs_closure:
+                flight.closure = self._closure_over(forward, loss.detach())
+        else:
+            forward()
+            writes.forwarded(training=False)
+        if watch:
+            writes.ran(training=train)
 
     def replay(self, recording: Callable[[], None], written: list[Tensor]) -> None:
         """Run a recording of what `compute` does. `written` are the tensors that it writes, past torch's counting."""
         self._writes.save()
         try:
-            try:
-                recording()
-            finally:
-                touch(written)
-        except BaseException:
-            self._undo()
-            raise
+            recording()
+        finally:
+            touch(written)
 
     def rehearse(self, run: Callable[[], None], *, train: bool) -> list[Tensor]:
         """Run what `compute` would, put back what it writes, and return the tensors that were written."""
@@ -317,12 +309,13 @@ class Workspace:
 
     def is_pending(self, handle: Tensors) -> bool:
         """Return whether `handle` is the one on the value after the batch in flight."""
-        return self._flight is not None and self._flight.stands_for(handle)
+        flight = self._flight
+        return flight is not None and flight.handle is not None and flight.handle() is handle
 
     def commit(self, handle: Tensors) -> None:
         """Let the optimizer write, unless a reader made it write already."""
         flight = self._flight
-        if flight is not None and flight.due and flight.stands_for(handle):
+        if flight is not None and flight.due and self.is_pending(handle):
             self._write(flight, handle)
         self._flight = None
 
@@ -334,7 +327,7 @@ class Workspace:
         handle on the value before is returned, or `reached` itself where that is lost too.
         """
         flight = self._flight
-        if flight is None or not flight.stands_for(reached):
+        if flight is None or not self.is_pending(reached):
             self.abandon()
             return reached
         self._flight = None

@@ -74,31 +74,37 @@ class Position:
 
     def state(self, tensors: Tensors) -> TrainState:
         """Return the state, with its tensors."""
-        fields, place, sums = self.start[:3]
-        if self.batch == place.batch:
-            return TrainState.of_fields({**fields, "tensors": tensors})
-        running = evolved(
-            sums,
-            weighted=self.weighted,
-            samples=sums.samples + self.samples - place.samples,
-            batches=sums.batches + self.batch - place.batch,
-            seconds=self.seconds,
-        )
-        return TrainState.of_fields({**fields, "progress": self.progress, "sums": running, "tensors": tensors})
+        place, sums = self.start.progress, self.start.sums
+        fields = self.start.fields.copy()
+        fields["tensors"] = tensors
+        if self.batch != place.batch:
+            fields["progress"] = self.progress
+            fields["sums"] = evolved(
+                sums,
+                weighted=self.weighted,
+                samples=sums.samples + self.samples - place.samples,
+                batches=sums.batches + self.batch - place.batch,
+                seconds=self.seconds,
+            )
+        return TrainState.of_fields(fields)
 
 
 class Cursor:
     """Who holds the tensors while the batches of a phase are taken: nobody else, unless a state was made and kept.
 
-    `now` is changed as one, so that no interrupt finds the counts of one value beside the tensors of another.
+    `now` is changed as one, so that no interrupt finds the counts of one value beside the tensors of another. Its last
+    is the state that is reached, where one was made.
     """
 
     __slots__ = ("now",)
 
     def __init__(self, state: TrainState) -> None:
-        self.now: tuple[Position, Tensors] = Position.of(state), state.tensors
+        self.now: tuple[Position, Tensors, TrainState | None] = Position.of(state), state.tensors, state
 
     def state(self) -> TrainState:
         """Return the state that is reached."""
-        position, tensors = self.now
-        return position.state(tensors)
+        position, tensors, state = self.now
+        if state is None:
+            state = position.state(tensors)
+            self.now = position, tensors, state
+        return state

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -170,13 +171,12 @@ class Machine(Generic[Batch]):
         watching: Sequence[Watcher] = ()
         grouped = False
         while True:
-            before, tensors = cursor.now
+            before = cursor.now[0]
             try:
                 if not telling.to_nobody:
                     watching = telling.watching(before)
                     grouped = not watching and telling.groups_next(before)
-                with self.workspace.held(tensors):
-                    del tensors
+                with self.workspace.held(cursor.now[1]):
                     found = self._batch(cursor, given, seen=bool(watching) or grouped)
                 if isinstance(found, Passed):
                     news = not telling.to_nobody and telling.has_news(cursor.now[0])
@@ -195,7 +195,8 @@ class Machine(Generic[Batch]):
             step = telling.step(found, before.progress, watching)
             if once or interrupts.pressed or step.state.progress.at != "batch":
                 return step
-            cursor = Cursor(step.state)
+            if step.state is not cursor.now[2]:
+                cursor = Cursor(step.state)
             del found, step
 
     def _batch(self, cursor: Cursor, given: tuple[Batch] | None, *, seen: bool) -> Step | Passed:
@@ -205,21 +206,22 @@ class Machine(Generic[Batch]):
         """
         began = time.perf_counter()
         workspace = self.workspace
-        before, tensors = cursor.now
+        before, tensors = cursor.now[:2]
         found = given if given is not None else self._next_batch(before)
         if found is None:
             return self._finish_phase(cursor.state())
         batch, position = to_device(found[0], workspace.device), before
         if self._before_batch:
-            asked = self._ask_before(before.state(tensors), batch)
+            asked = self._ask_before(cursor.state(), batch)
             if asked.verdict is not None:
                 return cancel(asked, "before_batch")
-            position, tensors = Position.of(asked.state), asked.state.tensors
+            if asked.state is not cursor.now[2]:
+                position, tensors = Position.of(asked.state), asked.state.tensors
             del asked
         # Where another value is brought in, or the optimizer evaluates the model while it writes, the value before has
         # a copy of its own, and is kept in case of a failure.
         kept = cursor.now[1] if workspace.needs_closure or tensors is not cursor.now[1] else None
-        verdict, by = None, ""
+        state, verdict, by = None, None, ""
         try:
             step = position.step if position.start.train else None
             flight = workspace.begin(tensors, step=step, lr_scale=position.start.lr_scale)
@@ -230,16 +232,16 @@ class Machine(Generic[Batch]):
             if self._after_batch:
                 shown = [position.state(tensors)]
                 del tensors  # only the state that is shown holds it: if that is not wanted, it is never written
-                after, verdict, by = self._ask_after(shown, batch, passed.output)
-                position, tensors = Position.of(after), after.tensors
-                del after
-            cursor.now = position, tensors  # lets the value before go, before the optimizer writes
+                same = weakref.ref(shown[0])
+                state, verdict, by = self._ask_after(shown, batch, passed.output)
+                position, tensors = position if state is same() else Position.of(state), state.tensors
+            cursor.now = position, tensors, state  # lets the value before go, before the optimizer writes
             workspace.commit(tensors)
         except BaseException:
             reached = cursor.now[1]
             remains = workspace.land(reached)
             if reached.lost is not None:
-                cursor.now = before, remains if kept is None else kept
+                cursor.now = before, remains if kept is None else kept, None
             raise
         if verdict is not None:
             return cancel(Published(cursor.state(), verdict, by), "after_batch")

@@ -144,7 +144,7 @@ class Telling:
             output=step.output if step.verdict is None else None,
             stats=step.stats,
             notes=self._news.take_notes(began.at),
-            logged=(*self._news.take_events(), *logged),
+            logged=self._news.take_events() + logged,
             lr_scale=step.lr_scale,
         )
 

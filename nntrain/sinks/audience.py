@@ -42,6 +42,9 @@ class Audience:
         in_groups = [one for one, _ in self._groups]
         self._alone = [(one, 0 if one in in_groups else every) for one, every in self._each]
         """As `_each`, less the batches that are taken in groups."""
+        every_one = bool(self._alone) and all(every == 1 for _, every in self._alone)
+        self._all = [one for one, _ in self._alone] if every_one else []
+        """All of them, where each wants every batch by itself."""
         self.group_every: int = math.gcd(*(every for _, every in self._groups))
         """N if each Nth unwatched batch may be wanted in a group, 0 where none is."""
 
@@ -58,6 +61,8 @@ class Audience:
 
         They are all who want it, if one of them wants it by itself, and nobody where it is left to groups.
         """
+        if self._all:
+            return self._all
         for alone, every in self._alone:
             if (every and not batch % every) or self._asked(alone, phase, step):
                 return [

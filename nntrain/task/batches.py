@@ -62,7 +62,7 @@ def structure(tree: object, tensors: list[Tensor]) -> object:
 
 
 def sample_count(batch: object) -> int:
-    """Count the samples of a batch: the first dimension of its first tensor that has one."""
+    """Return the number of a batch's samples: the first dimension of its first tensor that has one."""
     found = _first_length(batch)
     if found is None:
         raise DataError(f"The batch ({described(batch)}) has no tensor with a batch dimension to count samples by.")

@@ -90,10 +90,11 @@ class LiveOptimizer:
                     )
         closure = inspect.signature(self._optimizer.step).parameters.get("closure")
         self.needs_closure: bool = closure is not None and closure.default is inspect.Parameter.empty
+        self._no_grad = torch.no_grad()  # made once: that takes longer than to enter it
         self._class_step = type(self._optimizer).step
         self._unwrapped = _without(_HOOKS, self._class_step)
         if self._unwrapped is not None:
-            # In its second wrapping torch sets the grad mode, and asks for graph breaks. Steps are taken under no_grad.
+            # In its second wrapping torch sets the grad mode, which `_step` does, and asks for graph breaks.
             inner = None if self._optimizer.defaults.get("differentiable") else _without(_GRAD, self._unwrapped)
             self._unwrapped = inner or self._unwrapped
             if compiled is not None:
@@ -219,7 +220,8 @@ class LiveOptimizer:
             if self._unwrapped is None or self.hooked:
                 self._optimizer.step()
             else:
-                self._unwrapped(self._optimizer)
+                with self._no_grad:
+                    self._unwrapped(self._optimizer)
         else:
             self._optimizer.step(closure)  # type: ignore[arg-type] # torch: float, and gives it tensors
 

@@ -26,18 +26,25 @@ def evolved(record: RecordT, **changes: object) -> RecordT:
     For the machine, whose values are right by construction: validating three records anew took 2.6 % of a batch of the
     MLP in `tests.benchmarks.loop`. It is `model_copy(update=...)`, less what frozen records do not need.
     """
-    return assembled(type(record), {**record.__dict__, **changes}, record.__pydantic_fields_set__)
+    fields = record.__dict__.copy()
+    fields.update(changes)
+    return assembled(type(record), fields, record.__pydantic_fields_set__)
 
 
 def assembled(kind: type[RecordT], fields: dict[str, Any], given: set[str]) -> RecordT:
     """Return the record of all its `fields`, without validating them. `given` are the names of those that were set."""
     record = object.__new__(kind)
-    put = object.__setattr__
-    put(record, "__dict__", fields)
-    put(record, "__pydantic_fields_set__", given)
-    put(record, "__pydantic_extra__", None)
-    put(record, "__pydantic_private__", None)
+    _set_fields(record, fields)
+    _set_given(record, given)
+    _set_extra(record, None)
+    _set_private(record, None)
     return record
+
+
+_set_fields, _set_given, _set_extra, _set_private = (
+    vars(BaseModel)[slot].__set__
+    for slot in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
+)
 
 
 class FrozenMapping(Mapping[str, Value], Generic[Value]):

@@ -31,6 +31,8 @@ from nntrain.values.sums import WeightedSums
 from nntrain.values.tensors import Tensors
 from tests.test_rooms import FRONT, MAY_IMPORT, modules, room_of
 
+MODULES: Final = modules()
+
 # -- the rooms ----------------------------------------------------------------------------------------------------
 
 
@@ -45,7 +47,7 @@ def sentence(said: str) -> str:
 
 
 def docstring(module: str) -> str:
-    return ast.get_docstring(ast.parse(modules()[module].read_text())) or ""
+    return ast.get_docstring(ast.parse(MODULES[module].read_text())) or ""
 
 
 def invariant(room: str) -> str:
@@ -56,7 +58,7 @@ def invariant(room: str) -> str:
 
 
 def modules_of(room: str) -> list[str]:
-    return [name for name in modules() if room_of(name) == room]
+    return [name for name in MODULES if room_of(name) == room]
 
 
 def rooms() -> Iterator[str]:
@@ -77,7 +79,7 @@ def contents(names: Iterable[str], room: str) -> Iterator[str]:
 
 
 def all_contents() -> Iterator[str]:
-    yield from contents([name for name in modules() if name.split(".")[-1] in FRONT or name == "nntrain"], "nntrain")
+    yield from contents([name for name in MODULES if name.split(".")[-1] in FRONT or name == "nntrain"], "nntrain")
     for room in MAY_IMPORT:
         yield from contents(modules_of(room), room)
 

@@ -331,6 +331,7 @@ class Workspace:
             self.abandon()
             return reached
         self._flight = None
+        self._clear_gradients()
         if flight.due:
             self._give_up(flight, "the step to it failed before it was written")
         elif reached.lost is None:

@@ -146,9 +146,9 @@ class LiveOptimizer:
         `scale` is what the learning rate is multiplied with. After a failure `untouched` says whether anything was
         written.
         """
+        self.untouched = True
         known = len(self._optimizer.state)
         before = self._written() if self._counts else None
-        self.untouched = True
         try:
             if self._schedule is not None:
                 self._set_lr(self._schedule(number), number, scale)

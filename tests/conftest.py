@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -9,10 +10,13 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from nntrain.live import recorded as capture
+from tests.log.warm import Warm
 from tests.tape import TapeRecorder
 
-# One thread: tiny tensors gain nothing from more, and two test runs on one machine do not slow each other down.
+# One thread, here and in what tests start: tiny tensors gain nothing from more, and two test runs on one machine do not
+# slow each other down.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 settings.register_profile(
     "nntrain",
@@ -45,6 +49,14 @@ def device(request: pytest.FixtureRequest) -> torch.device:
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
     return torch.device(name)
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """A process that has imported nntrain, to start others from."""
+    made = Warm()
+    yield made
+    made.end()
 
 
 @pytest.fixture(scope="module")

@@ -498,13 +498,9 @@ def reject_all(folder: str, limit: int) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited as on Linux")
-def test_bombs_neither_take_memory_nor_time(tmp_path: Path) -> None:
-    warm = Warm()
-    try:
-        child = warm.start(reject_all, tmp_path / "child", str(tmp_path), 512 << 20)
-        assert child.wait() == 0, child.stderr.read_text()[-3000:]
-    finally:
-        warm.end()
+def test_bombs_neither_take_memory_nor_time(tmp_path: Path, warm: Warm) -> None:
+    child = warm.start(reject_all, tmp_path / "child", str(tmp_path), 512 << 20)
+    assert child.wait() == 0, child.stderr.read_text()[-3000:]
 
 
 def test_a_slot_s_record_is_held_to_what_the_slot_keeps(path: Path) -> None:

@@ -32,7 +32,7 @@ def load_digits() -> DatasetDict:
     """
     from datasets.dataset_dict import DatasetDict
 
-    packed = resources.files("nntrain.data").joinpath("digits.csv.gz").read_bytes()
+    packed = resources.files("nntrain.data.images").joinpath("digits.csv.gz").read_bytes()
     rows = gzip.decompress(packed).decode("ascii").splitlines()
     table = np.array([row.split(",") for row in rows], dtype=np.int64)
     counts, labels = table[:, :64].reshape(-1, 8, 8), table[:, 64]

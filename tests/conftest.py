@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -36,6 +37,13 @@ LONGEST = ("tests/laws/test_law_04_processes.py", "tests/typing/test_mistakes.py
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the modules that take minutes: begun last, they would have one process wait for the other."""
     items.sort(key=lambda item: item.nodeid.partition("::")[0] not in LONGEST)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen() -> None:
+    """Let the garbage collector, which many tests run, not look at the million objects of all imports each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", params=["cpu", "cuda"])

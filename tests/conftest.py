@@ -31,12 +31,22 @@ settings.register_profile("sweep", settings.get_profile("nntrain"), max_examples
 settings.load_profile("nntrain")
 
 
-LONGEST = ("tests/laws/test_law_04_processes.py", "tests/typing/test_mistakes.py", "tests/faults/test_kills.py")
+LONGEST = (
+    "tests/laws/test_law_04_processes.py",
+    "tests/typing/test_mistakes.py",
+    "tests/faults/test_kills.py",
+    "tests/cli/test_fit.py",
+    "tests/testing/test_check_others.py",
+    "tests/testing/test_check_subscriber.py",
+    "tests/update/test_lr_scale.py",
+    "tests/live/test_compiled.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the modules that take minutes: begun last, they would have one process wait for the other."""
-    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in LONGEST)
+    """Begin with the modules that take longest: begun last, they would have one process wait for the other."""
+    ranks = {module: rank for rank, module in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(LONGEST)))
 
 
 @pytest.fixture(scope="module", autouse=True)

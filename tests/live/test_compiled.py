@@ -76,6 +76,7 @@ def test_with_eager_kernels_the_bits_are_the_plain_ones(device: torch.device, mo
     assert state == plain
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 def test_inductors_code_trains_alike_and_always_the_same() -> None:
     plain = learner_of().fit(2, print_stats=False).state

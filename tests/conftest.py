@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -9,10 +11,13 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from nntrain.live import recorded as capture
+from tests.log.warm import Warm
 from tests.tape import TapeRecorder
 
-# One thread: tiny tensors gain nothing from more, and two test runs on one machine do not slow each other down.
+# One thread, here and in what tests start: tiny tensors gain nothing from more, and two test runs on one machine do not
+# slow each other down.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 settings.register_profile(
     "nntrain",
@@ -26,12 +31,29 @@ settings.register_profile("sweep", settings.get_profile("nntrain"), max_examples
 settings.load_profile("nntrain")
 
 
-LONGEST = ("tests/laws/test_law_04_processes.py", "tests/typing/test_mistakes.py", "tests/faults/test_kills.py")
+LONGEST = (
+    "tests/laws/test_law_04_processes.py",
+    "tests/typing/test_mistakes.py",
+    "tests/faults/test_kills.py",
+    "tests/cli/test_fit.py",
+    "tests/testing/test_check_others.py",
+    "tests/testing/test_check_subscriber.py",
+    "tests/update/test_lr_scale.py",
+    "tests/live/test_compiled.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the modules that take minutes: begun last, they would have one process wait for the other."""
-    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in LONGEST)
+    """Begin with the modules that take longest: begun last, they would have one process wait for the other."""
+    ranks = {module: rank for rank, module in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(LONGEST)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen() -> None:
+    """Let the garbage collector, which many tests run, not look at the million objects of all imports each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", params=["cpu", "cuda"])
@@ -45,6 +67,14 @@ def device(request: pytest.FixtureRequest) -> torch.device:
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
     return torch.device(name)
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """A process that has imported nntrain, to start others from."""
+    made = Warm()
+    yield made
+    made.end()
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import pickle
 import resource
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -87,14 +87,6 @@ def there_and_back(state: TrainState, learner: Learner[Any], folder: Path) -> Tr
     assert verify(folder / "state.safetensors").progress == state.progress
     assert sorted(path.name for path in folder.iterdir()) == ["state.safetensors"]
     return back
-
-
-@pytest.fixture(scope="module")
-def warm() -> Iterator[Warm]:
-    """What starts real processes."""
-    made = Warm()
-    yield made
-    made.end()
 
 
 # -- models and optimizers ------------------------------------------------------------------------------------------

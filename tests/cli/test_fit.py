@@ -317,7 +317,10 @@ def test_another_batch_size_is_refused_amid_an_epoch() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX")
-@pytest.mark.parametrize(("number", "code", "said"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [pytest.param("SIGINT", 130, "interrupted", marks=pytest.mark.sweep), ("SIGTERM", 143, "terminated")],
+)
 def test_a_signal_leaves_a_last_checkpoint_to_go_on_from(tmp_path: Path, number: str, code: int, said: str) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     command = ["--epochs", "100", "--batch-size", "4", "--checkpoint-dir", "run"]

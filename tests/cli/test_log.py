@@ -274,7 +274,14 @@ def test_follow_shows_a_run_while_it_is_written() -> None:
     assert b"\x1b" not in out
 
 
-@pytest.mark.parametrize("arguments", [("show", "run.jsonl"), ("replay", "run.jsonl"), ("follow", "run.jsonl")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("show", "run.jsonl"),
+        pytest.param(("replay", "run.jsonl"), marks=pytest.mark.sweep),
+        pytest.param(("follow", "run.jsonl"), marks=pytest.mark.sweep),
+    ],
+)
 def test_a_reader_that_goes_away_ends_it_quietly(arguments: tuple[str, ...]) -> None:
     written(Path("run.jsonl"), [line for number in range(9) for line in scripted(number, epochs=200)])
     process = start(*arguments)

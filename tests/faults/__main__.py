@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from tests.faults.killing import Killer
+from tests.log.warm import Warm
 
 
 def main() -> None:
@@ -18,13 +19,14 @@ def main() -> None:
     options = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        killer = Killer(Path(folder), options.seed)
+        warm = Warm()
+        killer = Killer(Path(folder), options.seed, warm)
         try:
             while killer.tally.runs < options.runs:
                 killer.run()
                 print(f"\r{killer.tally}, {time.monotonic() - began:.0f} s", end="", flush=True)
         finally:
-            killer.end()
+            warm.end()
     print("; each ended with the bits of the run that nobody killed")
 
 

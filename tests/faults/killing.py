@@ -50,17 +50,13 @@ class Tally:
 class Killer:
     """Starts trainings in real processes, and kills them at random moments."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, warm: Warm) -> None:
         self.tally = Tally()
         self._folder = folder
         self._random = random.Random(seed)
-        self._warm = Warm()
+        self._warm = warm
         self._straight: dict[str, Straight] = {}
         self._begun = 0
-
-    def end(self) -> None:
-        """End the process that the others come from."""
-        self._warm.end()
 
     def run(self) -> None:
         """Have one run killed up to three times, and check how it ends. Each run is of the next kind."""

@@ -62,8 +62,8 @@ from tests.laws.test_law_04_resume import SkipEveryThird
 from tests.log.warm import Warm
 from tests.tape import TapeRecorder
 
-EXAMPLES: Final = max(1, settings.default.max_examples // 25) if settings.default else 2
-"""Of each kind of data: two, and twenty with --hypothesis-profile=sweep."""
+EXAMPLES: Final = max(2, settings.default.max_examples // 25) if settings.default else 2
+"""Of each kind of data in the sweep: two, and twenty with --hypothesis-profile=sweep. Half of them otherwise."""
 
 # -- what subscribers do --------------------------------------------------------------------------------------------
 
@@ -514,14 +514,6 @@ def go_on_again(folder: str, first_fit: int) -> None:
 # -- the law --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def warm() -> Iterator[Warm]:
-    """A process that has trained nothing of a configuration, and forks those that do."""
-    made = Warm()
-    yield made
-    made.end()
-
-
 def start(warm: Warm, run: Run, function: Callable[..., None], folder: Path, *arguments: int) -> None:
     """Run a function in a new process, to its end. A device cannot be used in one that was forked."""
     if run.device == "cpu":
@@ -587,10 +579,11 @@ def same(run: Run, straight: dict[str, Any], number: int, told: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("data", LOADERS)
+@pytest.mark.parametrize("examples", [EXAMPLES // 2, pytest.param(EXAMPLES, marks=pytest.mark.sweep)])
 def test_law_every_transition_can_be_gone_on_from_in_a_new_process(
-    warm: Warm, tmp_path_factory: pytest.TempPathFactory, data: str
+    warm: Warm, tmp_path_factory: pytest.TempPathFactory, data: str, examples: int
 ) -> None:
-    @settings(max_examples=EXAMPLES)
+    @settings(max_examples=examples)
     @given(run=runs(data))
     def law(run: Run) -> None:
         check(warm, run, tmp_path_factory.mktemp("law4") / "run")
@@ -598,9 +591,10 @@ def test_law_every_transition_can_be_gone_on_from_in_a_new_process(
     law()
 
 
-def test_law_with_all_that_subscribers_do_over_two_fits(warm: Warm, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.sweep)])
+def test_law_with_all_that_subscribers_do_over_two_fits(warm: Warm, tmp_path: Path, workers: int) -> None:
     """What the drawn ones may miss: everything at once, and batches that are never of one size."""
-    run = Run("torch", "conv", "adamw", 0.05, 8, 5, 3, tuple(SUBSCRIBERS), seed=31, more=1, hops=3, workers=1)
+    run = Run("torch", "conv", "adamw", 0.05, 8, 5, 3, tuple(SUBSCRIBERS), seed=31, more=1, hops=3, workers=workers)
     check(warm, run, tmp_path / "run")
     told = json.loads((tmp_path / "run" / "straight.json").read_text())
     events = {line["event"] for line in told["lines"]}
@@ -609,6 +603,7 @@ def test_law_with_all_that_subscribers_do_over_two_fits(warm: Warm, tmp_path: Pa
     assert told["first_fit"] < len(told["course"])
 
 
+@pytest.mark.sweep
 def test_law_from_a_device_to_a_new_process(warm: Warm, tmp_path: Path, device: torch.device) -> None:
     subs = ("averages", "rolls", "skips")
     check(warm, Run("torch", "conv", "adamw", subs=subs, more=1, device=str(device), capture=True), tmp_path / "run")

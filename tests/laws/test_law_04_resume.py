@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
+import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 from torch import Tensor
@@ -103,13 +104,15 @@ def shown(told: list[Transition]) -> list[object]:
     ]
 
 
-@given(
+drawn_runs = given(
     setup=setups(models=("linear", "mlp", "tied", "conv", "dropout")),
     data=st.sampled_from(["list", "keyed", "torch"]),
     stopping=st.booleans(),
     seed=st.integers(0, 5),
 )
-def test_every_transition_of_a_fit_can_be_gone_on_from(
+
+
+def every_transition_of_a_fit_can_be_gone_on_from(
     device: torch.device, setup: Setup, data: str, stopping: bool, seed: int
 ) -> None:
     setup = setup.on(device)
@@ -125,6 +128,14 @@ def test_every_transition_of_a_fit_can_be_gone_on_from(
         resumed = fit_step(run.learner(again), copy.deepcopy(transition.state))
         assert_same(resumed, straight)
         assert shown(again) == course[index + 1 :]
+
+
+test_every_transition_of_a_fit_can_be_gone_on_from = settings(max_examples=15)(
+    drawn_runs(every_transition_of_a_fit_can_be_gone_on_from)
+)
+test_every_transition_of_many_fits_can_be_gone_on_from = pytest.mark.sweep(
+    drawn_runs(every_transition_of_a_fit_can_be_gone_on_from)
+)
 
 
 @given(setup=setups(), seed=st.integers(0, 3), first=st.integers(0, 2), second=st.integers(1, 2))

@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, assert_never, cast
 
+import pytest
 import torch
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 from torch import Tensor, nn
@@ -274,14 +275,15 @@ def seed_metric(preds: Tensor, target: Tensor) -> Tensor:
     return (preds.argmax(1) == target).float().mean()
 
 
-@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
+drawn_programs = given(
     program=plans(),
     epochs=st.sampled_from([3, 2, 1, 0, 3, 2]),
     train=st.sampled_from(SIZES),
     valid=st.sampled_from(SIZES),
 )
-def test_same_trace_lines_and_weights_as_the_seed(
+
+
+def same_trace_lines_and_weights_as_the_seed(
     device: torch.device, program: tuple[Plan, ...], epochs: int, *, train: tuple[int, ...], valid: tuple[int, ...]
 ) -> None:
     seeds_model, seeds_file, seeds_trace = model(), io.StringIO(), list[Call]()
@@ -333,6 +335,14 @@ def test_same_trace_lines_and_weights_as_the_seed(
     assert outcome.state.progress.step == seeds.step
     for scope in {call.cancels for call in trace} - {None}:
         event(f"cancels {scope}")
+
+
+test_same_trace_lines_and_weights_as_the_seed = settings(max_examples=200)(
+    drawn_programs(same_trace_lines_and_weights_as_the_seed)
+)
+test_same_trace_lines_and_weights_as_the_seed_in_2000_programs = pytest.mark.sweep(
+    settings(max_examples=2000)(drawn_programs(same_trace_lines_and_weights_as_the_seed))
+)
 
 
 def test_the_oracle_itself_cancels_scope_by_scope() -> None:

@@ -46,16 +46,16 @@ def when_all_are_there(go: str) -> None:
         time.sleep(0.0005)
 
 
-def trains_ten_thousand_batches(path: str, go: str, seed: int) -> None:
+def trains_500_batches_an_epoch(path: str, go: str, seed: int, epochs: int) -> None:
     with JsonLog(path, every="all", sync="never") as log:
         learner = learner_of(log, batches=BATCHES[:1] * 500)
         when_all_are_there(go)
-        learner.fit(20, seed=seed, print_stats=False)
+        learner.fit(epochs, seed=seed, print_stats=False)
 
 
-def started(warm: Warm, tmp_path: Path, function: Callable[..., None], path: Path) -> list[Child]:
+def started(warm: Warm, tmp_path: Path, function: Callable[..., None], path: Path, *more: int) -> list[Child]:
     """Start two processes at once."""
-    children = [warm.start(function, tmp_path / str(n), str(path), str(tmp_path / "go"), n) for n in range(2)]
+    children = [warm.start(function, tmp_path / str(n), str(path), str(tmp_path / "go"), n, *more) for n in range(2)]
     (tmp_path / "go").touch()
     return children
 
@@ -65,18 +65,21 @@ def turns(lines: list[dict[str, Any]]) -> int:
     return sum(one["run_id"] != other["run_id"] for one, other in pairwise(lines))
 
 
-def test_two_processes_write_ten_thousand_lines_each_into_one_file_and_none_is_torn(tmp_path: Path, warm: Warm) -> None:
+@pytest.mark.parametrize("epochs", [4, pytest.param(20, marks=pytest.mark.sweep)], ids=["two thousand", "ten thousand"])
+def test_two_processes_write_thousands_of_lines_each_into_one_file_and_none_is_torn(
+    tmp_path: Path, warm: Warm, epochs: int
+) -> None:
     path = tmp_path / "run.jsonl"
-    for child in started(warm, tmp_path, trains_ten_thousand_batches, path):
+    for child in started(warm, tmp_path, trains_500_batches_an_epoch, path, epochs):
         assert child.wait() == 0, child.stderr.read_text()
         assert child.stderr.read_text() == ""
     lines = lines_of(path)
     runs = by_run(lines)
     assert len(runs) == 2
     for run in runs.values():
-        assert counts(run) == list(range(20 * (500 + 2 + 4) + 4))
-        assert sum(line["event"] == "batch_finished" and line["phase"] == "train" for line in run) == 10_000
-    assert turns(lines) > 40, "they wrote at the same time"
+        assert counts(run) == list(range(epochs * (500 + 2 + 4) + 4))
+        assert sum(line["event"] == "batch_finished" and line["phase"] == "train" for line in run) == epochs * 500
+    assert turns(lines) > 2 * epochs, "they wrote at the same time"
 
 
 LENGTHS: Final = (100, 5_000, 70_000, 400_000, 3_000)

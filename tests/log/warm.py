@@ -89,12 +89,15 @@ def _run(request: dict[str, Any]) -> int:
 
 
 def _serve() -> None:
+    import gc
+
     import torch
 
     from tests.log.trained import learner_of
 
     torch.set_num_threads(1)
     learner_of().fit(1, print_stats=False)  # the first training imports the half of torch
+    gc.freeze()  # what the children have of it is not theirs to collect
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:

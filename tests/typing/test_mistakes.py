@@ -17,10 +17,16 @@ from typing import Any, Final, NamedTuple
 import mypy.version
 import pytest
 
+from tests.typing.strict import CACHE, STRICT
+
 ROOT: Final = Path(__file__).parents[2]
 FILES: Final = sorted((ROOT / "tests" / "typing" / "mistakes").glob("*.py"))
 MAJOR, MINOR = map(int, mypy.version.__version__.split(".")[:2])
-VERSIONS: Final = (None, f"{MAJOR}.{MINOR - 1}", f"{MAJOR}.{MINOR - 2}")
+VERSIONS: Final = [
+    pytest.param(None, id="current"),
+    pytest.param(f"{MAJOR}.{MINOR - 1}", id="one minor version ago", marks=pytest.mark.sweep),
+    pytest.param(f"{MAJOR}.{MINOR - 2}", id="two minor versions ago", marks=pytest.mark.sweep),
+]
 """The mypy at hand, and its two minor versions before."""
 
 
@@ -57,24 +63,24 @@ class Said(NamedTuple):
     notes: list[tuple[int, str]]
 
 
-@pytest.fixture(scope="module", params=VERSIONS, ids=["current", "one minor version ago", "two minor versions ago"])
+@pytest.fixture(scope="module", params=VERSIONS)
 def said(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
     """Run mypy over all files, strict and without plugins; give its messages for each."""
     version: str | None = request.param
     folder = tmp_path_factory.mktemp("mypy")
-    (folder / "mypy.ini").write_text("[mypy]\npython_version = 3.11\nstrict = True\n")
-    command = [sys.executable, "-m", "mypy"]
+    (folder / "mypy.ini").write_text(STRICT)
+    command, cache = [sys.executable, "-m", "mypy"], CACHE
     if version is not None:
         uv = shutil.which("uv")
         if uv is None:
             pytest.skip("uv, which brings other versions of mypy, is not here")
-        command = [uv, "tool", "run", "--from", f"mypy=={version}.*", "mypy"]
+        command, cache = [uv, "tool", "run", "--from", f"mypy=={version}.*", "mypy"], folder / "cache"
         found = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=300, check=False)
         if found.returncode:
             pytest.skip(f"mypy {version} cannot be had here")
         assert f"mypy {version}." in found.stdout
     options = ["--config-file", str(folder / "mypy.ini"), "--python-executable", sys.executable, "--no-error-summary"]
-    options += ["--cache-dir", str(folder / "cache"), "--no-pretty"]
+    options += ["--cache-dir", str(cache), "--no-pretty"]
     command += [*options, "tests/typing/mistakes"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert not done.stderr, done.stderr

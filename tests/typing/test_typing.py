@@ -11,14 +11,23 @@ from typing import Final
 import pytest
 from mypy import api
 
+from tests.typing.strict import CACHE, STRICT
+
 ROOT: Final = Path(__file__).parents[2]
 ACCEPTED: Final = Path(__file__).parent / "accepted.py"
 
 
-@pytest.mark.parametrize("plugin", ["plugins = pydantic.mypy", ""], ids=["with pydantic's plugin", "without"])
+@pytest.mark.parametrize(
+    "plugin",
+    [
+        pytest.param("plugins = pydantic.mypy\n", id="with pydantic's plugin", marks=pytest.mark.sweep),
+        pytest.param("", id="without"),
+    ],
+)
 def test_what_is_right_is_accepted(tmp_path: Path, plugin: str) -> None:
-    (tmp_path / "mypy.ini").write_text(f"[mypy]\npython_version = 3.11\nstrict = True\n{plugin}\n")
-    options = ["--config-file", str(tmp_path / "mypy.ini"), "--cache-dir", str(tmp_path / "cache")]
+    (tmp_path / "mypy.ini").write_text(STRICT + plugin)
+    cache = tmp_path / "cache" if plugin else CACHE
+    options = ["--config-file", str(tmp_path / "mypy.ini"), "--cache-dir", str(cache)]
     said, errors, code = api.run([*options, str(ACCEPTED)])
     assert code == 0, said + errors
 

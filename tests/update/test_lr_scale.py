@@ -184,13 +184,19 @@ MAKES: dict[str, Make] = {
     "halving anew": HalvingAnew,
 }
 makes = pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
+FEW = {"SGD", "AdamW", "Rprop"}
+"""What is tried always; the sweep tries all others that torch has."""
+optim_classes = pytest.mark.parametrize(
+    "optim_class",
+    [pytest.param(one, id=one.__name__, marks=[pytest.mark.sweep] * (one.__name__ not in FEW)) for one in CLASSES],
+)
 
 
 # -- the hand-written loop ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lr", [0.05, falling], ids=["constant", "schedule"])
-@pytest.mark.parametrize("optim_class", CLASSES, ids=lambda one: one.__name__)
+@optim_classes
 @settings(max_examples=12)
 @given(event=st.sampled_from(EVENTS), at=st.integers(0, STEPS), factor=st.sampled_from([0.3, 0.5, 3.0, 0.0]))
 def test_scaled_at_any_event_it_is_the_hand_written_loop(
@@ -382,7 +388,7 @@ def compiled_of(make: Make, options: Any, subs: Sequence[Subscriber[Batch]] = ()
     return learner_of(make, compile=options, subs=subs)
 
 
-@pytest.mark.parametrize("optim_class", CLASSES, ids=lambda one: one.__name__)
+@optim_classes
 def test_compiled_steps_are_scaled_alike(optim_class: type[torch.optim.Optimizer]) -> None:
     model, make = made(optim_class)
     states = []
@@ -397,6 +403,7 @@ def test_compiled_steps_are_scaled_alike(optim_class: type[torch.optim.Optimizer
         assert compiled[name].isfinite().all()
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 def test_inductors_code_is_scaled_and_always_the_same() -> None:
     make = MAKES["momentum"]
@@ -408,7 +415,14 @@ def test_inductors_code_is_scaled_and_always_the_same() -> None:
     assert learner.fit(2, print_stats=False).state == state
 
 
-@pytest.mark.parametrize("make", [MAKES["momentum"], torch.optim.Adam, with_tensor], ids=["momentum", "adam", "tensor"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(MAKES["momentum"], id="momentum"),
+        pytest.param(torch.optim.Adam, id="adam", marks=pytest.mark.sweep),
+        pytest.param(with_tensor, id="tensor", marks=pytest.mark.sweep),
+    ],
+)
 def test_a_compiled_training_resumes_with_its_bits(make: Make) -> None:
     learner = compiled_of(make, {"backend": "aot_eager"}, [scaling("before_batch", 2, 0.3)])
     state = learner.init(epochs=2)
@@ -490,7 +504,7 @@ CAPTURED: dict[str, tuple[Make, bool]] = {
 
 
 @pytest.mark.parametrize("listening", [False, True])
-@pytest.mark.parametrize("at", [0, 1, 2, 3, 8, 15])
+@pytest.mark.parametrize("at", [0, 3, *(pytest.param(at, marks=pytest.mark.sweep) for at in (1, 2, 8, 15))])
 @pytest.mark.parametrize("name", CAPTURED)
 def test_recorded_steps_are_scaled_alike(recordings: list[int], name: str, at: int, listening: bool) -> None:
     make, recorded = CAPTURED[name]

@@ -120,11 +120,10 @@ WHOLE = [
 ]
 
 
-@settings(max_examples=300)
-@given(content=st.sampled_from(WHOLE), data=st.data())
-def test_law_a_damaged_file_gives_what_pil_gives_or_is_refused_as_pil_refuses(
-    content: bytes, data: st.DataObject
-) -> None:
+drawn_files = given(content=st.sampled_from(WHOLE), data=st.data())
+
+
+def a_damaged_file_gives_what_pil_gives_or_is_refused_as_pil_refuses(content: bytes, data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(content) - 1))
     match data.draw(st.sampled_from(["cut", "byte", "added", "lost"])):
         case "cut":
@@ -142,6 +141,14 @@ def test_law_a_damaged_file_gives_what_pil_gives_or_is_refused_as_pil_refuses(
             decoder.pixels(encoded(damaged), 0, "image")
     else:
         assert np.array_equal(decoder.pixels(encoded(damaged), 0, "image"), expected)
+
+
+test_law_a_damaged_file_gives_what_pil_gives_or_is_refused_as_pil_refuses = settings(max_examples=50)(
+    drawn_files(a_damaged_file_gives_what_pil_gives_or_is_refused_as_pil_refuses)
+)
+test_law_300_damaged_files_give_what_pil_gives_or_are_refused_as_pil_refuses = pytest.mark.sweep(
+    settings(max_examples=300)(drawn_files(a_damaged_file_gives_what_pil_gives_or_is_refused_as_pil_refuses))
+)
 
 
 @pytest.mark.parametrize(

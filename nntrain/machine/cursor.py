@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from nntrain.values.key import Key
 from nntrain.values.progress import Phase, Progress
-from nntrain.values.record import evolved
+from nntrain.values.record import assembled, evolved
 from nntrain.values.state import TrainState
 from nntrain.values.sums import Sums, WeightedSums
 from nntrain.values.tensors import Tensors
@@ -16,6 +16,7 @@ class Start(NamedTuple):
     """The state that a position counts on from, without its tensors, and what stays as it is meanwhile."""
 
     fields: dict[str, Any]
+    given: set[str]
     progress: Progress
     sums: Sums
     key: Key
@@ -50,7 +51,9 @@ class Position:
         del fields["tensors"]
         place, sums = state.progress, state.sums
         train = place.phase == "train"
-        start = Start(fields, place, sums, state.key, place.phase, train, place.epoch, state.lr_scale)
+        start = Start(
+            fields, state.model_fields_set, place, sums, state.key, place.phase, train, place.epoch, state.lr_scale
+        )
         return cls(start, place.batch, place.step, place.samples, sums.weighted, sums.seconds)
 
     def after(self, samples: int, weighted: WeightedSums, seconds: float) -> Position:
@@ -58,11 +61,6 @@ class Position:
         start = self.start
         step = self.step + start.train
         return Position(start, self.batch + 1, step, self.samples + samples, weighted, self.seconds + seconds)
-
-    @property
-    def logged(self) -> bool:
-        """Whether the state has events for the sinks."""
-        return bool(self.start.fields["logged"])
 
     @property
     def progress(self) -> Progress:
@@ -78,7 +76,7 @@ class Position:
         fields = self.start.fields.copy()
         fields["tensors"] = tensors
         if self.batch != place.batch:
-            fields["progress"] = self.progress
+            fields["progress"] = evolved(place, batch=self.batch, step=self.step, samples=self.samples)
             fields["sums"] = evolved(
                 sums,
                 weighted=self.weighted,
@@ -86,7 +84,7 @@ class Position:
                 batches=sums.batches + self.batch - place.batch,
                 seconds=self.seconds,
             )
-        return TrainState.of_fields(fields)
+        return assembled(TrainState, fields, self.start.given)
 
 
 class Cursor:

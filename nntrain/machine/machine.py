@@ -179,7 +179,7 @@ class Machine(Generic[Batch]):
                 with self.workspace.held(cursor.now[1]):
                     found = self._batch(cursor, given, seen=bool(watching) or grouped)
                 if isinstance(found, Passed):
-                    news = not telling.to_nobody and telling.has_news(cursor.now[0])
+                    news = not telling.to_nobody and telling.has_news(cursor.now[0].start)
                     if grouped and not news:
                         telling.add(cursor.now[0], found)
                     if not (watching or news or once or interrupts.pressed):
@@ -187,9 +187,10 @@ class Machine(Generic[Batch]):
                     owned = watching or grouped or self._after_batch
                     output = found.output if owned else found.output.copied()  # an engine may use its memory again
                     found = Step(cursor.state(), event="after_batch", output=output, lr_scale=found.lr_scale)
-                telling.group(before)
+                if telling.pending:
+                    telling.tell_group(before)
             except BaseException as error:
-                telling.group(before, leniently=True)
+                telling.tell_group(before, leniently=True)
                 telling.failure(error, cursor.state(), cursor.now[0].progress)
                 raise
             step = telling.step(found, before.progress, watching)

@@ -8,7 +8,7 @@ from typing import Final
 
 from nntrain.errors import add_note
 from nntrain.live.engine import Passed
-from nntrain.machine.cursor import Position
+from nntrain.machine.cursor import Position, Start
 from nntrain.machine.table import Step
 from nntrain.sinks.audience import Audience, Watcher
 from nntrain.sinks.transition import BatchRan, RunInfo, Transition
@@ -34,9 +34,8 @@ class News:
     def take_notes(self, at: Place) -> tuple[Note, ...]:
         """Return the notes that came up; where a fit begins, those of the fits before it too, which hold of it."""
         new = tuple(self.notes)
-        if new:
-            self.notes.clear()
-            self._noted += new
+        self.notes.clear()
+        self._noted += new
         return self._noted if at == "before_fit" else new
 
     def take_events(self) -> tuple[LogEvent, ...]:
@@ -58,7 +57,8 @@ class Telling:
         self._news = news
         self._info = info
         self._metrics = metrics
-        self._group: list[BatchRan] = []
+        self.pending: list[BatchRan] = []
+        """The group of unwatched batches that is still to be told of."""
         self.to_nobody: bool = not audience.at("batch")
         """Whether nobody wants batches, nor what comes up with them."""
 
@@ -66,37 +66,38 @@ class Telling:
 
     def watching(self, at: Position) -> Sequence[Watcher]:
         """Return those who are to be told of the batch after `at` by itself, with its state."""
-        if self.has_news(at):
+        start = at.start
+        if self.has_news(start):
             return self.audience.at("batch")
-        return self.audience.of_batch(at.start.phase, at.batch + 1, at.step + at.start.train)
+        return self.audience.of_batch(start.phase, at.batch + 1, at.step + start.train)
 
     def groups_next(self, at: Position) -> bool:
         """Return whether the batch after `at` is one for those who take them in groups."""
         every = self.audience.group_every
         return every > 0 and not (at.batch + 1) % every
 
-    def has_news(self, at: Position) -> bool:
+    def has_news(self, start: Start) -> bool:
         """Return whether a batch is to be told of to all who want batches: the first of a run, or for what came up."""
         news = self._news
-        if not self.audience.began:
-            return True
-        return bool((news.notes or news.queued_events or at.logged) and self.audience.at("batch"))
+        if not (news.notes or news.queued_events or start.fields["logged"]) and self.audience.began:
+            return False
+        return not self.audience.began or bool(self.audience.at("batch"))
 
     def add(self, after: Position, passed: Passed) -> None:
         """Add an unwatched batch to the group, and tell of the group when it is full."""
         loss, *metrics = passed.means
         named = dict(zip(self._metrics, metrics, strict=True))
         place = after.start.epoch, after.start.phase, after.batch, after.step, after.samples
-        self._group.append(BatchRan(*place, loss, named, time.monotonic(), passed.lr_scale))
-        if len(self._group) == _GROUP or self._group[-1].when - self._group[0].when > _GROUP_SECONDS:
-            self.group(after)
+        self.pending.append(BatchRan(*place, loss, named, time.monotonic(), passed.lr_scale))
+        if len(self.pending) == _GROUP or self.pending[-1].when - self.pending[0].when > _GROUP_SECONDS:
+            self.tell_group(after)
 
     # -- telling --------------------------------------------------------------------------------------------------
 
-    def group(self, at: Position, *, leniently: bool = False) -> None:
+    def tell_group(self, at: Position, *, leniently: bool = False) -> None:
         """Tell of the group of unwatched batches, and empty it, whatever comes of it."""
-        if self._group:
-            ran, self._group = self._group, []
+        if self.pending:
+            ran, self.pending = self.pending, []
             self.audience.tell_batches(self._info(at.start.key.seed), ran, leniently=leniently)
 
     def step(self, step: Step, began: Progress, watching: Sequence[Watcher] = ()) -> Step:
@@ -133,6 +134,7 @@ class Telling:
         return step
 
     def _transition(self, step: Step, began: Progress, logged: tuple[LogEvent, ...]) -> Transition:
+        news = self._news
         return Transition(
             at=began.at,
             progress=began,
@@ -143,8 +145,8 @@ class Telling:
             by=step.by or None,
             output=step.output if step.verdict is None else None,
             stats=step.stats,
-            notes=self._news.take_notes(began.at),
-            logged=self._news.take_events() + logged,
+            notes=news.take_notes(began.at) if news.notes or began.at == "before_fit" else (),
+            logged=(news.take_events() if news.queued_events else ()) + logged,
             lr_scale=step.lr_scale,
         )
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from types import NotImplementedType
-from typing import Any, Final, NoReturn
+from typing import NoReturn
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from nntrain.values.key import Key
 from nntrain.values.log_event import LogEvent
 from nntrain.values.modules import module_with
 from nntrain.values.progress import Progress
-from nntrain.values.record import FrozenMapping, Record, RecordT, assembled, evolved
+from nntrain.values.record import FrozenMapping, Record, RecordT, evolved
 from nntrain.values.slots import Slot, Unread
 from nntrain.values.sums import Sums
 from nntrain.values.tensors import Tensors
@@ -184,13 +184,7 @@ class TrainState(Record, Flat, frozen=True):
     def __reduce__(self) -> NoReturn:
         self.tensors.__reduce__()
 
-    @classmethod
-    def of_fields(cls, fields: dict[str, Any]) -> TrainState:
-        """Return the state of all its fields, right by construction, without validating them again."""
-        return assembled(cls, fields, _ALL)
 
-
-_ALL: Final = set(TrainState.model_fields)
 _STATE = "__nntrain_state_before__"
 
 

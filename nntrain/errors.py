@@ -139,7 +139,7 @@ class SinkWarning(UserWarning):
 
 
 class OrderWarning(UserWarning):
-    """Two subscribers have the same order, and one writes what the other reads or writes: who is asked last decides."""
+    """No longer given, and kept for filters: `nntrain.testing.clashes` finds subscribers whose order matters."""
 
 
 class LogWarning(UserWarning):

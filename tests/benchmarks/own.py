@@ -5,17 +5,22 @@ from __future__ import annotations
 import copy
 import io
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from nntrain import DataLoaders, Learner, Sink, Subscriber, TrainState, accuracy
+from nntrain import DataLoaders, Learner, Sink, Subscriber, TrainState, Transition, accuracy
 from nntrain.log import JsonLog
 from nntrain.values.output import BatchOutput
 from tests import seed_loop
 from tests.benchmarks.setting import LR, Batches, Loop, Prepared, Reported
+
+
+def takes_each(transition: Transition) -> None:
+    """Be a sink of each batch, and do nothing."""
 
 
 class PassThrough(Subscriber[tuple[Tensor, Tensor]]):
@@ -90,8 +95,10 @@ def original(model: nn.Module, train: Batches, valid: Batches) -> Prepared:
     return Prepared(partial(learner.fit, 1), report)
 
 
-def by_nntrain(subs: int = 0, *, log: bool = False, compile: bool = False, capture: bool = False) -> Loop:
-    """Prepare nntrain, with so many pass-through subscribers on both batch events, or with a log of events in a file.
+def by_nntrain(
+    subs: int = 0, *, sinks: Sequence[Sink] = (), log: bool = False, compile: bool = False, capture: bool = False
+) -> Loop:
+    """Prepare nntrain, with so many pass-through subscribers on both batch events, sinks, or a log of events in a file.
 
     The log's file is made within the time that is taken. With `compile` or `capture`, a fit before it has compiled
     or recorded what there is to.
@@ -107,9 +114,11 @@ def by_nntrain(subs: int = 0, *, log: bool = False, compile: bool = False, captu
             torch.optim.SGD,
             LR,
             [PassThrough() for _ in range(subs)],
+            sinks=sinks,
             compile=compile,
             capture=capture,
         )
+        learner.init()  # sets the learner up, as the others are
         if compile or capture:
             learner.fit(1, print_stats=False)
 
@@ -141,6 +150,7 @@ OWN: dict[str, Loop] = {
     "the original's": original,
     "nntrain": by_nntrain(),
     "nntrain, 3 subscribers": by_nntrain(3),
+    "nntrain, a sink of each batch": by_nntrain(sinks=[takes_each]),
     "nntrain, event log": by_nntrain(log=True),
 }
 

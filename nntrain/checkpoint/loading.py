@@ -161,15 +161,10 @@ def load(path: str | os.PathLike[str], learner: HasMachine[Batch]) -> TrainState
         if misfits:
             raise _misfit(content, misfits)
         changed = changes(content.run or {}, learner, state)
-        counted = (
-            changed.get(_BATCH_COUNTS[state.progress.phase])
-            if state.progress.at == "batch" and state.progress.batch
-            else None
-        )
-        if counted is not None:
-            raise _misfit(
-                content, [f"it stands amid a phase of {counted[0]} batches; the learner's data have {counted[1]}"]
-            )
+        counted = changed.get(_BATCH_COUNTS[state.progress.phase])
+        if counted is not None and state.progress.at == "batch" and state.progress.batch:
+            amid = f"it stands amid a phase of {counted[0]} batches; the learner's data have {counted[1]}"
+            raise _misfit(content, [amid])
         try:
             learner.machine.check_sums(state)
         except StateError as error:

@@ -89,6 +89,14 @@ class Stored(NamedTuple):
         """Its size in bytes."""
         return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
+    @property
+    def shape_and_dtype(self) -> tuple[torch.Size, torch.dtype]:
+        """Its shape and dtype, as torch has them."""
+        if self.kind is not None:
+            kind: torch.dtype = getattr(torch, self.kind)
+            return torch.Size(self.shape[:-1]), kind
+        return torch.Size(self.shape), DTYPES[self.dtype]
+
     @classmethod
     def of(cls, name: str, tensor: Tensor) -> Stored:
         """Return a tensor's description, without its digest. Raises `CheckpointError` for one that is not dense."""
@@ -292,7 +300,7 @@ def read_head(file: BinaryIO, path: str) -> Head:
     size = os.fstat(file.fileno()).st_size
     first = file.read(8)
     if not size:
-        raise CheckpointError(path, "damaged", "it is empty")
+        raise damaged("it is empty")
     if len(first) < 8:
         raise CheckpointError(path, "foreign", f"it is no safetensors file: it has {len(first)} bytes")
     (length,) = struct.unpack("<Q", first)
@@ -388,13 +396,10 @@ def _check_tensor(path: str, head: Head, name: str, content: Tensor, digest: Fut
 
 
 def _restore(stored: Stored, content: Tensor) -> Tensor:
-    if stored.kind is not None:
-        dtype: torch.dtype = getattr(torch, stored.kind)
-        tensor = content.view(dtype).reshape(stored.shape[:-1])
-    else:
-        tensor = content.view(DTYPES[stored.dtype]).reshape(stored.shape)
+    shape, dtype = stored.shape_and_dtype
+    tensor = content.view(dtype).reshape(shape)
     if stored.strides is not None:
-        laid_out = torch.empty_strided(tensor.shape, stored.strides, dtype=tensor.dtype, device="cpu")
+        laid_out = torch.empty_strided(shape, stored.strides, dtype=dtype, device="cpu")
         return laid_out.copy_(tensor)
     return tensor
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
@@ -16,6 +16,7 @@ from nntrain.values.record import evolved
 from nntrain.values.state import TrainState
 
 Batch = TypeVar("Batch")
+Read = TypeVar("Read")
 
 SUFFIX: Final = ".safetensors"
 
@@ -47,15 +48,8 @@ def latest(folder: str | os.PathLike[str]) -> Latest:
 
     The newest is the one with the latest time in its record. A folder that does not exist has none.
     """
-    skipped: list[Skipped] = []
-    for path in _newest_first(Path(folder), skipped):
-        try:
-            verify(path)
-        except CheckpointError as error:
-            skipped.append(Skipped(path, error.reason))
-        else:
-            return Latest(path, tuple(skipped))
-    return Latest(None, tuple(skipped))
+    found, skipped = _newest_whole(Path(folder), verify)
+    return Latest(None if found is None else found[0], skipped)
 
 
 def resume(folder: str | os.PathLike[str], learner: HasMachine[Batch]) -> Resumed:
@@ -64,21 +58,14 @@ def resume(folder: str | os.PathLike[str], learner: HasMachine[Batch]) -> Resume
     Skipped files are in the result, and the learner's sinks are told of them. Raises `MisfitError` where the newest
     whole one is of another model or optimizer: loading an older one would hide that.
     """
-    skipped: list[Skipped] = []
-    found: tuple[TrainState, Path] | None = None
-    for path in _newest_first(Path(folder), skipped):
-        try:
-            found = load(path, learner), path
-            break
-        except CheckpointError as error:
-            skipped.append(Skipped(path, error.reason))
+    found, skipped = _newest_whole(Path(folder), lambda path: load(path, learner))
     events = [WarningEvent(code="checkpoint_skipped", text=f"{one.path}: {one.reason}") for one in skipped]
     if found is None:
         for event in events:
             learner.machine.info(0).tell(event)
-        return Resumed(None, None, tuple(skipped))
-    state, path_found = found
-    return Resumed(evolved(state, loaded=(*state.loaded, *events)), path_found, tuple(skipped))
+        return Resumed(None, None, skipped)
+    path, state = found
+    return Resumed(evolved(state, loaded=(*state.loaded, *events)), path, skipped)
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -93,11 +80,12 @@ def files_of(folder: Path) -> list[Path]:
         ) from error
 
 
-def _newest_first(folder: Path, skipped: list[Skipped]) -> Iterator[Path]:
-    """Yield the checkpoints whose records are whole, the one that was saved last first."""
+def _newest_whole(folder: Path, read: Callable[[Path], Read]) -> tuple[tuple[Path, Read] | None, tuple[Skipped, ...]]:
+    """Return the checkpoint that was saved last of those that `read` accepts, with what it returns, and the skipped."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; expected the folder that the checkpoints are in.")
     aged: list[tuple[datetime, str, Path]] = []
+    skipped: list[Skipped] = []
     for path in files_of(folder):
         try:
             with open_checkpoint(path) as content:
@@ -105,4 +93,8 @@ def _newest_first(folder: Path, skipped: list[Skipped]) -> Iterator[Path]:
         except CheckpointError as error:
             skipped.append(Skipped(path, error.reason))
     for _, _, path in sorted(aged, reverse=True):
-        yield path
+        try:
+            return (path, read(path)), tuple(skipped)
+        except CheckpointError as error:
+            skipped.append(Skipped(path, error.reason))
+    return None, tuple(skipped)

@@ -1,4 +1,4 @@
-"""Loading: the whole state for a learner, or an error that says what does not fit."""
+"""Reading: the whole state for a learner, or an error that says what does not fit; and what a checkpoint has."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ import torch
 from pydantic import AwareDatetime
 from torch import Tensor
 
-from nntrain.checkpoint.container import DTYPES, FORMAT, Head, Stored, read_head, read_tensors
+from nntrain.checkpoint.container import FORMAT, Head, Stored, read_head, read_tensors
 from nntrain.checkpoint.content import Flattened, migrate, state_of
 from nntrain.errors import CheckpointError, MisfitError, StateError, escape_untrusted
 from nntrain.machine.machine import HasMachine
+from nntrain.values.differences import Difference, difference
 from nntrain.values.flattening import Tree, unflattened
 from nntrain.values.history import EpochStats, History
 from nntrain.values.key import Key
@@ -102,18 +103,11 @@ class Content:
         """Return the shapes and dtypes, by name, of the tensors in a part of the state."""
         with self.damage_reported():
             ((_, named),) = self.parts[name].items()
-            return {key: _shape_dtype(self.head.tensors[one["tensor"]]) for key, one in named.items()}
+            return {key: self.head.tensors[one["tensor"]].shape_and_dtype for key, one in named.items()}
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the tensors, on the CPU, each checked."""
         return read_tensors(self._file, self.path, self.head)
-
-
-def _shape_dtype(stored: Stored) -> tuple[torch.Size, torch.dtype]:
-    if stored.kind is not None:
-        kind: torch.dtype = getattr(torch, stored.kind)
-        return torch.Size(stored.shape[:-1]), kind
-    return torch.Size(stored.shape), DTYPES[stored.dtype]
 
 
 @contextmanager
@@ -167,15 +161,10 @@ def load(path: str | os.PathLike[str], learner: HasMachine[Batch]) -> TrainState
         if misfits:
             raise _misfit(content, misfits)
         changed = changes(content.run or {}, learner, state)
-        counted = (
-            changed.get(_BATCH_COUNTS[state.progress.phase])
-            if state.progress.at == "batch" and state.progress.batch
-            else None
-        )
-        if counted is not None:
-            raise _misfit(
-                content, [f"it stands amid a phase of {counted[0]} batches; the learner's data have {counted[1]}"]
-            )
+        counted = changed.get(_BATCH_COUNTS[state.progress.phase])
+        if counted is not None and state.progress.at == "batch" and state.progress.batch:
+            amid = f"it stands amid a phase of {counted[0]} batches; the learner's data have {counted[1]}"
+            raise _misfit(content, [amid])
         try:
             learner.machine.check_sums(state)
         except StateError as error:
@@ -310,7 +299,7 @@ def _summary(tree: Tree) -> str:
 
 
 def _stored_tensor(stored: Stored) -> StoredTensor:
-    shape, dtype = _shape_dtype(stored)
+    shape, dtype = stored.shape_and_dtype
     return StoredTensor(
         shape=tuple(shape), dtype=str(dtype).removeprefix("torch."), bytes=stored.size, digest=stored.digest
     )
@@ -319,13 +308,23 @@ def _stored_tensor(stored: Stored) -> StoredTensor:
 def verify(path: str | os.PathLike[str]) -> Inspection:
     """Read and check all of a checkpoint, tensors too. Raises `CheckpointError` with what is wrong."""
     with open_checkpoint(path) as content:
-        read(content)
+        _read(content)
         return inspection_of(content)
 
 
-def read(content: Content) -> Flattened:
+def _read(content: Content) -> Flattened:
     """Read a checkpoint's state as a tree and tensors, without a learner; all of it is checked."""
     tensors = dict(content.tensors())
     spec = Spec(content.shapes("params"), content.shapes("buffers"), torch.device("cpu"))
     _build_state(content, tensors, spec, torch.nn.Identity(), [])
     return Flattened(content.tree, tensors)
+
+
+def diff(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> Difference:
+    """Return how the states of two checkpoints differ: in which tensors, by their bits, and in which values.
+
+    Times are left out, and so are the versions that saved them. `state.diff(other)` does the same for states. Both
+    files are read and checked in full first. Raises `CheckpointError`.
+    """
+    with open_checkpoint(first) as one, open_checkpoint(second) as other:
+        return difference(_read(one), _read(other))

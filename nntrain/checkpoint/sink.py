@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from nntrain.checkpoint.content import flatten_state, flattener_for
 from nntrain.checkpoint.finding import SUFFIX
@@ -28,7 +28,7 @@ from nntrain.values.log_event import CheckpointSaved, WarningEvent
 from nntrain.values.progress import Phase, Progress
 from nntrain.values.record import evolved
 from nntrain.values.state import TrainState
-from nntrain.values.tensors import Snapshot, Tensors
+from nntrain.values.tensors import Tensors
 
 Mode = Literal["min", "max"]
 
@@ -121,14 +121,10 @@ class Checkpoint:
         """Return whether the sink wants a batch: its step is one to save at, or the minutes are over."""
         if self._failure is not None:
             return True
-        if not (self._steps_due(phase, step) or time.monotonic() >= self._due_at):
-            return False
-        return self._thread is None or not self._thread.is_alive()
-
-    def _steps_due(self, phase: Phase, step: int) -> bool:
-        if not self._every_steps or phase != "train" or self._steps_done is None:
-            return False
-        return step // self._every_steps > self._steps_done
+        due = time.monotonic() >= self._due_at
+        if self._every_steps and phase == "train" and self._steps_done is not None:
+            due = due or step // self._every_steps > self._steps_done
+        return due and (self._thread is None or not self._thread.is_alive())
 
     def __call__(self, transition: Transition, /) -> None:
         """Save the state after a transition, where that is due. Raises `CheckpointError` where a save failed."""
@@ -172,31 +168,27 @@ class Checkpoint:
         self, transition: Transition, began: float, *, background: bool, daemon_until: float | None = None
     ) -> None:
         state = transition.state
-        if self._is_saved(state):
+        if self._saved is not None and self._saved[0]() is state.tensors and self._saved[1] == _identity(state):
             return
         self._due_at = time.monotonic() + self._every_seconds
         if self._every_steps:
             self._steps_done = state.progress.step // self._every_steps
         self._saved = weakref.ref(state.tensors), _identity(state)
-        save = partial(self._files.save, run=_run_config(transition.run), until=daemon_until)
+        run = transition.run
+        config = {"learner": run.learner, **run.config, "device": run.device}
+        save = partial(self._files.save, run=config, until=daemon_until)
         if not background and daemon_until is None:
-
-            def read(snapshot: Snapshot) -> Saved:
-                return save(state, flattener_for(state, snapshot))
-
-            self._save_and_report(transition.run, began, lambda: state.tensors.read(read))
+            read = partial(state.tensors.read, lambda snapshot: save(state, flattener_for(state, snapshot)))
+            self._save_and_report(run, began, read)
             return
         # The thread gets the copy only: holding the state would make the training copy its tensors again.
         snapshot = state.tensors.snapshot()
         flattener = flattener_for(state, snapshot)
         kept = evolved(state, tensors=Tensors(state.tensors.spec, state.tensors.template, None, snapshot))
         waited = time.perf_counter() - began
-        write = partial(self._save_and_report, transition.run, began, partial(save, kept, flattener), waited=waited)
+        write = partial(self._save_and_report, run, began, partial(save, kept, flattener), waited=waited)
         self._thread = Thread(target=write, name="nntrain-checkpoint", daemon=True)
         self._thread.start()
-
-    def _is_saved(self, state: TrainState) -> bool:
-        return self._saved is not None and self._saved[0]() is state.tensors and self._saved[1] == _identity(state)
 
     def _save_and_report(
         self, run: RunInfo, began: float, save: Callable[[], Saved], *, waited: float | None = None
@@ -346,11 +338,6 @@ class _Files:
 
 def _values(stats: EpochStats) -> Mapping[str, float]:
     return {"loss": stats.loss, **stats.metrics}
-
-
-def _run_config(run: RunInfo) -> Mapping[str, Any]:
-    """Return the configuration of a run, for the record of its checkpoints."""
-    return {"learner": run.learner, **run.config, "device": run.device}
 
 
 def _check_whole(name: str, given: object) -> None:

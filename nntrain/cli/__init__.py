@@ -19,13 +19,8 @@ def nntrain() -> None:
     """Train neural networks as values."""
 
 
-nntrain.add_command(checkpoint)
-nntrain.add_command(config)
-nntrain.add_command(fit)
-nntrain.add_command(log)
-nntrain.add_command(plugins)
-nntrain.add_command(report)
-nntrain.add_command(schema)
+for command in (checkpoint, config, fit, log, plugins, report, schema):
+    nntrain.add_command(command)
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -21,14 +20,7 @@ DIFFERENT: Final = 1
 """The exit code of `diff` where the states differ."""
 NONE: Final = 4
 """The exit code of `latest` where there is no whole checkpoint."""
-EXIT_CODES: Final[Mapping[CheckpointProblem, int]] = MappingProxyType(
-    {
-        "unreadable": 3,
-        "damaged": 5,
-        "foreign": 6,
-        "version": 7,
-    }
-)
+EXIT_CODES: Final[Mapping[CheckpointProblem, int]] = {"unreadable": 3, "damaged": 5, "foreign": 6, "version": 7}
 """The exit code for each kind of bad checkpoint. 2 is for bad usage."""
 _MAX_CHARS: Final = 4000
 
@@ -165,7 +157,8 @@ def _lines(seen: Inspection) -> Iterator[str]:
     yield f"place      {place_of(seen)}"
     folds = "".join(f", folded with {fold}" for fold in seen.key.folds)
     yield f"key        seed {seen.key.seed}{folds}"
-    yield f"optimizer  {seen.optimizer}, {_scale(seen)}"
+    scale = "as it is" if seen.lr_scale == 1 else f"times {seen.lr_scale:g}"
+    yield f"optimizer  {seen.optimizer}, its learning rate {scale}"
     for name, value in (seen.run or {}).items():
         yield f"run        {name}: {value}"
     for stats in seen.history:
@@ -188,16 +181,8 @@ def place_of(seen: Inspection) -> str:
     return f"{where}; step {now.step:,}"
 
 
-def _scale(seen: Inspection) -> str:
-    return "its learning rate as it is" if seen.lr_scale == 1 else f"its learning rate times {seen.lr_scale:g}"
-
-
 def _json(seen: Inspection) -> bytes:
     """Return a checkpoint's description as one line of JSON; what is not finite is null, and in `nonfinite`."""
-    from nntrain.log.line import plain
-    from nntrain.log.rendering import json_line
+    from nntrain.log.rendering import json_object
 
-    nonfinite: dict[str, str] = {}
-    fields = {name: plain(value, name, nonfinite) for name, value in seen.model_dump().items() if name != "saved_at"}
-    fields["saved_at"] = seen.saved_at.isoformat()
-    return json_line(fields | ({"nonfinite": nonfinite} if nonfinite else {}))
+    return json_object({**seen.model_dump(exclude={"saved_at"}), "saved_at": seen.saved_at.isoformat()})

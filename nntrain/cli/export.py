@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
-
-if TYPE_CHECKING:
-    from nntrain.log.export import Exporter
 
 FORMATS: Final = ("tensorboard", "csv", "parquet", "mlflow", "wandb")
 
@@ -36,11 +33,14 @@ def export(files: tuple[str, ...], to: str, out: Path) -> None:
     """
     from nntrain.cli.reading import read_or_exit
     from nntrain.errors import LogError
+    from nntrain.log.export import Csv, Exporter, MLflow, Parquet, TensorBoard, WeightsAndBiases
     from nntrain.log.export import export as write
 
+    tools: tuple[Callable[[Path], Exporter], ...] = (TensorBoard, Csv, Parquet, MLflow, WeightsAndBiases)
+    exporters = dict(zip(FORMATS, tools, strict=True))
     lines = read_or_exit(files)
     try:
-        count = write(lines, _exporters()[to](out))
+        count = write(lines, exporters[to](out))
     except LogError:
         raise
     except OSError as error:
@@ -49,9 +49,3 @@ def export(files: tuple[str, ...], to: str, out: Path) -> None:
         ) from error
     runs = len({line.run_id for line in lines})
     click.echo(f"{count} lines of {runs} run{'' if runs == 1 else 's'} exported to {out}")
-
-
-def _exporters() -> dict[str, Callable[[Path], Exporter]]:
-    from nntrain.log.export import Csv, MLflow, Parquet, TensorBoard, WeightsAndBiases
-
-    return dict(zip(FORMATS, (TensorBoard, Csv, Parquet, MLflow, WeightsAndBiases), strict=True))

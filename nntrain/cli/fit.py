@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import click
 from click.core import ParameterSource
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
     from nntrain.subscribers.protocol import Subscriber
     from nntrain.values.state import TrainState
     from nntrain.values.verdicts import Outcome
-
-
-_FIELD_NAMES: Final = {"log_path": "log", "resuming": "resume"}
-"""Click's names of parameters, where the configuration has other names for them."""
-_NOT_FIELDS: Final = frozenset({"config_path", "subscriber_names", "sink_names", "settings"})
 
 
 @click.command()
@@ -49,7 +44,6 @@ _NOT_FIELDS: Final = frozenset({"config_path", "subscriber_names", "sink_names",
 @click.option("--patience", type=click.IntRange(min=1), help="Stop after so many epochs without a better eval loss.")
 @click.option(
     "--log",
-    "log_path",
     type=click.Path(path_type=Path, allow_dash=True),
     help="Where to write the event log; - is stdout, and then the statistics go to stderr.",
 )
@@ -63,30 +57,20 @@ _NOT_FIELDS: Final = frozenset({"config_path", "subscriber_names", "sink_names",
 @click.option("--save-every", type=click.IntRange(min=1), metavar="N", help="Save after every N steps, too.")
 @click.option(
     "--resume",
-    "resuming",
     is_flag=True,
     help="Go on from the newest whole checkpoint in DIR, up to --epochs in all; from the beginning where it has none.",
 )
 @click.option("--quiet", is_flag=True, help="Print no statistics.")
 @click.option(
     "--config",
-    "config_path",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="A TOML file of these options, with _ for -: see `nntrain config schema`. A flag counts before the "
     "environment (NNTRAIN_LR), and that before the file.",
 )
-@click.option(
-    "--subscriber",
-    "subscriber_names",
-    multiple=True,
-    metavar="NAME",
-    help="Add one of `nntrain plugins`.",
-)
-@click.option("--sink", "sink_names", multiple=True, metavar="NAME", help="Add a sink by name.")
-@click.option(
-    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set an option, like subscribers.nan_guard.every=10."
-)
+@click.option("--subscriber", multiple=True, metavar="NAME", help="Add one of `nntrain plugins`.")
+@click.option("--sink", multiple=True, metavar="NAME", help="Add a sink by name.")
+@click.option("--set", multiple=True, metavar="NAME=VALUE", help="Set an option, like subscribers.nan_guard.every=10.")
 @click.pass_context
 def fit(context: click.Context, /, **_: object) -> None:
     """Train an image classifier: a network with one hidden layer, by SGD.
@@ -97,23 +81,23 @@ def fit(context: click.Context, /, **_: object) -> None:
     from nntrain.errors import ConfigError
 
     try:
-        _fit(read_config(context.params["config_path"], _flags(context)))
+        _fit(read_config(context.params["config"], _flags(context)))
     except ConfigError as error:
         raise click.UsageError(str(error), context) from error
 
 
 def _flags(context: click.Context) -> dict[str, Any]:
     """Return the options that were given on the command line, without defaults."""
-    from nntrain.cli.settings import parse_settings
+    from nntrain.cli.settings import FitConfig, parse_settings
 
     given = context.params
-    flags = parse_settings(given["settings"])
-    for kind, names in (("subscribers", given["subscriber_names"]), ("sinks", given["sink_names"])):
-        for name in names:
-            flags.setdefault(kind, {}).setdefault(name, {})
-    for name, value in given.items():
-        if name not in _NOT_FIELDS and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            flags[_FIELD_NAMES.get(name, name)] = value
+    flags = parse_settings(given["set"])
+    for kind in ("subscriber", "sink"):
+        for name in given[kind]:
+            flags.setdefault(f"{kind}s", {}).setdefault(name, {})
+    for name in FitConfig.model_fields:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flags[name] = given[name]
     return flags
 
 
@@ -143,18 +127,21 @@ def _fit(config: FitConfig) -> None:
 
     where = _device(config.device)
     saving = Checkpoint(checkpoint_dir, every_steps=config.save_every) if checkpoint_dir is not None else None
-    path = config.log or _log_path(checkpoint_dir)
+    path = config.log or (
+        checkpoint_dir / "log.jsonl"
+        if checkpoint_dir is not None
+        else Path(time.strftime("nntrain-%Y%m%d-%H%M%S.jsonl"))
+    )
     piped = str(path) == "-"
     said = sys.stderr if piped else sys.stdout
     with JsonLog(sys.stdout if piped else path, every=every, resume=config.resume and not piped) as log:
         dls = DataLoaders.from_hf_dd(_load(data, data_dir, config.sources), batch_size=config.batch_size)
-        patience = config.patience
-        stopping = [] if patience is None else [EarlyStopping(patience=patience)]
+        stopping = [] if config.patience is None else [EarlyStopping(patience=config.patience)]
         subs: list[Subscriber[object]] = [*stopping, *named_subs]
         printing: list[Sink] = [] if config.quiet else [PrintStats(said)]
         sinks = [*printing, *([saving] if saving is not None else []), *named_sinks, log]
         learner = Learner(
-            _model(*_sizes(dls), config.hidden, config.seed),
+            _model(dls, config.hidden, config.seed),
             dls,
             torch.nn.functional.cross_entropy,
             accuracy,
@@ -202,12 +189,6 @@ def _check_saving(folder: Path | None, save_every: int | None, *, resuming: bool
             f"folder.",
             param_hint="--checkpoint-dir",
         )
-
-
-def _log_path(checkpoint_dir: Path | None) -> Path:
-    if checkpoint_dir is not None:
-        return checkpoint_dir / "log.jsonl"
-    return Path(time.strftime("nntrain-%Y%m%d-%H%M%S.jsonl"))
 
 
 def _resume(folder: Path, learner: Learner[Any], seed: int, said: TextIO) -> TrainState | None:
@@ -296,15 +277,10 @@ def _device(device: Literal["auto", "cpu", "cuda"]) -> str:
     return device
 
 
-def _sizes(dls: ImageLoaders) -> tuple[int, int]:
-    """Return the width of the inputs and the number of classes."""
-    inputs, _ = next(iter(dls.train))
-    return inputs.shape[1], dls.train.classes
+def _model(dls: ImageLoaders, hidden: int, seed: int) -> torch.nn.Module:
+    from torch import manual_seed, nn, random
 
-
-def _model(inputs: int, classes: int, hidden: int, seed: int) -> torch.nn.Module:
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return torch.nn.Sequential(torch.nn.Linear(inputs, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, classes))
+    images, _ = next(iter(dls.train))
+    with random.fork_rng(devices=[]):
+        manual_seed(seed)
+        return nn.Sequential(nn.Linear(images.shape[1], hidden), nn.ReLU(), nn.Linear(hidden, dls.train.classes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -15,8 +15,6 @@ from nntrain.cli.reading import EXIT_CODES, read_or_exit, report_error, warn_tor
 
 if TYPE_CHECKING:
     from nntrain.log.line import Line
-    from nntrain.log.reading import BadLine
-    from nntrain.log.replay import Run
 
 MAX_SHOWN: Final = 20
 """How many problems of a file are shown; the rest are counted."""
@@ -51,35 +49,29 @@ def check(files: tuple[str, ...]) -> None:
     Each problem is printed to stderr, with its line and byte offset.
     """
     first: int | None = None
-    sequence = _SequenceCheck()
+    following: dict[tuple[str, int], int] = {}
     for file in files:
-        code = _check_file(file, sequence)
+        code = _check_file(file, following)
         first = first if first is not None else code
     sys.exit(first or 0)
 
 
-class _SequenceCheck:
-    """Checks that the lines of each run and rank are in sequence."""
-
-    def __init__(self) -> None:
-        self._next: dict[tuple[str, int], int] = {}
-
-    def problem(self, line: Line) -> str | None:
-        """Return what is wrong with a line's `seq` after those before it, None where nothing is."""
-        run = line.run_id, line.rank
-        expected = self._next.get(run)
-        self._next[run] = line.seq + 1
-        if expected is None or line.seq == expected:
-            return None
-        who = f"run {line.run_id}" + (f", rank {line.rank}" if line.rank else "")
-        if line.seq > expected:
-            missing = line.seq - expected
-            said = " (the log says so)" if line.lost_lines == missing else ""
-            return f"{missing} line{'s are' if missing > 1 else ' is'} missing before seq {line.seq} of {who}{said}"
-        return f"seq {line.seq} of {who} comes after {expected - 1}"
+def _sequence_problem(line: Line, following: dict[tuple[str, int], int]) -> str | None:
+    """Return what is wrong with a line's `seq`; None where it is the one in `following`, which is kept up."""
+    run = line.run_id, line.rank
+    expected = following.get(run, line.seq)
+    following[run] = line.seq + 1
+    if line.seq == expected:
+        return None
+    who = f"run {line.run_id}" + (f", rank {line.rank}" if line.rank else "")
+    if line.seq > expected:
+        missing = line.seq - expected
+        said = " (the log says so)" if line.lost_lines == missing else ""
+        return f"{missing} line{'s are' if missing > 1 else ' is'} missing before seq {line.seq} of {who}{said}"
+    return f"seq {line.seq} of {who} comes after {expected - 1}"
 
 
-def _check_file(file: str, sequence: _SequenceCheck) -> int | None:
+def _check_file(file: str, following: dict[tuple[str, int], int]) -> int | None:
     """Check a file; return the exit code of its first problem, None where it has none."""
     from nntrain.log.line import Line
     from nntrain.log.reading import BadLine, LogReadError, scan
@@ -102,11 +94,11 @@ def _check_file(file: str, sequence: _SequenceCheck) -> int | None:
             if isinstance(one, Line):
                 events[one.event.event] += 1
                 runs[one.run_id] = None
-                gap = sequence.problem(one)
+                gap = _sequence_problem(one, following)
                 if gap is not None:
                     tell(f"{file}, line {number}: {gap}", GAP)
             elif isinstance(one, BadLine):
-                tell(_said(file, one), EXIT_CODES[one.problem])
+                tell(f"{file}, line {one.line} (byte offset {one.offset}): {one.reason}", EXIT_CODES[one.problem])
             else:
                 warn_torn(file, one)
     except LogReadError as error:
@@ -135,10 +127,6 @@ def _count_by_name(events: Counter[str]) -> str:
     return "".join(f", {one}" for one in said)
 
 
-def _said(file: str, bad: BadLine) -> str:
-    return f"{file}, line {bad.line} (byte offset {bad.offset}): {bad.reason}"
-
-
 @log.command()
 @_files
 @printing()
@@ -163,9 +151,7 @@ def follow(file: str, *, forever: bool) -> None:
     from nntrain.log.reading import LogReadError
 
     try:
-        terminal.follow(
-            followed(file, until_finished=not forever, on_torn=lambda torn: warn_torn(file, torn)),
-        )
+        terminal.follow(followed(file, until_finished=not forever, on_torn=partial(warn_torn, file)))
     except LogReadError as error:
         sys.exit(report_error(error))
 
@@ -178,25 +164,16 @@ def replay(files: tuple[str, ...]) -> None:
 
     FILEs are taken as one sequence: give those of a rotated log in order, the oldest first.
     """
+    from nntrain.log.rendering import json_object
     from nntrain.log.replay import replay as replayed
 
-    for line in _json_lines(replayed(read_or_exit(files))):
-        click.echo(line, nl=False)
-
-
-def _json_lines(runs: Sequence[Run]) -> Iterator[bytes]:
-    from nntrain.log.events import PastPhase
-    from nntrain.log.line import plain
-    from nntrain.log.rendering import json_line
-
-    for run in runs:
-        nonfinite: dict[str, str] = {}
+    for run in replayed(read_or_exit(files)):
         fields: dict[str, object] = {
             "run_id": run.run_id,
             "outcome": run.outcome,
             "epochs": run.epochs,
             "elapsed_s": run.elapsed_s,
             "missing_lines": run.missing,
-            "history": plain(tuple(map(PastPhase.of, run.history)), "history", nonfinite),
+            "history": run.history,
         }
-        yield json_line(fields | ({"nonfinite": nonfinite} if nonfinite else {}))
+        click.echo(json_object(fields), nl=False)

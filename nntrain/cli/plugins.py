@@ -44,25 +44,25 @@ class Plugin:
         found = self.entry.dist
         return f"{found.name} {found.version}" if found is not None else "?"
 
+    def __str__(self) -> str:
+        return f"The plugin {self.name} of {self.distribution} ({self.entry.value})"
+
     def options(self) -> type[BaseModel]:
         """Return a pydantic model of its parameters. Raises `ConfigError` where it cannot be made."""
         from pydantic import ConfigDict, PydanticUserError, create_model
 
         target = self._load()
-        where = f"The plugin {self.name} of {self.distribution} ({self.entry.value})"
         try:
             hints = get_type_hints(inspect.getattr_static(target, "__init__") if isinstance(target, type) else target)
             parameters = inspect.signature(target).parameters.values()
         except Exception as error:
-            raise ConfigError(f"{where} has parameters that cannot be read: {type(error).__name__}: {error}") from error
+            raise ConfigError(f"{self} has parameters that cannot be read: {type(error).__name__}: {error}") from error
         fields: dict[str, Any] = {}
         for one in parameters:
             if one.kind in {one.VAR_POSITIONAL, one.VAR_KEYWORD}:
                 continue
             if one.kind is one.POSITIONAL_ONLY or one.name not in hints:
-                raise ConfigError(
-                    f"{where} has a parameter {one.name} without a name to give it by, or without a type."
-                )
+                raise ConfigError(f"{self} has a parameter {one.name} without a name to give it by, or without a type.")
             fields[one.name] = (hints[one.name], ... if one.default is one.empty else one.default)
         try:
             made: type[BaseModel] = create_model(
@@ -70,7 +70,7 @@ class Plugin:
             )
             made.model_json_schema()
         except PydanticUserError as error:
-            raise ConfigError(f"{where} has an option of a type that no configuration can hold: {error}") from error
+            raise ConfigError(f"{self} has an option of a type that no configuration can hold: {error}") from error
         return made
 
     def make(self, given: Mapping[str, object]) -> Any:
@@ -88,14 +88,11 @@ class Plugin:
             target = self.entry.load()
         except Exception as error:
             raise ConfigError(
-                f"The plugin {self.name} of {self.distribution} ({self.entry.value}) cannot be imported: "
-                f"{type(error).__name__}: {error}. Repair or remove that distribution."
+                f"{self} cannot be imported: {type(error).__name__}: {error}. Repair or remove that distribution."
             ) from error
         if not callable(target):
-            raise ConfigError(
-                f"The plugin {self.name} of {self.distribution} ({self.entry.value}) is {target!r:.60}; expected "
-                f"something that can be called and makes one of the {self.kind}."
-            )
+            expected = f"something that can be called and makes one of the {self.kind}"
+            raise ConfigError(f"{self} is {target!r:.60}; expected {expected}.")
         return target
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from nntrain.cli.output import say
@@ -13,17 +13,15 @@ if TYPE_CHECKING:
     from nntrain.log.line import Line, Problem
     from nntrain.log.reading import LogReadError, TornLine
 
-EXIT_CODES: Final[Mapping[Problem, int]] = MappingProxyType(
-    {
-        "invalid": 1,
-        "unreadable": 3,
-        "empty": 4,
-        "binary": 5,
-        "foreign": 6,
-        "version": 7,
-        "torn": 8,
-    }
-)
+EXIT_CODES: Final[Mapping[Problem, int]] = {
+    "invalid": 1,
+    "unreadable": 3,
+    "empty": 4,
+    "binary": 5,
+    "foreign": 6,
+    "version": 7,
+    "torn": 8,
+}
 """The exit code for each kind of bad log. 2 is for bad usage."""
 
 
@@ -35,7 +33,7 @@ def read_or_exit(paths: Sequence[str]) -> list[Line]:
     for path in paths:
         before = len(lines)
         try:
-            lines += read(path, on_torn=lambda torn, path=path: warn_torn(path, torn))  # type: ignore[misc] # mypy cannot infer a lambda with a default
+            lines += read(path, on_torn=partial(warn_torn, path))
         except LogReadError as error:
             sys.exit(report_error(error))
         if len(lines) == before:

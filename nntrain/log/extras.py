@@ -1,7 +1,10 @@
-"""Optional packages, imported only where they are used: each is an extra of nntrain's."""
+"""Optional packages, imported only where they are used, each an extra of nntrain's; and their environment variables."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
@@ -19,3 +22,16 @@ def needed(module: str, *, extra: str, purpose: str) -> ModuleType:
         raise MissingExtraError(
             f"{purpose} needs {package}, which is not installed: pip install 'nntrain[{extra}]'.", name=error.name
         ) from None
+
+
+@contextmanager
+def variable(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable within the block, unless it is set already."""
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)

@@ -14,13 +14,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self, TextIO, get_args
 
+from structlog.typing import BindableLogger
+
 from nntrain.errors import ConfigError, LogError, LogWarning
 from nntrain.log.line import Line
 from nntrain.log.live_run import LiveRun, new_run_id, process_rank
 from nntrain.log.reading import LogReadError, read
 from nntrain.log.readout import values_of, waits
 from nntrain.log.replay import replay
-from nntrain.log.targets import BoundLogger, FileTarget, Target, target_of
+from nntrain.log.targets import FileTarget, Target, target_of
 from nntrain.log.transition_events import LogState, events_of, starts_other_training, starts_training
 from nntrain.sinks.interest import Interest
 from nntrain.sinks.transition import BatchRan, RunInfo, Transition
@@ -57,7 +59,7 @@ class JsonLog:
 
     def __init__(
         self,
-        *targets: str | os.PathLike[str] | TextIO | BoundLogger | Target,
+        *targets: str | os.PathLike[str] | TextIO | BindableLogger | Target,
         every: int | Literal["all"] | None = None,
         sync: Sync = "epoch",
         run_id: str | None = None,

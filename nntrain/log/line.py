@@ -74,23 +74,11 @@ class Line(Record, frozen=True):
     def fields(self) -> dict[str, object]:
         """Return the line as plain JSON values, flat, in the order in which they are written."""
         event = self.event
-        fields: dict[str, object] = {
-            "event": event.event,
-            "schema": SCHEMA,
-            "timestamp": format_timestamp(self.timestamp),
-            "level": self.level,
-            "run_id": self.run_id,
-            "seq": self.seq,
-            "elapsed_s": self.elapsed_s,
-            "rank": self.rank,
-            "epoch": self.epoch,
-            "phase": self.phase,
-            "batch": self.batch,
-            "step": self.step,
-            "samples": self.samples,
-        }
-        if self.lost_lines is not None:
-            fields["lost_lines"] = self.lost_lines
+        fields: dict[str, object] = {"event": event, "schema": SCHEMA, **self.__dict__}
+        fields["event"], fields["timestamp"] = event.event, format_timestamp(self.timestamp)
+        lost = fields.pop("lost_lines")
+        if lost is not None:
+            fields["lost_lines"] = lost
         nonfinite: dict[str, str] = {}
         values = event.__dict__ if type(event) in _OWN_CLASSES else _custom_values(event)
         for name, value in values.items():

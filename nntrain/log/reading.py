@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from nntrain.errors import LogError, LogWarning
 from nntrain.log.line import LINE_START, Line, LineError, Problem, parse_line
@@ -76,8 +76,15 @@ def scan(path: Source) -> Iterator[Line | BadLine | TornLine]:
     Raises `LogReadError` if `path` cannot be read.
     """
     try:
-        with _open(path) as file:
-            yield from _scan(file)
+        with nullcontext(sys.stdin.buffer) if str(path) == "-" else Path(path).open("rb") as file:
+            offset = number = 0
+            while content := file.readline(LONGEST):
+                number += 1
+                found = line_of(content, number, offset)
+                yield found
+                offset += len(content)
+                if isinstance(found, BadLine) and found.problem == "binary":
+                    return
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         raise unreadable(path, error) from error
 
@@ -86,24 +93,6 @@ def unreadable(path: Source, error: OSError | ValueError) -> LogReadError:
     """Return the error for a path that cannot be read."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return LogReadError(str(path), "unreadable", f"it cannot be read ({reason}). Give a log's path")
-
-
-def _open(path: Source) -> BinaryIO | nullcontext[BinaryIO]:
-    if str(path) == "-":
-        return nullcontext(sys.stdin.buffer)
-    return Path(path).open("rb")
-
-
-def _scan(file: BinaryIO) -> Iterator[Line | BadLine | TornLine]:
-    offset = 0
-    number = 0
-    while content := file.readline(LONGEST):
-        number += 1
-        found = line_of(content, number, offset)
-        yield found
-        offset += len(content)
-        if isinstance(found, BadLine) and found.problem == "binary":
-            return
 
 
 def line_of(content: bytes, number: int, offset: int) -> Line | BadLine | TornLine:

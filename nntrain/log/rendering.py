@@ -9,7 +9,7 @@ from typing import Any, Final
 import structlog
 from pydantic_core import to_json
 
-from nntrain.log.line import Line
+from nntrain.log.line import Line, plain
 
 # DEL and the C1 controls (one of which begins an escape sequence), Unicode's line and paragraph separators, and the
 # characters that change the direction of text. JSON itself escapes the controls below the space.
@@ -30,6 +30,13 @@ def json_line(fields: Mapping[str, object]) -> bytes:
     if content.isascii() and b"\x7f" not in content:
         return content
     return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", content.decode()).encode()
+
+
+def json_object(fields: Mapping[str, object]) -> bytes:
+    """Return fields as one line of JSON, as a line of a log has them: for what is not finite null, and its name."""
+    nonfinite: dict[str, str] = {}
+    made = {name: plain(value, name, nonfinite) for name, value in fields.items()}
+    return json_line(made | ({"nonfinite": nonfinite} if nonfinite else {}))
 
 
 class _LineLogger(structlog.BoundLoggerBase):

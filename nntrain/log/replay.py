@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from nntrain.log.events import (
     BatchFinished,
@@ -21,6 +21,17 @@ from nntrain.values.history import EpochStats, History
 from nntrain.values.record import FrozenMapping, Record
 
 RunOutcome = Literal["running", "completed", "cancelled", "failed"]
+
+Ending = Literal["completed", "cancelled", "failed", "interrupted", "unknown"]
+"""`interrupted`: by Ctrl-C. `unknown`: the log does not say, as that of a killed process."""
+
+_OUTCOMES: Final[Mapping[Ending, RunOutcome]] = {
+    "completed": "completed",
+    "cancelled": "cancelled",
+    "failed": "failed",
+    "interrupted": "failed",
+    "unknown": "running",
+}
 
 
 class Run(Record, frozen=True):
@@ -82,7 +93,7 @@ class RunFold:
         self._config: Mapping[str, Any] = {}
         self._history: list[EpochStats] = []
         self._epochs = 0
-        self._outcome: RunOutcome = "running"
+        self._ending: Ending = "unknown"
         self._events: list[Line] = []
         self._batches: list[Line] = []
 
@@ -93,24 +104,18 @@ class RunFold:
         self.last = line
         if self._keep_lines:
             (self._batches if isinstance(line.event, BatchFinished) else self._events).append(line)
+        self._ending = ending(self._ending, line)
         match line.event:
             case RunStarted(config=config):
                 self._config = config
             case FitStarted(epochs=epochs):
                 self._epochs = epochs
-                self._outcome = "running"
                 self._go_back_to(line)
             case EpochFinished() as event:
                 self._history.append(stats_of(line, event))
             case HistoryReplaced(kept=kept, history=history):
                 self._history[kept:] = [past.stats() for past in history]
                 self._go_back_to(line)
-            case FitFinished(outcome=outcome):
-                self._outcome = outcome
-            case RunFailed():
-                self._outcome = "failed"
-            case RunFinished() if self._outcome == "running":
-                self._outcome = "completed"
             case _:
                 pass
 
@@ -126,13 +131,28 @@ class RunFold:
             config=FrozenMapping(self._config),
             history=History(self._history),
             epochs=self._epochs,
-            outcome=self._outcome,
+            outcome=_OUTCOMES[self._ending],
             started=self._first.timestamp,
             last=self.last,
             events=tuple(self._events),
             batches=tuple(self._batches),
             missing=self.missing,
         )
+
+
+def ending(before: Ending, line: Line) -> Ending:
+    """Return how the run ended as of this line; `before` is the answer without it."""
+    match line.event:
+        case FitStarted():
+            return "unknown"
+        case FitFinished(outcome=outcome):
+            return outcome
+        case RunFailed(error_type=error_type):
+            return "interrupted" if error_type.rpartition(".")[2] == "KeyboardInterrupt" else "failed"
+        case RunFinished() if before == "unknown":
+            return "completed"
+        case _:
+            return before
 
 
 def stats_of(line: Line, event: EpochFinished) -> EpochStats:

@@ -13,7 +13,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Final, Protocol
+from typing import IO, Final
+
+from structlog.typing import BindableLogger
 
 from nntrain.errors import ConfigError, LogError, LogWarning
 from nntrain.log.line import LINE_START, Line, LineError, parse_line
@@ -126,7 +128,7 @@ class FileTarget(Target):
         if not self._checked:
             self._check_path()
         content = b"\n" + rendered(line) if self._after_torn else rendered(line)
-        written = os.write(self._file, content) if self._identity else _write(self._file, content, wait=True)
+        written = os.write(self._file, content) if self._identity else _write(self._file, content)
         if written == len(content):
             self._created = self._after_torn = False
             return
@@ -205,16 +207,11 @@ class FileTarget(Target):
         try:
             self._syncing.close()
         finally:
-            self._close()
-
-    def _close(self) -> None:
-        if self._file is None:
-            return
-        found, identity = os.fstat(self._file), self._at_path()
-        self._release()
-        if self._created and self._process == os.getpid() and not found.st_size and identity == self._identity:
-            with suppress(OSError):
-                Path(self._name).unlink()
+            found, identity = os.fstat(self._file), self._at_path()
+            self._release()
+            if self._created and self._process == os.getpid() and not found.st_size and identity == self._identity:
+                with suppress(OSError):
+                    Path(self._name).unlink()
 
     def _release(self) -> None:
         if self._file is not None:
@@ -241,7 +238,7 @@ class StreamTarget(Target):
             self.stream.write(content.decode())
             self.stream.flush()
             return
-        written = _write(file, content, wait=True)
+        written = _write(file, content)
         if written:
             self._after_torn = not content[:written].endswith(b"\n")
         if written < len(content):
@@ -258,21 +255,13 @@ def _standard_stream(name: str) -> StreamTarget:
     return StreamTarget(getattr(sys, name))
 
 
-class BoundLogger(Protocol):
-    """An application's structlog logger."""
-
-    def bind(self, **fields: Any) -> Any:
-        """Return a logger with these fields bound. A logger of `logging` has no such method."""
-        ...
-
-
 class LoggerTarget(Target):
     """An application's own structlog logger: it logs the events like the application's own, in the same format.
 
     Each line becomes a call of the method named by its level, with the event's name, and the fields as keywords.
     """
 
-    def __init__(self, logger: BoundLogger) -> None:
+    def __init__(self, logger: BindableLogger) -> None:
         self.logger = logger
 
     def write(self, line: Line, /) -> None:
@@ -327,21 +316,21 @@ def _wait_writable(file: int) -> bool:
         return bool(selector.select(_WAIT_S))
 
 
-def _write(file: int, content: bytes, *, wait: bool) -> int:
-    """Write, and return how many bytes were written. With `wait`, wait for a stream that is full at the moment."""
+def _write(file: int, content: bytes) -> int:
+    """Write, and return how many bytes were written. Waits for a stream that is full at the moment."""
     written = 0
     while written < len(content):
         try:
             count = os.write(file, content[written:])
         except BlockingIOError:
-            if not wait or not _wait_writable(file):
-                return written
+            if not _wait_writable(file):
+                break
             continue
         except OSError:
             if not written:
                 raise
-            return written
+            break
         written += count
-        if not wait or not count:
-            return written
+        if not count:
+            break
     return written

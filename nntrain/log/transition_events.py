@@ -5,12 +5,14 @@ Nothing here reads a clock or writes: `nntrain.log.json_log` does.
 
 from __future__ import annotations
 
+import operator
 import os
 import platform
 import traceback
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
 from typing import NamedTuple
 
 import pydantic
@@ -91,7 +93,7 @@ def _events(logged: LogState, transition: Transition, every: int) -> Iterator[Pl
         yield PlacedEvent(progress, FitStarted(epochs=progress.epochs, resumed=resumed))
     history = _history_before(transition)
     if history != logged.history:
-        kept = _common_length(logged.history or (), history)
+        kept = sum(takewhile(bool, map(operator.eq, logged.history or (), history)))  # how many agree at the beginning
         yield PlacedEvent(progress, HistoryReplaced(kept=kept, history=tuple(map(PastPhase.of, history[kept:]))))
     for note in transition.notes:
         yield PlacedEvent(progress, WarningEvent(code=note.code, text=note.text))
@@ -153,16 +155,6 @@ def _history_before(transition: Transition) -> tuple[EpochStats, ...]:
     if transition.stats is not None and history and history[-1] is transition.stats:
         return history[:-1]
     return history
-
-
-def _common_length(one: tuple[EpochStats, ...], other: tuple[EpochStats, ...]) -> int:
-    """Return the number of phases at the beginning in which two histories agree."""
-    count = 0
-    for mine, theirs in zip(one, other, strict=False):
-        if mine != theirs:
-            break
-        count += 1
-    return count
 
 
 def _failure(error: BaseException, transition: Transition) -> RunFailed:

@@ -16,7 +16,7 @@ from nntrain.subscribers.protocol import EVENTS, Listening
 from nntrain.testing.examples import check_examples, expect_callable
 from nntrain.testing.laws import LawBrokenError
 from nntrain.testing.plans import Batch, MakeLearner, Pair, Trial, runs_of
-from nntrain.testing.stand_in import StandIn
+from nntrain.testing.probe import StandIn
 from nntrain.testing.traces import compare_run, record_trace
 from nntrain.values.record import Record
 from nntrain.values.verdicts import Event

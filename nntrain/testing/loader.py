@@ -59,10 +59,7 @@ def _check(make: Callable[[], Loader[Batch]], most: int, seed: int, epoch: int, 
     if not whole:
         raise LawBrokenError("answers", name, "it gave no batch", run=run)
     read(loader, epoch + 1)
-    for again, said in (
-        (loader, "read again after another epoch"),
-        (make(), "read by another loader"),
-    ):
+    for again, said in ((loader, "read again after another epoch"), (make(), "read by another loader")):
         index = _first_difference(whole, read(again))
         if index is not None:
             raise LawBrokenError("determinism", name, f"batch {index} is another one when {said}", run=run)

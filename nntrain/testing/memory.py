@@ -42,14 +42,10 @@ def memory_of(thing: object) -> dict[str, object]:
 
 
 def _attributes(thing: object) -> dict[str, object]:
-    slots = [name for kind in type(thing).__mro__ for name in _slots(kind)]
-    return {**{name: getattr(thing, name) for name in slots if hasattr(thing, name)}, **getattr(thing, "__dict__", {})}
-
-
-def _slots(kind: type) -> tuple[str, ...]:
-    given = kind.__dict__.get("__slots__", ())
-    names = (given,) if isinstance(given, str) else tuple(given)
-    return tuple(name for name in names if name not in {"__dict__", "__weakref__"})
+    given = [kind.__dict__.get("__slots__", ()) for kind in type(thing).__mro__]
+    slots = [name for names in given for name in ([names] if isinstance(names, str) else names)]
+    kept = [name for name in slots if name not in {"__dict__", "__weakref__"} and hasattr(thing, name)]
+    return {**{name: getattr(thing, name) for name in kept}, **getattr(thing, "__dict__", {})}
 
 
 def _of_function(function: FunctionType | MethodType) -> dict[str, object]:

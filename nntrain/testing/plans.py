@@ -45,7 +45,8 @@ class Plan:
     spoilt: int | None = None
 
     def __str__(self) -> str:
-        batches = f"train batches of {_listed(self.train)}, valid batches of {_listed(self.valid)} samples"
+        train, valid = (", ".join(map(str, sizes)) for sizes in (self.train, self.valid))
+        batches = f"train batches of {train}, valid batches of {valid} samples"
         spoilt = "" if self.spoilt is None else f", train batch {self.spoilt % len(self.train)} is of NaN"
         return f"epochs={self.epochs}, {batches}, lr={self.lr}, seed={self.seed}{spoilt}"
 
@@ -124,7 +125,3 @@ def _batches(sizes: Sequence[int], seed: int) -> list[Pair]:
         (torch.randn(size, _INPUTS, generator=source), torch.randint(0, _CLASSES, (size,), generator=source))
         for size in sizes
     ]
-
-
-def _listed(sizes: Sequence[int]) -> str:
-    return ", ".join(map(str, sizes))

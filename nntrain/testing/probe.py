@@ -1,4 +1,4 @@
-"""A subscriber around another, which finds what the other does beside answering."""
+"""Subscribers around another: one that lets it be replaced, and one that finds what it does beside answering."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, Final
 import torch
 
 from nntrain.errors import BorrowError
-from nntrain.subscribers.protocol import Listening
+from nntrain.subscribers.asking import hears, subscriber_name
+from nntrain.subscribers.protocol import EVENTS, Listening, Subscriber
 from nntrain.testing.copies import copy_parts, writable_parts
 from nntrain.testing.laws import Law, LawBrokenError
 from nntrain.testing.memory import memory_of
 from nntrain.testing.purity import probe_call
-from nntrain.testing.stand_in import StandIn
 from nntrain.values.bits import same_bits
 from nntrain.values.randomness import kept_outside_torch
 from nntrain.values.state import TrainState
@@ -25,6 +25,21 @@ _SEEN: Final = (
     "the output, which whoever is asked next, or next epoch, sees",
 )
 _ADVICE: Final = "Keep it in a Slot: state.put(slot, value)."
+
+
+class StandIn(Subscriber[Any]):
+    """Answers as `inner` does, which may be replaced by one of its kind. It has no `order`, whatever `inner` has."""
+
+    def __init__(self, inner: Listening[Any]) -> None:
+        self.inner = inner
+        self.name: str = subscriber_name(inner)
+        for event in EVENTS:
+            if hears(inner, event):
+                setattr(self, event, partial(self._ask, event))
+
+    def _ask(self, event: Event, *seen: object) -> object:
+        answer: object = getattr(self.inner, event)(*seen)
+        return answer
 
 
 class SubscriberProbe(StandIn):
@@ -42,7 +57,7 @@ class SubscriberProbe(StandIn):
     def _ask(self, event: Event, *seen: object) -> object:
         ask = partial(super()._ask, event, *seen)
         copies = [copy_parts(one) for one in seen]
-        before = memory_of(self.inner)
+        remembered = memory_of(self.inner)
         drawn_from = torch.get_rng_state()
         try:
             with kept_outside_torch():
@@ -52,7 +67,10 @@ class SubscriberProbe(StandIn):
         for what, one, copy in zip(_SEEN, seen, copies, strict=False):
             if not same_bits(writable_parts(one), copy):
                 raise self._broken("immutability", event, f"wrote to {what}")
-        self._compare_memory(event, before)
+        for name, value in memory_of(self.inner).items():
+            was = remembered.get(name)
+            if was != value:
+                self.memory.setdefault(name, []).append(f"{_short(was)} to {_short(value)} at {event}")
         if self.twice:
             after = torch.get_rng_state()
             torch.set_rng_state(drawn_from)
@@ -63,17 +81,6 @@ class SubscriberProbe(StandIn):
                 said = f"answered otherwise when asked the same again: {_describe(answer)}, then {_describe(again)}"
                 raise self._broken("determinism", event, said)
         return answer
-
-    def _compare_memory(self, event: Event, before: dict[str, object]) -> None:
-        after = memory_of(self.inner)
-        for name, value in after.items():
-            was = before.get(name)
-            if was != value:
-                self.memory.setdefault(name, []).append(f"{_short(was)} to {_short(value)} at {event}")
-
-    def repeated_changes(self) -> str | None:
-        """Return in words what changed more than once, as a cache does not; None where nothing did."""
-        return self.memory_changes(more_than=1)
 
     def memory_changes(self, *, more_than: int = 0) -> str | None:
         """Return in words what changed more than `more_than` times; None where nothing did."""

@@ -18,7 +18,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
 
@@ -60,31 +59,22 @@ _OTHERS: Final = ("importlib", "linecache", "tokenize", "zipimport")
 """Packages that read files as part of Python itself."""
 
 
-@dataclass(frozen=True)
-class Impurity:
-    """Something that a call must not do: the law that it breaks, and in words what and where in the code."""
-
-    law: Law
-    said: str
-
-
 class PurityProbe:
-    """Watches this thread within a block; `seen` is what was done that no pure function does.
+    """Watches this thread within a block; `seen` is what was done that no pure function does, and the law against it.
 
     Python's garbage collector is off meanwhile: what it runs (finalizers, `gc.callbacks`) would count as the call's.
     """
 
     def __init__(self) -> None:
-        self.seen: list[Impurity] = []
+        self.seen: list[tuple[Law, str]] = []
 
     def __enter__(self) -> PurityProbe:
         self._collecting = gc.isenabled()
         gc.disable()
         self._before = sys.getprofile()
         self._outside = sys._getframe(1)
-        if self._before is None or callable(
-            self._before
-        ):  # cProfile's hook cannot be restored: it stays, and nothing is watched
+        # cProfile's hook, which cannot be called, cannot be restored either: it stays, and nothing is watched.
+        if self._before is None or callable(self._before):
             sys.setprofile(self._hook)
         return self
 
@@ -109,7 +99,7 @@ class PurityProbe:
             return
         first = frames[-1]
         where = f"line {first.f_lineno} of {os.path.basename(first.f_code.co_filename)}"  # noqa: PTH119 - a name only
-        self.seen.append(Impurity(law, f"{said} ({where})"))
+        self.seen.append((law, f"{said} ({where})"))
 
     def _frames(self, frame: FrameType) -> Iterator[FrameType]:
         """Yield the frames of the watched call, the innermost first; the last is the function that was called."""
@@ -137,16 +127,13 @@ def _classify(called: Any) -> tuple[Law, str] | None:
     if found is not None:
         return found
     owner, name = getattr(called, "__self__", None), getattr(called, "__name__", "")
-    if owner is _PYTHON_GENERATOR:
+    if owner is random._inst:  # the functions of random are its methods
         return "determinism", f"draws from Python's global generator, by random.{name}; torch's is seeded anew"
     if isinstance(owner, type) and issubclass(owner, datetime.date) and name in {"now", "utcnow", "today"}:
         return "determinism", f"reads the wall clock, by {owner.__name__}.{name}"
     if isinstance(owner, socket.socket):
         return "effects", f"uses the network, by socket.{name}"
     return None
-
-
-_PYTHON_GENERATOR: Final = random._inst  # the functions of random are its methods
 
 
 def process_state() -> dict[str, object]:
@@ -184,8 +171,8 @@ def probe_call(call: Callable[[], Any], broken: Callable[[Law, str], LawBrokenEr
     before, probe = process_state(), PurityProbe()
     with probe:
         answer = call()
-    for impurity in probe.seen:
-        raise broken(impurity.law, impurity.said)
+    for law, said in probe.seen:
+        raise broken(law, said)
     changed = changed_parts(before, process_state())
     if changed:
         raise broken("manners", f"changed {' and '.join(changed)}")

@@ -98,20 +98,16 @@ def compare_run(
     run: Trial[Batch],
     subs: Sequence[Listening[Batch]],
     *,
-    state: TrainState | None = None,
     sinks: Sequence[Sink] = (),
     by: bool = True,
 ) -> str | None:
-    """Run from the beginning, or from `state`, to the end; return the first difference from a trace, None without one.
+    """Run from the beginning to the end; return the first difference from a trace, None without one.
 
     With `by`, who cancelled must be the same, too.
     """
     follower = TraceChecker(expected, by=by)
     learner = run.learner(subs, [follower, *sinks])
-    if state is None:
-        fit_step(learner, learner.init(run.seed), run.epochs)
-    else:
-        fit_step(learner, state)
+    fit_step(learner, learner.init(run.seed), run.epochs)
     return follower.finish()
 
 

@@ -39,9 +39,6 @@ CLASSES: Final = (
 )
 """The classes by label, spelled as on the hub, so that both sources have the same features."""
 
-_IMAGES_MAGIC: Final = 0x00000803
-_LABELS_MAGIC: Final = 0x00000801
-
 
 def load_fashion_mnist(data_dir: Path | None = None) -> DatasetDict:
     """Load Fashion-MNIST: splits train (60,000) and test (10,000), columns image and label.
@@ -94,8 +91,8 @@ def _find(folder: Path, stem: str, rank: int) -> Path:
 
 
 def _split(images_path: Path, labels_path: Path) -> Dataset:
-    pixels = _read_idx(images_path, _IMAGES_MAGIC)
-    labels = _read_idx(labels_path, _LABELS_MAGIC)
+    pixels = _read_idx(images_path, 3)
+    labels = _read_idx(labels_path, 1)
     if pixels.shape[1:] != (28, 28):
         raise DataError(f"{images_path}: images of {pixels.shape[1]} by {pixels.shape[2]}; expected 28 by 28.")
     if len(pixels) != len(labels):
@@ -108,10 +105,10 @@ def _split(images_path: Path, labels_path: Path) -> Dataset:
     return grey_images(pixels, labels, CLASSES)
 
 
-def _read_idx(path: Path, magic: int) -> NDArray[np.uint8]:
+def _read_idx(path: Path, rank: int) -> NDArray[np.uint8]:
     """Read one idx file of bytes: a magic, whose last byte is the rank, the sizes, then the data."""
     content = _content(path)
-    rank = magic & 0xFF
+    magic = 0x00000800 + rank
     start = 4 + 4 * rank
     if len(content) < start:
         raise DataError(f"{path} is truncated: {len(content)} bytes, of which the header alone takes {start}.")

@@ -8,6 +8,7 @@ it is read (`HFLoader`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from nntrain.data.images.memory import format_bytes, free_memory
@@ -45,7 +46,8 @@ def hf_loaders(
 ) -> tuple[ResidentLoader | HFLoader, ResidentLoader | HFLoader]:
     """Check the arguments, and return the loaders of the two splits; see `DataLoaders.from_hf_dd`."""
     _check_dataset_dict(dd)
-    _check_batch_size(batch_size)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size!r}; expected an integer of at least 1.")
     _check_count("memory_budget", memory_budget, "bytes, or None for half of the free memory")
     _check_count("num_workers", num_workers, "processes, or None for one fewer than there are processors")
     train_name, valid_name = find_splits([str(name) for name in dd], train=train, valid=valid)
@@ -86,15 +88,15 @@ def _loader(
             num_workers=workers,
             reason=found,
         )
-    names = split.class_names
+    (images, seconds), names = found, split.class_names
     return ResidentLoader(
-        found.images,
+        images,
         split.labels(),
         batch_size,
         flatten=flatten,
         shuffle=shuffle,
         known_classes=None if names is None else len(names),
-        seconds=found.seconds,
+        seconds=seconds,
     )
 
 
@@ -141,24 +143,19 @@ def find_columns(
     Raises:
         ConfigError: a column is missing, of the wrong kind, or more than one could be meant.
     """
-    from datasets.features.features import ClassLabel
+    from datasets.features.features import ClassLabel, Value
     from datasets.features.image import Image
 
     images = [name for name, feature in features.items() if isinstance(feature, Image)]
     classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
-    integers = [name for name, feature in features.items() if _is_integer(feature)]
+    values = [(name, feature) for name, feature in features.items() if isinstance(feature, Value)]
+    integers = [name for name, value in values if value.dtype.startswith(("int", "uint"))]
     listing = ", ".join(f"{name!r}: {feature}" for name, feature in features.items()) or "none"
+    pick = partial(_pick, split=split, listing=listing)
+    either = "a datasets.ClassLabel or an integer Value"
     return (
-        _pick("image", image, candidates=images, allowed=images, kind="a datasets.Image", split=split, listing=listing),
-        _pick(
-            "label",
-            label,
-            candidates=classes or integers,
-            allowed=[*classes, *integers],
-            kind="a datasets.ClassLabel or an integer Value",
-            split=split,
-            listing=listing,
-        ),
+        pick("image", image, candidates=images, allowed=images, kind="a datasets.Image"),
+        pick("label", label, candidates=classes or integers, allowed=[*classes, *integers], kind=either),
     )
 
 
@@ -190,17 +187,6 @@ def _pick(
         f"{len(candidates)} columns of the split {split!r} could be the {argument}: {quoted(candidates)}. "
         f"Name the one meant: {argument}={candidates[0]!r}. Its columns are {listing}."
     )
-
-
-def _is_integer(feature: object) -> bool:
-    from datasets.features.features import Value
-
-    return isinstance(feature, Value) and feature.dtype.startswith(("int", "uint"))
-
-
-def _check_batch_size(batch_size: object) -> None:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size!r}; expected an integer of at least 1.")
 
 
 def _check_count(option: str, given: object, kind: str) -> None:

@@ -5,17 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final, Self
 
 import torch
 from torch import Tensor
 
 from nntrain.errors import ConfigError
 from nntrain.values.key import Key
-
-if TYPE_CHECKING:
-    from typing import Self
-
 
 CPU: Final = torch.device("cpu")
 
@@ -86,17 +82,15 @@ class ImageLoader(ABC):
 
     def _scale(self, pixels: Tensor) -> Tensor:
         """Divide intensities, uint8 [B, C, H, W], by 255 as `to_tensor` does, on their device."""
-        images = _divide_by_255(pixels)
+        if pixels.device.type == "cpu":
+            import numpy as np
+
+            # The same float32 division as to_tensor's, so the same bits. By numpy: torch would use threads, which do
+            # not pay for so small a batch and compete with the training's: on a busy machine they cost milliseconds a
+            # batch.
+            images = torch.from_numpy(np.divide(pixels.numpy(), np.float32(255), dtype=np.float32))
+        else:
+            # On CUDA torch multiplies by the reciprocal of a number, which rounds differently; by a tensor it divides.
+            # The tensor is made on the device, since a copy to it would wait.
+            images = pixels.to(torch.float32).div_(torch.full((), 255.0, dtype=torch.float32, device=pixels.device))
         return images.flatten(1) if self.flatten else images
-
-
-def _divide_by_255(pixels: Tensor) -> Tensor:
-    if pixels.device.type == "cpu":
-        import numpy as np
-
-        # The same float32 division as to_tensor's, so the same bits. By numpy: torch would use threads, which do not
-        # pay for so small a batch and compete with the training's: on a busy machine they cost milliseconds a batch.
-        return torch.from_numpy(np.divide(pixels.numpy(), np.float32(255), dtype=np.float32))
-    # On CUDA torch multiplies by the reciprocal of a number, which rounds differently; by a tensor it divides. The
-    # tensor is made on the device, since a copy to it would wait.
-    return pixels.to(torch.float32).div_(torch.full((), 255.0, dtype=torch.float32, device=pixels.device))

@@ -26,10 +26,7 @@ def grey_images(pixels: NDArray[np.uint8], labels: NDArray[np.integer], classes:
 
     label = ClassLabel(names=list(classes))
     features = Features(image=Image(), label=label)  # type: ignore[no-untyped-call]  # datasets leaves it untyped
-    columns = {
-        "image": [{"bytes": _encode_png(one), "path": None} for one in pixels],
-        "label": labels.tolist(),
-    }
+    columns = {"image": [{"bytes": _encode_png(one), "path": None} for one in pixels], "label": labels.tolist()}
     return Dataset.from_dict(columns, features=features)
 
 

@@ -45,9 +45,7 @@ def hf_ds_collate_fn(
     >>> images, labels
     (tensor([[1., 1.]]), tensor([7]))
     """
-    from torchvision.transforms.functional import (  # type: ignore[import-untyped]  # it has no py.typed
-        to_tensor,
-    )
+    from torchvision.transforms.functional import to_tensor  # type: ignore[import-untyped]  # it has no py.typed
 
     if isinstance(examples, Mapping):
         raise DataError(
@@ -63,7 +61,7 @@ def hf_ds_collate_fn(
                     f"no column {column!r} in the example; its columns are {quoted(example)}. Name it: "
                     "functools.partial(hf_ds_collate_fn, image=..., label=...)."
                 )
-    names = _positions(len(examples))
+    names = [f"example {position} of the batch" for position in range(len(examples))]
     pixels = [
         # to_tensor returns torch's default dtype; float64 rounds to the same bits as a float32 division.
         to_tensor(_eight_bit(example[image], name)).to(torch.float32)
@@ -128,10 +126,6 @@ def check_shapes(shapes: Sequence[tuple[int, ...]], names: Sequence[str]) -> Non
                 f"{list(shape)}; expected the same for all. Resize them with dd.map, or bring them to one "
                 "mode: dd.cast_column(name, datasets.Image(mode='RGB'))."
             )
-
-
-def _positions(count: int) -> list[str]:
-    return [f"example {position} of the batch" for position in range(count)]
 
 
 def quoted(names: Collection[str]) -> str:

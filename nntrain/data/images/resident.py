@@ -77,10 +77,12 @@ class ResidentLoader(ImageLoader):
         The images move to a CUDA device where they take at most half of its free memory. Otherwise they stay, and each
         batch is gathered into pinned memory and copied from there.
         """
-        device = _with_index(device)
+        if str(device) == "cuda":  # whichever is current
+            device = torch.device("cuda", torch.cuda.current_device())
         if device == self.device:
             return self
-        holder = device if _has_room(device, self.images.nbytes) else CPU
+        fits = device.type == "cuda" and self.images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
+        holder = device if fits else CPU
         return replace(self, images=self.images.to(holder), labels=self.labels.to(holder), device=device)
 
     def _batches(self, key: Key, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -119,33 +121,12 @@ def _gather(source: NDArray[np.generic], rows: NDArray[np.int64], *, pinned: boo
     return there
 
 
-def _with_index(device: torch.device) -> torch.device:
-    if str(device) == "cuda":  # whichever is current
-        return torch.device("cuda", torch.cuda.current_device())
-    return device
-
-
-def _has_room(device: torch.device, needed: int) -> bool:
-    if device.type != "cuda":
-        return False
-    free, _ = torch.cuda.mem_get_info(device)
-    return needed <= free // 2
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """The decoded images of a split, uint8 [N, C, H, W], and the seconds that it took."""
-
-    images: Tensor
-    seconds: float
-
-
 class _MixedShapesError(Exception):
     """An image has another shape than the first one."""
 
 
-def decode(split: Split, budget: int, allowed: str, name: str) -> Decoded | str:
-    """Return a split's decoded images, or the reason why it must be streamed.
+def decode(split: Split, budget: int, allowed: str, name: str) -> tuple[Tensor, float] | str:
+    """Return a split's images, uint8 [N, C, H, W], and the seconds that it took; or why it must be streamed.
 
     Args:
         split: what to decode.
@@ -169,7 +150,7 @@ def decode(split: Split, budget: int, allowed: str, name: str) -> Decoded | str:
         _fill(images.numpy(), split, name)
     except _MixedShapesError:
         return "images of several sizes"
-    return Decoded(images, time.perf_counter() - began)
+    return images, time.perf_counter() - began
 
 
 def _fill(images: NDArray[np.uint8], split: Split, name: str) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import IO, Final
 
 from nntrain.log.events import (
@@ -40,40 +40,25 @@ class TensorBoard(RunExporter):
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = Path(folder)
-        self._format = _Format.load()
+        self._format = _load_format()
         super().__init__(f"event files in {self._folder}")
 
     def _run(self, first: Line) -> Exporter:
         return _EventFile(self._folder / name_of_run(first), first, self._format)
 
 
-@dataclass(frozen=True, slots=True)
-class _Format:
-    """TensorBoard's own modules for its format. Their classes are made at run time: no type checker sees them."""
-
-    event: ModuleType
-    summary: ModuleType
-    tensor: ModuleType
-    types: ModuleType
-    text: ModuleType
-    records: ModuleType
-
-    @classmethod
-    def load(cls) -> _Format:
-        """Return the imported modules. Raises `MissingExtraError` if TensorBoard is not installed."""
-        names = (
-            *(f"compat.proto.{name}_pb2" for name in ("event", "summary", "tensor", "types")),
-            "plugins.text.plugin_data_pb2",
-            "summary.writer.record_writer",
-        )
-        purpose = "Writing TensorBoard's event files"
-        return cls(*(needed(f"tensorboard.{name}", extra="tensorboard", purpose=purpose) for name in names))
+def _load_format() -> SimpleNamespace:
+    """Return TensorBoard's modules for its format. Their classes are made at run time: no type checker sees them."""
+    modules = {name: f"compat.proto.{name}_pb2" for name in ("event", "summary", "tensor", "types")}
+    modules |= {"text": "plugins.text.plugin_data_pb2", "records": "summary.writer.record_writer"}
+    load = partial(needed, extra="tensorboard", purpose="Writing TensorBoard's event files")
+    return SimpleNamespace(**{name: load(f"tensorboard.{module}") for name, module in modules.items()})
 
 
 class _EventFile(Exporter):
     """The event file of a run."""
 
-    def __init__(self, folder: Path, first: Line, format_: _Format) -> None:
+    def __init__(self, folder: Path, first: Line, format_: SimpleNamespace) -> None:
         self._format = format_
         seconds = first.timestamp.timestamp()
         folder.mkdir(parents=True, exist_ok=True)
@@ -141,7 +126,7 @@ def _code(text: str) -> str:
     return "\n".join(f"    {one}" for one in safe(text).splitlines())
 
 
-def _text_value(tag: str, text: str, format_: _Format) -> object:
+def _text_value(tag: str, text: str, format_: SimpleNamespace) -> object:
     content = format_.text.TextPluginData(version=0).SerializeToString()
     about = format_.summary.SummaryMetadata
     return format_.summary.Summary.Value(

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Final
 from nntrain.errors import LogError
 from nntrain.log.events import CancelledEvent, RunStarted
 from nntrain.log.export.curves import Curves
-from nntrain.log.export.environment import variable
 from nntrain.log.export.exporter import Exporter, RunExporter
 from nntrain.log.export.names import name_of_run
-from nntrain.log.export.outcomes import Ending, ending
 from nntrain.log.export.text import plain, safe, safe_sentence
-from nntrain.log.extras import needed
+from nntrain.log.extras import needed, variable
 from nntrain.log.line import Line
+from nntrain.log.replay import Ending, ending
 from nntrain.values.log_event import RolledBack, WarningEvent
 
 if TYPE_CHECKING:
@@ -96,7 +95,8 @@ class _Run(Exporter):
         for point in self._curves.points(line):
             if point.curve not in self._drawn:
                 self._drawn.add(point.curve)
-                self._run.define_metric(_metric_name(point.curve), step_metric=point.axis)
+                # in this name, a dot that is not escaped leads into a mapping
+                self._run.define_metric(point.curve.replace(".", "\\."), step_metric=point.axis)
             row[point.curve] = point.value
             row[point.axis] = point.x
         if row:
@@ -117,11 +117,6 @@ class _Run(Exporter):
         """Write the summary, and finish the run."""
         self._run.summary.update({"outcome": self._ending, **self._messages})
         self._run.finish(exit_code=_EXIT[self._ending])
-
-
-def _metric_name(curve: str) -> str:
-    """Return a curve's name for `define_metric`, in which a dot that is not escaped leads into a mapping."""
-    return curve.replace(".", "\\.")
 
 
 def _config(config: Mapping[str, object]) -> dict[str, object]:

@@ -30,33 +30,33 @@ HOME: Final = str(Path(nntrain.__file__).parent)
 EVERY: Final = 0.001
 
 TORCH: Final = {
-    ("passes", "_eagerly"): "torch: model and loss",
-    ("workspace", "_backward"): "torch: backward",
-    ("optimizer", "_step"): "torch: the optimizer's step",
+    ("task", "evaluate"): "torch: model and loss",
+    ("live", "_backward"): "torch: backward",
+    ("update", "_step"): "torch: the optimizer's step",
     ("metrics", "accuracy"): "torch: the metric",
-    ("records", "add"): "reading loss and metric, and the sums",
+    ("live", "run"): "reading loss and metric, and the sums",
+    ("values", "add"): "reading loss and metric, and the sums",
 }
 OWN: Final = {
     "machine": "machine: the loop over batches, states, the clock",
-    "records": "records: states and what they are made of",
-    "passes": "passes: taking the batch apart, checks",
-    "workspace": "workspace: who holds the value, gradients",
-    "watch": "watch: what a forward pass writes",
-    "optimizer": "optimizer: hooks, what was written",
-    "loaders": "loaders: the next batch",
-    "batches": "batches: device, structure, samples",
-    "randomness": "randomness: seeds",
-    "events": "events: asking subscribers",
+    "values": "values: states and what they are made of, seeds",
+    "live": "live: who holds the value, gradients, what a forward pass writes",
+    "update": "update: hooks, what was written",
+    "task": "task: taking the batch apart, device, samples, checks",
+    "metrics": "metrics: checks",
+    "data": "data: the next batch",
+    "subscribers": "subscribers: asking them",
+    "sinks": "sinks: telling them",
 }
 
 
 def part_of(frame: FrameType | None) -> str:
-    """Give the part of a batch that a stack is in."""
+    """Return the part of a batch that a stack is in."""
     while frame is not None:
         code = frame.f_code
         if code.co_filename.startswith(HOME):
-            module = Path(code.co_filename).stem
-            return TORCH.get((module, code.co_name), OWN.get(module, "the rest"))
+            room = Path(code.co_filename).relative_to(HOME).parts[0]
+            return TORCH.get((room, code.co_name), OWN.get(room, "the rest"))
         frame = frame.f_back
     return "the rest"
 

@@ -101,7 +101,7 @@ def test_the_way_is_within_the_imports_and_touches_what_it_must(watching: Who) -
     assert (first.function.name, first.handed) == ("fit_step", True)
     steps = crossing(first.calls)
     assert {step for step in steps if YOURS not in step and step[1] not in MAY_IMPORT[step[0]]} == set()
-    touched = {"data", "task", "live", "update", "metrics", "sinks", YOURS, *["subscribers"] * (watching == "somebody")}
+    touched = {"data", "task", "live", "update", "metrics", YOURS, *["subscribers", "sinks"] * (watching == "somebody")}
     assert {room for _, room in crossing(one_batch([first]))} >= touched
     assert ("subscribers" in {room for _, room in steps}) == (watching == "somebody")
 

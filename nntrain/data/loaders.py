@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 import torch
 
 from nntrain.data.torch_loaders import torch_loader
-from nntrain.errors import ConfigError
+from nntrain.errors import ConfigError, DataError
 from nntrain.values.key import Key
 from nntrain.values.randomness import transforming
 
@@ -117,3 +117,16 @@ def length_of(items: object) -> int | None:
         return len(items)  # type: ignore[arg-type] # anything may be given; what has no length raises
     except TypeError:
         return None
+
+
+def check_data(dls: object) -> None:
+    """Raise `ConfigError` or `DataError` for what has no batches to train and to evaluate on."""
+    for name in ("train", "valid"):
+        if not hasattr(dls, name):
+            raise ConfigError(
+                f"dls is {type(dls).__name__} without .{name}; expected DataLoaders(train, valid) "
+                f"or DataLoaders.from_hf_dd(dataset_dict)."
+            )
+        as_loader(getattr(dls, name), name)
+        if length_of(getattr(dls, name)) == 0:
+            raise DataError(f"dls.{name} has no batch; expected at least one. Check what it was made from.")

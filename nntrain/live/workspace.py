@@ -477,3 +477,16 @@ def _spec_of(params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], device
         {name: (tensor.shape, tensor.dtype) for name, tensor in buffers.items()},
         device,
     )
+
+
+def as_device(device: torch.device | str | None) -> torch.device | None:
+    """Return the device that is meant; None stays. Raises `ConfigError` for one that there is not."""
+    if device is None:
+        return None
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"device is {device!r}; expected 'cpu', 'cuda', 'cuda:1' ... ({error})") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device is {device!r}, but torch sees no CUDA device here. Use device='cpu'.")
+    return found

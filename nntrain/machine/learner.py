@@ -11,14 +11,14 @@ from typing import Generic, TypedDict, TypeVar, Unpack
 import torch
 from torch import nn
 
-from nntrain.data.loaders import TrainValid, as_loader, description_of, length_of, on_device
+from nntrain.data.loaders import TrainValid, as_loader, check_data, description_of, length_of, on_device
 from nntrain.data.stream import Stream
-from nntrain.errors import ConfigError, DataError
+from nntrain.errors import ConfigError
 from nntrain.live.compiled import compile_options
 from nntrain.live.eager import Eager
 from nntrain.live.engine import Pass
 from nntrain.live.recorded import recorded
-from nntrain.live.workspace import Workspace
+from nntrain.live.workspace import Workspace, as_device
 from nntrain.machine.machine import Machine, ordinary_tensors
 from nntrain.machine.steps import check_epochs, fold, with_goal
 from nntrain.machine.telling import News
@@ -30,7 +30,7 @@ from nntrain.subscribers.asking import listeners, subscriber_name
 from nntrain.subscribers.protocol import Listening
 from nntrain.task.supervised import LossFn, Supervised, Unpacked, unpacked
 from nntrain.update.optimizer import OptimizerFactory
-from nntrain.update.schedules import Schedule, is_lr
+from nntrain.update.schedules import Schedule, check_lr
 from nntrain.values.key import Key
 from nntrain.values.modules import check_initialised
 from nntrain.values.progress import Phase, Progress
@@ -105,7 +105,7 @@ class Learner(Generic[Batch]):
             raise ConfigError(
                 f"model is {self.model!r}; expected a torch.nn.Module, or a function of no arguments that makes one."
             )
-        _check_data(self.dls)
+        check_data(self.dls)
         functions: dict[str, object] = {
             "loss_fn": self.loss_fn,
             "optim_class": self.optim_class,
@@ -123,7 +123,7 @@ class Learner(Generic[Batch]):
         named_metrics(self.metric_fn)
         if isinstance(self.metric_fn, Mapping):
             object.__setattr__(self, "metric_fn", FrozenMapping(self.metric_fn))
-        _check_lr(self.lr)
+        check_lr(self.lr)
         compile_options(self.compile)
         if not isinstance(self.capture, bool):
             raise ConfigError(f"capture is {self.capture!r}; expected True or False.")
@@ -137,7 +137,7 @@ class Learner(Generic[Batch]):
         listeners(self.subs)
         for sink in self.sinks:
             interest_of(sink)
-        object.__setattr__(self, "device", _device(self.device))
+        object.__setattr__(self, "device", as_device(self.device))
 
     def __repr__(self) -> str:
         config = self._config
@@ -262,41 +262,7 @@ def _constant(lr: float, step: int) -> float:  # noqa: ARG001 - a schedule takes
     return lr
 
 
-def _check_data(dls: object) -> None:
-    for name in ("train", "valid"):
-        if not hasattr(dls, name):
-            raise ConfigError(
-                f"dls is {type(dls).__name__} without .{name}; expected DataLoaders(train, valid) "
-                f"or DataLoaders.from_hf_dd(dataset_dict)."
-            )
-        as_loader(getattr(dls, name), name)
-        if length_of(getattr(dls, name)) == 0:
-            raise DataError(f"dls.{name} has no batch; expected at least one. Check what it was made from.")
-
-
 def _name(thing: object) -> str:
     function = getattr(thing, "func", thing)  # of a partial
     name = getattr(function, "__name__", None)
     return name if isinstance(name, str) else type(function).__name__
-
-
-def _check_lr(lr: object) -> None:
-    if callable(lr):
-        lr = lr(0)
-        where = "lr(0)"
-    else:
-        where = "lr"
-    if not is_lr(lr):
-        raise ConfigError(f"{where} is {lr!r}; expected a finite number of 0 or more, or a function of the step.")
-
-
-def _device(device: torch.device | str | None) -> torch.device | None:
-    if device is None:
-        return None
-    try:
-        found = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ConfigError(f"device is {device!r}; expected 'cpu', 'cuda', 'cuda:1' ... ({error})") from error
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device is {device!r}, but torch sees no CUDA device here. Use device='cpu'.")
-    return found

@@ -22,7 +22,7 @@ from nntrain.live.engine import Engine, Passed
 from nntrain.live.workspace import Workspace
 from nntrain.machine.cursor import Cursor, Position
 from nntrain.machine.interrupts import Interrupts
-from nntrain.machine.table import TABLE, Step, cancel, leave, moved_to
+from nntrain.machine.table import TABLE, Step, leave, moved_to
 from nntrain.machine.telling import News, Telling
 from nntrain.machine.turn import Turn
 from nntrain.sinks.audience import Watcher
@@ -215,7 +215,7 @@ class Machine(Generic[Batch]):
         if self._before_batch:
             asked = self._ask_before(cursor.state(), batch)
             if asked.verdict is not None:
-                return cancel(asked, "before_batch")
+                return leave(asked, "before_batch")
             if asked.state is not cursor.now[2]:
                 position, tensors = Position.of(asked.state), asked.state.tensors
             del asked
@@ -245,7 +245,7 @@ class Machine(Generic[Batch]):
                 cursor.now = before, remains if kept is None else kept, None
             raise
         if verdict is not None:
-            return cancel(Published(cursor.state(), verdict, by), "after_batch")
+            return leave(Published(cursor.state(), verdict, by), "after_batch")
         return passed
 
     def _ask_before(self, state: TrainState, batch: Batch) -> Published:

@@ -55,33 +55,22 @@ class Step(NamedTuple):
 
 
 def leave(published: Published, event: Event) -> Step:
-    """Return the step along the row of a place, from the event that was published there."""
+    """Return the step along the row of a place, from the event that was published there; of a batch, if cancelled."""
     state, verdict = published.state, published.verdict
+    place = state.progress
     if verdict is not None and verdict.scope == "fit":
         after = moved_to(state, at="finished")
+    elif verdict is not None and verdict.scope == "batch":
+        after = moved_to(state, batch=place.batch + 1) if event == "before_batch" else state
     elif verdict is None and event == "before_epoch":
         after = moved_to(state, at="batch")
     elif event == "before_fit":
-        reached = state.progress.epoch >= state.progress.epochs
-        after = moved_to(state, at="after_fit" if reached else "before_epoch")
+        after = moved_to(state, at="after_fit" if place.epoch >= place.epochs else "before_epoch")
     elif event == "after_fit":
         after = moved_to(state, at="finished")
     else:
         after = next_phase(state)
     return Step(after, verdict, published.by, event)
-
-
-def cancel(published: Published, event: Event) -> Step:
-    """Return the step from a batch that was cancelled: past this batch, this phase or this fit."""
-    state, verdict = published.state, published.verdict
-    if verdict is None or verdict.scope == "batch":
-        if event == "before_batch":
-            state = moved_to(state, batch=state.progress.batch + 1)
-    elif verdict.scope == "epoch":
-        state = next_phase(state)
-    else:
-        state = moved_to(state, at="finished")
-    return Step(state, verdict, published.by, event)
 
 
 def moved_to(state: TrainState, **changes: object) -> TrainState:

@@ -1,4 +1,4 @@
-"""Batches: moving them to a device, counting their samples, and telling inputs from target.
+"""Batches: moving them to a device, their structure, and the number of their samples.
 
 A batch is any tree of tuples, lists, mappings and dataclasses over tensors.
 """

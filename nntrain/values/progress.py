@@ -11,7 +11,7 @@ from nntrain.values.record import Record
 Phase = Literal["train", "eval"]
 """The two phases of an epoch."""
 Place = Literal["before_fit", "before_epoch", "batch", "after_epoch", "after_fit", "finished"]
-"""Where the machine can stand. `nntrain.machine.machine` has the table of what leads where."""
+"""Where the machine can stand. `nntrain.machine.table` has the table of what leads where."""
 
 
 class Progress(Record, frozen=True):

@@ -153,6 +153,34 @@ def test_the_log_tells_what_was_loaded_and_what_was_skipped(run: Path, tmp_path:
     assert [event for one in told for event in one.logged if isinstance(event, CheckpointLoaded)] == [loaded]
 
 
+def test_loading_changes_no_learner_and_the_first_step_from_the_state_tells_of_the_file(run: Path) -> None:
+    broken(files(run)[-1])
+    told: list[Transition] = []
+    reader, stepper = learner_of(told.append), learner_of(told.append)
+    found = resume(run, reader)
+    assert found.state is not None
+    assert [event.event for event in found.state.loaded] == ["checkpoint_loaded", "warning"]
+    assert found.state == load(files(run)[-2], reader), "what tells of the file is no part of the value"
+    fit_step(reader, reader.init(), 1)
+    assert not [event for one in told for event in one.logged], "it goes on from elsewhere, and has loaded nothing"
+    told.clear()
+    ended = fit_step(stepper, found.state).state
+    assert [event for one in told for event in one.logged] == list(found.state.loaded)
+    assert told[0].logged == found.state.loaded
+    assert ended.loaded == ()
+    assert ended == fitted()
+
+
+def test_where_no_file_is_whole_the_log_is_told_of_those_that_were_skipped(run: Path) -> None:
+    for path in files(run):
+        broken(path)
+    told: list[Transition] = []
+    learner = learner_of(told.append)
+    assert resume(run, learner).state is None
+    learner.fit(1, print_stats=False)
+    assert [event.event for event in told[0].logged] == ["warning"] * 4
+
+
 def test_other_data_do_not_fit_amid_a_phase_and_are_told_between_phases(run: Path, tmp_path: Path) -> None:
     amid, *_, last = files(run)
 

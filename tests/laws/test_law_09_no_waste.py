@@ -19,9 +19,22 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nntrain import Learner, Sink, Subscriber, TrainState, Transition, accuracy, fit_step
+from nntrain import (
+    Cancel,
+    CancelBatch,
+    CancelEpoch,
+    CancelFit,
+    Learner,
+    Sink,
+    Subscriber,
+    TrainState,
+    Transition,
+    accuracy,
+    fit_step,
+)
 from nntrain.subscribers.protocol import AnswerBatch
 from nntrain.values.output import BatchOutput
+from nntrain.values.record import evolved
 from tests.laws.strategies import Batch, Loaders
 
 WEIGHT: Final = (37, 23)
@@ -202,6 +215,50 @@ def test_the_live_tensors_stay_the_same_memory(device: torch.device, keep: bool)
     learner = make_learner("adam", 3, 1, [], [sink], device)
     learner.fit(2, print_stats=False)
     assert len(places) == 1
+
+
+class GoesBack(Subscriber[Batch]):
+    """Does not want the write of batch `unwanted`: answers with the state from before it, and holds no other."""
+
+    def __init__(self, unwanted: int, verdict: type[CancelBatch | CancelEpoch | CancelFit] | None) -> None:
+        self.unwanted, self.verdict = unwanted, verdict
+        self.before: list[TrainState] = []
+
+    def before_batch(self, state: TrainState, batch: Batch) -> TrainState:
+        if (state.progress.phase, state.progress.batch) == ("train", self.unwanted):
+            self.before.append(state)
+        return state
+
+    def after_batch(self, state: TrainState, batch: Batch, output: BatchOutput) -> TrainState | Cancel:
+        if not self.before or state.progress.batch != self.unwanted + 1:
+            return state
+        moved = evolved(state.progress, step=self.unwanted)
+        del state
+        back = evolved(self.before.pop(), progress=moved)
+        return back if self.verdict is None else self.verdict(state=back)
+
+
+@pytest.mark.parametrize("verdict", [None, CancelBatch, CancelEpoch, CancelFit])
+@pytest.mark.parametrize("unwanted", [0, 2, 3])
+def test_a_write_that_an_answer_does_not_want_is_never_made(
+    unwanted: int, verdict: type[CancelBatch | CancelEpoch | CancelFit] | None, device: torch.device
+) -> None:
+    steps: list[int] = []
+
+    class Counted(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            steps.append(1)
+            return super().step(closure)
+
+    learner = make_learner("sgd", 4, 1, [GoesBack(unwanted, verdict)], [], device).replace(optim_class=Counted)
+    learner.fit(1, print_stats=False)  # what a first forward pass writes is looked at by copies
+    steps.clear()
+    cell, copies = [learner.init(epochs=1)], CountCopies()
+    with copies:
+        state = fit_step(learner, cell.pop()).state
+    taken = 3 if verdict in {None, CancelBatch} else unwanted
+    assert (len(steps), copies.count) == (taken, 0)
+    assert state.progress.step == taken
 
 
 def test_the_counter_counts() -> None:

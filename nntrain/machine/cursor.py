@@ -76,7 +76,7 @@ class Position:
         fields = self.start.fields.copy()
         fields["tensors"] = tensors
         if self.batch != place.batch:
-            fields["progress"] = evolved(place, batch=self.batch, step=self.step, samples=self.samples)
+            fields["progress"] = self.progress
             fields["sums"] = evolved(
                 sums,
                 weighted=self.weighted,

@@ -179,7 +179,7 @@ class Machine(Generic[Batch]):
                 with self.workspace.held(cursor.now[1]):
                     found = self._batch(cursor, given, seen=bool(watching) or grouped)
                 if isinstance(found, Passed):
-                    news = not telling.to_nobody and telling.has_news(cursor.now[0].start)
+                    news = not (watching or telling.to_nobody) and telling.has_news(cursor.now[0].start)
                     if grouped and not news:
                         telling.add(cursor.now[0], found)
                     if not (watching or news or once or interrupts.pressed):

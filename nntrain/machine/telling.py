@@ -124,7 +124,21 @@ class Telling:
             else:  # a subscriber has gone on from another state
                 listening = audience.of_batch(after.phase, after.batch, after.step)
             if listening:
-                transition = self._transition(step, began, logged)
+                news = self._news
+                transition = Transition(
+                    at=began.at,
+                    progress=began,
+                    state=step.state,
+                    run=self._info(step.state.key.seed),
+                    event=step.event,
+                    verdict=step.verdict,
+                    by=step.by or None,
+                    output=step.output if step.verdict is None else None,
+                    stats=step.stats,
+                    notes=news.take_notes(began.at) if news.notes or began.at == "before_fit" else (),
+                    logged=(news.take_events() if news.queued_events else ()) + logged,
+                    lr_scale=step.lr_scale,
+                )
                 if transition.logged or transition.notes:  # another thread may just have queued it
                     listening = audience.at(began.at)
                 audience.tell(listening, transition, self._news.take_events)
@@ -132,23 +146,6 @@ class Telling:
             self.failure(error, step.state, began)
             raise
         return step
-
-    def _transition(self, step: Step, began: Progress, logged: tuple[LogEvent, ...]) -> Transition:
-        news = self._news
-        return Transition(
-            at=began.at,
-            progress=began,
-            state=step.state,
-            run=self._info(step.state.key.seed),
-            event=step.event,
-            verdict=step.verdict,
-            by=step.by or None,
-            output=step.output if step.verdict is None else None,
-            stats=step.stats,
-            notes=news.take_notes(began.at) if news.notes or began.at == "before_fit" else (),
-            logged=(news.take_events() if news.queued_events else ()) + logged,
-            lr_scale=step.lr_scale,
-        )
 
     def failure(self, error: BaseException, state: TrainState, began: Progress) -> None:
         """Note where it happened, leave the state before with the error, and tell the sinks."""

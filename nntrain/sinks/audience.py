@@ -105,34 +105,34 @@ class Audience:
     ) -> None:
         """Tell those `listening` of a transition; strict ones may raise, unless `leniently`.
 
-        Those who tell events of their own come first. Then `queued_events` returns what is to be told beside it: if
-        there is anything, all others that want what begins at that place are told. A strict one that fails keeps none
-        of the others from being told.
+        Those who tell events of their own come first. Then `queued_events` returns what they told: if there is
+        anything, all others that want what begins at that place are told. A strict one that fails keeps none of the
+        others from being told.
         """
         failed: list[Exception] = []
         if self._tellers:
-            for one in listening:
-                if one.interest.tells:
-                    self._show(one, transition, failed, leniently=leniently)
-        events = queued_events()
-        if events:
-            transition = replace(transition, logged=(*transition.logged, *events))
-            listening = listening if transition.error is not None else self.at(transition.at)
-        for one in listening:
-            if not one.interest.tells:
-                self._show(one, transition, failed, leniently=leniently)
+            self._show([one for one in listening if one.interest.tells], transition, failed, leniently=leniently)
+            events = queued_events()
+            if events:
+                transition = replace(transition, logged=(*transition.logged, *events))
+                listening = listening if transition.error is not None else self.at(transition.at)
+            listening = [one for one in listening if not one.interest.tells]
+        self._show(listening, transition, failed, leniently=leniently)
         if failed:
             raise failed.pop()  # so that this frame, which the error holds, does not hold it
 
-    def _show(self, one: Watcher, transition: Transition, failed: list[Exception], *, leniently: bool) -> None:
-        try:
-            one.sink(transition)
-        except Exception as error:  # noqa: BLE001 - a strict one's is raised when all were told
+    def _show(
+        self, listening: Sequence[Watcher], transition: Transition, failed: list[Exception], *, leniently: bool
+    ) -> None:
+        for one in listening:
             try:
-                if self._ends_it(one, error, leniently=leniently or bool(failed)):
-                    failed.append(error)
-            except Exception as warned:  # noqa: BLE001 - where the caller has made warnings errors
-                failed.append(warned)
+                one.sink(transition)
+            except Exception as error:  # noqa: BLE001 - a strict one's is raised when all were told
+                try:
+                    if self._ends_it(one, error, leniently=leniently or bool(failed)):
+                        failed.append(error)
+                except Exception as warned:  # noqa: BLE001 - where the caller has made warnings errors
+                    failed.append(warned)
 
     def _ends_it(self, one: Watcher, error: Exception, *, leniently: bool) -> bool:
         """Return whether a sink's error ends the training: a strict one's does. Any other is counted."""

@@ -21,7 +21,7 @@ from tests.benchmarks.own import ON_A_DEVICE, OWN
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.report import cells, heading, table
 from tests.benchmarks.rounds import interleaved
-from tests.benchmarks.setting import Loop, batches_of, model_of, timed
+from tests.benchmarks.setting import Loop, again, batches_of, model_of, timed
 
 HAND: Final = "hand-written"
 
@@ -39,7 +39,7 @@ def compared(loops: Mapping[str, Loop], options: argparse.Namespace) -> str:
     rounds = interleaved(ready, options.rounds, PEERS)
     batches = len(train) + len(valid)
     few = train[: options.short_batches], valid[: max(1, options.short_batches // 6)]
-    short = {name: timed(loops[name], model, *few) for name in rounds.seconds if name not in PEERS}
+    short = {name: again(loops[name], model, *few) for name in rounds.seconds if name not in PEERS}
     many = interleaved(short, options.short_rounds)
     rows = [
         [
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=9, help="how often each loop is timed (default 9)")
     parser.add_argument("--batches", type=int, default=300, help="of an epoch; a sixth more to evaluate (default 300)")
     parser.add_argument("--short-rounds", type=int, default=100, help="how many for the column `best` (default 100)")
-    parser.add_argument("--short-batches", type=int, default=60, help="of an epoch of these (default 60)")
+    parser.add_argument("--short-batches", type=int, default=100, help="of an epoch of these (default 100)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--model", choices=("mlp", "cnn"), default="mlp")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

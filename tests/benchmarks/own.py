@@ -123,6 +123,7 @@ def by_nntrain(
             learner.fit(1, print_stats=False)
 
         def fit(*sinks: Sink) -> None:
+            states.clear()  # nobody keeps the one before
             used = learner.replace(sinks=sinks) if sinks else learner
             states.append(used.fit(1, print_stats=False).state)
 

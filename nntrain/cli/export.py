@@ -37,7 +37,7 @@ def export(files: tuple[str, ...], to: str, out: Path) -> None:
     from nntrain.log.export import export as write
 
     tools: tuple[Callable[[Path], Exporter], ...] = (TensorBoard, Csv, Parquet, MLflow, WeightsAndBiases)
-    exporters = dict(zip(FORMATS, tools, strict=True))
+    exporters: dict[str, Callable[[Path], Exporter]] = dict(zip(FORMATS, tools, strict=True))
     lines = read_or_exit(files)
     try:
         count = write(lines, exporters[to](out))

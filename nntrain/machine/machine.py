@@ -176,10 +176,12 @@ class Machine(Generic[Batch]):
                 if not telling.to_nobody:
                     watching = telling.watching(before)
                     grouped = not watching and telling.groups_next(before)
+                    if watching and telling.pending:
+                        telling.tell_group(before)
                 with self.workspace.held(cursor.now[1]):
                     found = self._batch(cursor, given, seen=bool(watching) or grouped)
                 if isinstance(found, Passed):
-                    news = not (watching or telling.to_nobody) and telling.has_news(cursor.now[0].start)
+                    news = not watching and telling.has_news(cursor.now[0].start)
                     if grouped and not news:
                         telling.add(cursor.now[0], found)
                     if not (watching or news or once or interrupts.pressed):

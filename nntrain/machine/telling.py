@@ -78,10 +78,10 @@ class Telling:
 
     def has_news(self, start: Start) -> bool:
         """Return whether a batch is to be told of to all who want batches: the first of a run, or for what came up."""
-        news = self._news
-        if not (news.notes or news.queued_events or start.fields["logged"]) and self.audience.began:
-            return False
-        return not self.audience.began or bool(self.audience.at("batch"))
+        fields, news = start.fields, self._news
+        if fields["logged"] or fields["loaded"] or not self.audience.began:
+            return True
+        return bool(news.notes or news.queued_events) and not self.to_nobody
 
     def add(self, after: Position, passed: Passed) -> None:
         """Add an unwatched batch to the group, and tell of the group when it is full."""
@@ -105,9 +105,9 @@ class Telling:
 
         `watching` are those who want the batch that is the next from there.
         """
-        audience, logged = self.audience, step.state.logged
+        audience, logged = self.audience, step.state.loaded + step.state.logged
         if logged:
-            step = step._replace(state=evolved(step.state, logged=()))
+            step = step._replace(state=evolved(step.state, logged=(), loaded=()))
         unwatched = (
             step.event == "after_batch"
             and step.verdict is None

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nntrain import DataLoaders, EarlyStopping, Learner, Transition, fit_step
+from nntrain import CancelFit, DataLoaders, EarlyStopping, Learner, TrainState, Transition, fit_step, on
 from nntrain.checkpoint import Checkpoint, latest, load, resume, save
 from nntrain.errors import CheckpointError, ConfigError, MisfitError
 from nntrain.log import JsonLog, read
@@ -169,6 +169,20 @@ def test_loading_changes_no_learner_and_the_first_step_from_the_state_tells_of_t
     assert told[0].logged == found.state.loaded
     assert ended.loaded == ()
     assert ended == fitted()
+
+
+def test_a_subscriber_that_answers_a_loaded_state_has_the_sinks_told_of_the_file(run: Path) -> None:
+    told: list[Transition] = []
+
+    @on("after_epoch")
+    def goes_back(state: TrainState) -> TrainState | CancelFit:
+        return CancelFit(state=load(files(run)[0], learner))
+
+    learner = learner_of(told.append).replace(subs=[goes_back])
+    ended = learner.fit(1, print_stats=False).state
+    assert ended.loaded == ()
+    assert "checkpoint_loaded" in [event.event for one in told for event in one.logged]
+    assert told[-1].logged[0].event == "checkpoint_loaded", "with the transition that it was answered in"
 
 
 def test_where_no_file_is_whole_the_log_is_told_of_those_that_were_skipped(run: Path) -> None:

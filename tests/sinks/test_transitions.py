@@ -779,3 +779,35 @@ def test_a_strict_one_that_fails_when_it_is_asked_leaves_the_state(
     assert before.progress.step == step
     plain = learner.replace(sinks=[])
     assert fit_step(plain, before).state == plain.fit(1, print_stats=False).state
+
+
+@pytest.mark.parametrize(
+    "sinks", [[], [Seen(places=frozenset({"after_fit"}))], [Seen()]], ids=["none", "elsewhere", "all"]
+)
+def test_what_was_logged_in_a_batch_is_in_no_later_state_whoever_is_told(sinks: list[Seen]) -> None:
+    seen: list[int] = []
+
+    class Logs(Subscriber[Batch]):
+        def before_batch(self, state: TrainState, batch: Batch) -> TrainState:
+            seen.append(len(state.logged))
+            return state
+
+        def after_batch(self, state: TrainState, batch: Batch, output: BatchOutput) -> TrainState:
+            return state.log(Told(what=str(state.progress.batch)))
+
+    assert learner_of(*sinks, subs=[Logs()]).fit(1, print_stats=False).state.logged == ()
+    assert seen == [0] * 8
+
+
+def test_a_group_is_told_before_the_batch_that_somebody_wants_by_itself() -> None:
+    """So that a strict sink that fails on it leaves the state before that batch."""
+
+    class Fails(Grouped):
+        def batches(self, run: RunInfo, ran: Sequence[BatchRan]) -> None:
+            raise RuntimeError("no group")
+
+    with pytest.raises(RuntimeError, match="no group") as caught:
+        learner_of(Fails(strict=True), Seen(every_batch=3)).fit(1, print_stats=False)
+    before = state_before(caught.value)
+    assert before is not None
+    assert before.progress.batch == 2

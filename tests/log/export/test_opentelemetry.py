@@ -83,7 +83,7 @@ def test_attributes_of_an_epoch_a_batch_and_a_failure(memory: Memory) -> None:
         "samples": 1280,
         "batches": 20,
     }
-    assert isinstance(epoch["nntrain.metrics.functions.metric"], float)
+    assert isinstance(epoch["nntrain.metrics.metric"], float)
     second = [record for record in records if record.event_name == "nntrain.batch_finished"][1]
     loss = (second.attributes or {})["nntrain.loss"]
     assert isinstance(loss, float)
@@ -124,7 +124,7 @@ def named(line: Line) -> set[str]:
     """Give the names of a line's attributes; what the program names itself as a pattern."""
     found = set()
     for name, _ in attributes(line):
-        for mapping in ("nntrain.metrics.functions.", "nntrain.config."):
+        for mapping in ("nntrain.metrics.", "nntrain.config."):
             if name.startswith(mapping):
                 name = f"{mapping}*"  # noqa: PLW2901 - the pattern for the name
         found.add(name)
@@ -148,7 +148,7 @@ def test_the_page_names_exactly_what_is_emitted() -> None:
     for line in every:
         for name, value in attributes(line):
             if isinstance(line.event, OWN) and not name.startswith("nntrain.config."):
-                pattern = re.sub(r"^nntrain\.metrics\..*", "nntrain.metrics.functions.*", name)
+                pattern = re.sub(r"^nntrain\.metrics\..*", "nntrain.metrics.*", name)
                 expected = {"string": str, "int": int, "double": float, "boolean": bool}[types[pattern]]
                 assert type(value) is expected, name
 

@@ -19,8 +19,8 @@ def nntrain() -> None:
     """Train neural networks as values."""
 
 
-for command in (checkpoint, config, fit, log, plugins, report, schema):
-    nntrain.add_command(command)
+for _command in (checkpoint, config, fit, log, plugins, report, schema):
+    nntrain.add_command(_command)
 
 
 def main() -> None:

@@ -20,9 +20,9 @@ class Flight:
     __slots__ = ("closure", "due", "handle", "launch", "lr_scale", "step")
 
     def __init__(self, step: int | None, lr_scale: float) -> None:
-        self.step = step
+        self.step: int | None = step
         """The optimizer's step that this is; None in eval, where the optimizer writes nothing."""
-        self.lr_scale = lr_scale
+        self.lr_scale: float = lr_scale
         """What the learning rate is multiplied with."""
         self.closure: Callable[[], Tensor] | None = None
         """Evaluates the model again, for optimizers that ask for it."""

@@ -85,8 +85,8 @@ class RunFold:
     """
 
     def __init__(self, first: Line, *, keep_lines: bool = True) -> None:
-        self.last = first
-        self.missing = 0
+        self.last: Line = first
+        self.missing: int = 0
         self._first = first
         self._keep_lines = keep_lines
         self._next_seq = first.seq

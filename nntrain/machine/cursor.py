@@ -37,12 +37,12 @@ class Position:
     def __init__(  # noqa: PLR0917 - made at each batch, where keywords would cost
         self, start: Start, batch: int, step: int, samples: int, weighted: WeightedSums, seconds: float
     ) -> None:
-        self.start = start
-        self.batch = batch
-        self.step = step
-        self.samples = samples
-        self.weighted = weighted
-        self.seconds = seconds
+        self.start: Start = start
+        self.batch: int = batch
+        self.step: int = step
+        self.samples: int = samples
+        self.weighted: WeightedSums = weighted
+        self.seconds: float = seconds
 
     @classmethod
     def of(cls, state: TrainState) -> Position:

@@ -141,10 +141,10 @@ def fold(
     audience = Audience((*sinks, *machine.sinks), grouping=machine.takes_batches_in_groups)
     telling = Telling(audience, machine.news, machine.info, machine.engine.names)
     machine.check_sums(cell[0])
-    if cell[0].loaded:
-        machine.news.queued_events.extend(cell[0].loaded)
-        cell[0] = evolved(cell[0], loaded=())
     with machine.running(), held_back(terminate=audience.has_last_words) as interrupts:
+        if cell[0].loaded:
+            machine.news.queued_events.extend(cell[0].loaded)
+            cell[0] = evolved(cell[0], loaded=())
         while True:
             try:
                 step = machine.step(cell, telling, interrupts, batch=batch, once=done is _at_once)

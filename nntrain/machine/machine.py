@@ -181,9 +181,12 @@ class Machine(Generic[Batch]):
                 with self.workspace.held(cursor.now[1]):
                     found = self._batch(cursor, given, seen=bool(watching) or grouped)
                 if isinstance(found, Passed):
-                    news = not watching and telling.has_news(cursor.now[0].start)
+                    reached = cursor.now[0]
+                    if reached.start is not before.start:  # a subscriber answered another state
+                        watching = telling.watching_reached(before, reached, watching)
+                    news = not watching and telling.has_news(reached.start)
                     if grouped and not news:
-                        telling.add(cursor.now[0], found)
+                        telling.add(reached, found)
                     if not (watching or news or once or interrupts.pressed):
                         continue
                     owned = watching or grouped or self._after_batch

@@ -71,6 +71,13 @@ class Telling:
             return self.audience.at("batch")
         return self.audience.of_batch(start.phase, at.batch + 1, at.step + start.train)
 
+    def watching_reached(self, before: Position, reached: Position, watching: Sequence[Watcher]) -> Sequence[Watcher]:
+        """Return those who are to be told of the batch at `reached`: `watching`, if it is the next after `before`."""
+        start, was = reached.start, before.start
+        if (reached.batch, start.phase, reached.step) == (before.batch + 1, was.phase, before.step + was.train):
+            return watching
+        return self.audience.of_batch(start.phase, reached.batch, reached.step)
+
     def groups_next(self, at: Position) -> bool:
         """Return whether the batch after `at` is one for those who take them in groups."""
         every = self.audience.group_every
@@ -103,7 +110,7 @@ class Telling:
     def step(self, step: Step, began: Progress, watching: Sequence[Watcher] = ()) -> Step:
         """Tell of a step that `began` there; return it without the events that its state had for the sinks.
 
-        `watching` are those who want the batch that is the next from there.
+        `watching` are those who want the batch that it was, where nothing else is to be told.
         """
         audience, logged = self.audience, step.state.loaded + step.state.logged
         if logged:
@@ -116,13 +123,7 @@ class Telling:
         )
         audience.began = True
         try:
-            after = step.state.progress
-            if not unwatched:
-                listening: Sequence[Watcher] = audience.at(began.at)
-            elif after.batch == began.batch + 1 and after.step - began.step == (began.phase == "train"):
-                listening = watching
-            else:  # a subscriber has gone on from another state
-                listening = audience.of_batch(after.phase, after.batch, after.step)
+            listening = watching if unwatched else audience.at(began.at)
             if listening:
                 news = self._news
                 transition = Transition(

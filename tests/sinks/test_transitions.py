@@ -811,3 +811,32 @@ def test_a_group_is_told_before_the_batch_that_somebody_wants_by_itself() -> Non
     before = state_before(caught.value)
     assert before is not None
     assert before.progress.batch == 2
+
+
+@pytest.mark.parametrize("event", ["before_batch", "after_batch"])
+def test_where_an_answer_goes_elsewhere_it_is_the_batch_reached_that_is_wanted(event: str) -> None:
+    class Back(Subscriber[Batch]):
+        """Goes back to the state at the first batch, once, at the third."""
+
+        def __init__(self) -> None:
+            self.kept: TrainState | None = None
+            setattr(self, event, self.go)
+
+        def go(self, state: TrainState, *rest: object) -> TrainState:
+            if state.progress.phase == "train" and self.kept is None:
+                self.kept = state
+            elif state.progress.batch == 3 and self.kept is not None and not reached:
+                reached.append(self.kept.progress.batch)
+                return self.kept
+            return state
+
+    reached: list[int] = []
+    seen: list[tuple[int, int]] = []
+
+    class Sees(Seen):
+        def __call__(self, transition: Transition) -> None:
+            if transition.event == "after_batch" and transition.progress.phase == "train":
+                seen.append((transition.progress.batch, transition.state.progress.batch))
+
+    learner_of(Sees(every_batch=False, wants=lambda phase, step: step == 1), subs=[Back()]).fit(1, print_stats=False)
+    assert seen == ([(0, 1), (3, 1)] if event == "before_batch" else [(0, 1), (2, 1)])

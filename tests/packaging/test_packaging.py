@@ -62,7 +62,7 @@ def test_the_wheel_has_types_and_no_tests(built: Path) -> None:
     assert {name.split("/")[0] for name in names} == {"nntrain", wheel.name.split("-py3")[0] + ".dist-info"}
     source = {str(path.relative_to(ROOT)) for path in (ROOT / "nntrain").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == source
-    assert "nntrain/data/digits.csv.gz" in names
+    assert "nntrain/data/images/digits.csv.gz" in names
 
 
 def test_the_source_distribution_has_tests_and_docs(built: Path) -> None:

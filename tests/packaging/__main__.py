@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).parents[2]
-TRIED: Final = ("tests/laws", "tests/testing", "tests/core", "tests/checkpoint")
+TRIED: Final = ("tests/laws", "tests/testing", "tests/values", "tests/live", "tests/machine", "tests/checkpoint")
 SHOWN: Final = ("torch", "pydantic", "safetensors", "hypothesis")
 
 

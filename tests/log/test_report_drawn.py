@@ -213,6 +213,7 @@ def test_the_dark_scheme_is_dark_and_paper_is_not(browser: Browser, three: Path,
     assert browser.complaints() == []
 
 
+@pytest.mark.sweep
 def test_100_000_batches_are_drawn(browser: Browser, tmp_path: Path) -> None:
     content = page(replay(scripted(epochs=10, batches={"train": 10_000, "eval": 10}, every=1)))
     assert len(content) < 6_000_000

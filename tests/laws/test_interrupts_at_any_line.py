@@ -147,6 +147,7 @@ def test_an_interrupt_at_any_line_leaves_a_whole_state(
     straight = fit_step(learner, start).state
     first = copy.deepcopy(advance(learner, start).state)
     count = AtLine(-1)
+    learner.init()
     assert isinstance(stepped(learner, [copy.deepcopy(start)], count), TrainState)
     assert count.seen > 100
     lost: list[str] = []

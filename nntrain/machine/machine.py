@@ -145,7 +145,8 @@ class Machine(Generic[Batch]):
             raise ConfigError(f"No event stands at {at}.")
         published = Published(state)
         if self.heard_by[at]:
-            self._seed(state.key, _EVENTS, _PLACES[at], place.epoch, _PHASES[place.phase])
+            bits = state.key.derived(_EVENTS, _PLACES[at], place.epoch, _PHASES[place.phase])
+            seed_all(self._generators, bits)
             published = self._publish(at, state)
         return leave(published, at)
 
@@ -304,6 +305,3 @@ class Machine(Generic[Batch]):
             self._noise_key, self._noise = key, (key.derived(_NOISE), key.derived(_EVAL_NOISE))
         train, evaluation = self._noise
         return (train + at.step if start.train else evaluation + (start.epoch << 32) + at.batch) & _BITS
-
-    def _seed(self, key: Key, *folds: int) -> None:
-        seed_all(self._generators, key.derived(*folds))

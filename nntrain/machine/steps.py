@@ -22,15 +22,10 @@ from nntrain.machine.telling import Telling
 from nntrain.sinks.audience import Audience
 from nntrain.sinks.interest import Sink
 from nntrain.values.progress import Place
-from nntrain.values.record import evolved
 from nntrain.values.state import TrainState, remember_state, state_before
 from nntrain.values.verdicts import Cancelled, Completed, Outcome
 
 Batch = TypeVar("Batch")
-
-
-def _at_once(step: Step) -> bool:  # noqa: ARG001 - a fold's `done` sees the step
-    return True
 
 
 _OUTSIDE: Final[tuple[Place, ...]] = ("before_epoch", "after_fit", "finished")
@@ -46,7 +41,7 @@ def advance(learner: HasMachine[Batch], state: TrainState) -> Outcome:
         raise ConfigError("This state's fit is finished. Begin another: fit_step(learner, state, epochs=...).")
     if state.progress.at == "before_fit" and state.progress.epochs == 0:
         raise ConfigError("This state has no goal: make it with learner.init(seed, epochs=...), or use fit_step.")
-    return fold(learner, [state], _at_once)
+    return fold(learner, [state], None)
 
 
 def batch_step(learner: HasMachine[Batch], state: TrainState, batch: Batch) -> Outcome:
@@ -61,7 +56,7 @@ def batch_step(learner: HasMachine[Batch], state: TrainState, batch: Batch) -> O
         raise ConfigError(f"The state stands at {at}: its phase has no batch left. Take advance(learner, state) first.")
     if at == "finished":
         state = next_fit(state, 0)
-    return fold(learner, [moved_to(state, at="batch")], _at_once, batch=(batch,))
+    return fold(learner, [moved_to(state, at="batch")], None, batch=(batch,))
 
 
 def epoch_step(learner: HasMachine[Batch], state: TrainState) -> Outcome:
@@ -128,12 +123,12 @@ def _check_state(state: object) -> None:
 def fold(
     learner: HasMachine[Batch],
     cell: list[TrainState],
-    done: Callable[[Step], bool],
+    done: Callable[[Step], bool] | None,
     *,
     batch: tuple[Batch] | None = None,
     sinks: tuple[Sink, ...] = (),
 ) -> Outcome:
-    """Step the machine from the state in `cell`, which is taken out, until `done`.
+    """Step the machine from the state in `cell`, which is taken out, until `done`; one step if that is None.
 
     `sinks` are told beside the learner's own.
     """
@@ -142,12 +137,9 @@ def fold(
     telling = Telling(audience, machine.news, machine.info, machine.engine.names)
     machine.check_sums(cell[0])
     with machine.running(), held_back(terminate=audience.has_last_words) as interrupts:
-        if cell[0].loaded:
-            machine.news.queued_events.extend(cell[0].loaded)
-            cell[0] = evolved(cell[0], loaded=())
         while True:
             try:
-                step = machine.step(cell, telling, interrupts, batch=batch, once=done is _at_once)
+                step = machine.step(cell, telling, interrupts, batch=batch, once=done is None)
             except Exception as error:
                 if interrupts.pressed:
                     interrupts.let_through(_interrupted_by(error, interrupts))
@@ -156,7 +148,7 @@ def fold(
                 interrupt = interrupts.made()
                 telling.failure(interrupt, step.state, step.state.progress)
                 interrupts.let_through(interrupt)
-            if done(step):
+            if done is None or done(step):
                 break
             cell[:] = [step.state]
             del step

@@ -112,8 +112,9 @@ class Telling:
 
         `watching` are those who want the batch that it was, where nothing else is to be told.
         """
-        audience, logged = self.audience, step.state.loaded + step.state.logged
-        if logged:
+        audience, logged = self.audience, step.state.logged
+        if logged or step.state.loaded:
+            self._news.queued_events += step.state.loaded
             step = step._replace(state=evolved(step.state, logged=(), loaded=()))
         unwatched = (
             step.event == "after_batch"
@@ -158,6 +159,9 @@ class Telling:
             + f", step {began.step}; "
             + ("the state before it is lost" if lost else "nntrain.state_before(error) gives the state before it"),
         )
+        if state.loaded:
+            self._news.queued_events += state.loaded
+            state = evolved(state, loaded=())
         remember_state(error, None if lost else state)
         transition = Transition(
             at=began.at,

@@ -11,8 +11,20 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
-from nntrain import CancelFit, DataLoaders, EarlyStopping, Learner, TrainState, Transition, fit_step, on
+from nntrain import (
+    CancelFit,
+    DataLoaders,
+    EarlyStopping,
+    Interest,
+    Learner,
+    TrainState,
+    Transition,
+    fit_step,
+    on,
+    state_before,
+)
 from nntrain.checkpoint import Checkpoint, latest, load, resume, save
 from nntrain.errors import CheckpointError, ConfigError, MisfitError
 from nntrain.log import JsonLog, read
@@ -183,6 +195,31 @@ def test_a_subscriber_that_answers_a_loaded_state_has_the_sinks_told_of_the_file
     assert ended.loaded == ()
     assert "checkpoint_loaded" in [event.event for one in told for event in one.logged]
     assert told[-1].logged[0].event == "checkpoint_loaded", "with the transition that it was answered in"
+
+
+def test_what_a_loaded_state_tells_waits_for_a_sink_that_is_told(run: Path) -> None:
+    told: list[Transition] = []
+
+    class AtTheEnd:
+        interest = Interest(places={"after_fit"})
+
+        def __call__(self, transition: Transition, /) -> None:
+            told.append(transition)
+
+    def fails(preds: object, target: object) -> Tensor:
+        raise OSError("broken")
+
+    learner = learner_of(AtTheEnd())
+    fit_step(learner, load(files(run)[0], learner))
+    assert [event.event for one in told for event in one.logged] == ["checkpoint_loaded"]
+    told.clear()
+    broken_one = learner_of(told.append).replace(loss_fn=fails)
+    with pytest.raises(OSError, match="broken") as caught:
+        fit_step(broken_one, load(files(run)[0], broken_one))
+    assert [event.event for one in told for event in one.logged][:1] == ["checkpoint_loaded"]
+    left = state_before(caught.value)
+    assert left is not None
+    assert left.loaded == ()
 
 
 def test_where_no_file_is_whole_the_log_is_told_of_those_that_were_skipped(run: Path) -> None:

@@ -137,6 +137,7 @@ def fold(
     telling = Telling(audience, machine.news, machine.info, machine.engine.names)
     machine.check_sums(cell[0])
     with machine.running(), held_back(terminate=audience.has_last_words) as interrupts:
+        cell[0] = telling.queued(cell[0])  # a subscriber that keeps the state, to go back to it, keeps it without
         while True:
             try:
                 step = machine.step(cell, telling, interrupts, batch=batch, once=done is None)

@@ -114,8 +114,7 @@ class Telling:
         """
         audience, logged = self.audience, step.state.logged
         if logged or step.state.loaded:
-            self._news.queued_events += step.state.loaded
-            step = step._replace(state=evolved(step.state, logged=(), loaded=()))
+            step = step._replace(state=evolved(self.queued(step.state), logged=()))
         unwatched = (
             step.event == "after_batch"
             and step.verdict is None
@@ -149,6 +148,13 @@ class Telling:
             raise
         return step
 
+    def queued(self, state: TrainState) -> TrainState:
+        """Queue what a state tells of the file that it was read from; return it without, so that it is told once."""
+        if not state.loaded:
+            return state
+        self._news.queued_events += state.loaded
+        return evolved(state, loaded=())
+
     def failure(self, error: BaseException, state: TrainState, began: Progress) -> None:
         """Note where it happened, leave the state before with the error, and tell the sinks."""
         lost = state.tensors.lost is not None
@@ -159,9 +165,7 @@ class Telling:
             + f", step {began.step}; "
             + ("the state before it is lost" if lost else "nntrain.state_before(error) gives the state before it"),
         )
-        if state.loaded:
-            self._news.queued_events += state.loaded
-            state = evolved(state, loaded=())
+        state = self.queued(state)
         remember_state(error, None if lost else state)
         transition = Transition(
             at=began.at,

@@ -44,7 +44,7 @@ class Eager(Generic[Batch]):
         def forward() -> Tensor:
             preds, loss = plain.evaluate(parts, train=train)
             if not first:
-                first.append((own(loss), tree_map(preds, own)))
+                first.append((own(loss), own(preds) if isinstance(preds, Tensor) else tree_map(preds, own)))
             return loss
 
         workspace.compute(forward)

@@ -6,7 +6,8 @@ runs it with Python at each batch, compiled or not; `Recorded` launches what it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
@@ -65,7 +66,8 @@ class Pass(Generic[Batch]):
     ) -> None:
         self.workspace = workspace
         self._task = task
-        self._metrics = metrics
+        self.measure: Callable[[object, object], dict[str, Tensor | float]] = partial(measure, metrics)
+        """Returns each metric of a batch's predictions and target."""
         self.names: tuple[str, ...] = tuple(metrics)
         traceable = task.traceable(workspace.module)
         self._compiled = None if compile_options is None else compiled(traceable, compile_options)
@@ -86,7 +88,3 @@ class Pass(Generic[Batch]):
         else:
             preds, loss = self._compiled(*parts)
         return preds, self._task.check(loss, train=train)
-
-    def measure(self, preds: object, target: object) -> dict[str, Tensor | float]:
-        """Return each metric of a batch."""
-        return measure(self._metrics, preds, target)

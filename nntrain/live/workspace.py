@@ -192,8 +192,9 @@ class Workspace:
         """Make the live tensors hold the handle's value, whoever's it is."""
         with self.lock:
             if self._current is not None and self._current() is handle:
-                self._check_lent(handle)
-                self._lent = None
+                if self._lent is not None:
+                    self._check_lent(handle)
+                    self._lent = None
                 return
             if handle.spec is not self.spec:
                 self.check_fit(handle)
@@ -216,15 +217,11 @@ class Workspace:
         flight = self._flight = Flight(step, lr_scale)
         return flight
 
-    @property
-    def _in_flight(self) -> Flight:
-        if self._flight is None:
-            raise RuntimeError("no batch was begun")
-        return self._flight
-
     def compute(self, forward: Callable[[], Tensor]) -> None:
         """Run `forward` (which returns the loss) and, in training, the backward pass."""
-        flight, writes = self._in_flight, self._writes
+        flight, writes = self._flight, self._writes
+        if flight is None:
+            raise RuntimeError("no batch was begun")
         train = flight.step is not None
         watch = train not in writes.nothing
         if watch:
@@ -299,8 +296,9 @@ class Workspace:
 
         Where nothing is to be written (eval, with a model that wrote no buffer), it is the `current` one.
         """
-        flight = self._in_flight
-        handle = current
+        flight, handle = self._flight, current
+        if flight is None:
+            raise RuntimeError("no batch was begun")
         if flight.step is not None or self._writes.changed():
             handle = Tensors(self.spec, self.template, self, None)
             flight.due = True
@@ -315,7 +313,7 @@ class Workspace:
     def commit(self, handle: Tensors) -> None:
         """Let the optimizer write, unless a reader made it write already."""
         flight = self._flight
-        if flight is not None and flight.due and self.is_pending(handle):
+        if flight is not None and flight.due and flight.handle is not None and flight.handle() is handle:
             self._write(flight, handle)
         self._flight = None
 

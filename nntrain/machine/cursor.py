@@ -32,7 +32,7 @@ class Position:
     The counts and the sums are kept here and nowhere else. `step`, `batch` and `samples` are those of `Progress`.
     """
 
-    __slots__ = ("batch", "samples", "seconds", "start", "step", "weighted")
+    __slots__ = ("_progress", "batch", "samples", "seconds", "start", "step", "weighted")
 
     def __init__(  # noqa: PLR0917 - made at each batch, where keywords would cost
         self, start: Start, batch: int, step: int, samples: int, weighted: WeightedSums, seconds: float
@@ -43,6 +43,7 @@ class Position:
         self.samples: int = samples
         self.weighted: WeightedSums = weighted
         self.seconds: float = seconds
+        self._progress: Progress | None = None
 
     @classmethod
     def of(cls, state: TrainState) -> Position:
@@ -65,16 +66,16 @@ class Position:
     @property
     def progress(self) -> Progress:
         """Where the training stands, as the state has it."""
-        place = self.start.progress
-        if self.batch == place.batch:
-            return place
-        return evolved(place, batch=self.batch, step=self.step, samples=self.samples)
+        if self._progress is None:
+            place = self.start.progress
+            changed = {"batch": self.batch, "step": self.step, "samples": self.samples}
+            self._progress = place if self.batch == place.batch else evolved(place, **changed)
+        return self._progress
 
     def state(self, tensors: Tensors) -> TrainState:
         """Return the state, with its tensors."""
         place, sums = self.start.progress, self.start.sums
-        fields = self.start.fields.copy()
-        fields["tensors"] = tensors
+        fields = {**self.start.fields, "tensors": tensors}
         if self.batch != place.batch:
             fields["progress"] = self.progress
             fields["sums"] = evolved(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Never, cast
+from typing import Any, Never
 
 from torch import Tensor
 
@@ -12,7 +12,6 @@ from nntrain.values.trees import described
 
 MetricFn = Callable[[Never, Never], Tensor]
 """A function of (preds, target) to one number, a 0-dim tensor. A float will do at run time; it waits for the device."""
-_Called = Callable[[object, object], object]
 
 
 def named_metrics(metric_fn: MetricFn | Mapping[str, MetricFn]) -> Mapping[str, MetricFn]:
@@ -31,9 +30,9 @@ def measure(metrics: Mapping[str, MetricFn], preds: object, target: object) -> d
     return {name: _number(name, metric, preds, target) for name, metric in metrics.items()}
 
 
-def _number(name: str, metric: MetricFn, preds: object, target: object) -> Tensor | float:
+def _number(name: str, metric: Callable[[Any, Any], object], preds: object, target: object) -> Tensor | float:
     try:
-        value = cast(_Called, metric)(preds, target)
+        value: object = metric(preds, target)
     except Exception as error:
         add_note(error, f"nntrain: raised by metric {name}; preds {described(preds)}, target {described(target)}")
         raise

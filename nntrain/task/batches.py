@@ -63,7 +63,8 @@ def structure(tree: object, tensors: list[Tensor]) -> object:
 
 def sample_count(batch: object) -> int:
     """Return the number of a batch's samples: the first dimension of its first tensor that has one."""
-    found = _first_length(batch)
+    first = batch[0] if type(batch) is tuple and batch else None
+    found = first.shape[0] if isinstance(first, Tensor) and first.ndim else _first_length(batch)
     if found is None:
         raise DataError(f"The batch ({described(batch)}) has no tensor with a batch dimension to count samples by.")
     return found

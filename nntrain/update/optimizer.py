@@ -152,7 +152,7 @@ class LiveOptimizer:
         try:
             if self._schedule is not None:
                 self._set_lr(self._schedule(number), number, scale)
-            else:
+            elif scale != 1.0 or scale != self._scale:
                 self._scale_lr(scale)
             self.untouched = False
             try:
@@ -167,7 +167,7 @@ class LiveOptimizer:
                 self.generation += 1
                 self._optimizer.state.clear()
                 self._step(closure)
-            if not known:
+            if not known and self._optimizer.state:
                 self._check_memory()
         except BaseException:
             self.generation += 1
@@ -219,9 +219,11 @@ class LiveOptimizer:
         if closure is None:
             if self._unwrapped is None or self.hooked:
                 self._optimizer.step()
-            else:
+            elif torch.is_grad_enabled():
                 with self._no_grad:
                     self._unwrapped(self._optimizer)
+            else:  # as in every step of the machine; to enter no_grad takes longer than to ask
+                self._unwrapped(self._optimizer)
         else:
             self._optimizer.step(closure)  # type: ignore[arg-type] # torch: float, and gives it tensors
 

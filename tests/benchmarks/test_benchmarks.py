@@ -145,6 +145,7 @@ def test_import(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     assert rows["PIL"] == ["no", "no"]
 
 
+@pytest.mark.sweep
 def test_memory(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def here(kind: str, *arguments: object) -> dict[str, float]:
         """Do in this process what takes a fresh one: the peak is then the tests' own, and may be that of now."""
@@ -163,6 +164,7 @@ def test_memory(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     assert {f"2 fits: {name}" for name in memory.FIT_LOOPS} < set(rows)
 
 
+@pytest.mark.sweep
 def test_memory_in_a_process_of_its_own() -> None:
     found = memory.footprint("peak", "nntrain", "mlp", "SGD", 1)
     assert 0 < found["before"] <= found["peak"]

@@ -279,6 +279,7 @@ def replaced(tree: Any, path: tuple[Any, ...], value: Any) -> Any:
     return None
 
 
+@pytest.mark.sweep
 def test_a_record_that_says_anything_else_is_rejected_or_is_one(path: Path, tmp_path: Path) -> None:
     """Every value of it replaced by values of every kind, with the right digest."""
     outcomes = {"rejected": 0, "misfit": 0, "loaded": 0}

@@ -103,6 +103,7 @@ REAL = Path("/usr/share/datasets/fashion-mnist")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL}: install the package dataset-fashion-mnist")
+@pytest.mark.sweep
 def test_fashion_mnist_from_its_files() -> None:
     arguments = ("--data-dir", str(REAL), "--epochs", "1", "--batch-size", "1024", "--lr", "0.01", "--log", "run.jsonl")
     done = called("--data", "fashion-mnist", *arguments)
@@ -188,6 +189,7 @@ def test_ctrl_c_ends_with_130_and_closes_the_log(tmp_path: Path) -> None:
     assert lines[-1]["error_type"] == "KeyboardInterrupt"
 
 
+@pytest.mark.sweep
 def test_a_log_on_a_full_disk_is_told_and_the_training_goes_on(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")
@@ -351,6 +353,7 @@ def test_a_signal_leaves_a_last_checkpoint_to_go_on_from(tmp_path: Path, number:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="files are limited as on POSIX")
+@pytest.mark.sweep
 def test_a_disk_that_is_full_is_told_and_the_training_goes_on(tmp_path: Path) -> None:
     """No file may be longer than 8 KiB here, so that no checkpoint can be written; the log is longer than none."""
     code = (

@@ -204,6 +204,7 @@ def test_names_of_events_are_shown_and_not_obeyed() -> None:
     assert "1 acme.\\x1b[31mred" in told
 
 
+@pytest.mark.sweep
 def test_a_name_that_is_no_text_is_shown() -> None:
     name = b"r\xe9.jsonl"
     Path(os.fsdecode(name)).write_bytes(WHOLE + WHOLE[:30])
@@ -216,6 +217,7 @@ def test_a_name_that_is_no_text_is_shown() -> None:
     assert missing.startswith(rb"Error: none\x1b[31m: it cannot be read")
 
 
+@pytest.mark.sweep
 def test_an_output_that_has_few_characters() -> None:
     script = Script()
     script.say(OtherEvent(event="acme.größe"))
@@ -294,6 +296,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(arguments: tuple[str, ...]) -> 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.sweep
 def test_a_full_disk_is_told_in_a_line() -> None:
     Path("run.jsonl").write_bytes(WHOLE)
     command = [sys.executable, "-m", "nntrain", "log", "show", "run.jsonl"]

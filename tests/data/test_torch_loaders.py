@@ -325,6 +325,7 @@ class Opened(Noisy):
         return torch.rand(3), torch.tensor(index + self.opened)
 
 
+@pytest.mark.sweep
 def test_a_worker_s_function_finds_the_owner_s_dataset() -> None:
     loader = DataLoader(Opened(4), batch_size=4, num_workers=1, worker_init_fn=_open)
     ((_, indices),) = torch_loader(loader).batches(KEY, 0, 0)

@@ -110,6 +110,7 @@ def test_any_would_be_found() -> None:
     assert ("Loader.batches(epoch)", int) in list(annotated(nntrain.Loader, "Loader"))
 
 
+@pytest.mark.sweep
 def test_the_types_are_complete() -> None:
     command = [sys.executable, "-m", "basedpyright", "--verifytypes", "nntrain", "--ignoreexternal"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)

@@ -99,6 +99,7 @@ def test_kept_states_stay_and_are_gone_on_from() -> None:
         assert fit_step(learner, one.state).state == state
 
 
+@pytest.mark.sweep
 def test_every_learner_of_a_process_is_compiled() -> None:
     """torch gives up on a code object after eight learners, if they share it."""
     graphs = []

@@ -75,6 +75,7 @@ def test_a_learners_memory_is_free_when_it_is_let_go(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+@pytest.mark.sweep
 def test_memory_is_flat_over_ten_thousand_steps() -> None:
     learner = learner_of(DATA * 250)
     state = fit_step(learner, learner.init(), 1).state

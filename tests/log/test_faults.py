@@ -278,6 +278,7 @@ def test_what_cannot_be_taken_back_is_ended_by_the_next_line(tmp_path: Path, mon
 # -- a reader that goes away, or is slow -------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep
 def test_head_takes_the_first_line_of_a_training_and_the_training_goes_on(tmp_path: Path) -> None:
     command = f"'{sys.executable}' -m nntrain fit --epochs 3 --log - --log-every all --quiet | head -1; "
     done = subprocess.run(

@@ -25,6 +25,8 @@ from nntrain.log import JsonLog, LogEvent, read, replay
 from nntrain.sinks.transition import BatchRan, RunInfo
 from nntrain.values.history import History
 
+pytestmark = pytest.mark.sweep
+
 Batch = tuple[Tensor, Tensor]
 BATCHES: Final = 100_000
 REASON: Final = 'größer\n"quoted"\t\x1b[31m\u2028漢字 🙂'

@@ -164,6 +164,7 @@ def test_thinning_keeps_extremes_ends_gaps_and_order(values: list[float], bucket
     assert any(not math.isfinite(point.y) for point in kept) == (len(finite) < len(values))
 
 
+@pytest.mark.sweep
 def test_100_000_batches_are_a_page_of_reasonable_size_that_says_what_it_left_out() -> None:
     lines = scripted(epochs=10, batches={"train": 10_000, "eval": 10}, every=1)
     content = page(replay(lines))

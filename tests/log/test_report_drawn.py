@@ -17,7 +17,10 @@ from tests.log.browser import CHROMIUM, Browser
 from tests.log.pages import HOSTILE, hostile
 from tests.log.samples import scripted
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: apt-get install chromium")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: apt-get install chromium"),
+    pytest.mark.sweep,
+]
 
 SETTINGS = {"seed": 1, "optimizer": "Adam"}
 LINES: Sequence[Line] = (

@@ -371,6 +371,7 @@ assert ours == [], ours
 """
 
 
+@pytest.mark.sweep
 def test_a_process_that_uses_nntrain_has_structlog_and_the_root_logger_as_before(tmp_path: Path) -> None:
     command = [sys.executable, "-c", ALONE, str(tmp_path / "run.jsonl")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)

@@ -326,6 +326,7 @@ def test_what_stays_on_the_screen_is_what_a_pipe_gets(width: int, ends: Any) -> 
     assert [row.rstrip() for row in on_screen(live)] == plain.splitlines()
 
 
+@pytest.mark.sweep
 def test_a_bar_that_comes_or_goes_while_rows_are_printed_erases_none(monkeypatch: pytest.MonkeyPatch) -> None:
     class QuickBars(Bars):
         def __init__(self, screen: Screen) -> None:
@@ -550,7 +551,7 @@ def harmless(text: str) -> str:
     return re.sub(r"[^\n]", "x", text)
 
 
-@pytest.mark.parametrize("output", [shown, followed])
+@pytest.mark.parametrize("output", [shown, pytest.param(followed, marks=pytest.mark.sweep)])
 @given(text=texts)
 @example(text="".join(HOSTILE))
 @settings(max_examples=40, deadline=None)

@@ -301,7 +301,10 @@ Children = Callable[..., Child]
 
 
 @pytest.mark.parametrize("listening", ["fast", "listening"])
-@pytest.mark.parametrize(("call", "step"), [(1, 1), (4, 4), (6, 6), (7, 6), (10, 8)])
+@pytest.mark.parametrize(
+    ("call", "step"),
+    [(1, 1), *(pytest.param(*one, marks=pytest.mark.sweep) for one in ((4, 4), (6, 6), (7, 6))), (10, 8)],
+)
 def test_a_sink_with_last_words_is_told_with_the_whole_state(
     tmp_path: Path, children: Children, call: int, step: int, listening: str
 ) -> None:
@@ -328,7 +331,7 @@ def test_without_one_it_ends_at_once_as_always(children: Children) -> None:
     assert child.ended() == (-signal.SIGTERM, [], "")
 
 
-@pytest.mark.parametrize("when", ["before", "amid"])
+@pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.sweep), "amid"])
 def test_an_application_s_own_handler_is_left_alone(children: Children, when: str) -> None:
     child = children("child_with_a_handler_of_its_own", when)
     child.wait_for("amid")
@@ -337,6 +340,7 @@ def test_an_application_s_own_handler_is_left_alone(children: Children, when: st
     assert child.ended() == (0, ["own", "with", "finally", "its own"], "")
 
 
+@pytest.mark.sweep
 def test_one_that_ignores_it_goes_on_ignoring_it(children: Children) -> None:
     child = children("child_that_ignores_it")
     child.wait_for("amid")
@@ -348,9 +352,9 @@ def test_one_that_ignores_it_goes_on_ignoring_it(children: Children) -> None:
 @pytest.mark.parametrize(
     ("first", "second", "code", "name"),
     [
-        (signal.SIGTERM, signal.SIGTERM, 143, "Terminated"),
+        pytest.param(signal.SIGTERM, signal.SIGTERM, 143, "Terminated", marks=pytest.mark.sweep),
         (signal.SIGINT, signal.SIGTERM, 143, "Terminated"),
-        (signal.SIGTERM, signal.SIGINT, -signal.SIGINT, "KeyboardInterrupt"),
+        pytest.param(signal.SIGTERM, signal.SIGINT, -signal.SIGINT, "KeyboardInterrupt", marks=pytest.mark.sweep),
         (signal.SIGINT, signal.SIGINT, -signal.SIGINT, "KeyboardInterrupt"),
     ],
 )
@@ -529,6 +533,7 @@ def test_a_process_forked_amid_a_step_has_its_signals_as_they_were(plain: None, 
     assert os.waitstatus_to_exitcode(status) == (7 if number == signal.SIGINT else -signal.SIGTERM)
 
 
+@pytest.mark.sweep
 def test_the_error_is_one_that_ends_a_process() -> None:
     error = Terminated()
     assert isinstance(error, SystemExit)

@@ -129,6 +129,7 @@ def objected(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.sweep
 def test_pyright_agrees(objected: set[tuple[str, int]], path: Path) -> None:
     ((line, _), *_) = expected(path)
     lines = {number for name, number in objected if name == path.name}

@@ -32,6 +32,7 @@ def test_what_is_right_is_accepted(tmp_path: Path, plugin: str) -> None:
     assert code == 0, said + errors
 
 
+@pytest.mark.sweep
 def test_pyright_strict_agrees(tmp_path: Path) -> None:
     config = {
         "typeCheckingMode": "strict",

@@ -351,6 +351,7 @@ def test_encoded_images_are_those_of_the_column_whatever_its_chunks(
             assert one.tensor is None or bytes(one.tensor.tolist()) == bytes(one.content or b"")
 
 
+@pytest.mark.sweep
 def test_a_few_small_images_are_not_worth_an_import() -> None:
     """In a process of its own: here torchvision is imported already."""
     program = (

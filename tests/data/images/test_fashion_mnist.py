@@ -143,6 +143,7 @@ def test_the_hubs_data_set_is_given_as_it_is(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL}: install the package dataset-fashion-mnist")
+@pytest.mark.sweep
 def test_the_real_files() -> None:
     dd = load_fashion_mnist(REAL)
     assert {name: len(split) for name, split in dd.items()} == {"train": 60_000, "test": 10_000}

@@ -13,7 +13,10 @@ from nntrain.data import ResidentLoader
 from tests.benchmarks.figures import HIGHEST, LOWEST, ORIGINAL, REAL, SEEDS, Figures, figures, loaders, trained
 
 PAGE = Path(__file__).parents[3] / "docs" / "explanation" / "figures.md"
-pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL}: install the package dataset-fashion-mnist")
+pytestmark = [
+    pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL}: install the package dataset-fashion-mnist"),
+    pytest.mark.sweep,
+]
 
 
 @pytest.fixture(scope="module")

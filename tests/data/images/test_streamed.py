@@ -109,6 +109,7 @@ def test_an_error_of_a_transforms_own_keeps_its_kind() -> None:
             list(loader)
 
 
+@pytest.mark.sweep
 def test_training_is_the_same_by_either_way() -> None:
     dd = DatasetDict({"train": dataset(20), "test": dataset(8)})
     states = []

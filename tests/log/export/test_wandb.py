@@ -113,6 +113,7 @@ for exporter in (WeightsAndBiases("w"), MLflow("m")):
 """
 
 
+@pytest.mark.sweep
 def test_nothing_goes_over_the_network(tmp_path: Path) -> None:
     """A proxy would see it, as both would use one; what tells them that this is a test is taken away."""
     asked: list[str] = []

@@ -77,7 +77,7 @@ class Pass(Generic[Batch]):
         """Set the module's mode; return the batch's parts, and the number of its samples."""
         module = self.workspace.module
         if self._training is not train or module.training is not train:
-            module.train(train)
+            self.workspace.switch(train=train)
             self._training = train
         return self._task.parts(batch)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from nntrain.live.compiled import CompileOptions
 from nntrain.live.engine import Pass, Passed
 from nntrain.live.flight import Flight
+from nntrain.live.inputs import Inputs
 from nntrain.values.output import BatchOutput
 from nntrain.values.randomness import seed_all
 from nntrain.values.sums import WeightedSums
@@ -27,6 +28,7 @@ class Eager(Generic[Batch]):
 
     def __init__(self, plain: Pass[Batch], compile_options: CompileOptions | None) -> None:
         self._pass = plain
+        self._inputs = Inputs()
         self.names: tuple[str, ...] = plain.names
         device = plain.workspace.device
         reuses = compile_options is not None and compile_options.get("mode") in _REUSING and device.type == "cuda"
@@ -38,7 +40,7 @@ class Eager(Generic[Batch]):
         plain, train = self._pass, flight.step is not None
         workspace, own = plain.workspace, self._own
         seed_all(workspace.generators, bits)
-        parts, samples = plain.prepare(batch, train=train)
+        parts, samples = plain.prepare(self._inputs.given(batch, train=train), train=train)
         first: list[tuple[Tensor, Any]] = []
 
         def forward() -> Tensor:
@@ -47,7 +49,10 @@ class Eager(Generic[Batch]):
                 first.append((own(loss), own(preds) if isinstance(preds, Tensor) else tree_map(preds, own)))
             return loss
 
-        workspace.compute(forward)
+        try:
+            workspace.compute(forward)
+        finally:
+            self._inputs.taken_back()
         ((loss, preds),) = first
         measured = plain.measure(preds, parts[2])
         means: list[Tensor | float] = [loss, *measured.values()]

@@ -28,7 +28,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -100,6 +100,8 @@ class Workspace:
             None if compile_options is None else partial(compiled, options=compile_options),
         )
         self.needs_closure: bool = self.optimizer.needs_closure
+        self.empties_autocast_cache: bool = False
+        """Whether the caller is in an autocast context. It keeps what it cast until it ends, but the weights change."""
         self._fresh_bits: int | None = bits
         self._current: weakref.ref[Tensors] | None = None
         self._enable_grad = torch.enable_grad()  # made once: that takes longer than to enter it
@@ -109,13 +111,14 @@ class Workspace:
         self._lent: list[int] | None = None
         """The versions of the live tensors when the current value was lent, if it was."""
         self.lock: AbstractContextManager[bool] = threading.RLock()
-        """Held for each step and each read of live tensors."""
+        """Held while live tensors are written or read; not while subscribers and sinks are called."""
 
     # -- making ---------------------------------------------------------------------------------------------------
 
     def fresh(self, bits: int) -> Tensors:
         """Bring in the template's own weights and a fresh optimizer; return the handle on them."""
         with self.lock:
+            self.abandon()
             if self._fresh_bits is not None and (isinstance(self.template, nn.Module) or self._fresh_bits == bits):
                 # Just made, never trained: the live tensors hold a fresh copy, if the caller's module is as it was.
                 handle = self._fresh_handle()
@@ -153,10 +156,8 @@ class Workspace:
         source = handle.source
         if source is self or not isinstance(source, Workspace):
             return self.lock
-        both = ExitStack()
-        for one in sorted((self, source), key=id):
-            both.enter_context(one.lock)
-        return both
+        first, second = sorted((self, source), key=id)
+        return _both(first.lock, second.lock)
 
     def read(self, handle: Tensors, reader: Callable[[Snapshot], Read]) -> Read:
         """Call `reader` with the handle's tensors; live ones cannot be written meanwhile."""
@@ -182,7 +183,8 @@ class Workspace:
         """Make the live tensors hold the value of a handle that is pending or live."""
         flight = self._flight
         if flight is not None and flight.due and self.is_pending(handle):
-            with torch.no_grad():  # the reader may be in another mode
+            # The reader may be in another mode, in which the optimizer would make tensors that cannot be trained with.
+            with torch.inference_mode(False), torch.no_grad():
                 self._write(flight, handle)
         elif handle.source is self:
             self._check_lent(handle)
@@ -198,6 +200,8 @@ class Workspace:
     def ready(self, handle: Tensors) -> None:
         """Make the live tensors hold the handle's value, whoever's it is."""
         with self.lock:
+            if self._flight is not None:
+                self.abandon()
             if self._current is not None and self._current() is handle:
                 if self._lent is not None:
                     self._check_lent(handle)
@@ -231,6 +235,8 @@ class Workspace:
             raise RuntimeError("no batch was begun")
         train = flight.step is not None
         writes.save(training=train)
+        if self.empties_autocast_cache:
+            torch.clear_autocast_cache()
         if train:
             loss = self._backward(forward)
             if self.needs_closure:
@@ -336,10 +342,11 @@ class Workspace:
 
     def commit(self, handle: Tensors) -> None:
         """Let the optimizer write, unless a reader made it write already."""
-        flight = self._flight
-        if flight is not None and flight.due and flight.handle is not None and flight.handle() is handle:
-            self._write(flight, handle)
-        self._flight = None
+        with self.lock:
+            flight = self._flight
+            if flight is not None and flight.due and flight.handle is not None and flight.handle() is handle:
+                self._write(flight, handle)
+            self._flight = None
 
     def land(self, reached: Tensors) -> Tensors:
         """End the batch in flight after a failure, whatever has become of it; return the handle on what is live.
@@ -348,36 +355,41 @@ class Workspace:
         and nothing is written. After it began, `reached` is returned if all was written, and is lost if not: then the
         handle on the value before is returned, or `reached` itself where that is lost too.
         """
-        flight = self._flight
-        if flight is None or not self.is_pending(reached):
-            self.abandon()
-            return reached
-        self._flight = None
-        self._clear_gradients()
-        if flight.due:
-            self._give_up(flight, "the step to it failed before it was written")
-        elif reached.lost is None:
-            self._writes.forget()  # as after a step that nothing broke off
-            self._written()
-            return reached
-        elif not self.optimizer.untouched:
-            return reached
-        current = self._current() if self._current is not None else None
-        return current if current is not None and current is not reached else self._now_live()
+        with self.lock:
+            flight = self._flight
+            if flight is None or not self.is_pending(reached):
+                # An error's traceback may hold the pending handle, and nobody ever ask for its value: a write that is
+                # not wanted. It waits for the next batch, which is when it can be made for the last time.
+                if flight is not None and (not flight.due or flight.handle is None or flight.handle() is None):
+                    self._undo()
+                return reached
+            self._flight = None
+            self._clear_gradients()
+            if flight.due:
+                self._give_up(flight, "the step to it failed before it was written")
+            elif reached.lost is None:
+                self._writes.forget()  # as after a step that nothing broke off
+                self._written()
+                return reached
+            elif not self.optimizer.untouched:
+                return reached
+            current = self._current() if self._current is not None else None
+            return current if current is not None and current is not reached else self._now_live()
 
     def abandon(self) -> None:
         """End a batch that is not to be committed: nothing is written, unless somebody kept the pending handle."""
-        flight = self._flight
-        if flight is None:
-            return
-        pending = flight.handle() if flight.due and flight.handle is not None else None
-        if pending is not None:
-            try:
-                self._write(flight, pending)
-            except Exception:  # noqa: BLE001 - the kept handle is lost, and says so when it is asked
-                self._give_up(flight, "the step to it failed")
-            del pending
-        self._undo()
+        with self.lock:
+            flight = self._flight
+            if flight is None:
+                return
+            pending = flight.handle() if flight.due and flight.handle is not None else None
+            if pending is not None:
+                try:
+                    self._write(flight, pending)
+                except Exception:  # noqa: BLE001 - the kept handle is lost, and says so when it is asked
+                    self._give_up(flight, "the step to it failed")
+                del pending
+            self._undo()
 
     def _give_up(self, flight: Flight, reason: str) -> None:
         """Mark the handle of a batch that is not written as lost, if somebody holds it."""
@@ -504,6 +516,12 @@ class Workspace:
         if may_alias and tensor.layout == torch.strided and tensor.untyped_storage()._cdata in self._addresses:
             return found.clone()
         return found
+
+
+@contextmanager
+def _both(first: AbstractContextManager[bool], second: AbstractContextManager[bool]) -> Iterator[None]:
+    with first, second:
+        yield
 
 
 def _spec_of(params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], device: torch.device) -> Spec:

@@ -96,6 +96,8 @@ class Machine(Generic[Batch]):
         No step depends on what the one before it left in the generators; each seeds them for itself.
         """
         with self.turn.taken(), ordinary_tensors(), torch.no_grad(), restoring_rng(self._generators):
+            self.turn.begin()
+            self.workspace.empties_autocast_cache = torch.is_autocast_enabled(self.workspace.device.type)
             yield
 
     def check_sums(self, state: TrainState) -> None:
@@ -128,8 +130,7 @@ class Machine(Generic[Batch]):
         if place.at == "batch":
             return self._batches(Cursor(cell.pop()), telling, interrupts, batch, once=once)
         try:
-            with self.workspace.held(cell[0].tensors):
-                step = self._event(cell)
+            step = self._event(cell)
         except BaseException as error:
             telling.failure(error, cell.pop(), place)
             raise
@@ -179,8 +180,7 @@ class Machine(Generic[Batch]):
                     grouped = not watching and telling.groups_next(before)
                     if watching and telling.pending:
                         telling.tell_group(before)
-                with self.workspace.held(cursor.now[1]):
-                    found = self._batch(cursor, given, seen=bool(watching) or grouped)
+                found = self._batch(cursor, given, seen=bool(watching) or grouped)
                 if isinstance(found, Passed):
                     reached = cursor.now[0]
                     if reached.start is not before.start:  # a subscriber answered another state
@@ -209,7 +209,8 @@ class Machine(Generic[Batch]):
     def _batch(self, cursor: Cursor, given: tuple[Batch] | None, *, seen: bool) -> Step | Passed:
         """Take one batch, and move the cursor past it; or return where a verdict, or the end of the data, leads to.
 
-        After a failure the cursor stands at a whole value, if there is one: before the batch, or after it.
+        After a failure the cursor stands at a whole value, if there is one: before the batch, or after it. Nobody is
+        asked while the workspace is held: a subscriber may wait for a thread that reads the state.
         """
         began = time.perf_counter()
         workspace = self.workspace
@@ -231,10 +232,11 @@ class Machine(Generic[Batch]):
         state, verdict, by = None, None, ""
         try:
             step = position.step if position.start.train else None
-            flight = workspace.begin(tensors, step=step, lr_scale=position.start.lr_scale)
-            bits = self._noise_of(position)
-            passed = self.engine.run(batch, position.weighted, flight, bits=bits, seen=seen or self._after_batch)
-            tensors = workspace.pending(tensors)
+            with workspace.held(tensors):
+                flight = workspace.begin(tensors, step=step, lr_scale=position.start.lr_scale)
+                bits = self._noise_of(position)
+                passed = self.engine.run(batch, position.weighted, flight, bits=bits, seen=seen or self._after_batch)
+                tensors = workspace.pending(tensors)
             position = position.after(passed.samples, passed.weighted, time.perf_counter() - began)
             if self._after_batch:
                 shown = [position.state(tensors)]

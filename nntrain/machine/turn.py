@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from nntrain.errors import BusyError
 
@@ -16,10 +15,12 @@ class Turn:
         self._lock = threading.Lock()
         self._thread: int | None = None
 
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Take the turn for a block, or raise `BusyError` at once."""
-        if not self._lock.acquire(blocking=False):
+    def taken(self) -> AbstractContextManager[bool]:
+        """Return the turn, to be held for a block; raise `BusyError` at once if somebody has it.
+
+        It is a bare lock: Python enters and leaves it in one step, so that no interrupt leaves the learner busy.
+        """
+        if self._lock.locked():
             if self._thread == threading.get_ident():
                 raise BusyError(
                     "This learner was asked for a step from inside its own step (by a subscriber, sink, model or "
@@ -29,9 +30,8 @@ class Turn:
                 "Two threads step one learner at once; it has one set of live tensors. "
                 "Give each thread a learner of its own: learner.replace()."
             )
+        return self._lock
+
+    def begin(self) -> None:
+        """Say that the thread that runs has the turn."""
         self._thread = threading.get_ident()
-        try:
-            yield
-        finally:
-            self._thread = None
-            self._lock.release()

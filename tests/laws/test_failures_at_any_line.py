@@ -1,8 +1,8 @@
-"""An interrupt at any line of a step: what was kept is whole, and what is left leads to the training as it would be.
+"""A failure at any line of a step: what was kept is whole, and what is left leads to the training as it would be.
 
-A second Ctrl-C is raised at once, wherever Python is. So `KeyboardInterrupt` is raised here at each line of the rooms
-that take a step, one line at a time: in training and in eval, with a model that writes its buffers, subscribers that
-are asked, optimizers with memory, and states that somebody keeps.
+A second Ctrl-C, a handler of SIGALRM that raises, a lack of memory or of stack come wherever Python is. So each kind is
+raised here at each line of the rooms that take a step, one line at a time: in training and in eval, with a model that
+writes its buffers, subscribers that are asked, optimizers with memory, and states that somebody keeps.
 """
 
 from __future__ import annotations
@@ -66,9 +66,10 @@ def learner_of(optimizer: str, subs: Sequence[Subscriber[Batch]], sinks: Sequenc
 
 
 class AtLine:
-    """Raises at the line of number `at` that Python comes to in the rooms, once; counts them all."""
+    """Raises `kind` at the line of number `at` that Python comes to in the rooms, once; counts them all."""
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: int, kind: type[BaseException]) -> None:
+        self.kind = kind
         self.left = at
         self.seen = 0
         self.where = ""
@@ -83,18 +84,18 @@ class AtLine:
             self.left -= 1
             if self.left == 0:
                 self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_qualname}"
-                raise KeyboardInterrupt(self.where)
+                raise self.kind(self.where)
         return self.line
 
 
-def stepped(learner: Learner[Batch], cell: list[TrainState], tracer: AtLine) -> TrainState | KeyboardInterrupt:
+def stepped(learner: Learner[Batch], cell: list[TrainState], tracer: AtLine) -> TrainState | BaseException:
     """Take the state's next transition under the tracer. The cell is emptied, so that nobody else keeps the state."""
     before = sys.gettrace()
     sys.settrace(tracer)
     try:
         return advance(learner, cell.pop()).state
-    except KeyboardInterrupt as interrupt:
-        return interrupt
+    except tracer.kind as error:
+        return error
     finally:
         sys.settrace(before)
 
@@ -138,15 +139,27 @@ CASES: Final = [
 ]
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        KeyboardInterrupt,
+        *(pytest.param(kind, marks=pytest.mark.sweep) for kind in (MemoryError, RuntimeError, RecursionError)),
+    ],
+)
 @pytest.mark.parametrize(("optimizer", "phase", "subs", "sinks", "keeps"), CASES)
-def test_an_interrupt_at_any_line_leaves_a_whole_state(
-    optimizer: str, phase: str, subs: list[Subscriber[Batch]], sinks: list[Any], keeps: bool
+def test_a_failure_at_any_line_leaves_a_whole_state(
+    optimizer: str,
+    phase: str,
+    subs: list[Subscriber[Batch]],
+    sinks: list[Any],
+    keeps: bool,
+    kind: type[BaseException],
 ) -> None:
     learner = learner_of(optimizer, subs, sinks)
     start = copy.deepcopy(at_batch(learner, phase))
     straight = fit_step(learner, start).state
     first = copy.deepcopy(advance(learner, start).state)
-    count = AtLine(-1)
+    count = AtLine(-1, kind)
     learner.init()
     assert isinstance(stepped(learner, [copy.deepcopy(start)], count), TrainState)
     assert count.seen > 100
@@ -154,7 +167,7 @@ def test_an_interrupt_at_any_line_leaves_a_whole_state(
     been: set[str] = set()
     reached = 0
     for line in range(1, count.seen + 1):
-        tracer = AtLine(line)
+        tracer = AtLine(line, kind)
         learner.init()  # other values are in the live tensors
         state = copy.deepcopy(start)
         kept = [state] if keeps else []

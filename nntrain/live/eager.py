@@ -38,7 +38,7 @@ class Eager(Generic[Batch]):
         plain, train = self._pass, flight.step is not None
         workspace, own = plain.workspace, self._own
         seed_all(workspace.generators, bits)
-        parts, samples = plain.prepare(batch, train=train)
+        parts, weight = plain.prepare(batch, train=train)
         first: list[tuple[Tensor, Any]] = []
 
         def forward() -> Tensor:
@@ -53,7 +53,8 @@ class Eager(Generic[Batch]):
         means: list[Tensor | float] = [loss, *measured.values()]
         if self._sums_device is None:
             means = [float(mean) for mean in means]
-        after = weighted.add(means, samples, self._sums_device, self.names)
+        after = weighted.add(means, weight, self._sums_device, self.names)
+        samples = weight if isinstance(weight, int) else 0
         return Passed(BatchOutput(loss, preds, MappingProxyType(measured)), samples, after, means, flight.lr_scale)
 
 

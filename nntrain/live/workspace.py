@@ -73,11 +73,8 @@ class Workspace:
             (tensor.device for tensor in (*self.params.values(), *self.buffers.values())), wanted
         )
         self.spec: Spec = _spec_of(self.params, self.buffers, self.device)
-        if not any(param.requires_grad for param in self.params.values()):
-            raise ConfigError(
-                "The model has no parameter that requires a gradient, so there is nothing to train. "
-                "Unfreeze one (param.requires_grad_(True)), or pass a model with parameters."
-            )
+        if not self.params:
+            self.check_trainable()  # no optimizer is made of none
         self.generators: list[torch.Generator] = generators(self.device)
         """torch's global generators that a step draws from."""
         self._writes = ForwardWrites(self.module, self.params, self.buffers)
@@ -185,6 +182,14 @@ class Workspace:
 
     def _live_snapshot(self) -> Snapshot:
         return Snapshot(self.params, self.buffers, self.optimizer.read(lambda tree: tree))
+
+    def check_trainable(self) -> None:
+        """Raise `ConfigError` for a model without anything to train; one that is frozen can be evaluated."""
+        if not any(param.requires_grad for param in self.params.values()):
+            raise ConfigError(
+                "The model has no parameter that requires a gradient, so there is nothing to train. "
+                "Unfreeze one (param.requires_grad_(True)), or pass a model with parameters."
+            )
 
     # -- stepping -------------------------------------------------------------------------------------------------
 

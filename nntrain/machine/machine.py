@@ -283,14 +283,13 @@ class Machine(Generic[Batch]):
         if not sums.batches:
             return Step(after)
         # One NaN for all: a log tells that a value is none, and not which.
-        means = (total / sums.samples for total in sums.weighted.tolist())
-        loss, *metrics = (mean if mean == mean else math.nan for mean in means)  # noqa: PLR0124
+        loss, *metrics = (mean if mean == mean else math.nan for mean in sums.means())  # noqa: PLR0124
         stats = EpochStats(
             epoch=place.epoch,
             phase=place.phase,
             loss=loss,
             metrics=FrozenMapping(dict(zip(self.engine.names, metrics, strict=True))),
-            samples=sums.samples,
+            samples=round(sums.weight),
             batches=sums.batches,
             seconds=sums.seconds,
         )

@@ -168,8 +168,8 @@ class TrainState(Record, Flat, frozen=True):
 
     def __repr__(self) -> str:
         place, sums = self.progress, self.sums
-        if sums.samples:
-            said = f"loss={sums.weighted.tolist()[0] / sums.samples:.4g}, "
+        if sums.batches:
+            said = f"loss={sums.means()[0]:.4g}, "
         else:
             said = f"loss={self.history[-1].loss:.4g}, " if self.history else ""
         spec = self.tensors.spec

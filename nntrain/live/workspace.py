@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from nntrain.errors import BorrowError, ConfigError, StateError
 from nntrain.live.compiled import CompileOptions, compiled
 from nntrain.live.flight import Flight
-from nntrain.live.forward_writes import ForwardWrites, copy_all, touch, with_own_memory
+from nntrain.live.forward_writes import ForwardWrites, copy_all, touch
 from nntrain.update.optimizer import LiveOptimizer, OptimizerFactory
 from nntrain.update.schedules import Schedule
 from nntrain.values.bits import same_bits
@@ -66,7 +66,7 @@ class Workspace:
         module = make_module(template, bits)
         first = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
         wanted = device if device is not None else first
-        self.module: nn.Module = with_own_memory(module.to(wanted))
+        self.module: nn.Module = module.to(wanted)
         self.params: dict[str, nn.Parameter] = dict(self.module.named_parameters())
         self.buffers: dict[str, Tensor] = dict(self.module.named_buffers())
         self.device: torch.device = next(
@@ -490,6 +490,8 @@ def as_device(device: torch.device | str | None) -> torch.device | None:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ConfigError(f"device is {device!r}; expected 'cpu', 'cuda', 'cuda:1' ... ({error})") from error
+    if found.type == "meta":
+        raise ConfigError("device is 'meta', which has no memory to train in; expected 'cpu', 'cuda', 'cuda:1' ...")
     if found.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device is {device!r}, but torch sees no CUDA device here. Use device='cpu'.")
     return found

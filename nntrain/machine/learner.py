@@ -11,7 +11,7 @@ from typing import Generic, TypedDict, TypeVar, Unpack
 import torch
 from torch import Tensor, nn
 
-from nntrain.data.loaders import TrainValid, as_loader, check_data, description_of, length_of, on_device
+from nntrain.data.loaders import TrainValid, as_loader, check_data, description_of, length_of, on_device, rows_of
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError
 from nntrain.live.compiled import compile_options
@@ -262,6 +262,11 @@ class Learner(Generic[Batch]):
             count = length_of(batches)
             if count is not None:
                 config[f"{phase}_batches"] = count
+            rows = rows_of(as_loader(batches, phase))
+            if rows is not None:
+                config[f"{phase}_batch_size"] = rows.batch_size
+            if rows is not None and rows.samples is not None:
+                config[f"{phase}_samples"] = rows.samples
         return config
 
 

@@ -88,7 +88,8 @@ def _remembering(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tenso
 
 def _rebuilt(tree: Any, held: Contents) -> Any:
     """Return a copy of a container that holds something else. No code of its class runs."""
-    kind, base = type(tree), _base_of(tree)
+    kind: Any = type(tree)
+    base: Any = _base_of(tree)
     if base is MappingProxyType:
         return MappingProxyType(held.values)
     if hasattr(kind, "n_sequence_fields"):  # of C, like what torch.max returns: it cannot be made otherwise

@@ -90,12 +90,12 @@ def _rebuilt(tree: Any, held: Contents) -> Any:
     """Return a copy of a container that holds something else. No code of its class runs."""
     kind: Any = type(tree)
     base: Any = _base_of(tree)
-    if base is MappingProxyType:
+    if isinstance(tree, MappingProxyType):
         return MappingProxyType(held.values)
     if hasattr(kind, "n_sequence_fields"):  # of C, like what torch.max returns: it cannot be made otherwise
         return kind(held.items)
-    copied = base.__new__(kind, held.items) if base is tuple else base.__new__(kind)
-    if base is list:
+    copied: Any = tuple.__new__(kind, held.items) if isinstance(tree, tuple) else base.__new__(kind)
+    if isinstance(tree, list):
         list.extend(copied, held.items)
     if isinstance(tree, defaultdict):
         defaultdict.__init__(copied, tree.default_factory)

@@ -83,7 +83,7 @@ class Pass(Generic[Batch]):
         if begins:
             if train:
                 self.workspace.check_trainable()
-            module.train(train)
+            self.workspace.switch(train=train)
         parts, weight = self._task.parts(batch)
         if begins:
             self._task.look_at(batch, parts, weight)

@@ -1,16 +1,19 @@
-"""What a forward pass writes: kept before it, put back when it fails, and seen even where torch does not count it.
+"""What a pass writes before the optimizer does: kept before it, put back when it fails, and seen where torch is blind.
 
-Buffers are written by many models (BatchNorm's statistics), parameters by few (an embedding with `max_norm`). torch
-counts the writes to each tensor in a version counter, but not all of them: it does not mark the statistics of
-`batch_norm` as written, nor what goes through `.data`. So the first forward pass, in training and in eval, is compared
-with what was before, bit by bit; later ones cost a comparison of version counters, and a copy of what is written.
-The copies of parameters are let go before the first backward pass, so that they and the gradients do not add up.
+Buffers are written by many models (BatchNorm's statistics), parameters by few (an embedding with `max_norm`, a teacher
+that follows its student). torch counts the writes to each tensor in a version counter, but not all of them: it does
+not mark the statistics of `batch_norm` as written, nor what goes through `.data`. So some of the first passes, in
+training and in eval, are looked at: all is kept before the first, later what no gradient has reached, and compared
+after it, by bits and by counters. What was ever seen written is kept before each pass from then on. Any other pass
+costs a comparison of counters, and a copy of what is written; if it is the first to write something, `unforeseen` tells
+of it. Where no hook may write to parameters in the backward pass, their copies are let go before it, so that they and
+the gradients do not add up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -19,101 +22,188 @@ from nntrain.errors import StateError
 from nntrain.values.bits import same_tensor
 from nntrain.values.trees import clone_tree
 
+LOOKED_AT: Final = frozenset({0, 1, 3, 7})
+"""The passes that are looked at, in training and in eval, by number. More than the first: a teacher that begins as a
+copy of its student gets the bits that it has until the student was trained, and the first rates may be 0."""
+
 
 class ForwardWrites:
     """The watch over one module's live parameters and buffers. Only the workspace calls it."""
 
     def __init__(self, module: nn.Module, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
+        self._module = module
         self._buffers = buffers
+        self._all = {**params, **buffers}
         self._homes, self._empty_homes = _homes(module, buffers)
-        self._watched = {**params, **buffers}
-        """What a forward pass may write; all, until one was seen."""
-        self._renormed = {
+        self._places = _places(module)
+        renormed = {
             id(home.weight)
             for home in module.modules()
             if isinstance(home, (nn.Embedding, nn.EmbeddingBag)) and home.max_norm is not None
         }
-        """What an embedding writes when a row of it grows too long, which may be later."""
-        self._silent: dict[bool, list[Tensor]] = {}
-        """What it writes without torch's version counters noticing; in training, and in eval, once seen."""
-        self.nothing: set[bool] = set()
-        """For training, and for eval, once a pass has shown that there is nothing to watch."""
+        self._written = {name for name, tensor in self._all.items() if name in buffers or id(tensor) in renormed}
+        """What may be written: the buffers, an embedding that shortens its rows, and all that was seen written."""
+        self._untrained: Collection[str] = self._all.keys()
+        """What a look compares: all at first, then what may be written and what no gradient reached."""
+        self._silent: dict[bool, dict[str, Tensor]] = {True: {}, False: {}}
+        """What is written without torch's version counters noticing; in training, and in eval."""
+        self._passes = {True: 0, False: 0}
+        self._looking = False
+        """Whether the pass under way is looked at."""
+        self.unforeseen: str = ""
+        """The names of what a pass was the first to write, so that nothing was kept of it."""
+        self._kept: dict[str, Tensor] = {}
         self._old: list[Tensor] = []
         self._old_versions: list[int] = []
+        """What is kept before a pass: the live tensors, their copies, and their versions then; none if it is stale."""
+        self._others: dict[str, Tensor] = {}
+        self._other_versions: list[int] = []
+        self._keep_all_of(self._written)
 
-    def save(self) -> None:
-        """Keep what a forward pass may write; costs nothing where nobody wrote to it since the last time."""
-        versions = [live._version for live in self._watched.values()]
+    def save(self, *, training: bool | None = None, looking: bool = False) -> None:
+        """Keep what a pass may write; costs nothing where nobody wrote to it since the last time.
+
+        Passes in `training` or in eval are counted, and some of them looked at; a `looking` one always is. One that was
+        recorded is neither: it writes what it wrote when it ran.
+        """
+        if training is not None:
+            number = self._passes[training]
+            self._passes[training] = number + 1
+            looking = number in LOOKED_AT
+        self._looking = looking
+        wanted = self._untrained if looking else self._written
+        if len(wanted) != len(self._kept):
+            self._keep_all_of(wanted)
+        watched = self._others.values() if training is not None else ()
+        self._other_versions = [live._version for live in watched]
+        versions = [live._version for live in self._kept.values()]
         if versions == self._old_versions:
             return
-        live = [tensor.detach() if tensor.requires_grad else tensor for tensor in self._watched.values()]
+        live = [tensor.detach() if tensor.requires_grad else tensor for tensor in self._kept.values()]
         if self._old:
             copy_all(self._old, live)
         else:
             self._old = [clone_tree(tensor) for tensor in live]
         self._old_versions = versions
 
+    def _keep_all_of(self, names: Collection[str]) -> None:
+        self._kept = {name: live for name, live in self._all.items() if name in names}
+        self._others = {name: live for name, live in self._all.items() if name not in names}
+        self._old, self._old_versions, self._other_versions = [], [], []
+
+    def _let_go(self) -> None:
+        """Let the copies of what was not written go, after a look."""
+        if len(self._kept) == len(self._written):
+            return
+        still = [index for index, name in enumerate(self._kept) if name in self._written]
+        old, versions = [self._old[index] for index in still], [self._old_versions[index] for index in still]
+        self._keep_all_of(self._written)
+        self._old, self._old_versions = old, versions
+        self._other_versions = [live._version for live in self._others.values()]
+
     def forget(self) -> None:
         """Forget what was saved: another value is live now."""
-        self._old_versions = []
+        self._old_versions, self.unforeseen = [], ""
 
     def stepped(self) -> None:
         """Forget what was saved of parameters: the optimizer wrote them, and its writes may not be counted."""
-        if len(self._watched) > len(self._buffers):
+        self.unforeseen = ""
+        if len(self._kept) > len(self._buffers):
             self._old_versions = []
 
     def forwarded(self, *, training: bool) -> None:
-        """Free the copies of parameters that a first forward pass did not write: the gradients will take memory."""
-        if training in self._silent:
-            return
-        names = list(self._watched)
-        kept = [
-            index
-            for index, (name, old) in enumerate(zip(names, self._old, strict=True))
-            if name in self._buffers
-            or id(self._watched[name]) in self._renormed
-            or not same_tensor(self._watched[name], old)
-        ]
-        self._watched = {names[index]: self._watched[names[index]] for index in kept}
-        self._old = [self._old[index] for index in kept]
-        self._old_versions = [self._old_versions[index] for index in kept]
+        """Free the copies of parameters that a forward pass did not write: the gradients will take memory."""
+        if self._looking and not self._has_backward_hooks():
+            self._look(training)
+            self._let_go()
 
     def ran(self, *, training: bool) -> None:
-        """Count what a forward pass has written, and keep the identity of buffers."""
+        """See to what a pass has written, and keep the identity of buffers."""
         if self._homes or self._empty_homes:
             self.keep_identity()
-        if training not in self._silent:
-            self._probe(training)
-            if not (self._watched or self._homes or self._empty_homes):
-                self.nothing.add(training)
-        touch(self._silent[training])
+        if self._looking:
+            self._check_places()
+            self._look(training)
+            self._let_go()
+            self._looking = False
+            if training:
+                reached = {name for name, live in self._all.items() if live.grad is not None}
+                self._untrained = {name for name in self._all if name in self._written or name not in reached}
+        self._find_unforeseen()
+        if self._silent[training]:
+            touch(list(self._silent[training].values()))
+
+    def differing(self) -> list[str]:
+        """Return the names of what was kept and is other now, by bits or by versions."""
+        kept = zip(self._kept.items(), self._old, self._old_versions, strict=True)
+        return [name for (name, live), old, version in kept if live._version != version or not same_tensor(live, old)]
+
+    def _look(self, training: bool) -> None:
+        """Compare what was kept with what is there now."""
+        for (name, live), old, version in zip(self._kept.items(), self._old, self._old_versions, strict=True):
+            if live.shape != old.shape:
+                raise StateError(
+                    f"The model changed the shape of its {name} from {list(old.shape)} to {list(live.shape)} in the "
+                    f"forward pass. A state's tensors keep their shapes: make it with the shape that it will have, or "
+                    f"run one batch through the model before you make the learner, as observers of quantisation need."
+                )
+            if live._version != version:
+                self._written.add(name)
+            elif not same_tensor(live, old):
+                self._written.add(name)
+                self._silent[training][name] = live
+
+    def _find_unforeseen(self) -> None:
+        """Find what was written and not kept; from the next pass on it is kept."""
+        versions = [live._version for live in self._others.values()]
+        if self._other_versions and versions != self._other_versions:
+            changed = zip(self._others, self._other_versions, versions, strict=True)
+            names = [name for name, before, now in changed if before != now]
+            self._written.update(names)
+            self.unforeseen = ", ".join(names)
+        self._other_versions = []  # what is written after the pass is the optimizer's
+
+    def _has_backward_hooks(self) -> bool:
+        """Return whether a hook may write to parameters in the backward pass."""
+        kinds = ("_backward_hooks", "_backward_pre_hooks", "_post_accumulate_grad_hooks")
+        return any(getattr(one, kind, None) for one in (*self._all.values(), *self._module.modules()) for kind in kinds)
 
     def before(self, live: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return `live` tensors by name as they were at `save`."""
         if not self.changed():
             return dict(live)
-        old = dict(zip(self._watched, self._old, strict=True))
+        old = dict(zip(self._kept, self._old, strict=True))
         return {name: old.get(name, tensor) for name, tensor in live.items()}
 
     def changed(self) -> bool:
         """Return whether anything was written since `save`."""
-        return bool(self._old_versions) and self._old_versions != [live._version for live in self._watched.values()]
+        if self.unforeseen:
+            return True
+        return bool(self._old_versions) and self._old_versions != [live._version for live in self._kept.values()]
 
     def written(self) -> list[Tensor]:
-        """Return what was written since `save`, as far as the first passes have shown or the counters tell."""
+        """Return what was written since `save`, as far as the looks have shown or the counters tell."""
         return [
             live
-            for live, version in zip(self._watched.values(), self._old_versions, strict=True)
+            for live, version in zip(self._kept.values(), self._old_versions, strict=True)
             if live._version != version
         ]
 
-    def _probe(self, training: bool) -> None:
-        """Find out, at a first forward pass, which parameters it writes, and what it writes unnoticed."""
-        before = dict(zip(self._watched, zip(self._old, self._old_versions, strict=True), strict=True))
-        written = {name for name, live in self._watched.items() if not same_tensor(live, before[name][0])}
-        self._silent[training] = [
-            live for name, live in self._watched.items() if name in written and live._version == before[name][1]
-        ]
+    def _check_places(self) -> None:
+        """Raise `StateError` where a forward pass registered a tensor, or put another parameter in one's place."""
+        for home, parameters, buffers in self._places:
+            made = [*(home._parameters.keys() - parameters.keys()), *(home._buffers.keys() - buffers)]
+            if made:
+                raise StateError(
+                    f"The model registered {', '.join(made)} in the forward pass. A state holds what is there from the "
+                    f"beginning: register it in __init__, with its shape, like torch.zeros(3)."
+                )
+            for key, parameter in parameters.items():
+                if home._parameters.get(key) is not parameter:
+                    raise StateError(
+                        f"The model replaced its parameter {key} in the forward pass, which the optimizer would not "
+                        f"see. Write into it instead: with torch.no_grad(): self.{key}.copy_(...)."
+                    )
 
     def keep_identity(self) -> None:
         """Where a forward pass put another tensor in a buffer's place, take its value and put the live one back."""
@@ -147,18 +237,29 @@ class ForwardWrites:
 
     def restore(self) -> None:
         """Put back what was written since `save`."""
+        for home, parameters, buffers in self._places:
+            home._parameters.update(parameters)
+            for made in home._parameters.keys() - parameters.keys():
+                del home._parameters[made]
+            for made in home._buffers.keys() - buffers:
+                del home._buffers[made]
         for home, key, name in self._homes:
             home._buffers[key] = self._buffers[name]
         for home, key in self._empty_homes:
             home._buffers[key] = None
+        self._find_unforeseen()
         if self._old_versions:
-            # A forward pass that failed was not seen to; and what a first one writes is not known yet.
-            unseen = self._watched.values() if len(self._silent) < 2 else chain(*self._silent.values())
-            touch(list(unseen))
-        if self.changed():
+            # A pass that failed was not seen to; and what one that is looked at writes is not known yet.
+            silent = {**self._silent[True], **self._silent[False]}
+            touch(list((self._kept if self._looking else silent).values()))
+        if self._kept and self.changed():
+            for live, old in zip(self._kept.values(), self._old, strict=True):
+                if live.shape != old.shape:
+                    live.data = old.clone()
             with torch.no_grad():
-                copy_all([live.detach() for live in self._watched.values()], self._old)
-            self._old_versions = [live._version for live in self._watched.values()]
+                copy_all([live.detach() for live in self._kept.values()], self._old)
+            self._old_versions = [live._version for live in self._kept.values()]
+        self._looking = False
 
 
 def copy_all(to: list[Tensor], values: list[Tensor]) -> None:
@@ -182,3 +283,12 @@ def _homes(
         [(home, key, names[id(tensor)]) for home, key, tensor in places if tensor is not None],
         [(home, key) for home, key, tensor in places if tensor is None],
     )
+
+
+def _places(module: nn.Module) -> list[tuple[nn.Module, dict[str, nn.Parameter | None], frozenset[str]]]:
+    """Return each submodule's own parameters, and the names of its buffers. A scripted one's cannot change."""
+    return [
+        (home, dict(home._parameters), frozenset(home._buffers))
+        for home in module.modules()
+        if not isinstance(home, torch.jit.ScriptModule)
+    ]

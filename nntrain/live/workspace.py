@@ -4,14 +4,15 @@ It owns a module, an optimizer and their tensors, whose identity stays for its l
 handles (see `nntrain.values.tensors`); the workspace knows the one handle whose value the live tensors hold only by a
 weak reference. The argument that no kept value ever changes:
 
-1. The live tensors are written in four places only: `_load` (another value is brought in), the forward pass (buffers,
-   and the parameters that the first one is seen to write, such as an embedding's with `max_norm`), `_write` (the
-   optimizer), and `ForwardWrites.restore`.
+1. The live tensors are written in four places only: `_load` (another value is brought in), the pass (buffers, and the
+   parameters that `ForwardWrites` has seen written, such as an embedding's with `max_norm`), `_write` (the optimizer),
+   and `ForwardWrites.restore`.
 2. Before `_load` and `_write`, `_detach` looks whether anybody still holds the current handle. If so, it first
    receives a copy of its own, with all as it was before the forward pass. If not, nobody can see the write.
 3. A forward pass that fails, or is not followed by `_write`, puts back what it wrote, or (eval phases whose model
    writes) becomes a new value by the same look as in 2.
-4. Everything handed out is a copy, or lent for a block that refuses writes; readers in other threads wait.
+4. Where a pass writes what none before it wrote, the value before is lost, and its handle says so.
+5. Everything handed out is a copy, or lent for a block that refuses writes; readers in other threads wait.
 
 So: one copy for each state that somebody kept, none otherwise. Who calls `commit` must have dropped its own reference
 to the old handle before, or it is one who kept it.
@@ -77,6 +78,12 @@ class Workspace:
             self.check_trainable()  # no optimizer is made of none
         self.generators: list[torch.Generator] = generators(self.device)
         """torch's global generators that a step draws from."""
+        self._own_switch = any(
+            getattr(type(one), name) is not getattr(nn.Module, name) or name in vars(one)
+            for one in self.module.modules()
+            for name in ("train", "eval")
+        )
+        """Whether a part of the module has a `train()` or `eval()` of its own."""
         self._writes = ForwardWrites(self.module, self.params, self.buffers)
         self._addresses = {
             tensor.untyped_storage()._cdata
@@ -228,9 +235,7 @@ class Workspace:
         if flight is None:
             raise RuntimeError("no batch was begun")
         train = flight.step is not None
-        watch = train not in writes.nothing
-        if watch:
-            writes.save()
+        writes.save(training=train)
         if train:
             loss = self._backward(forward)
             if self.needs_closure:
@@ -238,8 +243,7 @@ class Workspace:
         else:
             forward()
             writes.forwarded(training=False)
-        if watch:
-            writes.ran(training=train)
+        writes.ran(training=train)
 
     def replay(self, recording: Callable[[], None], written: list[Tensor]) -> None:
         """Run a recording of what `compute` does. `written` are the tensors that it writes, past torch's counting."""
@@ -251,7 +255,7 @@ class Workspace:
 
     def rehearse(self, run: Callable[[], None], *, train: bool) -> list[Tensor]:
         """Run what `compute` would, put back what it writes, and return the tensors that were written."""
-        self._writes.save()
+        self._writes.save(looking=True)
         try:
             run()
             self._writes.ran(training=train)
@@ -259,6 +263,26 @@ class Workspace:
         finally:
             self._clear_gradients()
             self._writes.restore()
+
+    def switch(self, *, train: bool) -> None:
+        """Put the module into train or eval mode. Raises `StateError` where its own code for that writes to tensors."""
+        before = self.module.training
+        if not self._own_switch:
+            self.module.train(train)
+            return
+        self._writes.save(looking=True)
+        self.module.train(train)
+        names = self._writes.differing()
+        if names:
+            self.module.train(before)
+        self._writes.restore()
+        if names:
+            raise StateError(
+                f"The model wrote to {', '.join(names)} in {'train' if train else 'eval'}(). What a state holds must "
+                f"not depend on the mode that the model is in. Let it not merge weights while it is trained (layers of "
+                f"low rank have a switch for that, such as merge_weights=False), and merge them in what you take from "
+                f"state.to_module()."
+            )
 
     def keep_identity(self) -> None:
         """Where the model put another tensor in a buffer's place, take its value and put the live one back."""
@@ -372,6 +396,9 @@ class Workspace:
         self._flight = None
         self._clear_gradients()
         self._writes.restore()
+        current = self._current() if self._current is not None else None
+        if self._writes.unforeseen and current is not None:
+            self._lose_unforeseen(current)
 
     def _write(self, flight: Flight, handle: Tensors) -> None:
         """Write in place, after seeing to whoever still holds the old value."""
@@ -387,7 +414,6 @@ class Workspace:
     def _written(self) -> None:
         """Forget what was known of the old value: another one is in the live tensors now."""
         if self._writes.changed():
-            self._writes.keep_identity()  # an optimizer that evaluates the model may have put others in their place
             self._writes.forget()
         self._lent = None
         self._fresh_bits = None
@@ -400,6 +426,7 @@ class Workspace:
             else:  # it evaluates the model again, and draws its noise anew
                 with restoring_rng(self.generators):
                     self.optimizer.step(step, flight.lr_scale, flight.closure)
+                self._writes.keep_identity()  # it may have put others in the buffers' places
         except BaseException as error:
             self._current = None
             handle.source = None
@@ -419,7 +446,17 @@ class Workspace:
             self._give_copy(current)
         self._current = None
 
+    def _lose_unforeseen(self, handle: Tensors) -> None:
+        handle.source, self._current = None, None
+        handle.lost = (
+            f"the pass after it wrote to {self._writes.unforeseen}, for the first time after many, and no copy was "
+            f"kept (from now on it is)"
+        )
+
     def _give_copy(self, handle: Tensors) -> None:
+        if self._writes.unforeseen:
+            self._lose_unforeseen(handle)
+            return
         live = self._live_snapshot()
         live = Snapshot(self._writes.before(live.params), self._writes.before(live.buffers), live.optim)
         handle.owned = copied_snapshot(live)

@@ -165,7 +165,83 @@ def short_words() -> nn.Module:
     return model
 
 
+class Teacher(nn.Module):
+    """Moves a teacher after its student in the forward pass, in training only, as BYOL and mean teachers do."""
+
+    def __init__(self, how: str, own_start: bool = False) -> None:
+        super().__init__()
+        self.student = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3))
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.how = how
+        if own_start:
+            self.teacher = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3)).requires_grad_(False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training:
+            for one, other in zip(self.student.parameters(), self.teacher.parameters(), strict=True):
+                if self.how == "counted":
+                    with torch.no_grad():
+                        other.lerp_(one, 0.1)
+                elif self.how == "by data":
+                    other.data.mul_(0.9).add_(one.data, alpha=0.1)
+                else:
+                    other.data = other.data * 0.9 + one.data * 0.1
+        scores: Tensor = self.student(inputs) + self.teacher(inputs)
+        return scores
+
+
+class InEval(nn.Module):
+    """Writes a frozen parameter in eval alone, past its counter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.mean = nn.Parameter(torch.zeros(4), requires_grad=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if not self.training:
+            self.mean.data.lerp_(inputs.mean(0), 0.1)
+        scores: Tensor = self.linear(inputs - self.mean.clone())
+        return scores
+
+
+class Observer(WithBuffers):
+    """Begins with what its first batch has, as an observer of quantisation does that was run before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one.copy_(DATA[0][0].amax(0))
+
+    def changed(self, inputs: Tensor) -> Tensor:
+        self.one.data.copy_(torch.maximum(self.one, inputs.detach().amax(0)))
+        return inputs / self.one.clone()
+
+
+class Counting(nn.Linear):
+    """Counts in a frozen parameter, by a hook of the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+        self.passes = nn.Parameter(torch.zeros(()), requires_grad=False)
+        self.register_full_backward_hook(self.count)
+
+    @staticmethod
+    def count(module: nn.Module, *_: object) -> None:
+        assert isinstance(module, Counting)
+        module.passes.data.add_(1.0)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs) / (1.0 + self.passes.clone())
+
+
 MODELS: Mapping[str, Callable[[], nn.Module]] = {
+    "in backward": Counting,
+    "teacher": lambda: Teacher("counted", own_start=True),
+    "teacher, a copy": lambda: Teacher("counted"),
+    "teacher, a copy, by data": lambda: Teacher("by data"),
+    "teacher, a copy, replaced": lambda: Teacher("replaced"),
+    "in eval": InEval,
+    "observer": Observer,
     "max_norm": lambda: nn.Sequential(nn.Embedding(9, 4, max_norm=0.5), nn.Flatten(), nn.Linear(4, 3)),
     "clamped": Clamped,
     "own norm": OwnNorm,
@@ -267,6 +343,164 @@ def test_a_buffer_made_in_the_forward_pass_is_refused() -> None:
     for _ in range(2):
         with pytest.raises(StateError, match="made its buffer mean, registered as None"):
             batch_step(learner, state, DATA[0])
+
+
+class Seldom(nn.Module):
+    """Does something to its frozen parameter in the passes of these numbers."""
+
+    def __init__(self, write: Callable[[Seldom], None], *passes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.scale = nn.Parameter(torch.ones(3), requires_grad=False)
+        self.write, self.passes, self.number = write, passes, 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.number in self.passes:
+            self.write(self)
+        self.number += 1
+        scores: Tensor = self.linear(inputs) * self.scale.clone()
+        return scores
+
+
+def halve(model: Seldom) -> None:
+    with torch.no_grad():
+        model.scale.mul_(0.5)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_a_later_pass_is_the_first_to_write_is_lost_with_an_error_for_who_keeps_it(fails: bool) -> None:
+    batches = DATA * 5
+    dls = DataLoaders(batches, DATA)
+
+    def loss_fn(preds: Tensor, target: Tensor) -> Tensor:
+        if fails and state.progress.batch == 10 and torch.is_grad_enabled():
+            raise OSError("mine")
+        return cross_entropy(preds, target)
+
+    learner = learner_of(lambda: Seldom(halve, 10, 12), dls=dls, loss_fn=loss_fn)
+    state = learner.init(epochs=1)
+    for _ in range(12):
+        state = advance(learner, state).state
+    kept = state
+    assert kept.progress.batch == 10
+    if fails:
+        with pytest.raises(OSError, match="mine"):
+            advance(learner, kept)
+    else:
+        state = advance(learner, kept).state
+        assert torch.equal(state.params["scale"], torch.full((3,), 0.5))
+        for _ in range(2):
+            before, state = Kept(state), advance(learner, state).state
+            before.check()
+        assert torch.equal(state.params["scale"], torch.full((3,), 0.25))
+    with pytest.raises(StateError, match="wrote to scale, for the first time after many"):
+        kept.params["linear.weight"]
+
+
+class Halves(torch.autograd.Function):
+    """Passes on what it is given, and halves another tensor in the backward pass."""
+
+    @staticmethod
+    def forward(context: Any, inputs: Tensor, halved: Tensor) -> Tensor:
+        context.halved = halved
+        return inputs.clone()
+
+    @staticmethod
+    def backward(context: Any, *gradients: Any) -> Any:
+        with torch.no_grad():
+            context.halved.mul_(0.5)
+        return gradients[0], None
+
+
+def test_a_parameter_that_is_written_in_the_backward_pass_unannounced_is_kept_from_the_second_on() -> None:
+    class Hidden(Seldom):
+        def forward(self, inputs: Tensor) -> Tensor:
+            scores: Tensor = super().forward(inputs)
+            halved: Tensor = Halves.apply(scores, self.scale)
+            return halved
+
+    learner = learner_of(lambda: Hidden(halve))
+    first = learner.init(epochs=1)
+    for _ in range(2):
+        first = advance(learner, first).state
+    state = advance(learner, first).state
+    with pytest.raises(StateError, match="wrote to scale"):
+        first.params["scale"]
+    for _ in range(2):
+        before, state = Kept(state), advance(learner, state).state
+        before.check()
+    assert torch.equal(state.params["scale"], torch.full((3,), 0.125))
+
+
+@pytest.mark.parametrize(("what", "said"), [("buffer", "registered mean"), ("parameter", "replaced its parameter")])
+def test_what_is_registered_or_replaced_in_the_forward_pass_is_refused(what: str, said: str) -> None:
+    class Makes(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            if what == "buffer" and "mean" not in self._buffers:
+                self.register_buffer("mean", inputs.mean(0))
+            elif what == "parameter":
+                self.weight = nn.Parameter(self.weight.detach() * 0.9)
+            return super().forward(inputs)
+
+    learner = learner_of(Makes)
+    kept = Kept(learner.init(epochs=1))
+    for _ in range(2):
+        with pytest.raises(StateError, match=said):
+            batch_step(learner, kept.state, DATA[0])
+        kept.check()
+
+
+def test_a_buffer_that_gets_another_shape_in_the_forward_pass_is_refused() -> None:
+    class Grows(WithBuffers):
+        def changed(self, inputs: Tensor) -> Tensor:
+            self.one.resize_(8).fill_(1.0)
+            return inputs
+
+    learner = learner_of(Grows)
+    kept = Kept(learner.init(epochs=1))
+    for _ in range(2):
+        with pytest.raises(StateError, match=r"changed the shape of its one from \[4\] to \[8\]"):
+            batch_step(learner, kept.state, DATA[0])
+        kept.check()
+
+
+class Merges(nn.Module):
+    """Adds to its weight in eval what it adds to its output in training, as layers of low rank do."""
+
+    def __init__(self, merges: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 4), requires_grad=False)
+        self.more = nn.Parameter(torch.ones(3, 4))
+        self.merges = merges
+        self.merged = False
+
+    def train(self, mode: bool = True) -> Merges:
+        super().train(mode)
+        if self.merges and self.merged is mode:
+            self.weight.data.add_(self.more.data, alpha=-1 if mode else 1)
+            self.merged = not mode
+        return self
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        weight = self.weight if self.merged else self.weight + self.more
+        return nn.functional.linear(inputs, weight)
+
+
+def test_weights_that_are_merged_by_the_change_to_eval_are_refused_and_the_state_before_is_whole() -> None:
+    learner = learner_of(lambda: Merges(True))
+    with pytest.raises(StateError, match=r"wrote to weight in eval\(\)") as caught:
+        learner.fit(1, print_stats=False)
+    before = state_before(caught.value)
+    assert before is not None
+    assert before.progress.phase == "eval"
+    with pytest.raises(StateError, match="wrote to weight"):
+        fit_step(learner, before)
+    assert torch.equal(before.params["weight"], torch.ones(3, 4))
+    other = learner_of(lambda: Merges(False))
+    assert fit_step(other, before).state == other.fit(1, print_stats=False).state
 
 
 def test_outputs_are_no_piece_of_the_live_weights() -> None:

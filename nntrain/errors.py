@@ -18,6 +18,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "DataWarning",
     "LogError",
     "LogWarning",
     "LossError",
@@ -132,6 +133,10 @@ class Terminated(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(143)
+
+
+class DataWarning(UserWarning):
+    """Data that are probably not what they are taken for; the training goes on with them."""
 
 
 class SinkWarning(UserWarning):

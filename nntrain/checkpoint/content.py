@@ -139,7 +139,7 @@ def _constructors(spec: Spec, template: ModelSource, misfits: list[str]) -> dict
         plain = isinstance(values, list) and all(isinstance(one, float) for one in values)
         on_device = isinstance(values, Tensor) and values.dtype == torch.float64 and values.ndim == 1
         named = isinstance(metrics, tuple) and all(isinstance(one, str) for one in metrics)
-        if not ((plain or on_device) and named and len(values) in {0, 1 + len(metrics)}):
+        if not ((plain or on_device) and named and len(values) in {0, 1 + len(metrics), 2 + len(metrics)}):
             raise ValueError(f"its running sums are {values!r:.80}, of the metrics {metrics!r:.80}")
         return WeightedSums(values, metrics)
 

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from nntrain.checkpoint.container import FORMAT, Head, Stored, read_head, read_tensors
 from nntrain.checkpoint.content import Flattened, migrate, state_of
-from nntrain.errors import CheckpointError, MisfitError, StateError, escape_untrusted
+from nntrain.errors import CheckpointError, DataWarning, MisfitError, StateError, escape_untrusted
 from nntrain.machine.machine import HasMachine
 from nntrain.values.differences import Difference, difference
 from nntrain.values.flattening import Tree, unflattened
@@ -172,6 +173,15 @@ def load(path: str | os.PathLike[str], learner: HasMachine[Batch]) -> TrainState
         size, digest = content.head.bytes, content.head.digest
     seconds = time.perf_counter() - began
     loaded: list[LogEvent] = [CheckpointLoaded(path=os.fspath(path), bytes=size, seconds=seconds, digest=digest)]
+    other_data = [name for name in _DATA[state.progress.phase] if name in changed]
+    if other_data and state.progress.at == "batch" and state.progress.batch:
+        said = " and ".join(f"{name} was {changed[name][0]}, and is {changed[name][1]}" for name in other_data)
+        warnings.warn(
+            f"{os.fspath(path)} was saved amid an epoch of other data: {said}. Some samples are taken twice in this "
+            f"epoch, or not at all. Go on with the data that it was trained on, and change them between two epochs.",
+            DataWarning,
+            stacklevel=2,
+        )
     if changed:
         said = "; ".join(f"{name} was {before}, and is {now}" for name, (before, now) in changed.items())
         loaded.append(WarningEvent(code="checkpoint_changed", text=f"since {os.fspath(path)} was saved: {said}"))
@@ -179,7 +189,16 @@ def load(path: str | os.PathLike[str], learner: HasMachine[Batch]) -> TrainState
 
 
 _BATCH_COUNTS: Final[Mapping[Phase, str]] = {"train": "train_batches", "eval": "valid_batches"}
-_COMPARED: Final = ("lr", "lr_schedule", "loss_fn", "metrics", "subscribers", *_BATCH_COUNTS.values())
+_DATA: Final[Mapping[Phase, tuple[str, ...]]] = {
+    "train": ("train_batch_size", "train_samples"),
+    "eval": ("valid_batch_size", "valid_samples"),
+}
+_COMPARED: Final = (
+    *("lr", "lr_schedule", "loss_fn", "metrics", "subscribers"),
+    *_BATCH_COUNTS.values(),
+    *_DATA["train"],
+    *_DATA["eval"],
+)
 """The settings of a run that should not change, or it goes on differently."""
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
+from torch.utils.data import BatchSampler, DataLoader
 
-from nntrain.data.torch_loaders import torch_loader
+from nntrain.data.torch_loaders import Indexed, Replayed, torch_loader
 from nntrain.errors import ConfigError, DataError
 from nntrain.values.key import Key
 from nntrain.values.randomness import transforming
@@ -117,6 +118,43 @@ def length_of(items: object) -> int | None:
         return len(items)  # type: ignore[arg-type] # anything may be given; what has no length raises
     except TypeError:
         return None
+
+
+class Rows(NamedTuple):
+    """The rows of a data set, where they are known, and how many are in a batch; the last may be short."""
+
+    batch_size: int
+    samples: int | None
+
+    def before(self, batch: int) -> int:
+        """Return how many rows are in the batches before a batch of that number."""
+        rows = batch * self.batch_size
+        return rows if self.samples is None else min(rows, self.samples)
+
+
+@runtime_checkable
+class _HasRows(Protocol):
+    """A loader that knows its rows, as those of images do."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def samples(self) -> int: ...
+
+
+def rows_of(loader: object) -> Rows | None:
+    """Return the rows of a loader, None where it has batches of sizes that are not known."""
+    items = loader.items if isinstance(loader, Replayed) else None
+    if type(items) is DataLoader and not items.num_workers:  # each worker would have a short last batch of its own
+        return None if items.batch_size is None else Rows(items.batch_size, None)
+    if isinstance(loader, Indexed):
+        sampler = loader.loader.batch_sampler
+        return Rows(sampler.batch_size, length_of(sampler.sampler)) if type(sampler) is BatchSampler else None
+    if not isinstance(loader, _HasRows):
+        return None
+    size, samples = loader.batch_size, loader.samples
+    return Rows(size, samples) if isinstance(size, int) and isinstance(samples, int) else None
 
 
 def check_data(dls: object) -> None:

@@ -40,7 +40,7 @@ class Eager(Generic[Batch]):
         plain, train = self._pass, flight.step is not None
         workspace, own = plain.workspace, self._own
         seed_all(workspace.generators, bits)
-        parts, samples = plain.prepare(self._inputs.given(batch, train=train), train=train)
+        parts, weight = plain.prepare(self._inputs.given(batch, train=train), train=train)
         first: list[tuple[Tensor, Any]] = []
 
         def forward() -> Tensor:
@@ -58,7 +58,8 @@ class Eager(Generic[Batch]):
         means: list[Tensor | float] = [loss, *measured.values()]
         if self._sums_device is None:
             means = [float(mean) for mean in means]
-        after = weighted.add(means, samples, self._sums_device, self.names)
+        after = weighted.add(means, weight, self._sums_device, self.names)
+        samples = weight if isinstance(weight, int) else 0
         return Passed(BatchOutput(loss, preds, MappingProxyType(measured)), samples, after, means, flight.lr_scale)
 
 

@@ -16,16 +16,17 @@ from nntrain.live.compiled import CompileOptions, compiled
 from nntrain.live.flight import Flight
 from nntrain.live.workspace import Workspace
 from nntrain.metrics.measured import MetricFn, measure
+from nntrain.task.batches import tensors_of, to_device
 from nntrain.task.supervised import Supervised, Unpacked
 from nntrain.values.output import BatchOutput
-from nntrain.values.sums import WeightedSums
+from nntrain.values.sums import Weight, WeightedSums
 
 Batch = TypeVar("Batch")
 BatchIn_contra = TypeVar("BatchIn_contra", contravariant=True)
 
 
 class Passed(NamedTuple):
-    """What a pass came to: the batch's output, its samples, and the phase's sums with it.
+    """What a pass came to: the batch's output, its samples (its weight, if an int), and the phase's sums with it.
 
     `means` are the batch's loss and metrics: numbers where reading one waits for nothing. `lr_scale` is the flight's.
     """
@@ -72,14 +73,23 @@ class Pass(Generic[Batch]):
         traceable = task.traceable(workspace.module)
         self._compiled = None if compile_options is None else compiled(traceable, compile_options)
         self._training: bool | None = None
+        self._moves = False
+        """Whether the parts are to be moved: `unpack` takes them out of what cannot be moved by itself."""
 
-    def prepare(self, batch: Batch, *, train: bool) -> tuple[Unpacked, int]:
-        """Set the module's mode; return the batch's parts, and the number of its samples."""
+    def prepare(self, batch: Batch, *, train: bool) -> tuple[Unpacked, Weight]:
+        """Set the module's mode; return the batch's parts, and how much it weighs."""
         module = self.workspace.module
-        if self._training is not train or module.training is not train:
+        begins = self._training is not train or module.training is not train
+        if begins:
+            if train:
+                self.workspace.check_trainable()
             self.workspace.switch(train=train)
+        parts, weight = self._task.parts(batch)
+        if begins:
+            self._task.look_at(batch, parts, weight)
+            self._moves = any(tensor.device != self.workspace.device for tensor in tensors_of(parts))
             self._training = train
-        return self._task.parts(batch)
+        return (to_device(parts, self.workspace.device) if self._moves else parts), weight
 
     def evaluate(self, parts: Unpacked, *, train: bool) -> tuple[Any, Tensor]:
         """Return the predictions and the loss."""

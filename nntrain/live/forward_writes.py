@@ -209,7 +209,7 @@ class ForwardWrites:
         """Where a forward pass put another tensor in a buffer's place, take its value and put the live one back."""
         replaced: list[tuple[Tensor, Tensor]] = []
         for home, key, name in self._homes:
-            found = home._buffers.get(key)
+            found = home._buffers[key] if key in home._buffers else None  # noqa: SIM401 - TorchScript's has no `get`
             live = self._buffers[name]
             if found is live:
                 continue
@@ -228,7 +228,7 @@ class ForwardWrites:
                 for (live, _), value in zip(replaced, values, strict=True):
                     live.copy_(value)
         for home, key in self._empty_homes:
-            if home._buffers.get(key) is not None:
+            if key in home._buffers and home._buffers[key] is not None:
                 home._buffers[key] = None
                 raise StateError(
                     f"The model made its buffer {key}, registered as None, in the forward pass. A state holds what "
@@ -265,15 +265,6 @@ class ForwardWrites:
 def copy_all(to: list[Tensor], values: list[Tensor]) -> None:
     """Copy many tensors at once: one kernel launch for all where the device has one."""
     torch._foreach_copy_(to, values)  # pyright: ignore[reportPrivateImportUsage] # torch's only fused copy
-
-
-def with_own_memory(module: nn.Module) -> nn.Module:
-    """Return the module, with buffers whose elements share memory copied: an expanded tensor cannot be written to."""
-    for home in module.modules():
-        for key, tensor in home._buffers.items():
-            if tensor is not None and tensor.layout == torch.strided and 0 in tensor.stride():
-                home._buffers[key] = tensor.clone(memory_format=torch.contiguous_format)
-    return module
 
 
 def touch(tensors: Sequence[Tensor]) -> None:

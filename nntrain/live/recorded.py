@@ -240,7 +240,7 @@ class Recorded(Generic[Batch]):
         made: list[tuple[BatchOutput, Tensor, list[Tensor | None], int]] = []
 
         def whole() -> None:
-            parts, samples = plain.prepare(own, train=train)
+            parts, weight = plain.prepare(own, train=train)
             with torch.set_grad_enabled(train):
                 preds, loss = plain.evaluate(parts, train=train)
                 if train:
@@ -254,8 +254,8 @@ class Recorded(Generic[Batch]):
             means = [output.loss, *output.metrics.values()]
             if not all(isinstance(mean, Tensor) for mean in means):
                 raise TypeError("a metric returns a Python number, which waits for the device; return a tensor")
-            summed = WeightedSums.summed(means, samples, workspace.device)
-            made.append((output, summed, grads, samples))
+            summed = WeightedSums.summed(means, weight, workspace.device)
+            made.append((output, summed, grads, weight if isinstance(weight, int) else 0))
 
         launches: list[Callable[[], None]] = []
         seed_all(workspace.generators, bits)

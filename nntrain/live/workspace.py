@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from nntrain.errors import BorrowError, ConfigError, StateError
 from nntrain.live.compiled import CompileOptions, compiled
 from nntrain.live.flight import Flight
-from nntrain.live.forward_writes import ForwardWrites, copy_all, touch, with_own_memory
+from nntrain.live.forward_writes import ForwardWrites, copy_all, touch
 from nntrain.update.optimizer import LiveOptimizer, OptimizerFactory
 from nntrain.update.schedules import Schedule
 from nntrain.values.bits import same_bits
@@ -67,18 +67,15 @@ class Workspace:
         module = make_module(template, bits)
         first = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
         wanted = device if device is not None else first
-        self.module: nn.Module = with_own_memory(module.to(wanted))
+        self.module: nn.Module = module.to(wanted)
         self.params: dict[str, nn.Parameter] = dict(self.module.named_parameters())
         self.buffers: dict[str, Tensor] = dict(self.module.named_buffers())
         self.device: torch.device = next(
             (tensor.device for tensor in (*self.params.values(), *self.buffers.values())), wanted
         )
         self.spec: Spec = _spec_of(self.params, self.buffers, self.device)
-        if not any(param.requires_grad for param in self.params.values()):
-            raise ConfigError(
-                "The model has no parameter that requires a gradient, so there is nothing to train. "
-                "Unfreeze one (param.requires_grad_(True)), or pass a model with parameters."
-            )
+        if not self.params:
+            self.check_trainable()  # no optimizer is made of none
         self.generators: list[torch.Generator] = generators(self.device)
         """torch's global generators that a step draws from."""
         self._own_switch = any(
@@ -194,6 +191,14 @@ class Workspace:
 
     def _live_snapshot(self) -> Snapshot:
         return Snapshot(self.params, self.buffers, self.optimizer.read(lambda tree: tree))
+
+    def check_trainable(self) -> None:
+        """Raise `ConfigError` for a model without anything to train; one that is frozen can be evaluated."""
+        if not any(param.requires_grad for param in self.params.values()):
+            raise ConfigError(
+                "The model has no parameter that requires a gradient, so there is nothing to train. "
+                "Unfreeze one (param.requires_grad_(True)), or pass a model with parameters."
+            )
 
     # -- stepping -------------------------------------------------------------------------------------------------
 
@@ -540,6 +545,8 @@ def as_device(device: torch.device | str | None) -> torch.device | None:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ConfigError(f"device is {device!r}; expected 'cpu', 'cuda', 'cuda:1' ... ({error})") from error
+    if found.type == "meta":
+        raise ConfigError("device is 'meta', which has no memory to train in; expected 'cpu', 'cuda', 'cuda:1' ...")
     if found.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device is {device!r}, but torch sees no CUDA device here. Use device='cpu'.")
     return found

@@ -9,9 +9,9 @@ from functools import cached_property, lru_cache, partial
 from typing import Generic, TypedDict, TypeVar, Unpack
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from nntrain.data.loaders import TrainValid, as_loader, check_data, description_of, length_of, on_device
+from nntrain.data.loaders import TrainValid, as_loader, check_data, description_of, length_of, on_device, rows_of
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError
 from nntrain.live.compiled import compile_options
@@ -57,6 +57,7 @@ class Changes(TypedDict, Generic[Batch], total=False):
     sinks: Sequence[Sink]
     device: torch.device | str | None
     unpack: Callable[[Batch], Unpacked]
+    weigh: Callable[[Batch], int | Tensor] | None
     compile: bool | Mapping[str, object]
     capture: bool
 
@@ -76,6 +77,9 @@ class Learner(Generic[Batch]):
         sinks: the sinks, told of each transition.
         device: where to train; by default where the model is.
         unpack: tells a batch's inputs from its target: batch to (positional inputs, keyword inputs, target).
+        weigh: tells how much a batch weighs in the means of its phase: an int, or a 0-dim tensor, which may be on a
+            device and is then read once, at the phase's end. By default it is its samples: the first dimension of the
+            target or, where that has none, of the batch's first tensor.
         compile: whether `torch.compile` is to compile the model with the loss, and the optimizer's step; or its
             options, like `{"mode": "max-autotune"}`.
         capture: whether to record each shape of batch once as CUDA graphs, and then launch these. What cannot be
@@ -94,6 +98,7 @@ class Learner(Generic[Batch]):
     sinks: Sequence[Sink] = field(default=(), kw_only=True)
     device: torch.device | str | None = field(default=None, kw_only=True)
     unpack: Callable[[Batch], Unpacked] = field(default=unpacked, kw_only=True)
+    weigh: Callable[[Batch], int | Tensor] | None = field(default=None, kw_only=True)
     compile: bool | Mapping[str, object] = field(default=False, kw_only=True)
     capture: bool = field(default=False, kw_only=True)
 
@@ -111,6 +116,8 @@ class Learner(Generic[Batch]):
             "optim_class": self.optim_class,
             "unpack": self.unpack,
         }
+        if self.weigh is not None:
+            functions["weigh"] = self.weigh
         for name, given in functions.items():
             if isinstance(given, torch.optim.Optimizer):
                 made = type(given).__name__
@@ -169,7 +176,7 @@ class Learner(Generic[Batch]):
             workspace = Workspace(self.model, self.optim_class, self.lr, device, bits=bits, compile_options=options)
         news = News()
         metrics = named_metrics(self.metric_fn)
-        passing = Pass(workspace, Supervised(self.loss_fn, self.unpack), metrics, options)
+        passing = Pass(workspace, Supervised(self.loss_fn, self.unpack, self.weigh, news.warn), metrics, options)
         eager = Eager(passing, options)
         streams: dict[Phase, Stream[Batch]] = {
             "train": Stream(on_device(as_loader(self.dls.train, "train"), workspace.device), 0),
@@ -255,6 +262,11 @@ class Learner(Generic[Batch]):
             count = length_of(batches)
             if count is not None:
                 config[f"{phase}_batches"] = count
+            rows = rows_of(as_loader(batches, phase))
+            if rows is not None:
+                config[f"{phase}_batch_size"] = rows.batch_size
+            if rows is not None and rows.samples is not None:
+                config[f"{phase}_samples"] = rows.samples
         return config
 
 

@@ -16,6 +16,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import torch
 
+from nntrain.data.loaders import SequenceLoader, rows_of
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError, DataError, StateError
 from nntrain.live.engine import Engine, Passed
@@ -29,9 +30,10 @@ from nntrain.sinks.audience import Watcher
 from nntrain.sinks.interest import Sink
 from nntrain.sinks.transition import RunInfo
 from nntrain.subscribers.asking import Listener, Published, publish
-from nntrain.task.batches import to_device
+from nntrain.task.batches import first_length, to_device
 from nntrain.values.history import EpochStats, History
 from nntrain.values.key import Key
+from nntrain.values.log_event import Note
 from nntrain.values.output import BatchOutput
 from nntrain.values.progress import Phase, Place
 from nntrain.values.randomness import restoring_rng, seed_all
@@ -82,6 +84,8 @@ class Machine(Generic[Batch]):
 
     def __post_init__(self) -> None:
         self._generators = self.workspace.generators
+        self._running: tuple[Key, int, Phase] | None = None
+        """Which phase this machine is in: a state in the middle of another was made elsewhere."""
         self._noise_key: Key | None = None
         self._noise = (0, 0)
         self._asking: tuple[Key, int, Phase] | None = None
@@ -172,6 +176,9 @@ class Machine(Generic[Batch]):
         """Take batches until the phase is left, or a step is to be returned for another reason."""
         watching: Sequence[Watcher] = ()
         grouped = False
+        begun, start = self._running, cursor.now[0].start
+        self._running = start.key, start.epoch, start.phase
+        others = given is None and cursor.now[0].batch > 0 and begun != self._running
         while True:
             before = cursor.now[0]
             try:
@@ -183,6 +190,9 @@ class Machine(Generic[Batch]):
                 found = self._batch(cursor, given, seen=bool(watching) or grouped)
                 if isinstance(found, Passed):
                     reached = cursor.now[0]
+                    if others:
+                        others = False
+                        self._check_data(before, found.samples)
                     if reached.start is not before.start:  # a subscriber answered another state
                         watching = telling.watching_reached(before, reached, watching)
                     news = not watching and telling.has_news(reached.start)
@@ -205,6 +215,35 @@ class Machine(Generic[Batch]):
             if step.state is not cursor.now[2]:
                 cursor = Cursor(step.state)
             del found, step
+
+    def _check_data(self, before: Position, samples: int) -> None:
+        """Warn where a state that was made elsewhere has other samples behind it than this learner's data have there.
+
+        `samples` are those of the batch after `before`: where they are not the rows that it should have, samples are
+        not counted by rows, and nothing can be told.
+        """
+        start = before.start
+        behind, after = (self._rows_before(start.phase, number) for number in (before.batch, before.batch + 1))
+        counts = start.sums.batches == before.batch and behind is not None and after == behind + samples
+        if counts and behind != before.samples:
+            self.news.warn(
+                Note(
+                    "data.changed",
+                    f"The state stands amid a phase ({start.phase}, epoch {start.epoch}) with {before.samples} samples "
+                    f"in {before.batch} batches behind it; in the learner's data that many batches have {behind}. With "
+                    f"other data, or another batch size, some samples are taken twice in this phase, or not at all. Go "
+                    f"on with the data that it was trained on, and change them between two epochs.",
+                )
+            )
+
+    def _rows_before(self, phase: Phase, batch: int) -> int | None:
+        """Return how many rows the batches before a batch of that number have, None where that is not known."""
+        loader = self.streams[phase].loader
+        if isinstance(loader, SequenceLoader) and isinstance(loader.items, (list, tuple)):
+            lengths = [first_length(item) for item in loader.items[:batch]]
+            return None if None in lengths else sum(length or 0 for length in lengths)
+        rows = rows_of(loader)
+        return None if rows is None else rows.before(batch)
 
     def _batch(self, cursor: Cursor, given: tuple[Batch] | None, *, seen: bool) -> Step | Passed:
         """Take one batch, and move the cursor past it; or return where a verdict, or the end of the data, leads to.
@@ -285,14 +324,13 @@ class Machine(Generic[Batch]):
         if not sums.batches:
             return Step(after)
         # One NaN for all: a log tells that a value is none, and not which.
-        means = (total / sums.samples for total in sums.weighted.tolist())
-        loss, *metrics = (mean if mean == mean else math.nan for mean in means)  # noqa: PLR0124
+        loss, *metrics = (mean if mean == mean else math.nan for mean in sums.means())  # noqa: PLR0124
         stats = EpochStats(
             epoch=place.epoch,
             phase=place.phase,
             loss=loss,
             metrics=FrozenMapping(dict(zip(self.engine.names, metrics, strict=True))),
-            samples=sums.samples,
+            samples=round(sums.weight),
             batches=sums.batches,
             seconds=sums.seconds,
         )

@@ -37,8 +37,7 @@ def advance(learner: HasMachine[Batch], state: TrainState) -> Outcome:
     A fresh state needs a goal first: `learner.init(seed, epochs=...)`. Raises `ConfigError` on a finished state.
     """
     _check_state(state)
-    if state.progress.at == "finished":
-        raise ConfigError("This state's fit is finished. Begin another: fit_step(learner, state, epochs=...).")
+    _check_goes_on(state)
     if state.progress.at == "before_fit" and state.progress.epochs == 0:
         raise ConfigError("This state has no goal: make it with learner.init(seed, epochs=...), or use fit_step.")
     return fold(learner, [state], None)
@@ -62,11 +61,11 @@ def batch_step(learner: HasMachine[Batch], state: TrainState, batch: Batch) -> O
 def epoch_step(learner: HasMachine[Batch], state: TrainState) -> Outcome:
     """Run one phase: `before_epoch`, its batches, its statistics, `after_epoch`. A running phase goes on to its end.
 
-    Returns `Cancelled` where the phase, or the fit, was cancelled; a cancelled batch does not cancel its phase.
+    Returns `Cancelled` where the phase, or the fit, was cancelled; a cancelled batch does not cancel its phase. Raises
+    `ConfigError` on a finished state.
     """
     _check_state(state)
-    if state.progress.at == "finished":
-        state = next_fit(state, 0)
+    _check_goes_on(state)
     if state.progress.at in {"before_fit", "after_fit"}:
         state = moved_to(state, at="before_epoch")
     return fold(learner, [state], lambda step: step.state.progress.at in _OUTSIDE)
@@ -109,6 +108,11 @@ def check_epochs(epochs: object) -> None:
     """Raise `ConfigError` for what is no number of epochs."""
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
         raise ConfigError(f"epochs is {epochs!r}; expected a whole number of 0 or more.")
+
+
+def _check_goes_on(state: TrainState) -> None:
+    if state.progress.at == "finished":
+        raise ConfigError("This state's fit is finished. Begin another: fit_step(learner, state, epochs=...).")
 
 
 def _check_state(state: object) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from nntrain.errors import add_note
+from nntrain.errors import DataWarning, add_note
 from nntrain.live.engine import Passed
 from nntrain.machine.cursor import Position, Start
 from nntrain.machine.table import Step
@@ -30,6 +31,11 @@ class News:
         self.queued_events: list[LogEvent] = []
         """The events of sinks, which any thread may add to."""
         self._noted: tuple[Note, ...] = ()
+
+    def warn(self, note: Note) -> None:
+        """Warn whoever runs the training, and tell the log."""
+        self.notes.append(note)
+        warnings.warn(note.text, DataWarning, stacklevel=2)
 
     def take_notes(self, at: Place) -> tuple[Note, ...]:
         """Return the notes that came up; where a fit begins, those of the fits before it too, which hold of it."""

@@ -54,7 +54,7 @@ class NanGuard(Subscriber[object]):
             return CancelFit(reason=f"the loss is {loss} at {_place(state)}; {_in_batch(state, batch, output)}")
         if place.batch % self.every:
             return state
-        mean = state.sums.weighted.tolist()[0] / state.sums.samples
+        mean = state.sums.means()[0]
         if math.isfinite(mean):
             return state
         if math.isfinite(output.loss.item()):

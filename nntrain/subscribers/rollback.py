@@ -161,7 +161,7 @@ def _is_number(given: object) -> bool:
 
 def _mean_since(good: TrainState, state: TrainState) -> float | None:
     """Return the mean loss of the samples trained on since `good`, None where there are none."""
-    total, samples, ended = 0.0, 0, False
+    total, samples, ended = 0.0, 0.0, False
     for stats in state.history[len(good.history) :]:
         if stats.phase == "train":
             total += stats.loss * stats.samples
@@ -170,16 +170,16 @@ def _mean_since(good: TrainState, state: TrainState) -> float | None:
     now = state.progress
     if now.phase == "train":
         total += _total(state)
-        samples += state.sums.samples
+        samples += state.sums.weight
     if ended or (now.phase == "train" and now.epoch == good.progress.epoch):  # the phase of `good` was not cancelled
         total -= _total(good)
-        samples -= good.sums.samples
+        samples -= good.sums.weight
     return total / samples if samples > 0 else None
 
 
 def _total(state: TrainState) -> float:
     """Return the sum of the losses of the running phase."""
-    return state.sums.weighted.tolist()[0] if state.sums.samples else 0.0
+    return state.sums.weighted.tolist()[0] if state.sums.batches else 0.0
 
 
 def first_not_finite(snapshot: Snapshot) -> str | None:

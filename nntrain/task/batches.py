@@ -1,19 +1,20 @@
-"""Batches: moving them to a device, their structure, and the number of their samples.
+"""Batches: moving them to a device, their structure, and the tensors in them.
 
-A batch is any tree of tuples, lists, mappings and dataclasses over tensors.
+A batch is any tree of tuples, lists, mappings, dataclasses and attrs classes over tensors, or anything that `unpack`
+makes one of.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from nntrain.errors import DataError
-from nntrain.values.trees import described, tree_map
+from nntrain.values.trees import contents, described, tree_map
 
 Tree = TypeVar("Tree")
 
@@ -21,7 +22,9 @@ Tree = TypeVar("Tree")
 def to_device(batch: Tree, device: torch.device) -> Tree:
     """Move every tensor of a batch to `device`; a batch that is there already is given back as it is.
 
-    Tensors made under `torch.inference_mode` cannot be trained on, and are copied.
+    What has a method `to` of its own, as the batches of torch_geometric and the tokenizers of transformers, is moved by
+    it: a copy of it, since many change themselves. Tensors made under `torch.inference_mode` cannot be trained on, and
+    are copied.
     """
     if isinstance(batch, tuple):
         for item in batch:
@@ -35,7 +38,10 @@ def to_device(batch: Tree, device: torch.device) -> Tree:
             tensor = tensor.clone()
         return tensor if tensor.device == device else tensor.to(device, non_blocking=True)
 
-    moved_batch: Tree = tree_map(batch, move)
+    def move_by_itself(thing: Any) -> Any:
+        return copy.copy(thing).to(device) if callable(getattr(type(thing), "to", None)) else thing
+
+    moved_batch: Tree = tree_map(batch, move, move_by_itself)
     return moved_batch
 
 
@@ -51,38 +57,33 @@ def structure(tree: object, tensors: list[Tensor]) -> object:
             raise DataError(f"{described(tree)} has a gradient or is sparse")
         tensors.append(tree)
         return tree.shape, tree.dtype, tree.stride()
-    if isinstance(tree, (tuple, list)):
-        return type(tree), *[structure(item, tensors) for item in tree]
-    if isinstance(tree, Mapping):
-        return type(tree), *[(name, structure(item, tensors)) for name, item in tree.items()]
-    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        fields = ((field.name, getattr(tree, field.name)) for field in dataclasses.fields(tree))
-        return type(tree), *[(name, structure(item, tensors)) for name, item in fields]
-    raise DataError(f"a {type(tree).__name__} is no tensor, and may be another one in the next batch")
+    held = contents(tree)
+    if held is None:
+        raise DataError(f"a {type(tree).__name__} is no tensor, and may be another one in the next batch")
+    return type(tree), *[(name, structure(part, tensors)) for name, part in held.named()]
+
+
+def tensors_of(tree: object) -> Iterator[Tensor]:
+    """Yield the tensors of a batch."""
+    if isinstance(tree, Tensor):
+        yield tree
+        return
+    held = contents(tree)
+    for _, part in held.named() if held is not None else ():
+        yield from tensors_of(part)
 
 
 def sample_count(batch: object) -> int:
-    """Return the number of a batch's samples: the first dimension of its first tensor that has one."""
-    first = batch[0] if type(batch) is tuple and batch else None
-    found = first.shape[0] if isinstance(first, Tensor) and first.ndim else _first_length(batch)
+    """Return the first dimension of a batch's first tensor that has one. Raises `DataError` where there is none."""
+    found = first_length(batch)
     if found is None:
-        raise DataError(f"The batch ({described(batch)}) has no tensor with a batch dimension to count samples by.")
+        raise DataError(
+            f"The batch ({described(batch)}) has no tensor with a batch dimension to count samples by. Say how much it "
+            f"weighs in the means: Learner(..., weigh=lambda batch: ...)."
+        )
     return found
 
 
-def _first_length(tree: object) -> int | None:
-    if isinstance(tree, Tensor):
-        shape = tree.shape
-        return shape[0] if shape else None
-    children: Any = ()
-    if isinstance(tree, (tuple, list)):
-        children = tree
-    elif isinstance(tree, Mapping):
-        children = tree.values()
-    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        children = (getattr(tree, field.name) for field in dataclasses.fields(tree))
-    for child in children:
-        found = _first_length(child)
-        if found is not None:
-            return found
-    return None
+def first_length(tree: object) -> int | None:
+    """Return the first dimension of a batch's first tensor that has one, None where there is none."""
+    return next((tensor.size(0) for tensor in tensors_of(tree) if tensor.ndim), None)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
+import operator
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, Never, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Generic, Never, Protocol, SupportsIndex, TypeVar, cast, runtime_checkable
 
 from torch import Tensor, nn
 
 from nntrain.errors import DataError, LossError, add_note
-from nntrain.task.batches import sample_count
-from nntrain.values.trees import described
+from nntrain.task.batches import first_length, sample_count, tensors_of
+from nntrain.values.log_event import Note
+from nntrain.values.sums import Weight
+from nntrain.values.trees import described, fields_of, is_record
 
 Batch = TypeVar("Batch")
 Unpacked = tuple[tuple[object, ...], Mapping[str, object], object]
@@ -31,22 +34,57 @@ class _Named(Protocol):
 class Supervised(Generic[Batch]):
     """What a batch means where it has inputs and a target. Knows no model: it is given the one to evaluate."""
 
-    def __init__(self, loss_fn: LossFn, unpack: Callable[[Batch], Unpacked]) -> None:
+    def __init__(
+        self,
+        loss_fn: LossFn,
+        unpack: Callable[[Batch], Unpacked],
+        weigh: Callable[[Batch], int | Tensor] | None,
+        warn: Callable[[Note], None],
+    ) -> None:
         self._loss_fn = cast(Callable[[object, object], object], loss_fn)
         self._unpack = unpack
+        self._weigh = weigh
+        self._warn = warn
+        self._warned = False
 
-    def parts(self, batch: Batch) -> tuple[Unpacked, int]:
-        """Return a batch's inputs and target, and the number of its samples. Raises `DataError` where it has none."""
+    def parts(self, batch: Batch) -> tuple[Unpacked, Weight]:
+        """Return a batch's inputs and target, and how much it weighs: its samples, unless `weigh` says otherwise.
+
+        The samples are the first dimension of the target; where that has none, of the batch's first tensor. Raises
+        `DataError` where there are none.
+        """
         parts: object = self._unpack(batch)
         if not isinstance(parts, tuple) or len(parts) != 3:
             raise DataError(
                 f"unpack {_name(self._unpack)} returned {described(parts)}; expected a tuple of three: inputs by "
                 f"position (a tuple), inputs by name (a mapping), target."
             )
-        samples = sample_count(batch)
+        if self._weigh is not None:
+            return parts, _checked_weight(self._weigh(batch))
+        target = parts[2]
+        samples = target.size(0) if isinstance(target, Tensor) and target.ndim else first_length(target)
+        if samples is None:
+            samples = sample_count(_counted(batch, parts))
         if samples == 0:
             raise DataError(f"The batch ({described(batch)}) has no samples.")
         return parts, samples
+
+    def look_at(self, batch: Batch, parts: Unpacked, weight: Weight) -> None:
+        """Warn, once, where a batch's tensors disagree about their first dimension, and `weigh` says nothing."""
+        if self._weigh is not None or self._warned:
+            return
+        counted = _counted(batch, parts)
+        if len({tensor.size(0) for tensor in tensors_of(counted) if tensor.ndim}) < 2:
+            return
+        self._warned = True
+        self._warn(
+            Note(
+                "batch.samples",
+                f"The tensors of a batch disagree about their first dimension: {described(counted)}. It counts as "
+                f"{weight} samples in the means of the loss and the metrics. Say how many they are, or how much it "
+                f"weighs otherwise: Learner(..., weigh=lambda batch: ...).",
+            )
+        )
 
     def evaluate(self, model: nn.Module, parts: Unpacked) -> tuple[object, object]:
         """Return the predictions and the loss, which `check` is to see before it is used."""
@@ -86,6 +124,28 @@ class Supervised(Generic[Batch]):
         )
 
 
+def _counted(batch: object, parts: Unpacked) -> object:
+    """Return where a batch's tensors are: in itself or, where it is of a class that hides them, in its parts."""
+    return batch if next(tensors_of(batch), None) is not None else parts
+
+
+def _checked_weight(given: object) -> Weight:
+    """Return what `weigh` returned: an int of 1 or more where it is one, a float or a tensor on a device otherwise."""
+    weight = given
+    if isinstance(weight, Tensor) and not weight.ndim and not weight.is_complex():
+        if weight.device.type != "cpu":
+            return weight.detach()
+        weight = weight.item()
+    if isinstance(weight, SupportsIndex) and not isinstance(weight, (bool, Tensor)):
+        weight = operator.index(weight) or 0.0
+    if isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 <= weight < math.inf:
+        return weight
+    raise DataError(
+        f"weigh returned {described(given) if isinstance(given, Tensor) else repr(given)[:80]}; expected how much the "
+        f"batch weighs in the means: a number of 0 or more, or a 0-dim tensor of one."
+    )
+
+
 def _name(function: object) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
@@ -93,9 +153,9 @@ def _name(function: object) -> str:
 def unpacked(batch: object) -> Unpacked:
     """Return a batch's inputs and its target.
 
-    Of a tuple or list the last is the target, and the others are the model's positional inputs. Of a mapping or
-    dataclass the target is the one field named target, label or y (or their plurals), else the last; a single other
-    field is given to the model by position, several by name.
+    Of a tuple or list the last is the target, and the others are the model's positional inputs. Of a mapping, dataclass
+    or attrs class the target is the one field named target, label or y (or their plurals), else the last; a single
+    other field is given to the model by position, several by name.
     """
     if type(batch) is tuple and len(batch) == 2:
         return batch[:1], {}, batch[1]
@@ -111,12 +171,12 @@ def unpacked(batch: object) -> Unpacked:
         named = dict(batch)
     elif isinstance(batch, _Named):
         named = dict(batch._asdict())
-    elif dataclasses.is_dataclass(batch):
-        named = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    elif is_record(batch):
+        named = fields_of(batch)
     else:
         raise DataError(
-            f"A batch is a tuple, list, mapping or dataclass of inputs and a target; got {described(batch)}. "
-            f"For anything else pass Learner(..., unpack=...)."
+            f"A batch is a tuple, list, mapping, dataclass or attrs class of inputs and a target; got "
+            f"{described(batch)}. For anything else pass Learner(..., unpack=...)."
         )
     targets = [name for name in named if name in TARGET_NAMES]
     if len(named) < 2 or len(targets) > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from types import CodeType
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -88,6 +88,7 @@ class LiveOptimizer:
                         f"The optimizer holds a tensor {list(param.shape)} that is no parameter of the model. "
                         f"Give it only parameters out of those it is passed."
                     )
+        self._optimizer.add_param_group = _refuse_group  # type: ignore[method-assign] # told when it is called
         closure = inspect.signature(self._optimizer.step).parameters.get("closure")
         self.needs_closure: bool = closure is not None and closure.default is inspect.Parameter.empty
         self._no_grad = torch.no_grad()  # made once: that takes longer than to enter it
@@ -284,6 +285,15 @@ class LiveOptimizer:
         for memory in self._optimizer.state.values():
             seen += [value._version if isinstance(value, Tensor) else value for value in memory.values()]
         return seen
+
+
+def _refuse_group(param_group: object) -> NoReturn:
+    """Raise `ConfigError`: what is called in training in the place of an optimizer's `add_param_group`."""
+    raise ConfigError(
+        f"add_param_group was called in training ({param_group!s:.80}), but a state has the parameter groups that the "
+        f"optimizer was made with. Make it with all groups, those of parameters to be trained later with lr 0: "
+        f"optim_class=lambda params, lr: torch.optim.SGD([...], lr=lr). Or go on with a learner of another optim_class."
+    )
 
 
 class _Scaled(NamedTuple):

@@ -13,7 +13,8 @@ from nntrain.values.record import FrozenMapping, Record
 class EpochStats(Record, frozen=True):
     """The statistics of one finished phase.
 
-    `loss` and `metrics` are means over `samples`, so that a short last batch counts for what it is; `batches` are
+    `loss` and `metrics` are means over `samples`, so that a short last batch counts for what it is: over the sum of
+    what the learner's `weigh` said, where it has one, and `samples` is that to the nearest whole number. `batches` are
     those that ran. `seconds` is what the clock said, and takes no part in equality: the same training is the same.
     """
 

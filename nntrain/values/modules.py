@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from nntrain.errors import ConfigError
@@ -14,17 +14,19 @@ from nntrain.values.tensors import ModelSource, Snapshot
 
 
 def check_initialised(module: nn.Module) -> None:
-    """Refuse a module with lazy parameters that no input has shaped yet."""
-    lazy = [
-        name
-        for tensors in (module.named_parameters(), module.named_buffers())
-        for name, tensor in tensors
-        if isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
-    ]
+    """Refuse a module with lazy parameters that no input has shaped yet, or with tensors that have no memory."""
+    named = [*module.named_parameters(), *module.named_buffers()]
+    lazy = [name for name, tensor in named if isinstance(tensor, (UninitializedParameter, UninitializedBuffer))]
     if lazy:
         raise ConfigError(
             f"The model has uninitialised lazy parameters: {', '.join(lazy)}. Run one batch through it first "
             f"(with torch.no_grad(): model(inputs)), so that their shapes are known."
+        )
+    meta = [name for name, tensor in named if tensor.is_meta]
+    if meta:
+        raise ConfigError(
+            f"The model has tensors on the meta device, without memory: {', '.join(meta):.200}. Give them memory with "
+            f"model.to_empty(device=...), and then values, as by model.load_state_dict(...)."
         )
 
 
@@ -33,7 +35,7 @@ def make_module(template: ModelSource, bits: int) -> nn.Module:
     if isinstance(template, nn.Module):
         check_initialised(template)
         try:
-            return copy.deepcopy(template)
+            return _copied(template)
         except RuntimeError as error:
             raise ConfigError(
                 f"The model {type(template).__name__} cannot be copied ({error}). "
@@ -44,11 +46,39 @@ def make_module(template: ModelSource, bits: int) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise ConfigError(f"The model factory returned {type(module).__name__}, expected a torch.nn.Module.")
     check_initialised(module)
+    return _with_own_memory(module)
+
+
+def _copied(template: nn.Module) -> nn.Module:
+    """Return a copy of a module. Under `no_grad`: TorchScript records how it copies, and forgets what is trained."""
+    with torch.no_grad():
+        module = copy.deepcopy(template)
+    for mine, theirs in zip(module.parameters(), template.parameters(), strict=True):
+        mine.requires_grad_(theirs.requires_grad)
+    return _with_own_memory(module)
+
+
+def _with_own_memory(module: nn.Module) -> nn.Module:
+    """Return the module, with what has elements that share memory copied: an expanded tensor cannot be written to."""
+    for home in module.modules():
+        for key, buffer in home._buffers.items():
+            if buffer is not None and _is_expanded(buffer):
+                home._buffers[key] = buffer.clone(memory_format=torch.contiguous_format)
+    for param in module.parameters():
+        if _is_expanded(param):
+            param.data = param.data.clone(memory_format=torch.contiguous_format)
     return module
 
 
-def module_with(template: ModelSource, snapshot: Snapshot) -> nn.Module:
-    """Make a module that holds copies of the snapshot's parameters and buffers, on their device, without gradients."""
+def _is_expanded(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and 0 in tensor.stride()
+
+
+def module_with(template: ModelSource, snapshot: Snapshot, *, train: bool) -> nn.Module:
+    """Make a module that holds copies of the snapshot's parameters and buffers, on their device, without gradients.
+
+    It is in training mode if it is to `train`, else in eval mode.
+    """
     module = make_module(template, 0)
     device = next((tensor.device for tensor in (*snapshot.params.values(), *snapshot.buffers.values())), None)
     if device is not None:
@@ -61,4 +91,4 @@ def module_with(template: ModelSource, snapshot: Snapshot) -> nn.Module:
             for name, tensor in mine.items():
                 tensor.copy_(theirs[name])
     module.zero_grad(set_to_none=True)
-    return module
+    return module.train(train)

@@ -20,7 +20,7 @@ class Progress(Record, frozen=True):
     `at` is the machine's place. `epochs` is the fit's goal: the number of epochs that lie behind when it is done.
     `epoch` counts from 0 and is the one that runs, or comes next. `batch` is the position in the phase's data: the
     batches that lie behind, cancelled ones too. `step` counts the optimizer's steps since `init`. `samples` are those
-    of this phase that count in its means.
+    of this phase that count in its means; weights on a device are not counted here, which would wait for it.
     """
 
     at: Place = "before_fit"

@@ -69,9 +69,12 @@ class TrainState(Record, Flat, frozen=True):
         snapshot = self.tensors.whole()
         return borrow({**snapshot.params, **snapshot.buffers})
 
-    def to_module(self) -> nn.Module:
-        """Return a module of the learner's kind that holds this state's parameters and buffers, on their device."""
-        return self.tensors.read(lambda snapshot: module_with(self.tensors.template, snapshot))
+    def to_module(self, *, train: bool = False) -> nn.Module:
+        """Return a module of the learner's kind that holds this state's parameters and buffers, on their device.
+
+        It is in eval mode, ready to predict; with `train=True` in training mode.
+        """
+        return self.tensors.read(lambda snapshot: module_with(self.tensors.template, snapshot, train=train))
 
     def get(self, slot: Slot[RecordT]) -> RecordT:
         """Return what is kept under `slot`, or its default."""
@@ -168,8 +171,8 @@ class TrainState(Record, Flat, frozen=True):
 
     def __repr__(self) -> str:
         place, sums = self.progress, self.sums
-        if sums.samples:
-            said = f"loss={sums.weighted.tolist()[0] / sums.samples:.4g}, "
+        if sums.batches:
+            said = f"loss={sums.means()[0]:.4g}, "
         else:
             said = f"loss={self.history[-1].loss:.4g}, " if self.history else ""
         spec = self.tensors.spec

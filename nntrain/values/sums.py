@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
-from torch import Tensor
+from torch import Tensor, nn
 
 from nntrain.values.bits import same_bits, same_tensor
 from nntrain.values.flattening import Flat, Flattener
 from nntrain.values.record import Record
 
+Weight = int | float | Tensor
+"""How much a batch weighs in the means: its samples as a rule. An int is 1 or more, and known at once; anything else,
+as a 0-dim tensor on a device, is summed where the loss is."""
+
 
 class WeightedSums(Flat):
-    """Sample-weighted sums of the loss and of each metric, in float64, where they are cheapest.
+    """Weighted sums of the loss and of each metric, in float64, where they are cheapest.
 
     On a CPU reading a number out of a tensor waits for nothing, so the sums are Python floats. On a device they are
-    one float64 tensor there, and nothing waits until the phase is done.
+    one float64 tensor there, and nothing waits until the phase is done. Weights that are no ints are summed as one more
+    value, the last: `Sums.samples` does not count them.
     """
 
     __slots__ = ("_values", "metrics")
@@ -29,13 +35,21 @@ class WeightedSums(Flat):
         """The names of the metrics, in the order of the sums; the loss comes before them."""
 
     def add(
-        self, means: Sequence[Tensor | float], samples: int, device: torch.device | None, metrics: tuple[str, ...]
+        self, means: Sequence[Tensor | float], samples: Weight, device: torch.device | None, metrics: tuple[str, ...]
     ) -> WeightedSums:
         """Add one batch: `means` are the loss and each of `metrics`, means over `samples`.
 
-        The sums live on `device`; None keeps them as Python floats, for a device that reading waits for nothing.
+        The sums live on `device`; None keeps them as Python floats, for a device that reading waits for nothing. A
+        batch that weighs 0 adds nothing, whatever its means are.
         """
         before = self._values
+        if not isinstance(samples, int):
+            if device is not None or isinstance(before, Tensor):
+                return self.plus(WeightedSums.summed(means, samples, device), metrics)
+            weight = float(samples)
+            padded = [*before, *[0.0] * (len(means) + 1 - len(before))]
+            weighted = [float(mean) * weight if weight else 0.0 for mean in means]
+            return WeightedSums([old + new for old, new in zip(padded, [*weighted, weight], strict=True)], metrics)
         if device is None and not isinstance(before, Tensor):
             if not before:
                 return WeightedSums([float(mean) * samples for mean in means], metrics)
@@ -50,15 +64,21 @@ class WeightedSums(Flat):
         return self.plus(WeightedSums.summed(means, samples, device), metrics)
 
     @staticmethod
-    def summed(means: Sequence[Tensor | float], samples: int, device: torch.device | None) -> Tensor:
-        """Return one batch's sums, float64 on `device`: `means` times `samples`."""
+    def summed(means: Sequence[Tensor | float], samples: Weight, device: torch.device | None) -> Tensor:
+        """Return one batch's sums, float64 on `device`: `means` times `samples`, and that itself if it is no int."""
         parts = [
             mean.to(device=device, dtype=torch.float64)
             if isinstance(mean, Tensor)
             else torch.tensor(mean, dtype=torch.float64, device=device)
             for mean in means
         ]
-        return torch.stack(parts).mul_(samples)
+        if isinstance(samples, int):
+            return torch.stack(parts).mul_(samples)
+        if isinstance(samples, Tensor):
+            weight = samples.to(device=device, dtype=torch.float64)
+        else:
+            weight = torch.full((), samples, dtype=torch.float64, device=device)
+        return torch.where(weight != 0, torch.stack([*parts, torch.ones_like(weight)]) * weight, 0.0)
 
     def plus(self, means: Tensor, metrics: tuple[str, ...], samples: int = 1) -> WeightedSums:
         """Add one batch's means over `samples`, or its sums. What is given may be overwritten afterwards."""
@@ -67,6 +87,9 @@ class WeightedSums(Flat):
             if not before:
                 return WeightedSums(means.to(torch.float64, copy=True).mul_(samples), metrics)
             before = torch.tensor(before, dtype=torch.float64, device=means.device)
+        if before.shape != means.shape:  # one of the two has weights that are no ints
+            longest = max(len(before), len(means))
+            before, means = (nn.functional.pad(one, (0, longest - len(one))) for one in (before, means))
         return WeightedSums(torch.add(before.to(means.device), means, alpha=samples), metrics)
 
     def flat(self, flattener: Flattener) -> tuple[str, Mapping[str, object]]:  # noqa: ARG002 - of one tensor at most
@@ -75,7 +98,16 @@ class WeightedSums(Flat):
         return "totals", {"values": values if isinstance(values, Tensor) else list(values), "metrics": self.metrics}
 
     def tolist(self) -> list[float]:
-        """Read the sums; on a device, this waits for it."""
+        """Read the sums of the loss and each metric; on a device, this waits for it."""
+        return self._read()[: 1 + len(self.metrics)]
+
+    @property
+    def weight(self) -> float:
+        """The sum of the weights that are no ints; on a device, this waits for it."""
+        known = 1 + len(self.metrics)
+        return self._read()[known] if len(self._values) > known else 0
+
+    def _read(self) -> list[float]:
         values = self._values
         return values.tolist() if isinstance(values, Tensor) else list(values)
 
@@ -87,7 +119,7 @@ class WeightedSums(Flat):
         mine, theirs = self._values, other._values
         if isinstance(mine, Tensor) and isinstance(theirs, Tensor):
             return same_tensor(mine, theirs)
-        return same_bits(self.tolist(), other.tolist())
+        return same_bits(self._read(), other._read())
 
     def __hash__(self) -> int:
         return hash(WeightedSums)
@@ -106,12 +138,25 @@ class WeightedSums(Flat):
 
 
 class Sums(Record, Flat, frozen=True):
-    """A phase's running sums: of loss and metrics over `samples`, the `batches` that ran, the `seconds` spent."""
+    """A phase's running sums: of loss and metrics over `samples`, the `batches` that ran, the `seconds` spent.
+
+    `samples` is the sum of the weights that are ints; `weight` is that of all.
+    """
 
     weighted: WeightedSums = WeightedSums()
     samples: int = 0
     batches: int = 0
     seconds: float = 0.0
+
+    @property
+    def weight(self) -> float:
+        """What the batches weigh together, samples as a rule; on a device with weights there, this waits for it."""
+        return self.samples + self.weighted.weight
+
+    def means(self) -> list[float]:
+        """Read the means of the loss and each metric, NaN where nothing has any weight; on a device, this waits."""
+        weight = self.weight
+        return [total / weight if weight else math.nan for total in self.weighted.tolist()]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sums):

@@ -1,41 +1,136 @@
-"""Trees of tensors: tuples, lists, mappings and dataclasses, mapped and copied in their own shape."""
+"""Trees of tensors: tuples, lists, mappings, dataclasses and attrs classes, mapped and copied in their own shape.
+
+A container is rebuilt by copying, never by constructing: what a class does when it is made (`__post_init__`, a check, a
+device that it insists on) was done once, and its other attributes go along.
+"""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from torch import Tensor
 
 
-def tree_map(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Apply `change` to each tensor of a tree; where nothing changed, the very same tree is given back."""
+class Contents(NamedTuple):
+    """What a container holds: its items by position or by key, and its attributes by name."""
+
+    items: tuple[Any, ...] | list[Any]
+    values: dict[Any, Any]
+    attributes: dict[str, Any]
+
+    def named(self) -> list[tuple[object, Any]]:
+        """Return all that is held, each with its position, key or name."""
+        return [*enumerate(self.items), *self.values.items(), *self.attributes.items()]
+
+
+def contents(tree: Any) -> Contents | None:
+    """Return what a container holds; None for what is none, and is a leaf of its tree."""
+    kind = type(tree)
+    if kind is tuple or kind is list:
+        return Contents(tree, {}, {})
+    if kind is dict:
+        return Contents((), tree, {})
+    if isinstance(tree, (tuple, list)):
+        return Contents(list(_base_of(tree).__iter__(tree)), {}, _attributes(tree))
+    if isinstance(tree, dict):
+        return Contents((), dict(_base_of(tree).items(tree)), _attributes(tree))
+    if isinstance(tree, MappingProxyType):
+        return Contents((), dict(tree), {})
+    # Any other mapping keeps its items in its attributes.
+    return Contents((), {}, _attributes(tree)) if isinstance(tree, Mapping) or is_record(tree) else None
+
+
+def tree_map(tree: Any, change: Callable[[Tensor], Tensor], whole: Callable[[Any], Any] | None = None) -> Any:
+    """Apply `change` to each tensor of a tree; where nothing changed, the very same tree is given back.
+
+    `whole`, if given, is asked first about each thing that is neither a tensor nor a plain tuple, list or dict: what it
+    returns, if that is another thing, is taken instead.
+    """
     if isinstance(tree, Tensor):
         return change(tree)
-    if isinstance(tree, (tuple, list)):
-        items = [tree_map(item, change) for item in tree]
+    kind = type(tree)
+    if kind is tuple or kind is list:
+        items = [tree_map(item, change, whole) for item in tree]
         if all(new is old for new, old in zip(items, tree, strict=True)):
             return tree
-        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
-    if isinstance(tree, Mapping):
-        values = {name: tree_map(value, change) for name, value in tree.items()}
-        if all(values[name] is tree[name] for name in tree):
-            return tree
-        if isinstance(tree, MutableMapping):
-            changed_tree = copy.copy(tree)  # keeps what its class is made with, such as a defaultdict's factory
-            for name, value in values.items():
-                changed_tree[name] = value
-            return changed_tree
-        return type(tree)(values)  # type: ignore[call-arg] # mappings are made from mappings
-    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        fields = {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree) if field.init}
-        changed = {name: tree_map(value, change) for name, value in fields.items()}
-        if all(changed[name] is fields[name] for name in fields):
-            return tree
-        return dataclasses.replace(tree, **changed)
-    return tree
+        return items if kind is list else tuple(items)
+    if kind is dict:
+        values = {name: tree_map(value, change, whole) for name, value in tree.items()}
+        return tree if all(values[name] is tree[name] for name in tree) else values
+    if whole is not None:
+        replaced = whole(tree)
+        if replaced is not tree:
+            return replaced
+    held = contents(tree)
+    if held is None:
+        return tree
+    once = _remembering(change)  # what is an item and an attribute, too, stays one tensor
+    changed = Contents(*(tree_map(part, once, whole) for part in held))
+    return tree if all(new is old for new, old in zip(changed, held, strict=True)) else _rebuilt(tree, changed)
+
+
+def _remembering(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    known: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def once(tensor: Tensor) -> Tensor:
+        found = known.get(id(tensor))
+        if found is None:
+            found = known[id(tensor)] = tensor, change(tensor)
+        return found[1]
+
+    return once
+
+
+def _rebuilt(tree: Any, held: Contents) -> Any:
+    """Return a copy of a container that holds something else. No code of its class runs."""
+    kind: Any = type(tree)
+    base: Any = _base_of(tree)
+    if isinstance(tree, MappingProxyType):
+        return MappingProxyType(held.values)
+    if hasattr(kind, "n_sequence_fields"):  # of C, like what torch.max returns: it cannot be made otherwise
+        return kind(held.items)
+    copied: Any = tuple.__new__(kind, held.items) if isinstance(tree, tuple) else base.__new__(kind)
+    if isinstance(tree, list):
+        list.extend(copied, held.items)
+    if isinstance(tree, defaultdict):
+        defaultdict.__init__(copied, tree.default_factory)
+    for name, value in held.values.items():
+        base.__setitem__(copied, name, value)
+    for name, value in held.attributes.items():
+        object.__setattr__(copied, name, value)
+    return copied
+
+
+_BASES: Final[tuple[Any, ...]] = (tuple, list, OrderedDict, defaultdict, dict, MappingProxyType, object)
+
+
+def _base_of(tree: Any) -> Any:
+    """Return the builtin class that a container's own class is made on."""
+    return next(base for base in _BASES if isinstance(tree, base))
+
+
+def _attributes(tree: object) -> dict[str, Any]:
+    """Return what an object has in its `__dict__` and in its slots, whatever its class says of copies of it."""
+    state: Any = object.__getstate__(tree)
+    named, slots = state if isinstance(state, tuple) else (state, None)
+    return {**(named or {}), **(slots or {})}
+
+
+def is_record(tree: object) -> bool:
+    """Return whether a thing is an instance of a dataclass or of an attrs class."""
+    return hasattr(type(tree), "__dataclass_fields__") or hasattr(type(tree), "__attrs_attrs__")
+
+
+def fields_of(record: object) -> dict[str, Any]:
+    """Return the fields, by name, of an instance of a dataclass or of an attrs class."""
+    kind: Any = type(record)
+    names = getattr(kind, "__attrs_attrs__", None) or dataclasses.fields(kind)
+    return {field.name: getattr(record, field.name) for field in names}
 
 
 def clone_tree(tree: Any) -> Any:
@@ -45,7 +140,11 @@ def clone_tree(tree: Any) -> Any:
     if isinstance(tree, Mapping):
         return {name: clone_tree(value) for name, value in tree.items()}
     if isinstance(tree, (list, tuple)):
-        return type(tree)(clone_tree(value) for value in tree)
+        items = [clone_tree(value) for value in tree]
+        kind = type(tree)
+        if kind is list or kind is tuple:
+            return items if kind is list else tuple(items)
+        return _rebuilt(tree, Contents(items, {}, {name: clone_tree(one) for name, one in _attributes(tree).items()}))
     return copy.deepcopy(tree)  # of numbers and strings the very same
 
 

@@ -21,6 +21,7 @@ from nntrain.checkpoint import MisfitError, diff, inspect
 from nntrain.cli import nntrain
 from nntrain.data import load_digits
 from nntrain.data.images.png import grey_images
+from nntrain.errors import DataWarning
 
 LINE: Final = re.compile(r"epoch=(\d\d) \| (train|eval ) \| loss=(\d+\.\d{3}) \| metric=([01]\.\d{3})")
 
@@ -306,7 +307,23 @@ def test_another_network_is_refused_and_another_rate_is_told() -> None:
         "lr was 0.2 when it was saved, and is 0.1 from here on",
         "train_batches was 45 when it was saved, and is 23 from here on",
         "valid_batches was 12 when it was saved, and is 6 from here on",
+        "train_batch_size was 32 when it was saved, and is 64 from here on",
+        "valid_batch_size was 32 when it was saved, and is 64 from here on",
     ]
+
+
+def test_another_batch_size_amid_an_epoch_of_as_many_batches_is_told() -> None:
+    called("--epochs", "2", "--batch-size", "64", "--checkpoint-dir", "run", "--save-every", "30")
+    saved_in("run")[-1].unlink()
+    with pytest.warns(DataWarning) as warned:
+        done = called("--epochs", "2", "--batch-size", "63", "--checkpoint-dir", "run", "--resume")
+    assert done.exit_code == 0
+    assert "train_batch_size was 64 when it was saved, and is 63 from here on" in done.stderr.splitlines()
+    loaded, went_on = (str(one.message) for one in warned)
+    assert "amid an epoch of other data: train_batch_size was 64, and is 63" in loaded
+    assert "448 samples in 7 batches behind it; in the learner's data that many batches have 441" in went_on
+    codes = [event["code"] for event in events(Path("run/log.jsonl")) if event["event"] == "warning"]
+    assert sorted(codes) == ["checkpoint_changed", "data.changed"]
 
 
 def test_another_batch_size_is_refused_amid_an_epoch() -> None:

@@ -98,7 +98,8 @@ class Steps(RuleBasedStateMachine):
     @rule(number=numbers, which=st.integers(0, 1))
     def epoch_step(self, number: int, which: int) -> None:
         state = self._pick(number).state
-        self._try(lambda: epoch_step(self.learners[which], state))
+        if state.progress.at != "finished":
+            self._try(lambda: epoch_step(self.learners[which], state))
 
     @rule(number=numbers, which=st.integers(0, 1), epochs=st.integers(0, 2))
     def fit_step(self, number: int, which: int, epochs: int) -> None:

@@ -184,7 +184,7 @@ class World:
                 self._try(lambda: fit_step(self.learner, self.state))
             case "advance" if self.state.progress.at != "finished" and self.state.progress.epochs:
                 self._try(lambda: advance(self.learner, self.state))
-            case "epoch":
+            case "epoch" if self.state.progress.at != "finished":
                 self._try(lambda: epoch_step(self.learner, self.state))
             case "batch" if self.state.progress.at not in {"after_epoch", "after_fit"}:
                 self._try(lambda: batch_step(self.learner, self.state, self.program.setup.batches("train")[0]))

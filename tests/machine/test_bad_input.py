@@ -27,6 +27,7 @@ from nntrain import (
     accuracy,
     advance,
     batch_step,
+    epoch_step,
     fit_step,
     on,
     state_before,
@@ -101,6 +102,14 @@ CASES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("lazy", {"model": nn.LazyLinear(2)}, ConfigError, "uninitialised lazy parameters: weight, bias"),
     ("lazy factory", {"model": lambda: nn.LazyLinear(2)}, ConfigError, "uninitialised lazy parameters"),
     ("no factory", {"model": lambda: 3}, ConfigError, "factory returned int"),
+    (
+        "meta",
+        {"model": nn.Linear(3, 2, device="meta")},
+        ConfigError,
+        "without memory: weight, bias",
+    ),
+    ("meta buffer", {"model": lambda: nn.BatchNorm1d(3).to("meta")}, ConfigError, "to_empty"),
+    ("meta device", {"device": "meta"}, ConfigError, "has no memory to train in"),
     ("all frozen", {"model": frozen()}, ConfigError, "nothing to train"),
     ("no loaders", {"dls": DATA}, ConfigError, "list without .train"),
     ("lr nan", {"lr": float("nan")}, ConfigError, "lr is nan"),
@@ -169,8 +178,9 @@ def test_goals_and_places() -> None:
     done = learner.fit(1, print_stats=False)
     with pytest.raises(ConfigError, match="finished state needs a goal"):
         fit_step(learner, done.state)
-    with pytest.raises(ConfigError, match="is finished"):
-        advance(learner, done.state)
+    for step in (advance, epoch_step):
+        with pytest.raises(ConfigError, match=r"is finished.*fit_step\(learner, state, epochs"):
+            step(learner, done.state)
     with pytest.raises(ConfigError, match=r"Got a Completed; a step takes its state: outcome\.state"):
         fit_step(learner, done, 1)  # type: ignore[arg-type] # the mistake
     with pytest.raises(ConfigError, match="seed is -1"):

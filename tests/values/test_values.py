@@ -229,3 +229,33 @@ def test_sparse_tensors_are_compared_by_their_values() -> None:
     one, other = torch.eye(3).to_sparse(), (2 * torch.eye(3)).to_sparse()
     assert same_bits(one, torch.eye(3).to_sparse())
     assert not same_bits(one, other)
+
+
+@given(
+    batches=st.lists(
+        st.tuples(st.sampled_from([int, float, Tensor]), st.integers(0, 5), st.floats(-9, 9, width=32)), min_size=1
+    )
+)
+def test_weights_of_any_kind_come_to_the_same_means_on_a_device_as_in_python(
+    batches: list[tuple[type, int, float]],
+) -> None:
+    here, there, samples = WeightedSums(), WeightedSums(), 0
+    for kind, weight, mean in batches:
+        means = [torch.tensor(mean if weight else math.nan), torch.tensor(2.0)]
+        given_weight: int | float | Tensor = torch.tensor(weight) if kind is Tensor else kind(weight)
+        if given_weight == 0:
+            given_weight = torch.tensor(0.0)
+        here = here.add(means, given_weight, None, ("two",))
+        there = there.add(means, given_weight, torch.device("cpu"), ("two",))
+        samples += given_weight if isinstance(given_weight, int) else 0
+    total = sum(weight for _, weight, _ in batches)
+    right = sum(weight * mean for _, weight, mean in batches)
+    for weighted in (here, there):
+        sums = Sums(weighted=weighted, samples=samples, batches=len(batches))
+        assert sums.weight == total
+        loss, two = sums.means()
+        if total:
+            assert loss * total == pytest.approx(right, abs=1e-6)
+            assert two == pytest.approx(2.0)
+        else:
+            assert math.isnan(loss)

@@ -12,6 +12,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 
+from nntrain.data.epochs import tell_epoch
 from nntrain.data.torch_loaders import torch_loader
 from nntrain.errors import ConfigError, DataError
 from nntrain.values.key import Key
@@ -71,6 +72,8 @@ class SequenceLoader(Generic[Batch]):
 
     def batches(self, key: Key, epoch: int, start: int) -> Iterator[Batch]:
         """Yield the items from `start` on. Each has its own seed, for a sequence that makes its items on access."""
+        if type(self.items) not in {list, tuple}:
+            tell_epoch(self.items, epoch)
         for index in range(start, len(self.items)):
             with transforming(key.derived(epoch, index)):
                 item = self.items[index]

@@ -4,7 +4,8 @@ A torch DataLoader over map-style data is `Indexed`: an epoch's order is drawn a
 skipped, and only the batches asked for are made. Anything else that can be iterated again is `Replayed`: the batches
 before the start are made and dropped, since there is no other way to the next one.
 
-Either way each batch has a seed of its own, in whichever process it is made.
+Either way each batch has a seed of its own, in whichever process it is made, and what has `set_epoch` is told the epoch
+before it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch.utils.data import (
     get_worker_info,
 )
 
+from nntrain.data.epochs import tell_epoch
 from nntrain.values.key import Key
 from nntrain.values.randomness import restoring_rng, seed_all, seed_for_transforms, transforming
 
@@ -42,6 +44,7 @@ class Replayed(Generic[Batch]):
 
     def batches(self, key: Key, epoch: int, start: int) -> Iterator[Batch]:
         """Iterate from the beginning of the epoch, and yield the batches from `start` on."""
+        tell_epoch(self.items, epoch)
         return islice(_seeded_items(self.items, _generators_of(self.items), key.fold_in(epoch)), start, None)
 
     @property
@@ -59,6 +62,7 @@ class Indexed(Generic[Batch]):
     def batches(self, key: Key, epoch: int, start: int) -> Iterator[Batch]:
         """Iterate over the epoch's batches from `start` on; none before it is made."""
         theirs, order = self.loader, key.fold_in(epoch)
+        tell_epoch(theirs, epoch)
         seeds = (order.fold_in(number).bits for number in count(start))
         if theirs.num_workers:
             options: dict[str, Any] = {

@@ -18,6 +18,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "DataWarning",
     "LogError",
     "LogWarning",
     "LossError",
@@ -136,6 +137,10 @@ class Terminated(SystemExit):
 
 class SinkWarning(UserWarning):
     """A sink failed; the training went on without it."""
+
+
+class DataWarning(UserWarning):
+    """Batches here may not be those of a straight run: what they come from remembers what no state holds."""
 
 
 class OrderWarning(UserWarning):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from types import FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Final
@@ -25,18 +25,26 @@ def tell_epoch(loader: object, epoch: int) -> None:
     Looked at is what attributes lead to, through lists and mappings too, not what a function closes over.
     """
     for part in reversed(parts_of(loader)):
-        if callable(getattr(type(part), "set_epoch", None)):
+        if takes_epoch(part):
             part.set_epoch(epoch)  # type: ignore[attr-defined]  # its class has it
 
 
-def parts_of(loader: object) -> list[object]:
-    """Return a loader, and what its attributes lead to: the outer parts first, each once."""
+def takes_epoch(part: object) -> bool:
+    """Return whether it has a method `set_epoch`."""
+    return callable(getattr(type(part), "set_epoch", None))
+
+
+def parts_of(loader: object, *, within: Callable[[object], bool] = lambda _: True) -> list[object]:
+    """Return a loader, and what its attributes lead to: the outer parts first, each once.
+
+    `within` says of a part whether its own parts are wanted.
+    """
     found = [loader]
     seen = {id(loader)}
     for holder in found:  # it grows meanwhile
         if len(found) >= MOST_PARTS:
             break
-        for part in _held_by(holder):
+        for part in _held_by(holder) if within(holder) else ():
             if id(part) not in seen and not isinstance(part, _PLAIN):
                 seen.add(id(part))
                 found.append(part)

@@ -191,7 +191,8 @@ def test_a_loader_is_free_when_its_owner_lets_it_go() -> None:
         def __iter__(self) -> Iterator[Any]:
             return iter(DATA)
 
-    for make in (lambda: loader(InPlace()), lambda: DataLoader(Own(), 4)):
+    makers: list[Callable[[], DataLoader[Any]]] = [lambda: loader(InPlace()), lambda: DataLoader(Own(), 4)]
+    for make in makers:
         made = make()
         orders(made, 0)
         gone = weakref.ref(made)

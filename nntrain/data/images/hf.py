@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from nntrain.data.images.memory import format_bytes, free_memory
 from nntrain.data.images.reference import hf_ds_collate_fn, quoted
 from nntrain.data.images.resident import ResidentLoader, decode, processors
-from nntrain.data.images.split import Split
+from nntrain.data.images.split import OTHER_COLUMNS, Split
 from nntrain.data.images.streamed import HFLoader
 from nntrain.errors import ConfigError, DataError
 
@@ -59,7 +59,12 @@ def hf_loaders(
         dataset = dd[name]
         if len(dataset) == 0:
             raise DataError(f"the split {name!r} is empty; expected at least one example.")
-        image_name, label_name = find_columns(dataset.features, name, image=image, label=label)
+        try:
+            image_name, label_name = find_columns(dataset.features, name, image=image, label=label)
+        except ConfigError as error:
+            if dataset.format["type"] != "custom":
+                raise
+            raise ConfigError(f"{error} {OTHER_COLUMNS}") from error
         splits.append(Split(_select_columns(dataset, image_name, label_name), image_name, label_name))
     _check_same_classes(splits[0], splits[1], train_name, valid_name)
     _check_labels(splits[0], splits[1], train_name, valid_name)

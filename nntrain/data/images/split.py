@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 Pixels = tuple[Tensor, Tensor]
 """Intensities, uint8 [B, C, H, W], and labels, int64 [B]."""
 
-_OTHER_COLUMNS: Final = (
+OTHER_COLUMNS: Final = (
     "from_hf_dd reads PIL images and integers, under the names of the dataset's own columns: have the transform return "
     "those; or, where it makes tensors, pass torch DataLoaders with a collate_fn that stacks them, "
     "DataLoaders(DataLoader(dd['train'], batch_size, shuffle=True, collate_fn=...), ...)."
 )
+"""The way out for a dataset whose transform makes something else."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Split:
         try:
             return pixels_of(value, name).transpose(2, 0, 1)
         except DataError as error:
-            raise DataError(f"{error} {_OTHER_COLUMNS}") from error
+            raise DataError(f"{error} {OTHER_COLUMNS}") from error
 
     def _columns(self, rows: Sequence[int]) -> dict[str, list[object]]:
         """Return the columns of rows, after the dataset's transform."""
@@ -125,7 +126,7 @@ class Split:
         for column in (self.image, self.label):
             if column not in columns:
                 raise DataError(
-                    f"the dataset's transform left no column {column!r}, only {quoted(columns)}. {_OTHER_COLUMNS}"
+                    f"the dataset's transform left no column {column!r}, only {quoted(columns)}. {OTHER_COLUMNS}"
                 )
         return columns
 

@@ -286,6 +286,9 @@ def test_a_transform_of_the_dataset_is_kept() -> None:
     lost = DataLoaders.from_hf_dd(dd.with_transform(lambda columns: {"label": columns["label"]}))
     with pytest.raises(DataError, match=r"transform left no column 'image', only 'label'.*collate_fn"):
         next(iter(lost.valid))
+    renaming = dd.with_transform(lambda columns: {"pixel_values": columns["image"], "label": columns["label"]})
+    with pytest.raises(ConfigError, match=r"image='pixel_values'.*no such column.*collate_fn"):
+        DataLoaders.from_hf_dd(renaming, image="pixel_values")
     made = DataLoaders.from_hf_dd(dd.with_transform(lambda columns: {**columns, "image": [torch.ones(1, 4, 5)] * 4}))
     with pytest.raises(DataError, match=r"(?s)image of row 0 is a Tensor.*expected a PIL image.*collate_fn"):
         next(iter(made.valid))

@@ -143,6 +143,10 @@ class SinkWarning(UserWarning):
     """A sink failed; the training went on without it."""
 
 
+class DataWarning(UserWarning):
+    """Batches here may not be those of a straight run: what they come from remembers what no state holds."""
+
+
 class OrderWarning(UserWarning):
     """No longer given, and kept for filters: `nntrain.testing.clashes` finds subscribers whose order matters."""
 

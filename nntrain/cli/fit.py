@@ -136,6 +136,8 @@ def _fit(config: FitConfig) -> None:
     said = sys.stderr if piped else sys.stdout
     with JsonLog(sys.stdout if piped else path, every=every, resume=config.resume and not piped) as log:
         dls = DataLoaders.from_hf_dd(_load(data, data_dir, config.sources), batch_size=config.batch_size)
+        if not config.quiet and data not in {"digits", "fashion-mnist"}:
+            say(_splits(dls), err=piped)
         stopping = [] if config.patience is None else [EarlyStopping(patience=config.patience)]
         subs: list[Subscriber[object]] = [*stopping, *named_subs]
         printing: list[Sink] = [] if config.quiet else [PrintStats(said)]
@@ -265,6 +267,11 @@ def _load(data: str, data_dir: Path | None, sources: Options) -> DatasetDict:
     if not isinstance(made, DatasetDict):
         raise ConfigError(f"The data source {data} gave a {type(made).__name__}; expected a datasets.DatasetDict.")
     return made
+
+
+def _splits(dls: ImageLoaders) -> str:
+    """Return which split is learned from and which is evaluated on: with data of one's own they were found by name."""
+    return f"learns from the split {dls.train.split_name!r}, is evaluated on {dls.valid.split_name!r}"
 
 
 def _device(device: Literal["auto", "cpu", "cuda"]) -> str:

@@ -61,9 +61,11 @@ class DataLoaders(Generic[Batch]):
         int64 [B], with the bits of `hf_ds_collate_fn`. The last batch may be short. The train split is
         shuffled anew each epoch, in an order that is a function of (key, epoch); the valid split never is.
 
-        Splits and columns are found by these rules, or can be named: `train` is the split 'train'; `valid` the first of
-        'validation', 'valid', 'val', 'test', or the only other split; `image` the only column of feature
-        `datasets.Image`; `label` the only `datasets.ClassLabel`, or if there is none the only integer column.
+        Splits and columns are found by these rules, or can be named: `train` is the split 'train' or 'training';
+        `valid` the first of 'validation', 'valid', 'dev' and 'val', or the first with one of these words in its name
+        ('validation_matched'); else so of 'eval', 'evaluation', 'test' and 'testing'; else the only other split;
+        `image` the only column of feature `datasets.Image`; `label` the only `datasets.ClassLabel`, or if there is none
+        the only integer column. Each loader's `description` names its split.
 
         Where the images of a split have one size and take, as uint8, at most `memory_budget` bytes, they are decoded
         once, now (`ResidentLoader`). Both splits share the budget, the train split first; None is half of the free
@@ -76,7 +78,8 @@ class DataLoaders(Generic[Batch]):
             ConfigError: `dd` is no DatasetDict, `batch_size` is not a positive integer, `memory_budget` or
                 `num_workers` is not an integer of at least 0, or a split or a column is missing, ambiguous or of the
                 wrong kind.
-            DataError: a split is empty, the splits' labels mean different classes, or an image that is decoded now, or
+            DataError: a split is empty, the splits' labels mean different classes, a stored label is negative or beyond
+                the ClassLabel's classes (of integers, those of the train split), or an image that is decoded now, or
                 its label, is broken or missing; the error names the row.
         """
         train_loader, valid_loader = hf_loaders(

@@ -13,6 +13,8 @@ from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 import torch
 from torch.utils.data import BatchSampler, DataLoader
 
+from nntrain.data.epochs import tell_epoch
+from nntrain.data.memory import Tell, ignored
 from nntrain.data.torch_loaders import Indexed, Replayed, torch_loader
 from nntrain.errors import ConfigError, DataError
 from nntrain.values.key import Key
@@ -72,6 +74,8 @@ class SequenceLoader(Generic[Batch]):
 
     def batches(self, key: Key, epoch: int, start: int) -> Iterator[Batch]:
         """Yield the items from `start` on. Each has its own seed, for a sequence that makes its items on access."""
+        if type(self.items) not in {list, tuple}:
+            tell_epoch(self.items, epoch)
         for index in range(start, len(self.items)):
             with transforming(key.derived(epoch, index)):
                 item = self.items[index]
@@ -83,8 +87,11 @@ class SequenceLoader(Generic[Batch]):
         return {"kind": type(self.items).__name__, "start": "by index"}
 
 
-def as_loader(items: Iterable[Batch] | Loader[Batch], name: str) -> Loader[Batch]:
-    """Return a `Loader` of anything that can be iterated again. `name` is for the error."""
+def as_loader(items: Iterable[Batch] | Loader[Batch], name: str, tell: Tell = ignored) -> Loader[Batch]:
+    """Return a `Loader` of anything that can be iterated again.
+
+    `name` is for the error; `tell` takes a note where an order may not be that of a straight run.
+    """
     if callable(getattr(items, "batches", None)) and isinstance(items, Loader):
         return items
     if isinstance(items, Iterator) or not isinstance(items, Iterable):
@@ -99,7 +106,7 @@ def as_loader(items: Iterable[Batch] | Loader[Batch], name: str) -> Loader[Batch
         )
     if isinstance(items, Sequence):
         return SequenceLoader(items)
-    return torch_loader(items)
+    return torch_loader(items, tell)
 
 
 def on_device(loader: Loader[Batch], device: torch.device) -> Loader[Batch]:

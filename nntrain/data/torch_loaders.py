@@ -4,13 +4,14 @@ A torch DataLoader over map-style data is `Indexed`: an epoch's order is drawn a
 skipped, and only the batches asked for are made. Anything else that can be iterated again is `Replayed`: the batches
 before the start are made and dropped, since there is no other way to the next one.
 
-Either way each batch has a seed of its own, in whichever process it is made.
+Either way each batch has a seed of its own, in whichever process it is made, and what has `set_epoch` is told the epoch
+before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import Any, Generic, TypeVar
 
@@ -27,8 +28,10 @@ from torch.utils.data import (
     get_worker_info,
 )
 
+from nntrain.data.epochs import tell_epoch
+from nntrain.data.memory import History, Tell, ignored
 from nntrain.values.key import Key
-from nntrain.values.randomness import restoring_rng, seed_all, seed_for_transforms, transforming
+from nntrain.values.randomness import seed_for_transforms, transforming
 
 Batch = TypeVar("Batch")
 Item = TypeVar("Item")
@@ -39,10 +42,13 @@ class Replayed(Generic[Batch]):
     """An iterable that cannot start in the middle. Its own generators are seeded, and restored after each batch."""
 
     items: Iterable[Batch]
+    tell: Tell = field(default=ignored, repr=False, compare=False)
+    history: History = field(default_factory=History, repr=False, compare=False)
 
     def batches(self, key: Key, epoch: int, start: int) -> Iterator[Batch]:
         """Iterate from the beginning of the epoch, and yield the batches from `start` on."""
-        return islice(_seeded_items(self.items, _generators_of(self.items), key.fold_in(epoch)), start, None)
+        found: Iterator[Batch] = self.history.items(self.items, key, epoch, self.tell)
+        return islice(found, start, None)
 
     @property
     def description(self) -> Mapping[str, object]:
@@ -55,10 +61,14 @@ class Indexed(Generic[Batch]):
     """A DataLoader over map-style data. Workers change no bit: each batch is seeded in the process that makes it."""
 
     loader: DataLoader[Any]
+    tell: Tell = field(default=ignored, repr=False, compare=False)
+    history: History = field(default_factory=History, repr=False, compare=False)
 
     def batches(self, key: Key, epoch: int, start: int) -> Iterator[Batch]:
         """Iterate over the epoch's batches from `start` on; none before it is made."""
         theirs, order = self.loader, key.fold_in(epoch)
+        indices = self._batch_indices(key, epoch, start)
+        tell_epoch(theirs, epoch)
         seeds = (order.fold_in(number).bits for number in count(start))
         if theirs.num_workers:
             options: dict[str, Any] = {
@@ -72,7 +82,7 @@ class Indexed(Generic[Batch]):
         ours: DataLoader[Batch] = DataLoader(
             _SeededDataset(theirs.dataset, theirs.collate_fn, auto_collation=theirs.batch_sampler is not None),  # type: ignore[arg-type] # what has __getitem__ will do
             batch_size=None,
-            sampler=_OneShotSampler(zip(seeds, self._batch_indices(order, start), strict=False)),
+            sampler=_OneShotSampler(zip(seeds, indices, strict=False)),
             num_workers=theirs.num_workers,
             collate_fn=identity,
             pin_memory=theirs.pin_memory,
@@ -81,16 +91,16 @@ class Indexed(Generic[Batch]):
         )
         return iter(ours)
 
-    def _batch_indices(self, order: Key, start: int) -> Iterator[Any]:
+    def _batch_indices(self, key: Key, epoch: int, start: int) -> Iterator[Any]:
         """Iterate over each batch's list of indices, or over single ones where the dataset makes batches."""
         sampler: Iterable[Any] = self.loader.sampler if self.loader.batch_sampler is None else self.loader.batch_sampler
         if type(sampler) is BatchSampler:
-            rows = _epoch_order(sampler.sampler, order)
+            rows = _epoch_order(sampler.sampler, key.fold_in(epoch))
             if rows is not None:
                 size = sampler.batch_size
                 end = len(rows) - len(rows) % size if sampler.drop_last else len(rows)
                 return (_as_list(rows[first : min(first + size, end)]) for first in range(start * size, end, size))
-        return islice(_seeded_items(sampler, _generators_of(self.loader), order), start, None)
+        return islice(self.history.order(self.loader, sampler, key, epoch, self.tell), start, None)
 
     @property
     def description(self) -> Mapping[str, object]:
@@ -98,14 +108,14 @@ class Indexed(Generic[Batch]):
         return {"kind": type(self.loader).__name__, "start": "by index", "workers": self.loader.num_workers}
 
 
-def torch_loader(items: Iterable[Batch]) -> Indexed[Batch] | Replayed[Batch]:
+def torch_loader(items: Iterable[Batch], tell: Tell = ignored) -> Indexed[Batch] | Replayed[Batch]:
     """Return the loader read by index where that is possible, else by replay."""
     if isinstance(items, DataLoader) and not isinstance(items.dataset, IterableDataset):
         # A subclass's own __iter__ may do anything; torchdata's does what torch's does, and counts its batches.
         own = any(getattr(type(items), name) is not getattr(DataLoader, name) for name in ("__iter__", "_get_iterator"))
         if not own or type(items).__module__.startswith("torchdata.stateful_dataloader"):
-            return Indexed(items)
-    return Replayed(items)
+            return Indexed(items, tell, History.of(items))
+    return Replayed(items, tell, History.of(items))
 
 
 class _SeededDataset:
@@ -179,39 +189,3 @@ def _epoch_order(sampler: object, order: Key) -> range | torch.Tensor | None:
 
 def _as_list(rows: range | torch.Tensor) -> list[int]:
     return list(rows) if isinstance(rows, range) else rows.tolist()
-
-
-def _seeded_items(items: Iterable[Item], own: Sequence[torch.Generator], order: Key) -> Iterator[Item]:
-    """Yield the items, each made under a seed of its own.
-
-    The generators in `own`, which the user gave to the iterable, are seeded once, and restored after each item.
-    """
-    sources = list(own)
-    states: list[torch.Tensor] = []
-    iterator: Iterator[Item] | None = None
-    for number in count():
-        with restoring_rng(sources), transforming(order.fold_in(number).bits):
-            if iterator is None:
-                seed_all(sources, order.bits)
-                iterator = iter(items)
-            else:
-                for source, state in zip(own, states, strict=True):
-                    source.set_state(state)
-            try:
-                item = next(iterator)
-            except StopIteration:
-                return
-            states = [source.get_state() for source in own]
-        yield item
-
-
-def _generators_of(loader: object) -> list[torch.Generator]:
-    """Return the generators that a DataLoader or its samplers were given."""
-    found: list[torch.Generator] = []
-    sampler = getattr(loader, "sampler", None)
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    for holder in (loader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None)):
-        generator = getattr(holder, "generator", None)
-        if isinstance(generator, torch.Generator) and generator not in found:
-            found.append(generator)
-    return [generator for generator in found if generator is not torch.default_generator]

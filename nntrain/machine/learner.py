@@ -179,8 +179,8 @@ class Learner(Generic[Batch]):
         passing = Pass(workspace, Supervised(self.loss_fn, self.unpack, self.weigh, news.warn), metrics, options)
         eager = Eager(passing, options)
         streams: dict[Phase, Stream[Batch]] = {
-            "train": Stream(on_device(as_loader(self.dls.train, "train"), workspace.device), 0),
-            "eval": Stream(on_device(as_loader(self.dls.valid, "valid"), workspace.device), 1),
+            "train": Stream(on_device(as_loader(self.dls.train, "train", news.notes.append), workspace.device), 0),
+            "eval": Stream(on_device(as_loader(self.dls.valid, "valid", news.notes.append), workspace.device), 1),
         }
         data = {phase: dict(description_of(stream.loader)) for phase, stream in streams.items()}
         # Nothing of a machine refers to its learner: memory on a device is to be free when the learner is, not when

@@ -100,6 +100,38 @@ def test_a_saved_dataset(tmp_path: Path) -> None:
     assert events(Path("run.jsonl"))[0]["config"]["parameters"] == 15 * 7 + 7 + 7 * 4 + 4
 
 
+def test_the_splits_that_were_found_are_said_and_logged() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 5), dtype=np.uint8)
+    split = grey_images(pixels, np.arange(20) % 4, ["a", "b", "c", "d"])
+    DatasetDict({"train": split, "dev": split, "test": split}).save_to_disk("saved")
+    done = called("--data", "saved", "--epochs", "1", "--log", "run.jsonl")
+    assert done.output.splitlines()[0] == "learns from the split 'train', is evaluated on 'dev'"
+    data = events(Path("run.jsonl"))[0]["config"]["data"]
+    assert (data["train"]["split"], data["eval"]["split"]) == ("train", "dev")
+    assert "split" not in called("--data", "saved", "--epochs", "1", "--log", "quiet.jsonl", "--quiet").output
+    piped = CliRunner().invoke(nntrain, ["fit", "--data", "saved", "--epochs", "1", "--log", "-"])
+    assert "is evaluated on 'dev'" in piped.stderr
+    assert all(line.startswith("{") for line in piped.stdout.splitlines())
+
+
+def test_hidden_labels_end_with_2_before_any_training(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nntrain.cli import main
+
+    pixels = np.zeros((6, 3, 5), dtype=np.uint8)
+    train, hidden = (grey_images(pixels, labels, ["a", "b"]) for labels in (np.arange(6) % 2, np.full(6, -1)))
+    DatasetDict({"train": train, "test": hidden}).save_to_disk("saved")
+    monkeypatch.setattr(sys, "argv", ["nntrain", "fit", "--data", "saved", "--log", "run.jsonl"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert "6 of the 6 labels of the split 'test'" in err
+    assert "Traceback" not in err
+    assert "loss=" not in out
+
+
 REAL = Path("/usr/share/datasets/fashion-mnist")
 
 

@@ -86,7 +86,7 @@ class Decoder:
         try:
             image = image.read()
         except OSError as error:
-            raise _undecodable(row, column, error) from error
+            raise cannot_decode(row, column, error) from error
         kind = kind_of(image.content) if image.content is not None else None
         if kind is None or kind.codec not in self._codecs or self._feature.mode not in {None, kind.mode}:
             return self._decode_by_pil(image, row, column)
@@ -119,14 +119,14 @@ class Decoder:
         return found.numpy() if found.dtype == torch.uint8 else None
 
     def _decode_by_pil(self, image: Encoded, row: int, column: str) -> NDArray[np.uint8]:
-        from PIL import Image
-
         stored = {"bytes": None if image.content is None else bytes(image.content), "path": image.path}
         try:
             opened = self._feature.decode_example(stored)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what PIL raises
-            raise _undecodable(row, column, error) from error
-        return pixels_of(opened, f"row {row}").transpose(2, 0, 1)
+            return pixels_of(opened, f"row {row}").transpose(2, 0, 1)
+        except DataError:
+            raise
+        except Exception as error:  # each of PIL's plugins raises what it likes
+            raise cannot_decode(row, column, error) from error
 
 
 def codecs() -> dict[str, Decode]:
@@ -222,5 +222,6 @@ def _jpeg_kind(content: memoryview) -> Kind | None:
     return Kind("jpeg", _JPEG_MODES[components], bytes([marker]) + bytes(frame[9:]))
 
 
-def _undecodable(row: int, column: str, error: Exception) -> DataError:
-    return DataError(f"the image of row {row}, column {column!r}, cannot be decoded: {error}")
+def cannot_decode(row: int, column: str, error: Exception) -> DataError:
+    """Return the error that names the row of an image which cannot be decoded, and what was raised."""
+    return DataError(f"the image of row {row}, column {column!r}, cannot be decoded: {type(error).__name__}: {error}")

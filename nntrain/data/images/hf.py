@@ -7,6 +7,7 @@ it is read (`HFLoader`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from nntrain.data.images.memory import format_bytes, free_memory
 from nntrain.data.images.reference import hf_ds_collate_fn, quoted
 from nntrain.data.images.resident import ResidentLoader, decode, processors
-from nntrain.data.images.split import Split
+from nntrain.data.images.split import OTHER_COLUMNS, Split
 from nntrain.data.images.streamed import HFLoader
 from nntrain.errors import ConfigError, DataError
 
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["VALID_NAMES", "HFLoader", "ResidentLoader", "find_columns", "find_splits", "hf_ds_collate_fn", "hf_loaders"]
 
-VALID_NAMES: Final = ("validation", "valid", "val", "test")
-"""The names by which the valid split is found, the preferred one first."""
+TRAIN_NAMES: Final = ("train", "training")
+VALID_NAMES: Final = ("validation", "valid", "dev", "val")
+TEST_NAMES: Final = ("eval", "evaluation", "test", "testing")
+"""The names by which the splits are found, the preferred one first: those that `datasets` finds files by."""
 
 MAX_WORKERS: Final = 8
 """More processes are started only on request: each has its own batches in memory."""
@@ -56,9 +59,15 @@ def hf_loaders(
         dataset = dd[name]
         if len(dataset) == 0:
             raise DataError(f"the split {name!r} is empty; expected at least one example.")
-        image_name, label_name = find_columns(dataset.features, name, image=image, label=label)
+        try:
+            image_name, label_name = find_columns(dataset.features, name, image=image, label=label)
+        except ConfigError as error:
+            if dataset.format["type"] != "custom":
+                raise
+            raise ConfigError(f"{error} {OTHER_COLUMNS}") from error
         splits.append(Split(_select_columns(dataset, image_name, label_name), image_name, label_name))
     _check_same_classes(splits[0], splits[1], train_name, valid_name)
+    _check_labels(splits[0], splits[1], train_name, valid_name)
     budget = free_memory() // 2 if memory_budget is None else memory_budget
     workers = min(processors() - 1, MAX_WORKERS) if num_workers is None else num_workers
     allowed = f"the memory budget of {format_bytes(budget)}"
@@ -87,6 +96,7 @@ def _loader(
             shuffle=shuffle,
             num_workers=workers,
             reason=found,
+            split_name=name,
         )
     (images, seconds), names = found, split.class_names
     return ResidentLoader(
@@ -97,6 +107,7 @@ def _loader(
         shuffle=shuffle,
         known_classes=None if names is None else len(names),
         seconds=seconds,
+        split_name=name,
     )
 
 
@@ -108,6 +119,8 @@ def find_splits(names: Sequence[str], *, train: str | None = None, valid: str | 
 
     >>> find_splits(["train", "test"])
     ('train', 'test')
+    >>> find_splits(["train", "validation_matched", "validation_mismatched", "test_matched"])
+    ('train', 'validation_matched')
     >>> find_splits(["a", "b"], train="b")
     ('b', 'a')
     """
@@ -115,24 +128,42 @@ def find_splits(names: Sequence[str], *, train: str | None = None, valid: str | 
         if wanted is not None and wanted not in names:
             raise ConfigError(f"{argument}={wanted!r}: there is no such split; the splits are {quoted(names)}.")
     if train is None:
-        if valid == "train":
+        found = _named(TRAIN_NAMES, names)
+        if found and found[0] == valid:
             raise ConfigError(
-                "valid='train' is the split that is learned from, unless another is named. Name it too: train=...."
+                f"valid={valid!r} is the split that is learned from, unless another is named. Name it too: train=...."
             )
-        if "train" not in names:
+        if not found:
             raise ConfigError(f"no split named 'train'; the splits are {quoted(names)}. Name one: train=....")
-        train = "train"
+        if found[0] not in TRAIN_NAMES and len(found) > 1:
+            raise ConfigError(f"no split named 'train', and several like it: {quoted(found)}. Name one: train=....")
+        train = found[0]
     if valid is None:
         others = [name for name in names if name != train]
-        found = [name for name in VALID_NAMES if name in others] or (others if len(others) == 1 else [])
+        usable = [name for name in others if not _named(TRAIN_NAMES, [name])]
+        found = _named(VALID_NAMES, usable) or _named(TEST_NAMES, usable) or (others if len(others) == 1 else [])
         if not found:
             raise ConfigError(
                 f"no valid split found; the splits are {quoted(names)}, of which {train!r} is the train "
-                f"split; looked for was {quoted(VALID_NAMES)} or a single other one. Name one: valid=...; "
+                f"split; looked for was {quoted(VALID_NAMES + TEST_NAMES)} or a single other one. Name one: valid=...; "
                 f"or make one: dd[{train!r}].train_test_split(test_size=0.1)."
             )
         valid = found[0]
     return train, valid
+
+
+def _named(wanted: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the names that are, or else that have as a word, the first of the wanted ones that there is."""
+    for matches in (str.__eq__, _has_word):
+        for one in wanted:
+            found = [name for name in names if matches(name, one)]
+            if found:
+                return found
+    return []
+
+
+def _has_word(name: str, word: str) -> bool:
+    return word in re.split(r"[-._ 0-9]+", name)  # as datasets separates them
 
 
 def find_columns(
@@ -217,6 +248,35 @@ def _check_same_classes(train: Split, valid: Split, train_name: str, valid_name:
         raise DataError(
             f"the labels mean different classes: in the split {train_name!r} {ours}, in {valid_name!r} "
             f"{theirs}. Cast both to one ClassLabel with dd.cast_column(name, feature)."
+        )
+
+
+def _check_labels(train: Split, valid: Split, train_name: str, valid_name: str) -> None:
+    """Raise a `DataError` for stored labels that are no class to learn; those of a transform are not known yet."""
+    for split, name in ((train, train_name), (valid, valid_name)):
+        named = split.class_names
+        if named is None and (split.transformed or train.transformed):
+            continue
+        labels = split.labels()
+        known = len(named) if named is not None else int(train.labels().max()) + 1
+        wrong = ((labels < 0) | (labels >= known)).nonzero().flatten()
+        if not len(wrong):
+            continue
+        row = int(wrong[0])
+        value = int(labels[row])
+        all_hidden = len(wrong) == len(labels) and value < 0
+        expected = f"0 to {known - 1}" if known > 0 else "0 or more"
+        source = "of the ClassLabel" if named is not None else f"that the split {train_name!r} has"
+        remedy = (
+            f"Such a split hides its labels: evaluate on another, valid=..., or make one: "
+            f"dd[{train_name!r}].train_test_split(test_size=0.1)."
+            if all_hidden
+            else "Take these rows out with dd.filter, or number the classes with dd.map. For labels that are no "
+            "classes use a torch DataLoader with collate_fn=nntrain.data.hf_ds_collate_fn."
+        )
+        raise DataError(
+            f"{len(wrong)} of the {len(labels)} labels of the split {name!r}, column {split.label!r}, are no class, "
+            f"first row {row} with {value}; expected {expected}, the classes {source}. {remedy}"
         )
 
 

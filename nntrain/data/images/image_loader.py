@@ -27,6 +27,8 @@ class ImageLoader(ABC):
     batch_size: int
     flatten: bool
     shuffle: bool
+    split_name: str | None
+    """The name of the split in its `DatasetDict`, where it is known."""
 
     @property
     @abstractmethod
@@ -79,6 +81,9 @@ class ImageLoader(ABC):
             return torch.arange(self.samples, device="cpu")
         generator = torch.Generator("cpu").manual_seed(key.fold_in(epoch).bits)
         return torch.randperm(self.samples, generator=generator, dtype=torch.int64, device="cpu")
+
+    def _named(self) -> Mapping[str, object]:
+        return {} if self.split_name is None else {"split": self.split_name}
 
     def _scale(self, pixels: Tensor) -> Tensor:
         """Divide intensities, uint8 [B, C, H, W], by 255 as `to_tensor` does, on their device."""

@@ -128,6 +128,6 @@ def check_shapes(shapes: Sequence[tuple[int, ...]], names: Sequence[str]) -> Non
             )
 
 
-def quoted(names: Collection[str]) -> str:
+def quoted(names: Collection[object]) -> str:
     """Return names for an error, each in quotes."""
     return ", ".join(map(repr, names)) or "none"

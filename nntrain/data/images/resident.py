@@ -48,6 +48,7 @@ class ResidentLoader(ImageLoader):
     known_classes: int | None = None
     seconds: float = 0.0
     device: torch.device = CPU
+    split_name: str | None = None
 
     @property
     def samples(self) -> int:
@@ -61,9 +62,10 @@ class ResidentLoader(ImageLoader):
 
     @property
     def description(self) -> Mapping[str, object]:
-        """The kind, the samples, their shape [C, H, W], bytes and seconds of decoding, and where they are."""
+        """The kind, split, samples, their shape [C, H, W], bytes and seconds of decoding, and where they are."""
         return {
             "kind": "resident",
+            **self._named(),
             "samples": self.samples,
             "shape": list(self.images.shape[1:]),
             "bytes": self.images.nbytes,

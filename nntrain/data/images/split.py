@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
 
-from nntrain.data.images.decoding import Decoder
+from nntrain.data.images.decoding import Decoder, cannot_decode
 from nntrain.data.images.encoded import encoded_images
 from nntrain.data.images.reference import check_shapes, labels_of, pixels_of, quoted
-from nntrain.errors import DataError
+from nntrain.errors import DataError, add_note
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 
 Pixels = tuple[Tensor, Tensor]
 """Intensities, uint8 [B, C, H, W], and labels, int64 [B]."""
+
+OTHER_COLUMNS: Final = (
+    "from_hf_dd reads PIL images and integers, under the names of the dataset's own columns: have the transform return "
+    "those; or, where it makes tensors, pass torch DataLoaders with a collate_fn that stacks them, "
+    "DataLoaders(DataLoader(dd['train'], batch_size, shuffle=True, collate_fn=...), ...)."
+)
+"""The way out for a dataset whose transform makes something else."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,8 @@ class Split:
         Raises:
             DataError: one is missing; the error names its row.
         """
-        values = self._arrow[:][self.label]
+        # Without the image column: the rows of a selected or shuffled dataset are copied.
+        values = self.dataset.with_format("arrow").select_columns([self.label])[:][self.label]
         if values.null_count or values.type == "uint64":
             return labels_of(values.to_pylist(), [f"row {row}" for row in range(len(self))])
         import numpy as np
@@ -90,8 +98,7 @@ class Split:
         if self.transformed:
             columns = self._columns(rows)
             arrays = [
-                pixels_of(value, name).transpose(2, 0, 1)
-                for value, name in zip(columns[self.image], names, strict=True)
+                self._transformed_pixels(value, name) for value, name in zip(columns[self.image], names, strict=True)
             ]
             return _stack(arrays, names), labels_of(columns[self.label], names)
         # datasets returns each row as its own chunk, which costs more than copying the bytes of its image.
@@ -103,23 +110,41 @@ class Split:
         ]
         return _stack(arrays, names), labels_of(table[self.label].to_pylist(), names)
 
+    def _transformed_pixels(self, value: object, name: str) -> NDArray[np.uint8]:
+        try:
+            return pixels_of(value, name).transpose(2, 0, 1)
+        except DataError as error:
+            raise DataError(f"{error} {OTHER_COLUMNS}") from error
+
     def _columns(self, rows: Sequence[int]) -> dict[str, list[object]]:
+        """Return the columns of rows, after the dataset's transform."""
         try:
             columns: dict[str, list[object]] = self.dataset[list(rows)]
-        except (OSError, SyntaxError) as error:  # what PIL raises for broken files
-            raise self._undecodable(rows, error) from error
+        except Exception as error:
+            self._blame(rows, error)
+            raise
         for column in (self.image, self.label):
             if column not in columns:
-                raise DataError(f"the dataset's transform left no column {column!r}, only {quoted(columns)}.")
+                raise DataError(
+                    f"the dataset's transform left no column {column!r}, only {quoted(columns)}. {OTHER_COLUMNS}"
+                )
         return columns
 
-    def _undecodable(self, rows: Sequence[int], error: Exception) -> DataError:
+    def _blame(self, rows: Sequence[int], error: Exception) -> None:
+        """Raise a `DataError` if an image cannot be decoded; else note on which row the transform fails."""
+        plain = self.dataset.with_format(None)
         for row in rows:
             try:
-                self.dataset[row]
-            except (OSError, SyntaxError):
-                return DataError(f"the image of row {row}, column {self.image!r}, cannot be decoded: {error}")
-        return DataError(f"an image of column {self.image!r} could not be decoded, then could: {error}")
+                plain[row]
+            except Exception as undecodable:  # noqa: BLE001 - each of PIL's plugins raises what it likes
+                raise cannot_decode(row, self.image, undecodable) from error
+        for row in rows:
+            try:
+                self.dataset[[row]]
+            except Exception:  # noqa: BLE001 - whatever the transform raises: only the row is asked for
+                add_note(error, f"The dataset's transform raised this for row {row}.")
+                return
+        add_note(error, f"The dataset's transform raised this for the rows {quoted(rows)} together.")
 
     @cached_property
     def _arrow(self) -> Dataset:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapDataset
 
+from nntrain.data.epochs import tell_epoch
 from nntrain.data.images.decoding import codecs
 from nntrain.data.images.image_loader import CPU, ImageLoader
 from nntrain.data.images.split import Pixels, Split
@@ -55,6 +56,7 @@ class HFLoader(ImageLoader):
     num_workers: int = 0
     reason: str = "asked for"
     device: torch.device = CPU
+    split_name: str | None = None
 
     @cached_property
     def split(self) -> Split:
@@ -73,14 +75,21 @@ class HFLoader(ImageLoader):
 
     @property
     def description(self) -> Mapping[str, object]:
-        """The kind, the reason for it, the samples, and the number of worker processes."""
-        return {"kind": "streamed", "reason": self.reason, "samples": self.samples, "workers": self.num_workers}
+        """The kind, the split, the reason for the kind, the samples, and the number of worker processes."""
+        return {
+            "kind": "streamed",
+            **self._named(),
+            "reason": self.reason,
+            "samples": self.samples,
+            "workers": self.num_workers,
+        }
 
     def to(self, device: torch.device) -> HFLoader:
         """Return a loader of the same batches on `device`: to CUDA from pinned memory, one batch ahead."""
         return self if device == self.device else replace(self, device=device)
 
     def _batches(self, key: Key, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        tell_epoch(self.dataset, epoch)
         size = self.batch_size
         rows = self.order(key, epoch)[start * size :].tolist()
         jobs = [

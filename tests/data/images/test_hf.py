@@ -1,24 +1,30 @@
 from __future__ import annotations
 
 import functools
+import io
+import struct
 from collections.abc import Callable, Sequence
+from itertools import permutations
 from typing import cast
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from datasets.arrow_dataset import Dataset
+from datasets.data_files import SPLIT_KEYWORDS
 from datasets.dataset_dict import DatasetDict, IterableDatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapDataset
 from torchvision.transforms.functional import to_tensor  # type: ignore[import-untyped]  # it has no py.typed
 
 from nntrain.data import DataLoaders, HFLoader, ResidentLoader, hf_ds_collate_fn
-from nntrain.data.images.hf import find_columns, find_splits
+from nntrain.data.images.hf import TEST_NAMES, TRAIN_NAMES, VALID_NAMES, find_columns, find_splits
 from nntrain.errors import ConfigError, DataError, NNTrainError
 from nntrain.values.key import Key
 from tests.data.images.pictures import MODES, dataset, dataset_dict, numbered, picture, png, stored
@@ -278,8 +284,14 @@ def test_a_transform_of_the_dataset_is_kept() -> None:
     inverted = next(iter(DataLoaders.from_hf_dd(dd.with_transform(invert)).valid))[0]
     assert torch.allclose(inverted, 1 - plain)
     lost = DataLoaders.from_hf_dd(dd.with_transform(lambda columns: {"label": columns["label"]}))
-    with pytest.raises(DataError, match="transform left no column 'image', only 'label'"):
+    with pytest.raises(DataError, match=r"transform left no column 'image', only 'label'.*collate_fn"):
         next(iter(lost.valid))
+    renaming = dd.with_transform(lambda columns: {"pixel_values": columns["image"], "label": columns["label"]})
+    with pytest.raises(ConfigError, match=r"image='pixel_values'.*no such column.*collate_fn"):
+        DataLoaders.from_hf_dd(renaming, image="pixel_values")
+    made = DataLoaders.from_hf_dd(dd.with_transform(lambda columns: {**columns, "image": [torch.ones(1, 4, 5)] * 4}))
+    with pytest.raises(DataError, match=r"(?s)image of row 0 is a Tensor.*expected a PIL image.*collate_fn"):
+        next(iter(made.valid))
 
 
 def test_an_image_feature_with_a_mode_is_obeyed() -> None:
@@ -295,10 +307,103 @@ def test_an_image_feature_with_a_mode_is_obeyed() -> None:
         (["train", "test", "valid"], ("train", "valid")),
         (["train", "test", "val"], ("train", "val")),
         (["train", "held_out"], ("train", "held_out")),
+        (["train", "dev", "test"], ("train", "dev")),
+        (["test", "val", "dev", "train"], ("train", "dev")),
+        (["train", "eval", "test"], ("train", "eval")),
+        (["train", "evaluation", "testing"], ("train", "evaluation")),
+        (["training", "testing"], ("training", "testing")),
+        (
+            ["train", "validation_matched", "validation_mismatched", "test_matched", "test_mismatched"],
+            ("train", "validation_matched"),
+        ),
+        (["test", "train", "dev.clean"], ("train", "dev.clean")),
+        (["train_sft", "test_sft"], ("train_sft", "test_sft")),
+        (["train", "train_val", "test"], ("train", "test")),
+        (["train", "query", "gallery", "test"], ("train", "test")),
+        (["train", "devices", "test"], ("train", "test")),
     ],
 )
 def test_splits_are_found(names: list[str], found: tuple[str, str]) -> None:
     assert find_splits(names) == found
+
+
+def test_the_names_are_those_that_datasets_finds_files_by() -> None:
+    known = {str(split): set(words) for split, words in SPLIT_KEYWORDS.items()}
+    assert known == {"train": set(TRAIN_NAMES), "validation": set(VALID_NAMES), "test": set(TEST_NAMES)}
+
+
+@given(valid=st.sampled_from(["validation", "valid", "dev", "val"]), word=st.sampled_from(["", "_2", "-clean", ".b c"]))
+def test_a_validation_split_is_found_beside_a_test_split_whatever_the_order(valid: str, word: str) -> None:
+    for names in permutations(["train", valid + word, "test"]):
+        assert find_splits(names) == ("train", valid + word)
+
+
+@pytest.mark.parametrize("budget", [None, 0])
+def test_a_loader_says_which_split_it_reads(budget: int | None) -> None:
+    dd = DatasetDict({"train": dataset(4), "dev": dataset(3), "test": dataset(2)})
+    dls = DataLoaders.from_hf_dd(dd, memory_budget=budget)
+    assert (dls.train.description["split"], dls.valid.description["split"]) == ("train", "dev")
+
+
+def labelled(labels: Sequence[int], feature: object) -> Dataset:
+    features = datasets.Features(image=datasets.Image(), label=feature)  # type: ignore[no-untyped-call]  # datasets leaves it untyped
+    columns = {"image": [{"bytes": png(picture("L", 0)), "path": None}] * len(labels), "label": labels}
+    return Dataset.from_dict(columns, features=features)
+
+
+NAMED, PLAIN = datasets.ClassLabel(names=["a", "b", "c"]), datasets.Value("int64")
+
+
+@pytest.mark.parametrize("budget", [None, 0])
+@pytest.mark.parametrize(
+    ("feature", "train", "test", "message"),
+    [
+        (
+            NAMED,
+            [0, 1, 2],
+            [-1, -1],
+            r"2 of the 2 labels of the split 'test', column 'label', .*-1; expected 0 to 2.*valid=",
+        ),
+        (PLAIN, [0, 1, 2], [-1, -1], r"row 0 with -1; expected 0 to 2, .*that the split 'train' has.*hides its labels"),
+        (PLAIN, [0, 1, 2], [-100, -100], r"row 0 with -100; expected 0 to 2.*hides its labels.*train_test_split"),
+        (PLAIN, [0, 1, 2], [0, 5], r"1 of the 2 labels of the split 'test'.*row 1 with 5; expected 0 to 2.*filter"),
+        (NAMED, [0, 1, -1], [0], r"1 of the 3 labels of the split 'train'.*row 2 with -1; expected 0 to 2.*filter"),
+        (PLAIN, [-100, -100], [0], r"2 of the 2 labels of the split 'train'.*expected 0 or more"),
+        (PLAIN, [-1, 1], [1], r"1 of the 2 labels of the split 'train'.*expected 0 to 1.*hf_ds_collate_fn"),
+    ],
+)
+def test_labels_that_are_no_classes_are_told_before_any_training(
+    feature: object, train: list[int], test: list[int], message: str, budget: int | None
+) -> None:
+    dd = DatasetDict({"train": labelled(train, feature), "test": labelled(test, feature)})
+    with pytest.raises(DataError, match=message):
+        DataLoaders.from_hf_dd(dd, memory_budget=budget)
+
+
+def test_hidden_labels_are_told_under_a_transform_too_and_its_own_labels_are_left_to_it() -> None:
+    hidden = DatasetDict({"train": labelled([0, 1], NAMED), "test": labelled([-1, -1], NAMED)})
+    with pytest.raises(DataError, match=r"'test'.*row 0 with -1"):
+        DataLoaders.from_hf_dd(hidden.with_transform(lambda columns: columns))
+
+    def shifted(columns: dict[str, list[int]]) -> dict[str, list[int]]:
+        return {**columns, "label": [(label + 1) // 2 for label in columns["label"]]}
+
+    signs = DatasetDict({"train": labelled([-1, 1], PLAIN), "test": labelled([1], PLAIN)}).with_transform(shifted)
+    assert next(iter(DataLoaders.from_hf_dd(signs, num_workers=0, shuffle=False).train))[1].tolist() == [0, 1]
+
+
+@settings(max_examples=30)
+@given(classes=st.integers(1, 5), data=st.data())
+def test_labels_are_accepted_just_where_each_is_a_class(classes: int, data: st.DataObject) -> None:
+    train = data.draw(st.lists(st.integers(0, classes - 1), min_size=1, max_size=4))
+    test = data.draw(st.lists(st.integers(-2, 6), min_size=1, max_size=4))
+    dd = DatasetDict({"train": labelled(train, PLAIN), "test": labelled(test, PLAIN)})
+    wrong = [row for row, label in enumerate(test) if not 0 <= label <= max(train)]
+    if wrong:
+        with pytest.raises(DataError, match=f"{len(wrong)} of the {len(test)} labels.*row {wrong[0]} with"):
+            DataLoaders.from_hf_dd(dd)
+    else:
+        DataLoaders.from_hf_dd(dd)
 
 
 def test_splits_can_be_named() -> None:
@@ -318,6 +423,7 @@ def test_splits_can_be_named() -> None:
         (["test"], None, None, "no split named 'train'; the splits are 'test'.*train="),
         ([], None, None, "no split named 'train'; the splits are none"),
         (["train"], None, None, "no valid split found; the splits are 'train'.*train_test_split"),
+        (["train_sft", "train_gen", "test"], None, None, "several like it: 'train_sft', 'train_gen'.*train="),
         (["train", "a", "b"], None, None, "no valid split found.*'train', 'a', 'b'.*'validation', 'valid'.*valid="),
         (["train", "test"], "fit", None, "train='fit': there is no such split; the splits are 'train', 'test'"),
         (["train", "test"], None, "train", "valid='train' is the split that is learned from.*train="),
@@ -423,6 +529,59 @@ def test_a_broken_image_is_named_by_its_row() -> None:
     next(batches)
     with pytest.raises(DataError, match="image of row 4, column 'image', cannot be decoded"):
         next(batches)
+
+
+class OddError(Exception):
+    """What no plugin of PIL's is known to raise."""
+
+
+@pytest.mark.parametrize(
+    "error", [OddError, struct.error, KeyError, IndexError, AssertionError, RuntimeError, MemoryError]
+)
+@pytest.mark.parametrize("way", ["resident", "streamed", "transformed"])
+def test_whatever_pil_raises_names_the_row(error: type[Exception], way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = [png(picture("L", row)) for row in range(4)]
+    buffer = io.BytesIO()
+    picture("L", 0).save(buffer, "GIF")
+    content[2] = buffer.getvalue()
+
+    def failing(opened: Image.Image) -> None:
+        raise error("odd")
+
+    monkeypatch.setattr(GifImageFile, "load_prepare", failing)
+    dd = DatasetDict({"train": dataset(2), "test": stored(content, [0] * 4)})
+    if way == "transformed":
+        dd = dd.with_transform(lambda columns: columns)
+    with pytest.raises(DataError, match=f"image of row 2, column 'image', cannot be decoded: {error.__name__}"):
+        list(DataLoaders.from_hf_dd(dd, 4, memory_budget=None if way == "resident" else 0, num_workers=0).valid)
+
+
+@pytest.mark.parametrize("transformed", [False, True])
+def test_a_decompression_bomb_names_the_row(transformed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    data = stored([png(picture("P", 0)), png(picture("P", 1, (20, 10)))], [0, 0])
+    dd = DatasetDict({"train": data, "test": data})
+    with pytest.raises(DataError, match="row 1, column 'image', cannot be decoded: DecompressionBombError"):
+        list(DataLoaders.from_hf_dd(dd.with_transform(lambda c: c) if transformed else dd, num_workers=0).valid)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_transform_names_the_row(workers: int) -> None:
+    def picky(columns: dict[str, list[object]]) -> dict[str, list[object]]:
+        if 2 in columns["label"]:
+            raise ZeroDivisionError("mine")
+        return columns
+
+    def shy(columns: dict[str, list[object]]) -> dict[str, list[object]]:
+        if len(columns["label"]) > 1:
+            raise ZeroDivisionError("mine")
+        return columns
+
+    for transform, said in ((picky, "raised this for row 2"), (shy, "raised this for the rows 0, 1, 2 together")):
+        loader = HFLoader(dataset(3).with_transform(transform), 3, "image", "label", num_workers=workers)
+        with pytest.raises(ZeroDivisionError) as raised:
+            list(loader)
+        assert said in str(raised.value) + "".join(getattr(raised.value, "__notes__", ()))
 
 
 def test_images_of_different_shapes_and_missing_labels_are_named_by_their_row() -> None:

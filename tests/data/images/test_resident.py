@@ -45,7 +45,7 @@ def test_the_description_says_what_is_held() -> None:
     said = dict(train.description)
     assert json.loads(json.dumps(said)) == said
     assert 0 < cast("float", said.pop("seconds")) < 60
-    wanted = {"kind": "resident", "samples": 7, "shape": [3, 4, 5], "bytes": 420, "held_on": "cpu"}
+    wanted = {"kind": "resident", "split": "train", "samples": 7, "shape": [3, 4, 5], "bytes": 420, "held_on": "cpu"}
     assert said == wanted
 
 

@@ -76,7 +76,13 @@ def test_a_transform_streams_and_may_be_a_lambda() -> None:
     dd["train"] = dd["train"].with_transform(lambda columns: columns)
     dls = DataLoaders.from_hf_dd(dd, 3, num_workers=1)
     assert isinstance(dls.train, HFLoader)
-    wanted = {"kind": "streamed", "reason": "the dataset has a transform of its own", "samples": 7, "workers": 1}
+    wanted = {
+        "kind": "streamed",
+        "split": "train",
+        "reason": "the dataset has a transform of its own",
+        "samples": 7,
+        "workers": 1,
+    }
     assert dls.train.description == wanted
     assert same(list(dls.train), list(DataLoaders.from_hf_dd(dataset_dict(7, 4), 3).train))
 

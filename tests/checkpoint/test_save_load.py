@@ -1004,6 +1004,9 @@ def test_a_file_made_today_has_the_same_record(tmp_path: Path) -> None:
     """Apart from when it was, by which versions, and the numbers, whose last bits are the machine's."""
     make_version_1(tmp_path / "a.safetensors")
     then, now = (record_of(path) for path in (VERSION_1, tmp_path / "a.safetensors"))
+    ((_, slots),) = then["state"]["state"]["slots"].items()
+    ((_, stopping),) = slots.pop("nntrain.early_stopping.eval_min_5_0x2e0_loss").items()
+    slots["nntrain.early_stopping.eval_min_loss"] = {"record": {**stopping, "since": 0}}  # it says less in its name now
     assert shape_of(now) == shape_of(then)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import click
-from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, WithJsonSchema, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -69,7 +69,10 @@ class FitConfig(BaseSettings):
     sinks: Options = {}
     sources: Annotated[Options, Field(description="options of the data source that `data` names")] = {}
 
-    no_bool_for_a_number = field_validator("*", mode="before")(no_bool_for_a_number)
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_numbers(cls, given: object, info: ValidationInfo) -> object:
+        return no_bool_for_a_number(cls, given, info)
 
 
 def read_config(path: Path | None, flags: Mapping[str, Any]) -> FitConfig:

@@ -81,8 +81,8 @@ class Plugin:
         """Call it with its options, each checked by its type. Raises `ConfigError` for invalid ones, with its place."""
         from pydantic import ValidationError
 
+        kind = self.options()
         try:
-            kind = self.options()
             options = kind.model_validate(dict(given))
         except ValidationError as error:
             raise ConfigError(describe_errors(error, (self.kind, self.name), kind.model_fields, places)) from error

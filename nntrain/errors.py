@@ -136,15 +136,11 @@ class Terminated(SystemExit):
 
 
 class DataWarning(UserWarning):
-    """Data that are probably not what they are taken for; the training goes on with them."""
+    """Data are probably not what they are taken for, or not those of a straight run; the training goes on with them."""
 
 
 class SinkWarning(UserWarning):
     """A sink failed; the training went on without it."""
-
-
-class DataWarning(UserWarning):
-    """Batches here may not be those of a straight run: what they come from remembers what no state holds."""
 
 
 class OrderWarning(UserWarning):

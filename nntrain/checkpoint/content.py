@@ -28,7 +28,7 @@ from nntrain.values.record import FrozenMapping
 from nntrain.values.slots import Unread, slot_record
 from nntrain.values.state import TrainState
 from nntrain.values.sums import Sums, WeightedSums
-from nntrain.values.tensors import ModelSource, OptimState, Snapshot, Spec, Tensors
+from nntrain.values.tensors import ModelSource, OptimState, Snapshot, Spec, Tensors, sparse_of
 
 SAVED_AT: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
 """RFC 3339, UTC, microseconds: a later time is also the greater text."""
@@ -159,7 +159,7 @@ def _constructors(spec: Spec, template: ModelSource, misfits: list[str]) -> dict
             ),
         )
 
-    return {"totals": totals, "state": state}
+    return {"totals": totals, "state": state, "sparse": sparse_of}
 
 
 def _snapshot(parts: Mapping[str, Any]) -> Snapshot:

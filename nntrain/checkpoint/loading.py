@@ -104,7 +104,14 @@ class Content:
         """Return the shapes and dtypes, by name, of the tensors in a part of the state."""
         with self.damage_reported():
             ((_, named),) = self.parts[name].items()
-            return {key: self.head.tensors[one["tensor"]].shape_and_dtype for key, one in named.items()}
+            return {key: self._shape_and_dtype(one) for key, one in named.items()}
+
+    def _shape_and_dtype(self, tree: Tree) -> tuple[torch.Size, torch.dtype]:
+        if "sparse" not in tree:
+            return self.head.tensors[tree["tensor"]].shape_and_dtype
+        parts = tree["sparse"]
+        _, dtype = self.head.tensors[parts["values"]["tensor"]].shape_and_dtype
+        return torch.Size(parts["shape"]["tuple"]), dtype
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the tensors, on the CPU, each checked."""
@@ -309,7 +316,7 @@ def _summary(tree: Tree) -> str:
         ((tag, inner),) = tree.items()
         if tag == "state":
             return f"a state at step {inner['progress']['record']['step']}"
-        if tag in {"map", "record", "totals"}:
+        if tag in {"map", "record", "totals", "sparse"}:
             return ", ".join(f"{name}={_summary(part)}" for name, part in inner.items())
         return _summary(inner) if isinstance(inner, list) else str(inner)
     if isinstance(tree, list):

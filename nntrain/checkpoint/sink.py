@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import math
 import os
+import re
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -16,8 +17,8 @@ from threading import Thread
 from typing import Final, Literal, NamedTuple
 
 from nntrain.checkpoint.content import flatten_state, flattener_for
-from nntrain.checkpoint.finding import SUFFIX
-from nntrain.checkpoint.loading import inspect
+from nntrain.checkpoint.finding import SUFFIX, files_of
+from nntrain.checkpoint.loading import inspect, verify
 from nntrain.checkpoint.saving import Saved, remove_unfinished, save_flattened
 from nntrain.errors import CheckpointError, ConfigError
 from nntrain.sinks.interest import Interest
@@ -40,8 +41,12 @@ class Checkpoint:
     """Save states into a folder while a learner trains. A sink: it changes no bit of the training.
 
     The last state of a fit is saved whenever the fit ends: completed, cancelled, by an error, Ctrl-C or SIGTERM. Each
-    file is whole and on the disk before older ones are removed; `nntrain.checkpoint.resume` finds the newest. Which
-    files to keep, and which is the best, is decided over all files of the folder: give each training its own.
+    file is whole and on the disk before older ones are removed; `nntrain.checkpoint.resume` finds the newest. Files are
+    named like `checkpoint-000012-step-00003456.safetensors`. Those of exactly such names are the sink's own: which to
+    keep, and which is the best, is decided over all of them in the folder. Others stay, copies of yours too.
+
+    Give each training a folder of its own: one that begins anew is refused where the folder has whole checkpoints, be
+    they of this very sink. A folder that was removed is made again.
 
     Args:
         folder: the folder for the files; created where it is missing.
@@ -59,7 +64,8 @@ class Checkpoint:
         strict: whether a failed save ends the training. Otherwise it goes on, the older files stay, and the log and the
             outcome's `sink_failures` say so.
 
-    Raises `ConfigError` for invalid arguments, and `CheckpointError` at once where the folder cannot be created.
+    Raises `ConfigError` for invalid arguments, and `CheckpointError` at once where the folder cannot be created. A step
+    raises `ConfigError` where it is to begin a training in a folder with checkpoints.
     """
 
     def __init__(
@@ -100,12 +106,16 @@ class Checkpoint:
         self._saved: tuple[weakref.ref[Tensors], object] | None = None
         """Identifies the state that was saved last: its tensors, and its `_identity`."""
         self._failure: CheckpointError | None = None
+        self._reached: Progress | None = None
+        """Where the training stood after the last transition that was seen."""
         _SINKS.add(self)
 
     @property
     def interest(self) -> Interest:
         """What it wants to be told: batches after which to save."""
-        return Interest(every_batch=False, wants=self.wants, strict=self._strict, tells=True, last_words=True)
+        return Interest(
+            every_batch=False, wants=self.wants, strict=self._strict, tells=True, last_words=True, check=self.check
+        )
 
     @property
     def folder(self) -> Path:
@@ -116,6 +126,19 @@ class Checkpoint:
     def newest(self) -> Path | None:
         """The file that was saved last, by this sink or an earlier one; None where there is none yet."""
         return self._files.newest
+
+    def check(self, state: TrainState, /) -> None:
+        """Raise `ConfigError` where `state` begins a training, and the folder has checkpoints of another."""
+        now = state.progress
+        begins = now.step == now.epoch == now.batch == 0 and now.phase == "train" and not state.history
+        if not begins or state.loaded or now == self._reached:
+            return
+        whole = self._files.newest_whole()
+        if whole is not None:
+            raise ConfigError(
+                f"{self.folder} has checkpoints of another training, like {whole.name}. Give this one a folder of its "
+                f"own, or go on from them: fit_step(learner, resume({str(self.folder)!r}, learner).state, epochs=...)."
+            )
 
     def wants(self, phase: Phase, step: int, /) -> bool:
         """Return whether the sink wants a batch: its step is one to save at, or the minutes are over."""
@@ -130,7 +153,7 @@ class Checkpoint:
         """Save the state after a transition, where that is due. Raises `CheckpointError` where a save failed."""
         began = time.perf_counter()
         place, state = transition.progress, transition.state
-        now = state.progress
+        now = self._reached = state.progress
         if self._every_steps:
             earlier = min(place.step, now.step) // self._every_steps
             self._steps_done = earlier if self._steps_done is None else min(self._steps_done, earlier)
@@ -195,6 +218,9 @@ class Checkpoint:
     ) -> None:
         """Save, and tell the log of the file or of the failure."""
         try:
+            if self._files.make_folder():
+                text = f"the folder {self.folder} was gone, with what was in it; it is made again"
+                run.tell(WarningEvent(code="checkpoint_folder_gone", text=text))
             saved = save()
         except Exception as error:  # noqa: BLE001 - a thread has no caller to raise to
             self._saved = None
@@ -246,40 +272,74 @@ def _wait_for_all() -> None:
 
 class _File(NamedTuple):
     path: Path
-    number: int
     saved_at: datetime
     score: float | None
 
 
+def _name(number: int, step: int) -> str:
+    return f"checkpoint-{number:06d}-step-{step:08d}{SUFFIX}"
+
+
+_NAME: Final = re.compile(rf"checkpoint-(\d{{6,}})-step-(\d{{8,}}){re.escape(SUFFIX)}", re.ASCII)
+
+
+def _number_of(path: Path) -> int | None:
+    """Return the number in a name that the sink itself gives; None for any other name, which is the user's."""
+    found = _NAME.fullmatch(path.name)
+    return int(found[1]) if found and path.name == _name(int(found[1]), int(found[2])) else None
+
+
 class _Files:
-    """The checkpoints of a folder: finds the best, and removes old ones."""
+    """The sink's own checkpoints in a folder: finds the best, and removes old ones."""
 
     def __init__(self, folder: Path, keep_last: int, monitor: str | None, mode: Mode) -> None:
         self.folder = folder
+        self._place = folder.absolute()  # the training may change the current folder
         self._keep_last = keep_last
         self.monitor = monitor
         self._sign = 1.0 if mode == "min" else -1.0
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(
-                str(folder), "unwritable", f"there can be no such folder ({error.strerror or error})"
-            ) from error
-        remove_unfinished(folder)
+        self.make_folder()
+        remove_unfinished(self._place)
         self._files: list[_File] = []
         self._number = 0
-        for path in sorted(folder.glob(f"checkpoint-*{SUFFIX}")):
-            number = path.name.split("-")[1].removesuffix(SUFFIX)
-            self._number = max(self._number, int(number) if number.isdecimal() else 0)
+        for path in files_of(self._place):
+            number = _number_of(path)
+            if number is None:
+                continue
+            self._number = max(self._number, number)
             with suppress(CheckpointError):  # damaged files stay, for the user to look at
                 seen = inspect(path)
-                self._files.append(_File(path, self._number, seen.saved_at, self._score(seen.progress, seen.history)))
+                self._files.append(_File(path, seen.saved_at, self._score(seen.progress, seen.history)))
         self._files.sort(key=lambda file: file.saved_at)
+
+    def make_folder(self) -> bool:
+        """Make the folder where it is missing; returns whether it was."""
+        missing = not self._place.exists()
+        try:
+            self._place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                str(self.folder), "unwritable", f"there can be no such folder ({error.strerror or error})"
+            ) from error
+        return missing
+
+    def _there(self) -> list[_File]:
+        """Return the files that are still there, the oldest first."""
+        return [file for file in self._files if file.path.exists()]
 
     @property
     def newest(self) -> Path | None:
         """The file that was saved last."""
-        return self._files[-1].path if self._files else None
+        there = self._there()
+        return self.folder / there[-1].path.name if there else None
+
+    def newest_whole(self) -> Path | None:
+        """Return the file that was saved last of those that are whole, which are read in full to know it."""
+        for file in reversed(self._there()):
+            with suppress(CheckpointError):
+                verify(file.path)
+                return file.path
+        return None
 
     def monitor_missing(self, history: tuple[EpochStats, ...]) -> bool:
         """Return whether there are statistics, but without the monitored value."""
@@ -294,20 +354,21 @@ class _Files:
     def save(self, state: TrainState, flattener: Flattener, *, run: Mapping[str, object], until: float | None) -> Saved:
         """Save a state under a new name, and remove the files that need not be kept."""
         self._number += 1
-        name = f"checkpoint-{self._number:06d}-step-{state.progress.step:08d}{SUFFIX}"
+        while (path := self._place / _name(self._number, state.progress.step)).exists():
+            self._number += 1  # somebody else has put a file there since
         last = self._files[-1].saved_at if self._files else _BEFORE_ALL
         now = max(datetime.now(UTC), last + _TICK)  # the clock may have been set back
         saved = save_flattened(
             flatten_state(state, flattener),
-            self.folder / name,
+            path,
             run=run,
             saved_at=now,
             cancelled=lambda: until is not None and time.monotonic() > until,
         )
         score = self._score(state.progress, state.history)
-        self._files.append(_File(saved.path, self._number, now, score))
+        self._files = [*self._there(), _File(path, now, score)]
         self._remove_old()
-        return saved
+        return saved._replace(path=self.folder / path.name)
 
     def _remove_old(self) -> None:
         kept = [*self._files[-self._keep_last :]]
@@ -321,7 +382,7 @@ class _Files:
         self._files = kept
 
     def _best(self) -> _File | None:
-        scored = [file for file in self._files if file.score is not None]
+        scored = [file for file in self._there() if file.score is not None]
         return min(scored, key=lambda file: file.score if file.score is not None else math.inf, default=None)
 
     def _score(self, place: Progress, history: tuple[EpochStats, ...]) -> float | None:

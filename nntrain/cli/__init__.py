@@ -8,6 +8,7 @@ from nntrain.cli.checkpoint import checkpoint
 from nntrain.cli.config import config
 from nntrain.cli.fit import fit
 from nntrain.cli.log import log
+from nntrain.cli.output import printing
 from nntrain.cli.plugins import plugins
 from nntrain.cli.report import report
 from nntrain.cli.schema import schema
@@ -24,17 +25,18 @@ for _command in (checkpoint, config, fit, log, plugins, report, schema):
 
 
 def main() -> None:
-    """Run the command line; bad input ends with exit code 2, Ctrl-C with 130."""
+    """Run the command line; bad input ends with exit code 2, Ctrl-C with 130, and `printing` has its own codes."""
     from nntrain.errors import NNTrainError
 
-    try:
-        nntrain.main(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except NNTrainError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        sys.exit(130)
+    with printing():
+        try:
+            nntrain.main(standalone_mode=False)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except NNTrainError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(2)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("interrupted", err=True)
+            sys.exit(130)

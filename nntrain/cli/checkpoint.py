@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from nntrain.cli.output import printing, say
+from nntrain.cli.output import say
 
 if TYPE_CHECKING:
     from nntrain.checkpoint import Inspection
@@ -40,7 +40,6 @@ def checkpoint() -> None:
 @checkpoint.command()
 @_file
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
-@printing()
 def show(file: str, *, as_json: bool) -> None:
     """Show what FILE has: its place in the training, history, settings, slots and tensors.
 
@@ -59,7 +58,6 @@ def show(file: str, *, as_json: bool) -> None:
 
 @checkpoint.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="FILE...")
-@printing()
 def verify(files: tuple[str, ...]) -> None:
     """Check every bit of every FILE.
 
@@ -83,7 +81,6 @@ def verify(files: tuple[str, ...]) -> None:
 @checkpoint.command()
 @click.argument("first", type=click.Path())
 @click.argument("second", type=click.Path())
-@printing()
 def diff(first: str, second: str) -> None:
     """Print how the states of FIRST and SECOND differ: each value, and each tensor by its bits.
 
@@ -102,7 +99,6 @@ def diff(first: str, second: str) -> None:
 
 @checkpoint.command()
 @click.argument("folder", metavar="DIR", type=click.Path())
-@printing()
 def latest(folder: str) -> None:
     """Print the path of the newest checkpoint in DIR that is whole: all of it is read and checked.
 

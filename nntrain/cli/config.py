@@ -6,8 +6,6 @@ import json
 
 import click
 
-from nntrain.cli.output import printing
-
 
 @click.group()
 def config() -> None:
@@ -19,5 +17,4 @@ def schema() -> None:
     """Print the JSON Schema of `nntrain fit --config FILE`, for editors to complete it."""
     from nntrain.cli.settings import schema_of_all
 
-    with printing():
-        click.echo(json.dumps(schema_of_all(), indent=2, ensure_ascii=False))
+    click.echo(json.dumps(schema_of_all(), indent=2, ensure_ascii=False))

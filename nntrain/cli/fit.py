@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 import click
 from click.core import ParameterSource
 
-from nntrain.cli.output import say
+from nntrain.cli.output import printing_later, say
 
 if TYPE_CHECKING:
     import torch
     from datasets.dataset_dict import DatasetDict
 
+    from nntrain.cli.places import Places
     from nntrain.cli.settings import FitConfig, Options
     from nntrain.data import ImageLoaders
     from nntrain.machine.learner import Learner
@@ -77,11 +78,13 @@ def fit(context: click.Context, /, **_: object) -> None:
 
     Prints the statistics of each phase, and writes an event log of JSON lines.
     """
-    from nntrain.cli.settings import read_config
+    from nntrain.cli.settings import read_places
     from nntrain.errors import ConfigError
 
     try:
-        _fit(read_config(context.params["config"], _flags(context)))
+        config, places = read_places(context.params["config"], _flags(context))
+        with printing_later():
+            _fit(config, places)
     except ConfigError as error:
         raise click.UsageError(str(error), context) from error
 
@@ -101,7 +104,7 @@ def _flags(context: click.Context) -> dict[str, Any]:
     return flags
 
 
-def _fit(config: FitConfig) -> None:
+def _fit(config: FitConfig, places: Places) -> None:
     """Train as configured."""
     from nntrain.cli.settings import make_plugins
 
@@ -110,8 +113,8 @@ def _fit(config: FitConfig) -> None:
     _check_data(data, data_dir)
     every = _every(config.log_every)
     _check_saving(checkpoint_dir, config.save_every, resuming=config.resume)
-    named_subs = make_plugins("subscribers", config.subscribers)
-    named_sinks = make_plugins("sinks", config.sinks)
+    named_subs = make_plugins("subscribers", config.subscribers, places)
+    named_sinks = make_plugins("sinks", config.sinks, places)
     import torch
 
     from nntrain.checkpoint import Checkpoint
@@ -230,8 +233,6 @@ def _every(given: str) -> int | Literal["all"] | None:
         return None
     if given == "all":
         return "all"
-    if not given.isdecimal() or int(given) < 1:
-        raise click.BadParameter(f"{given!r} is no number from 1 up, nor 'all', nor 'none'.", param_hint="--log-every")
     return int(given)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from nntrain.cli.export import export
-from nntrain.cli.output import printing, say
+from nntrain.cli.output import say
 from nntrain.cli.reading import EXIT_CODES, read_or_exit, report_error, warn_torn
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ log.add_command(export)
 
 @log.command()
 @_files
-@printing()
 def check(files: tuple[str, ...]) -> None:
     """Check every line of every FILE, and that none is missing.
 
@@ -129,7 +128,6 @@ def _count_by_name(events: Counter[str]) -> str:
 
 @log.command()
 @_files
-@printing()
 def show(files: tuple[str, ...]) -> None:
     """Show FILEs readably in a terminal."""
     from nntrain.log import terminal
@@ -140,7 +138,6 @@ def show(files: tuple[str, ...]) -> None:
 @log.command()
 @click.argument("file", type=click.Path(allow_dash=True))
 @click.option("--forever", is_flag=True, help="Go on when every run in it has ended.")
-@printing()
 def follow(file: str, *, forever: bool) -> None:
     """Show FILE while it is written: a progress bar, with the rate and the time left, and the losses.
 
@@ -158,7 +155,6 @@ def follow(file: str, *, forever: bool) -> None:
 
 @log.command()
 @_files
-@printing()
 def replay(files: tuple[str, ...]) -> None:
     """Print the runs in FILEs, one JSON object a line: outcome, goal, and the history of the state.
 

@@ -1,14 +1,17 @@
-"""Printing for commands: escaped lines, and a quiet end when the reader of the output is gone."""
+"""Printing for commands: escaped lines, and what happens when the output cannot be written."""
 
 from __future__ import annotations
 
-import os
+import io
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Final
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, TextIO
 
 import click
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 UNWRITABLE: Final = 10
 """The exit code where the output cannot be written, as on a full disk."""
@@ -25,27 +28,87 @@ def say(text: str, *, err: bool = False, longest: int = _MAX_CHARS) -> None:
     click.echo(line(text, longest).encode(encoding, "backslashreplace").decode(encoding), err=err)
 
 
+class OutputError(Exception):
+    """Standard output that cannot be written. Not an `OSError`, which click would take for its own."""
+
+    def __init__(self, failure: OSError) -> None:
+        super().__init__(f"the output cannot be written ({failure.strerror or failure})")
+        self.reader_gone: bool = isinstance(failure, BrokenPipeError)
+
+
+class _Output(io.FileIO):
+    """Standard output or error. What cannot be written raises `OutputError`, or without `raises` is dropped."""
+
+    def __init__(self, number: int, *, raises: bool) -> None:
+        super().__init__(number, "w", closefd=False)
+        self.raises = raises
+        self.failure: OSError | None = None
+
+    def write(self, content: Buffer, /) -> int:
+        """Write, or after a failure drop, the content; returns how many bytes that were."""
+        if self.failure is None:
+            try:
+                return super().write(content)
+            except OSError as error:
+                self.failure = error
+        if self.raises:
+            raise OutputError(self.failure) from self.failure
+        return memoryview(content).nbytes
+
+
+def _opened(stream: TextIO | None, *, raises: bool) -> TextIO | None:
+    """Return a stream as `stream`, over an `_Output`; itself where it is no file's, as a Windows console."""
+    if not (isinstance(stream, io.TextIOWrapper) and isinstance(_raw(stream), io.FileIO)):
+        return stream
+    output = io.BufferedWriter(_Output(stream.fileno(), raises=raises))
+    return io.TextIOWrapper(
+        output,
+        stream.encoding,
+        stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+def _raw(stream: TextIO | None) -> object:
+    buffer = getattr(stream, "buffer", None)
+    return getattr(buffer, "raw", buffer)
+
+
 @contextmanager
 def printing() -> Iterator[None]:
-    """Exit quietly when the reader of the output has gone, and with an error where it cannot be written."""
-    from nntrain.errors import NNTrainError
+    """Run a command: exit quietly when the reader of its output has gone, and with a line where it cannot be written.
 
+    What it says on stderr is dropped where that cannot be written.
+    """
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _opened(sys.stdout, raises=True), _opened(sys.stderr, raises=False)
     try:
         yield
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:
-        _discard()
-        sys.exit(READER_GONE)
-    except OSError as error:
-        if isinstance(error, NNTrainError):
-            raise
-        _discard()
-        click.echo(f"Error: the output cannot be written ({error.strerror or error}).", err=True)
+    except OutputError as error:
+        if error.reader_gone:
+            sys.exit(READER_GONE)
+        click.echo(f"Error: {error}.", err=True)
         sys.exit(UNWRITABLE)
+    finally:
+        output = _raw(sys.stdout)
+        if isinstance(output, _Output):
+            output.raises = False  # what is left is flushed when nobody can take the error
+        sys.stdout, sys.stderr = before
 
 
-def _discard() -> None:
-    """Discard buffered output, which Python would fail to write when it exits."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+@contextmanager
+def printing_later() -> Iterator[None]:
+    """Raise `OutputError` at the end of the block only, so that output which cannot be written ends no training."""
+    output = _raw(sys.stdout)
+    if not isinstance(output, _Output):
+        yield
+        return
+    output.raises = False
+    yield
+    sys.stdout.flush()
+    output.raises = True
+    if output.failure is not None:
+        raise OutputError(output.failure)

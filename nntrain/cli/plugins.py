@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_type_hints
 
 import click
 
-from nntrain.cli.output import printing, say
+from nntrain.cli.output import say
+from nntrain.cli.places import Name, Places, likely
 from nntrain.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel, ValidationError
+    from pydantic import BaseModel, ValidationError, ValidationInfo
 
 Kind = Literal["subscribers", "sinks", "sources"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -49,7 +50,7 @@ class Plugin:
 
     def options(self) -> type[BaseModel]:
         """Return a pydantic model of its parameters. Raises `ConfigError` where it cannot be made."""
-        from pydantic import ConfigDict, PydanticUserError, create_model
+        from pydantic import ConfigDict, PydanticUserError, create_model, field_validator
 
         target = self._load()
         try:
@@ -66,22 +67,30 @@ class Plugin:
             fields[one.name] = (hints[one.name], ... if one.default is one.empty else one.default)
         try:
             made: type[BaseModel] = create_model(
-                self.name, __config__=ConfigDict(extra="forbid", frozen=True, protected_namespaces=()), **fields
+                self.name,
+                __config__=ConfigDict(extra="forbid", frozen=True, protected_namespaces=()),
+                __validators__={"no_bool_for_a_number": field_validator("*", mode="before")(no_bool_for_a_number)},
+                **fields,
             )
             made.model_json_schema()
         except PydanticUserError as error:
             raise ConfigError(f"{self} has an option of a type that no configuration can hold: {error}") from error
         return made
 
-    def make(self, given: Mapping[str, object]) -> Any:
-        """Call it with its options, each checked by its type. Raises `ConfigError` for invalid ones."""
+    def make(self, given: Mapping[str, object], places: Places | None = None) -> Any:
+        """Call it with its options, each checked by its type. Raises `ConfigError` for invalid ones, with its place."""
         from pydantic import ValidationError
 
+        kind = self.options()
         try:
-            options = self.options().model_validate(dict(given))
+            options = kind.model_validate(dict(given))
         except ValidationError as error:
-            raise ConfigError(describe_errors(error, f"{self.kind}.{self.name}")) from error
-        return self._load()(**{name: getattr(options, name) for name in type(options).model_fields})
+            raise ConfigError(describe_errors(error, (self.kind, self.name), kind.model_fields, places)) from error
+        checked = {name: getattr(options, name) for name in type(options).model_fields}
+        try:
+            return self._load()(**checked)
+        except ConfigError as error:
+            raise ConfigError(f"{error}{'' if places is None else places.of((self.kind, self.name))}") from error
 
     def _load(self) -> Any:
         try:
@@ -96,13 +105,27 @@ class Plugin:
         return target
 
 
-def describe_errors(error: ValidationError, where: str) -> str:
-    """Return pydantic's errors as lines, each with its place in the configuration."""
+def no_bool_for_a_number(cls: type[BaseModel], given: object, info: ValidationInfo) -> object:
+    """Raise `ValueError` for true or false where a number is expected; pydantic would take it for 1 or 0."""
+    expected = cls.model_fields[info.field_name or ""].annotation
+    kinds = {expected, *get_args(expected)}
+    if isinstance(given, bool) and bool not in kinds and kinds & {int, float}:
+        raise ValueError("Input should be a valid number, and is true or false")
+    return given
+
+
+def describe_errors(
+    error: ValidationError, within: Name, known: Mapping[str, object], places: Places | None = None
+) -> str:
+    """Return pydantic's errors as lines, each with its place in the configuration, and the likely word of `known`."""
     lines = []
     for one in error.errors():
-        place = ".".join([*([where] if where else []), *map(str, one["loc"])])
+        words = tuple(map(str, one["loc"]))
+        name = (*within, *words)
+        place = "" if places is None else places.of(name)
         given = "" if one["type"] in {"missing", "extra_forbidden"} else f"; got {one['input']!r:.60}"
-        lines.append(f"{place}: {one['msg']}{given}")
+        meant = likely(words[0], known) if one["type"] == "extra_forbidden" and len(words) == 1 else ""
+        lines.append(f"{'.'.join(name)}: {one['msg'].removeprefix('Value error, ')}{given}{place}{meant}")
     return "\n".join(lines)
 
 
@@ -120,15 +143,15 @@ def find_plugins(kind: Kind) -> dict[str, Plugin]:
     return dict(sorted(plugins.items()))
 
 
-def get_plugin(kind: Kind, name: str) -> Plugin:
-    """Return a plugin by name. Raises `ConfigError` with the existing names."""
+def get_plugin(kind: Kind, name: str, places: Places | None = None) -> Plugin:
+    """Return a plugin by name. Raises `ConfigError` with the existing names, and the place of the one that is none."""
     there = find_plugins(kind)
     if name not in there:
-        likely = get_close_matches(name, there, n=1)
-        meant = f" Did you mean {likely[0]}?" if likely else ""
+        close = get_close_matches(name, there, n=1)
+        meant = f" Did you mean {close[0]}?" if close else ""
         raise ConfigError(
             f"No distribution here has {name!r} among its {kind}; there are {', '.join(there) or 'none'}.{meant} "
-            f"`nntrain plugins` lists them."
+            f"`nntrain plugins` lists them.{'' if places is None else places.of((kind, name))}"
         )
     return there[name]
 
@@ -141,18 +164,17 @@ def plugins(as_json: bool) -> None:
     Ends with 1 where one of them cannot be used.
     """
     broken = False
-    with printing():
-        for kind in KINDS:
-            for plugin in find_plugins(kind).values():
-                options, problem = _describe(plugin)
-                broken = broken or problem is not None
-                if as_json:
-                    row: dict[str, object] = {"kind": kind, "name": plugin.name, "distribution": plugin.distribution}
-                    row |= {"target": plugin.entry.value, "options": options, "problem": problem}
-                    say(json.dumps(row, ensure_ascii=False), longest=1 << 20)
-                else:
-                    what = problem or ", ".join(f"{name}={default}" for name, default in options.items())
-                    say(f"{kind:<12} {plugin.name:<16} {plugin.distribution:<20} {what}")
+    for kind in KINDS:
+        for plugin in find_plugins(kind).values():
+            options, problem = _describe(plugin)
+            broken = broken or problem is not None
+            if as_json:
+                row: dict[str, object] = {"kind": kind, "name": plugin.name, "distribution": plugin.distribution}
+                row |= {"target": plugin.entry.value, "options": options, "problem": problem}
+                say(json.dumps(row, ensure_ascii=False), longest=1 << 20)
+            else:
+                what = problem or ", ".join(f"{name}={default}" for name, default in options.items())
+                say(f"{kind:<12} {plugin.name:<16} {plugin.distribution:<20} {what}")
     if broken:
         raise SystemExit(1)
 

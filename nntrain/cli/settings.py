@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import click
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, WithJsonSchema, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -17,12 +17,22 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from nntrain.cli.plugins import KINDS, describe_errors, find_plugins, get_plugin
+from nntrain.cli.output import say
+from nntrain.cli.places import Name, Places, likely
+from nntrain.cli.plugins import KINDS, describe_errors, find_plugins, get_plugin, no_bool_for_a_number
 from nntrain.errors import ConfigError
 
 Options = dict[str, dict[str, Any]]
 """Plugins by name, each with its options."""
 _PREFIX: Final = "NNTRAIN_"
+
+
+def _interval(given: object) -> object:
+    """Return the text of an interval. Raises `ValueError` for what is none."""
+    text = str(given) if isinstance(given, int) and not isinstance(given, bool) else given
+    if not (isinstance(text, str) and (text in {"all", "none"} or (text.isdecimal() and int(text) >= 1))):
+        raise ValueError(f"{given!r} is no number from 1 up, nor 'all', nor 'none'")
+    return text
 
 
 class FitConfig(BaseSettings):
@@ -43,7 +53,14 @@ class FitConfig(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     patience: Annotated[int | None, Field(ge=1, description="epochs without a better eval loss, then stop")] = None
     log: Annotated[Path | None, Field(description="where to write the event log; - is the standard output")] = None
-    log_every: Annotated[str, Field(description="log every Nth batch of a phase: a number, all or none")] = "none"
+    log_every: Annotated[
+        str,
+        BeforeValidator(_interval),
+        WithJsonSchema(
+            {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^([1-9][0-9]*|all|none)$"}]}
+        ),
+        Field(description="log every Nth batch of a phase: a number, all or none"),
+    ] = "none"
     checkpoint_dir: Annotated[Path | None, Field(description="the folder for checkpoints")] = None
     save_every: Annotated[int | None, Field(ge=1, description="save after every N steps, too")] = None
     resume: Annotated[bool, Field(description="go on from the newest whole checkpoint")] = False
@@ -52,12 +69,22 @@ class FitConfig(BaseSettings):
     sinks: Options = {}
     sources: Annotated[Options, Field(description="options of the data source that `data` names")] = {}
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_numbers(cls, given: object, info: ValidationInfo) -> object:
+        return no_bool_for_a_number(cls, given, info)
+
 
 def read_config(path: Path | None, flags: Mapping[str, Any]) -> FitConfig:
     """Return the configuration: of each option the flag, else the environment, else the file, else the default.
 
     Raises `ConfigError` with each invalid option and its place.
     """
+    return read_places(path, flags)[0]
+
+
+def read_places(path: Path | None, flags: Mapping[str, Any]) -> tuple[FitConfig, Places]:
+    """Return the configuration as `read_config`, and where its options stand."""
 
     class Read(FitConfig):
         @classmethod
@@ -72,24 +99,40 @@ def read_config(path: Path | None, flags: Mapping[str, Any]) -> FitConfig:
             """Return the flags, the environment and the file, in this order."""
             return init_settings, env_settings, InitSettingsSource(settings_cls, content)
 
-    content = {} if path is None else _read(path)
+    text, content = ("", {}) if path is None else _read(path)
+    places = Places(_PREFIX, flags, path, text)
+    _warn_of_unknown(places.variables)
     try:
-        return Read(**flags)
+        return Read(**flags), places
     except ValidationError as error:
-        known = ", ".join(FitConfig.model_fields)
+        known = FitConfig.model_fields
         unknown = any(one["type"] == "extra_forbidden" and len(one["loc"]) == 1 for one in error.errors())
-        raise ConfigError(describe_errors(error, "") + (f"\nThere are {known}." if unknown else "")) from error
+        raise ConfigError(
+            describe_errors(error, (), known, places) + (f"\nThere are {', '.join(known)}." if unknown else "")
+        ) from error
     except SettingsError as error:
-        raise ConfigError(f"The environment's {_PREFIX}... cannot be read: {error}.") from error
+        named = ", ".join(variable for name, variable in places.variables.items() if name[0] in KINDS)
+        raise ConfigError(
+            f"The environment's {_PREFIX}... cannot be read: {error}. Of {named}, one is no JSON object."
+        ) from error
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")
+        return text, tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The configuration {path} cannot be read: {error}.") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"The configuration {path} is no TOML: {error}.") from error
+
+
+def _warn_of_unknown(variables: Mapping[Name, str]) -> None:
+    """Print a line to stderr for each variable that is none of an option."""
+    known = {f"{_PREFIX}{name.upper()}": name for name in FitConfig.model_fields}
+    for name, variable in variables.items():
+        if name[0] not in FitConfig.model_fields or (len(name) > 1 and name[0] not in KINDS):
+            say(f"Warning: {variable} is set, and no option{likely(variable.upper(), known)}", err=True)
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
@@ -136,6 +179,9 @@ def schema_of_all() -> dict[str, Any]:
     return schema
 
 
-def make_plugins(kind: Literal["subscribers", "sinks"], options: Options) -> list[Any]:
-    """Return the plugins of a kind that a configuration names, made in its order."""
-    return [get_plugin(kind, name).make(given) for name, given in options.items()]
+def make_plugins(kind: Literal["subscribers", "sinks"], options: Options, places: Places | None = None) -> list[Any]:
+    """Return the plugins of a kind that a configuration names, made in its order.
+
+    Raises `ConfigError` with the place of one that is not there, or does not take its options.
+    """
+    return [get_plugin(kind, name, places).make(given, places) for name, given in options.items()]

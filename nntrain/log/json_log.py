@@ -17,11 +17,11 @@ from typing import Final, Literal, Self, TextIO, get_args
 from structlog.typing import BindableLogger
 
 from nntrain.errors import ConfigError, LogError, LogWarning
+from nntrain.log.last_run import last_run
 from nntrain.log.line import Line
 from nntrain.log.live_run import LiveRun, new_run_id, process_rank
-from nntrain.log.reading import LogReadError, read
+from nntrain.log.reading import LogReadError
 from nntrain.log.readout import values_of, waits
-from nntrain.log.replay import replay
 from nntrain.log.targets import FileTarget, Target, target_of
 from nntrain.log.transition_events import LogState, events_of, starts_other_training, starts_training
 from nntrain.sinks.interest import Interest
@@ -51,7 +51,8 @@ class JsonLog:
             of each `"epoch"` and of the run, or at the run's `"end"` only, not waited for; or `"never"`. Closing waits.
         run_id: a UUID for the first run; by default a new one, ordered by time.
         resume: if the training is continued, continue the last run in the first target, which must be a file, or the
-            run `run_id` in it. If there is none, a new run begins.
+            run `run_id` in it. If there is none, a new run begins. The file is read from its end; where that does not
+            tell the history of a long log, the whole of it is written again, in a `history_replaced`.
         rank: the rank of this process among those that train together; by default that of `torch.distributed`.
 
     Raises `LogError` at once if a target cannot be written, and `ConfigError` for an invalid argument.
@@ -200,22 +201,20 @@ class JsonLog:
         if path is None or path != getattr(self._outlets[0].target, "path", None):
             raise ConfigError("resume=True goes on with a run in a file; give the file's path as the first target.")
         try:
-            lines = [line for line in read(path) if line.rank == self._rank]
+            found = last_run(path, run_id, self._rank)
         except LogReadError as error:
             error.add_note("nntrain: resume=True reads the run that it goes on with; without it a run begins")
             raise
-        wanted = run_id or (lines[-1].run_id if lines else None)
-        for run in replay(lines):
-            if run.run_id == wanted:
-                logged = LogState(begun=True, history=None if run.missing else run.history)
-                return LiveRun(
-                    run.run_id,
-                    began=time.monotonic() - run.last.elapsed_s,
-                    rank=self._rank,
-                    seq=run.last.seq + 1,
-                    logged=logged,
-                )
-        return None
+        if found is None:
+            return None
+        last = found.last
+        return LiveRun(
+            last.run_id,
+            began=time.monotonic() - last.elapsed_s,
+            rank=self._rank,
+            seq=last.seq + 1,
+            logged=LogState(begun=True, history=found.history),
+        )
 
     # -- its end --------------------------------------------------------------------------------------------------
 

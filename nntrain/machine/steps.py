@@ -140,6 +140,7 @@ def fold(
     audience = Audience((*sinks, *machine.sinks), grouping=machine.takes_batches_in_groups)
     telling = Telling(audience, machine.news, machine.info, machine.engine.names)
     machine.check_sums(cell[0])
+    audience.check(cell[0])
     with machine.running(), held_back(terminate=audience.has_last_words) as interrupts:
         cell[0] = telling.queued(cell[0])  # a subscriber that keeps the state, to go back to it, keeps it without
         while True:

@@ -14,6 +14,7 @@ from nntrain.sinks.transition import BatchRan, RunInfo, Transition
 from nntrain.values.log_event import LogEvent
 from nntrain.values.progress import Phase, Place
 from nntrain.values.record import FrozenMapping
+from nntrain.values.state import TrainState
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +48,12 @@ class Audience:
         """All of them, where each wants every batch by itself."""
         self.group_every: int = math.gcd(*(every for _, every in self._groups))
         """N if each Nth unwatched batch may be wanted in a group, 0 where none is."""
+
+    def check(self, state: TrainState) -> None:
+        """Let sinks look at the state that a step is to begin with. What they raise ends the step."""
+        for one in self.everybody:
+            if one.interest.check is not None:
+                one.interest.check(state)
 
     def at(self, place: Place) -> tuple[Watcher, ...]:
         """Return those who want the transitions that begin at `place`."""

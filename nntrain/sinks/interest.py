@@ -9,6 +9,7 @@ from typing import Final, Protocol, get_args
 from nntrain.errors import ConfigError
 from nntrain.sinks.transition import BatchRan, RunInfo, Transition
 from nntrain.values.progress import Phase, Place
+from nntrain.values.state import TrainState
 
 PLACES: Final[frozenset[Place]] = frozenset(get_args(Place))
 
@@ -34,6 +35,8 @@ class Interest:
             see its events with the same transition.
         last_words: whether the sink is told when the process is asked to end (SIGTERM), where nobody else listens to
             that, as it is of Ctrl-C: the step is finished, then `Terminated` is raised.
+        check: called with the state that a step (`fit_step`, `advance` ...) is to begin with, before it does anything;
+            what it raises ends the step, whether or not the sink is strict.
 
     Raises `ConfigError` for places that there are not, or an `every_batch` that is no number of batches.
     """
@@ -45,6 +48,7 @@ class Interest:
     strict: bool = False
     tells: bool = False
     last_words: bool = False
+    check: Callable[[TrainState], object] | None = None
 
     def __post_init__(self) -> None:
         every, places = self.every_batch, self.places

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Literal
 
 from nntrain.errors import ConfigError
@@ -16,10 +17,15 @@ from nntrain.values.verdicts import CancelFit
 
 
 class Patience(Record, frozen=True):
-    """What `EarlyStopping` remembers: the best value so far, and how many phases since had no better one."""
+    """What `EarlyStopping` remembers: the best value so far, and how many phases since had no better one.
+
+    `since` is the number of phases in the history when the fit began. The other two follow from that, the history and
+    the settings, and are for whoever looks: they are worked out anew each time, as the settings may be others.
+    """
 
     best: float | None = None
     waited: int = 0
+    since: int | None = None
 
 
 class EarlyStopping(Subscriber[object]):
@@ -27,7 +33,8 @@ class EarlyStopping(Subscriber[object]):
 
     `monitor` is "loss" or a metric's name, read from the statistics of `phase`. Better is lower for `mode` "min", and
     higher for "max", by more than `min_delta`; NaN is never better. Its memory is a slot in the state: a resumed run
-    stops where an uninterrupted one does. Early stopping as in Prechelt, "Early Stopping - But When?", 1998.
+    stops where an uninterrupted one does, and with other settings where one with these from the beginning would, at the
+    next epoch's end at the earliest. Early stopping as in Prechelt, "Early Stopping - But When?", 1998.
     """
 
     def __init__(
@@ -56,14 +63,19 @@ class EarlyStopping(Subscriber[object]):
         self.min_delta = min_delta
         self.phase = phase
         self.order = order
-        # Two with different settings have different slots.
-        said = f"{phase}_{mode}_{patience}_{float(min_delta)}_{monitor}"
-        name = "".join(letter if letter.isalnum() or letter == "_" else f"x{ord(letter):x}" for letter in said)
-        self.slot: Slot[Patience] = Slot(f"nntrain.early_stopping.{name}", Patience, default=Patience())
+        # Named by what is watched; two that watch the same, with other settings, put the same `since` there.
+        watched = _escaped(monitor)
+        self.slot: Slot[Patience] = Slot(
+            f"nntrain.early_stopping.{phase}_{mode}_{watched}",
+            Patience,
+            default=Patience(),
+            former=re.compile(rf"nntrain\.early_stopping\.{phase}_{mode}_[0-9]+_[^_]+_{watched}"),
+        )
 
     def before_fit(self, state: TrainState) -> TrainState:
         """Begin each fit with full patience."""
-        return state.put(self.slot, Patience()) if state.get(self.slot) != Patience() else state
+        begun = Patience(since=len(state.history))
+        return state.put(self.slot, begun) if state.get(self.slot) != begun else state
 
     def after_epoch(self, state: TrainState) -> AnswerEpoch:
         """Look at the phase's statistics; cancel the fit when patience has run out."""
@@ -73,18 +85,30 @@ class EarlyStopping(Subscriber[object]):
         stats = state.history[-1]
         if (stats.epoch, stats.phase) != (progress.epoch, progress.phase):
             return state
-        value = self._value(stats)
-        memory = state.get(self.slot)
-        if self._better(value, memory.best):
-            return state.put(self.slot, Patience(best=value))
-        waited = memory.waited + 1
-        kept = state.put(self.slot, Patience(best=memory.best, waited=waited))
+        self._value(stats)  # raises where there is none
+        best: float | None = None
+        waited, since = 0, self._since(state)
+        for one in state.history[since:]:
+            if one.phase == self.phase:
+                value = one.loss if self.monitor == "loss" else one.metrics.get(self.monitor, math.nan)
+                best, waited = (value, 0) if self._better(value, best) else (best, waited + 1)
+        kept = state.put(self.slot, Patience(best=best, waited=waited, since=since))
         if waited < self.patience:
             return kept
         return CancelFit(
-            reason=f"{self.phase} {self.monitor} has not got better than {memory.best} for {waited} epochs",
-            state=kept,
+            reason=f"{self.phase} {self.monitor} has not got better than {best} for {waited} epochs", state=kept
         )
+
+    def _since(self, state: TrainState) -> int:
+        """Return how many phases were finished when the fit began; all but this one where nobody has looked yet."""
+        memory = state.get(self.slot)
+        if memory.since is not None:
+            return memory.since
+        # nntrain 0.1 kept only how long it waited: counted back from here.
+        before = len(state.history) - 1
+        looked_at = [index for index in range(before) if state.history[index].phase == self.phase]
+        counted = min(memory.waited + (memory.best is not None), len(looked_at))
+        return looked_at[-counted] if counted else before
 
     def _value(self, stats: EpochStats) -> float:
         if self.monitor == "loss":
@@ -101,3 +125,8 @@ class EarlyStopping(Subscriber[object]):
         if best is None:
             return True
         return value < best - self.min_delta if self.mode == "min" else value > best + self.min_delta
+
+
+def _escaped(monitor: str) -> str:
+    """Return a monitor's name as a part of a slot's name."""
+    return "".join(letter if letter.isalnum() or letter == "_" else f"x{ord(letter):x}" for letter in monitor)

@@ -160,7 +160,7 @@ def _leaves(
     if tag == "totals" and isinstance(inner["values"], dict):  # on a device they are a tensor, of the same value
         numbers: list[float] = tensors[inner["values"]["tensor"]].tolist()
         inner = {**inner, "values": Flattener().tree(numbers, "")}
-    if tag in {"map", "record", "state", "totals"}:
+    if tag in {"map", "record", "sparse", "state", "totals"}:
         parts = (((name, True), part) for name, part in inner.items())
     elif tag == "pairs":
         parts = (((_shown(name), False), part) for name, part in inner)

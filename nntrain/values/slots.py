@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final, Generic
 
@@ -33,14 +34,17 @@ class Unread(Record, Flat, frozen=True):
 class Slot(Generic[RecordT]):
     """A typed key under which a subscriber keeps a record of its own in the state.
 
-    `name` is dotted, to keep packages apart (`"acme.patience"`); `record` is a frozen pydantic model; `default` is
-    what `state.get` gives before the first `state.put`. A slot is saved, resumed, rolled back and compared with the
-    rest of the state.
+    `name` is dotted, to keep packages apart (`"acme.patience"`), and says whose memory it is, not by which settings: a
+    checkpoint goes on with others. `record` is a frozen pydantic model; `default` is what `state.get` gives before the
+    first `state.put`. `former` is a pattern of the names that the slot had before, under which `state.get` finds what
+    older checkpoints hold. A slot is saved, resumed, rolled back and compared with the rest of the state.
     """
 
-    __slots__ = ("default", "name", "record")
+    __slots__ = ("default", "former", "name", "record")
 
-    def __init__(self, name: str, record: type[RecordT], default: RecordT) -> None:
+    def __init__(
+        self, name: str, record: type[RecordT], default: RecordT, *, former: re.Pattern[str] | None = None
+    ) -> None:
         if not (isinstance(name, str) and "." in name and all(part.isidentifier() for part in name.split("."))):
             raise ConfigError(f"A slot's name is dotted, like 'acme.patience', to keep packages apart; got {name!r}.")
         if not (isinstance(record, type) and issubclass(record, BaseModel) and record.model_config.get("frozen")):
@@ -53,7 +57,12 @@ class Slot(Generic[RecordT]):
         self.name: str = name
         self.record: type[RecordT] = record
         self.default: RecordT = default
+        self.former: re.Pattern[str] | None = former
         _SLOTS[name] = record
+
+    def was_named(self, name: str) -> bool:
+        """Return whether `name` is one that the slot had before."""
+        return self.former is not None and self.former.fullmatch(name) is not None
 
     def __repr__(self) -> str:
         return f"Slot({self.name!r}, {self.record.__name__})"

@@ -82,7 +82,9 @@ class TrainState(Record, Flat, frozen=True):
             raise ConfigError(
                 f"state.get takes the Slot that the record is kept under; got {slot!r} ({type(slot).__name__})."
             )
-        found: object = self.slots.get(slot.name, slot.default)
+        found: object = self.slots.get(slot.name)
+        if found is None:
+            found = next((kept for name, kept in self.slots.items() if slot.was_named(name)), slot.default)
         if isinstance(found, slot.record):
             return found  # pyright: ignore[reportReturnType] # narrowed to the bound; mypy sees the RecordT
         if isinstance(found, Unread):
@@ -109,7 +111,10 @@ class TrainState(Record, Flat, frozen=True):
             raise ConfigError(
                 f"Slot {slot.name!r} keeps a {slot.record.__name__}; got {value!r} ({type(value).__name__})."
             )
-        return evolved(self, slots=self.slots.put(slot.name, value))
+        slots = self.slots
+        if slot.former is not None:
+            slots = FrozenMapping({name: kept for name, kept in slots.items() if not slot.was_named(name)})
+        return evolved(self, slots=slots.put(slot.name, value))
 
     def scale_lr(self, factor: float) -> TrainState:
         """Return a state from which the learning rate, constant or of a schedule, is `factor` times what it was.

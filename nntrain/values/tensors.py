@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from nntrain.errors import StateError, StatePicklingError
 from nntrain.values.bits import same_bits
-from nntrain.values.flattening import Flattener
+from nntrain.values.flattening import Flat, Flattener
 from nntrain.values.trees import clone_tree
 
 Read = TypeVar("Read")
@@ -100,6 +100,38 @@ def plain_layout(tensor: Tensor) -> str | None:
     if tensor.is_quantized:
         return "quantized"
     return "on the meta device, without memory" if tensor.is_meta else None
+
+
+class _Sparse(Flat):
+    """A sparse tensor, taken apart as it is: not coalesced."""
+
+    __slots__ = ("_tensor",)
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor.detach()
+
+    def flat(self, flattener: Flattener) -> tuple[str, Mapping[str, object]]:  # noqa: ARG002 - it takes the parts
+        """Return where the tensor has values, and these."""
+        tensor = self._tensor
+        parts = {"indices": tensor._indices(), "values": tensor._values()}
+        return "sparse", {**parts, "shape": tuple(tensor.shape), "coalesced": tensor.is_coalesced()}
+
+
+def _flattenable(named: Mapping[str, Any]) -> dict[str, object]:
+    return {
+        name: _Sparse(one) if isinstance(one, Tensor) and one.layout == torch.sparse_coo else one
+        for name, one in named.items()
+    }
+
+
+def sparse_of(parts: Mapping[str, Any]) -> Tensor:
+    """Return the sparse tensor that was taken apart. Raises `ValueError` for parts that make none."""
+    try:
+        return torch.sparse_coo_tensor(
+            parts["indices"], parts["values"], parts["shape"], is_coalesced=parts["coalesced"], check_invariants=True
+        )
+    except RuntimeError as error:
+        raise ValueError(f"there is no such sparse tensor ({error})") from error
 
 
 def copied_snapshot(snapshot: Snapshot) -> Snapshot:
@@ -207,8 +239,8 @@ class Tensors:
         options = tuple({name: one for name, one in group.items() if _is_plain(one)} for group in optim.options)
         return {
             "params": snapshot.params,
-            "buffers": snapshot.buffers,
-            "optim": optim.state,
+            "buffers": _flattenable(snapshot.buffers),
+            "optim": {name: _flattenable(kept) for name, kept in optim.state.items()},
             "groups": optim.groups,
             "options": options,
             "kind": optim.kind,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +19,8 @@ from typing import Any, Final
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
@@ -29,6 +33,7 @@ from nntrain import (
     TrainState,
     Transition,
     advance,
+    epoch_step,
     fit_step,
     on,
     state_before,
@@ -255,7 +260,7 @@ def test_what_cannot_be_kept_the_best_by_is_told_at_the_first_epoch_s_end(tmp_pa
 
 def test_other_files_stay_and_numbers_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    fitted(Checkpoint(folder))
+    state = fitted(Checkpoint(folder), epochs=1)
     for name in (
         "notes.txt",
         "mine.safetensors",
@@ -263,7 +268,7 @@ def test_other_files_stay_and_numbers_go_on(tmp_path: Path) -> None:
         "checkpoint-x.safetensors",
     ):
         (folder / name).write_bytes(b"mine")
-    fitted(Checkpoint(folder, every_steps=3, keep_last=1))
+    fit_step(learner_of(Checkpoint(folder, every_steps=3, keep_last=1)), state, 1)
     names = sorted(path.name for path in folder.iterdir())
     assert names[-2:] == ["mine.safetensors", "notes.txt"]
     assert "checkpoint-000009-step-00000001.safetensors" in names
@@ -272,6 +277,137 @@ def test_other_files_stay_and_numbers_go_on(tmp_path: Path) -> None:
     assert found is not None
     assert int(found.name.split("-")[1]) > 9
     assert len(names) == 5
+
+
+@given(
+    name=st.one_of(
+        st.sampled_from(["checkpoint-best", "best", "checkpoint-000001-step-00000010-keep", "checkpoint-000001"]),
+        st.from_regex(r"(checkpoint-)?[0-9a-c-]{0,12}(-step-)?[0-9a-z .]{1,12}", fullmatch=True),
+        st.builds("checkpoint-{:d}-step-{:d}".format, st.integers(0, 10**7), st.integers(0, 10**9)),
+        st.builds("checkpoint-{:07d}-step-{:08d}".format, st.integers(0, 9), st.integers(0, 9)),
+    )
+)
+@example("checkpoint-٠٠٠٠٠١-step-٠٠٠٠٠٠١٠")
+@example("checkpoint-000001-step-00000010\n")
+@settings(max_examples=30, deadline=None)
+def test_only_names_that_the_sink_itself_gives_are_its_own(name: str) -> None:
+    given_by_sink = re.fullmatch(r"checkpoint-([0-9]{6}|[1-9][0-9]{6,})-step-([0-9]{8}|[1-9][0-9]{8,})", name)
+    assert (sink._number_of(Path(f"{name}.safetensors")) is not None) == (given_by_sink is not None)
+
+
+def test_copies_that_the_user_made_stay_whatever_they_are_called(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = learner_of(Checkpoint(folder, every_epochs=1, keep_last=3))
+    state = first.fit(3, print_stats=False).state
+    names = ["checkpoint-best", "checkpoint-000001-step-00000005-keep", "checkpoint-000001-step-00000005 (1)", "best"]
+    oldest = files(folder)[0].read_bytes()
+    for name in names:
+        (folder / f"{name}.safetensors").write_bytes(oldest)
+    again = Checkpoint(folder, every_epochs=1, keep_last=1, keep_best="loss")
+    assert again.newest == folder / "checkpoint-000003-step-00000015.safetensors"
+    worse = learner_of(again, lr=10.0)
+    fit_step(worse, state, 3)
+    assert all((folder / f"{name}.safetensors").read_bytes() == oldest for name in names)
+    own = {path.stem for path in files(folder)} - set(names)
+    assert own == {"checkpoint-000003-step-00000015", "checkpoint-000006-step-00000030"}  # the best, and the last
+
+
+def test_a_file_that_somebody_put_there_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    saves = Checkpoint(tmp_path / "run", keep_last=9)
+    (tmp_path / "run" / "checkpoint-000001-step-00000010.safetensors").write_bytes(b"mine")
+    fitted(saves)
+    mine, ours = files(tmp_path / "run")
+    assert (mine.read_bytes(), ours.name) == (b"mine", "checkpoint-000002-step-00000010.safetensors")
+
+
+# -- whose folder it is -----------------------------------------------------------------------------------------------
+
+
+def refused(learner: Learner[Batch], folder: Path, name: str) -> None:
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ConfigError, match=rf"has checkpoints of another training, like {name}\. .*resume\("):
+        learner.fit(1, print_stats=False)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_training_that_begins_is_refused_a_folder_with_checkpoints(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    same = learner_of(Checkpoint(folder))
+    state = same.fit(1, print_stats=False).state
+    name = "checkpoint-000001-step-00000005.safetensors"
+    for learner in (same, learner_of(Checkpoint(folder)), learner_of(Checkpoint(folder, strict=True))):
+        refused(learner, folder, name)
+    begins = learner_of(Checkpoint(folder))
+    for step in (advance, epoch_step):
+        with pytest.raises(ConfigError, match="checkpoints of another training"):
+            step(begins, begins.init(epochs=1))
+    fit_step(begins, state, 1)  # what goes on is of that run
+    assert steps(folder) == [5, 10]
+
+
+def test_what_is_gone_on_from_at_the_first_step_is_not_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    learner = learner_of(Checkpoint(folder), loss_fn=broken_at(0, RuntimeError("ray")))
+    with pytest.raises(RuntimeError, match="ray") as caught:
+        learner.fit(1, print_stats=False)
+    assert steps(folder) == [0]
+    before = state_before(caught.value)
+    assert before is not None
+    with pytest.raises(RuntimeError, match="ray"):
+        fit_step(learner, before)
+    by_hand = learner_of(Checkpoint(folder))
+    state = resume(folder, by_hand).state
+    assert state is not None
+    while state.progress.at != "finished":
+        state = advance(by_hand, state).state
+    assert state == fitted(epochs=1)
+
+
+def test_a_folder_with_nothing_whole_is_nobody_s(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    fitted(Checkpoint(folder), epochs=1)
+    (only,) = files(folder)
+    (folder / "model.safetensors").write_bytes(only.read_bytes())  # the user's, and no reason
+    content = bytearray(only.read_bytes())
+    content[-1] ^= 1
+    only.write_bytes(content)
+    fitted(Checkpoint(folder), epochs=1)
+    assert sorted(path.name for path in files(folder))[:2] == [
+        "checkpoint-000001-step-00000005.safetensors",
+        "checkpoint-000002-step-00000005.safetensors",
+    ]
+
+
+def test_a_folder_that_goes_is_made_again_and_told(tmp_path: Path) -> None:
+    told: list[Any] = []
+    saves = keeping_all(tmp_path / "deep" / "run", every_steps=2, keep_best="loss")
+
+    def removes(transition: Transition) -> None:
+        told.extend(transition.logged)
+        if (transition.event, transition.progress.phase, transition.state.progress.step) == ("after_batch", "train", 5):
+            shutil.rmtree(tmp_path / "deep")
+            assert saves.newest is None
+
+    learner = learner_of(saves, removes)
+    outcome = learner.fit(2, print_stats=False)
+    assert outcome.state == fitted()
+    assert not outcome.sink_failures
+    assert steps(saves.folder) == [5, 6, 8, 10, 10]
+    assert [one.code for one in told if isinstance(one, WarningEvent)] == ["checkpoint_folder_gone"]
+
+
+def test_a_change_of_folder_does_not_move_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    saves = Checkpoint("run", every_epochs=1)
+
+    @on("after_epoch")
+    def goes(state: TrainState) -> TrainState:
+        monkeypatch.chdir("/")
+        return state
+
+    fitted(saves, subs=[goes])
+    assert steps(tmp_path / "run") == [5, 10]
+    assert saves.newest == Path("run", "checkpoint-000002-step-00000010.safetensors")
 
 
 def test_the_last_that_was_saved_is_the_newest_though_the_clock_was_set_back(
@@ -286,11 +422,11 @@ def test_the_last_that_was_saved_is_the_newest_though_the_clock_was_set_back(
             return cls.now_
 
     monkeypatch.setattr(sink, "datetime", Clock)
-    fitted(keeping_all(tmp_path / "run", every_steps=3))
+    state = fitted(keeping_all(tmp_path / "run", every_steps=3))
     assert latest(tmp_path / "run").path == files(tmp_path / "run")[-1]
-    fitted(keeping_all(tmp_path / "run", every_steps=3))  # and another process
+    fit_step(learner_of(keeping_all(tmp_path / "run", every_steps=3)), state, 2)  # and another process
     assert latest(tmp_path / "run").path == files(tmp_path / "run")[-1]
-    assert steps(tmp_path / "run") == [3, 6, 9, 10] * 2
+    assert steps(tmp_path / "run") == [3, 6, 9, 10, 12, 15, 18, 20]
 
 
 # -- beside the training --------------------------------------------------------------------------------------------
@@ -545,17 +681,16 @@ def test_a_strict_one_ends_the_training_and_the_state_is_whole(
     assert steps(tmp_path / "run") == [2]
 
 
-def test_a_folder_that_goes_is_told_and_ends_nothing(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_again_is_told_and_ends_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "run"
 
     def removes(transition: Transition) -> None:
-        if transition.state.progress.step == 5 and folder.exists():
-            for path in folder.iterdir():
-                path.unlink()
-            folder.rmdir()
+        if transition.state.progress.step == 5 and folder.is_dir():
+            shutil.rmtree(folder)
+            folder.touch()
 
     learner = learner_of(Checkpoint(folder, every_steps=2, background=False), removes)
-    with pytest.warns(SinkWarning, match=r"There is no folder .*run: make it first"):
+    with pytest.warns(SinkWarning, match=r"run: there can be no such folder \(File exists\)"):
         assert learner.fit(2, print_stats=False).state == fitted()
 
 

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
@@ -159,6 +159,107 @@ def test_the_environment_is_checked_too() -> None:
     done = run("fit", env={"NNTRAIN_SUBSCRIBERS": "{"})
     assert done.exit_code == 2
     assert "The environment's NNTRAIN_... cannot be read" in done.output
+
+
+CONFIG = """\
+# of a run
+epochs = 3
+"batch_size" = true
+log_every = 0
+
+[subscribers.nan_guard]  # stop
+every = "often"
+ordre = 3
+[subscribers]
+early_stoping = {}
+rollback.every = 0
+rollback.spike = true
+"""
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([2, 3], "batch_size: Input should be a valid number, and is true or false; got True (in run.toml, line 2)"),
+        ([4], "log_every: 0 is no number from 1 up, nor 'all', nor 'none'; got 0 (in run.toml, line 1)"),
+        ([6, 7], "every: Input should be a valid integer, unable to parse string as an integer; got 'often' (in run."),
+        ([6, 7], "got 'often' (in run.toml, line 2)"),
+        ([1, 6, 8], "nan_guard.ordre: Extra inputs are not permitted (in run.toml, line 3); did you mean order?"),
+        ([9, 10], "Did you mean early_stopping? `nntrain plugins` lists them. (in run.toml, line 2)"),
+        ([9, 11], "every is 0; expected a whole number from 1 up. (in run.toml, line 2)"),
+        (
+            [9, 12],
+            "rollback.spike: Input should be a valid number, and is true or false; got True (in run.toml, line 2",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_said_with_its_line(acme: Path, lines: list[int], said: str) -> None:
+    text = CONFIG.splitlines()
+    (acme / "run.toml").write_text("\n".join(text[number - 1] for number in lines))
+    done = run("fit", "--config", "run.toml", "--log", "log.jsonl")
+    assert done.exit_code == 2
+    assert said in done.output
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (
+            "NNTRAIN_LR",
+            "fast",
+            "lr: Input should be a valid number, unable to parse string as a number; got 'fast' (in N",
+        ),
+        (
+            "NNTRAIN_SUBSCRIBERS__NAN_GARD__EVERY",
+            "3",
+            "`nntrain plugins` lists them. (in NNTRAIN_SUBSCRIBERS__NAN_GARD__",
+        ),
+        ("NNTRAIN_SUBSCRIBERS__NAN_GUARD__EVERY", "x", "got 'x' (in NNTRAIN_SUBSCRIBERS__NAN_GUARD__EVERY)"),
+        ("nntrain_epochs", "many", "got 'many' (in nntrain_epochs)"),
+        ("NNTRAIN_SINKS", "{", "Of NNTRAIN_SINKS, one is no JSON object"),
+    ],
+)
+def test_what_is_wrong_in_the_environment_is_said_with_its_variable(name: str, value: str, said: str) -> None:
+    done = run("fit", env={name: value})
+    assert done.exit_code == 2
+    assert said in done.output
+
+
+def test_a_variable_that_is_no_option_is_warned_of(acme: Path) -> None:
+    env = {"NNTRAIN_BATCHSIZE": "3", "NNTRAIN_SUBSCRIBER__NAN_GUARD__EVERY": "3", "NNTRAIN_HIDDEN": "9"}
+    done = run("fit", "--epochs", "0", "--log", "log.jsonl", env=env)
+    assert done.exit_code == 0
+    warned = [line for line in done.stderr.splitlines() if line.startswith("Warning")]
+    assert warned == [
+        "Warning: NNTRAIN_BATCHSIZE is set, and no option; did you mean NNTRAIN_BATCH_SIZE?",
+        "Warning: NNTRAIN_SUBSCRIBER__NAN_GUARD__EVERY is set, and no option; did you mean NNTRAIN_SUBSCRIBERS?",
+    ]
+
+
+@pytest.mark.parametrize("every", ["10", '"10"', '"all"', '"none"'])
+def test_a_file_of_a_windows_editor_and_an_interval_as_a_number(tmp_path: Path, every: str) -> None:
+    path = tmp_path / "run.toml"
+    path.write_bytes(b"\xef\xbb\xbflog_every = " + every.encode() + b"\r\nepochs = 1\r\n")
+    config = read_config(path, {})
+    assert (config.log_every, config.epochs) == (every.strip('"'), 1)
+    check = jsonschema.Draft202012Validator(schema_of_all())
+    assert check.is_valid({"log_every": json.loads(every)})
+    assert not any(check.is_valid({"log_every": wrong}) for wrong in (0, "0", "ten", True, 1.5))
+
+
+def test_true_is_no_number_wherever_a_number_is_expected() -> None:
+    numbers = [
+        name
+        for name, field in FitConfig.model_fields.items()
+        if {int, float} & {field.annotation, *get_args(field.annotation)}
+    ]
+    assert set(numbers) >= {"epochs", "batch_size", "lr", "hidden", "seed", "patience", "save_every"}
+    for name in numbers:
+        with pytest.raises(
+            ConfigError, match=f"{name}: Input should be a valid number, and is true or false; got True"
+        ):
+            read_config(None, {name: True})
+    assert read_config(None, {"resume": True, "quiet": False}).resume
 
 
 def test_plugins_are_listed_with_their_options_and_what_is_wrong_with_them(acme: Path) -> None:

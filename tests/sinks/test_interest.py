@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from nntrain import DataLoaders, Interest, Learner, Transition, accuracy
+from nntrain import DataLoaders, Interest, Learner, TrainState, Transition, accuracy, advance, epoch_step, fit_step
 from nntrain.errors import ConfigError
 from nntrain.sinks.interest import EVERYTHING, interest_of
 
@@ -47,3 +47,26 @@ def test_one_without_an_interest_wants_everything() -> None:
     assert interest_of(Sink()) is interest_of(told.append) is EVERYTHING == Interest()
     learner_of(told.append).fit(1, print_stats=False)
     assert len([one for one in told if one.at == "batch"]) == 6
+
+
+def test_what_a_check_raises_ends_the_step_before_anything_is_done() -> None:
+    class Checks:
+        def __init__(self) -> None:
+            self.told: list[Transition] = []
+            self.interest = Interest(check=self.check)
+
+        def __call__(self, transition: Transition, /) -> None:
+            self.told.append(transition)
+
+        def check(self, state: TrainState) -> None:
+            if state.progress.epochs > 1:
+                raise ValueError("one is enough")
+
+    sink = Checks()
+    learner = learner_of(sink)
+    for step in (fit_step, advance, epoch_step):
+        with pytest.raises(ValueError, match="one is enough"):
+            step(learner, learner.init(epochs=2))
+    assert not sink.told
+    assert len(learner.fit(1, print_stats=False).state.history) == 2
+    assert sink.told

@@ -132,7 +132,10 @@ class LiveOptimizer:
                 state[param] = _taken_over(state.get(param, {}), kept, device, self._on_device)
         for index, (group, fresh) in enumerate(zip(self._optimizer.param_groups, self._fresh_groups, strict=True)):
             changed = optim.groups[index] if index < len(optim.groups) else {}
-            group.update(clone_tree({**fresh, **changed}))
+            values = clone_tree({**fresh, **changed})
+            for added in [name for name in group if name not in values and name not in _NO_VALUES]:
+                del group[added]  # by the steps after another state
+            group.update(values)
 
     def step(
         self,
@@ -200,7 +203,11 @@ class LiveOptimizer:
                     "capturable=True)"
                 )
             own = {**group, "lr": self._scaled[index].own} if self._scaled else group
-            changed = [name for name, value in _group_values(own).items() if not same_bits(value, fresh[name])]
+            changed = [
+                name
+                for name, value in _group_values(own).items()
+                if name not in fresh or not same_bits(value, fresh[name])
+            ]
             if any(name != "lr" or self._schedule is None for name in changed):
                 return f"it changes {', '.join(changed)} of its parameter groups in Python"
         for kept in self._optimizer.state.values():
@@ -321,8 +328,12 @@ def _hooked(optimizer: torch.optim.Optimizer) -> bool:
     )
 
 
+_NO_VALUES: Final = frozenset({"params", "param_names"})
+"""What a parameter group holds beside its values."""
+
+
 def _group_values(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: clone_tree(value) for name, value in group.items() if name not in {"params", "param_names"}}
+    return {name: clone_tree(value) for name, value in group.items() if name not in _NO_VALUES}
 
 
 def _taken_over(

@@ -254,3 +254,24 @@ def test_a_step_replaced_on_the_class_is_the_one_taken(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.optim.SGD, "step", counted)
     train(learner)
     assert len(taken) == 3
+
+
+class Counting(torch.optim.SGD):
+    """Adds a key to its group, and takes another away, when it steps for the first time."""
+
+    def step(self, closure: Any = None) -> Any:
+        (group,) = self.param_groups
+        group["steps"] = group.get("steps", 0) + 1
+        if group["steps"] > 3:
+            group["lr"] = 0.0
+        return super().step(closure)
+
+
+def test_keys_that_an_optimizer_adds_to_its_groups_are_those_of_the_state() -> None:
+    learner, other = learner_with(Counting), learner_with(Counting)
+    start = learner.init(epochs=2)
+    straight = fit_step(learner, start).state
+    assert fit_step(learner, start).state == straight  # nothing of the other fit is left in the optimizer
+    kept = epoch_step(learner, start).state
+    assert kept.tensors.snapshot().optim.groups == ({"steps": 3},)
+    assert fit_step(other, copy.deepcopy(kept)).state == fit_step(learner, kept).state == straight

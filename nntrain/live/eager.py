@@ -14,7 +14,7 @@ from nntrain.live.flight import Flight
 from nntrain.values.output import BatchOutput
 from nntrain.values.randomness import seed_all
 from nntrain.values.sums import WeightedSums
-from nntrain.values.trees import tree_map
+from nntrain.values.trees import detached
 
 Batch = TypeVar("Batch")
 
@@ -44,7 +44,7 @@ class Eager(Generic[Batch]):
         def forward() -> Tensor:
             preds, loss = plain.evaluate(parts, train=train)
             if not first:
-                first.append((own(loss), tree_map(preds, own)))
+                first.append((own(loss), detached(preds, own)))
             return loss
 
         workspace.compute(forward)

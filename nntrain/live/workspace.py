@@ -44,7 +44,7 @@ from nntrain.values.bits import same_bits
 from nntrain.values.borrowing import borrow
 from nntrain.values.modules import make_module
 from nntrain.values.randomness import generators, restoring_rng
-from nntrain.values.tensors import ModelSource, Snapshot, Spec, Tensors, copied_snapshot
+from nntrain.values.tensors import ModelSource, Snapshot, Spec, Tensors, copied_snapshot, spec_of
 
 Read = TypeVar("Read")
 
@@ -72,7 +72,7 @@ class Workspace:
         self.device: torch.device = next(
             (tensor.device for tensor in (*self.params.values(), *self.buffers.values())), wanted
         )
-        self.spec: Spec = _spec_of(self.params, self.buffers, self.device)
+        self.spec: Spec = spec_of(self.params, self.buffers, self.device)
         if not any(param.requires_grad for param in self.params.values()):
             raise ConfigError(
                 "The model has no parameter that requires a gradient, so there is nothing to train. "
@@ -116,7 +116,7 @@ class Workspace:
                     return handle
             source = self.template if isinstance(self.template, nn.Module) else make_module(self.template, bits)
             params, buffers = dict(source.named_parameters()), dict(source.named_buffers())
-            spec = _spec_of(params, buffers, self.device)
+            spec = spec_of(params, buffers, self.device)
             handle = Tensors(spec, self.template, None, Snapshot(params, buffers, self.optimizer.fresh))
             self.check_fit(handle)
             self._load(handle)
@@ -469,14 +469,6 @@ class Workspace:
         if may_alias and tensor.layout == torch.strided and tensor.untyped_storage()._cdata in self._addresses:
             return found.clone()
         return found
-
-
-def _spec_of(params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], device: torch.device) -> Spec:
-    return Spec(
-        {name: (tensor.shape, tensor.dtype) for name, tensor in params.items()},
-        {name: (tensor.shape, tensor.dtype) for name, tensor in buffers.items()},
-        device,
-    )
 
 
 def as_device(device: torch.device | str | None) -> torch.device | None:

@@ -22,7 +22,7 @@ from nntrain.values.log_event import LogEvent
 from nntrain.values.modules import module_with
 from nntrain.values.progress import Progress
 from nntrain.values.record import FrozenMapping, Record, RecordT, evolved
-from nntrain.values.slots import Slot, Unread
+from nntrain.values.slots import Slot, Unread, unshared
 from nntrain.values.sums import Sums
 from nntrain.values.tensors import Tensors
 
@@ -74,14 +74,14 @@ class TrainState(Record, Flat, frozen=True):
         return self.tensors.read(lambda snapshot: module_with(self.tensors.template, snapshot))
 
     def get(self, slot: Slot[RecordT]) -> RecordT:
-        """Return what is kept under `slot`, or its default."""
+        """Return what is kept under `slot`, or its default; its lists, dicts and sets are the caller's own."""
         if not isinstance(slot, Slot):
             raise ConfigError(
                 f"state.get takes the Slot that the record is kept under; got {slot!r} ({type(slot).__name__})."
             )
         found: object = self.slots.get(slot.name, slot.default)
         if isinstance(found, slot.record):
-            return found  # pyright: ignore[reportReturnType] # narrowed to the bound; mypy sees the RecordT
+            return unshared(found)  # type: ignore[no-any-return] # of the very class
         if isinstance(found, Unread):
             try:
                 return slot.record.model_validate(dict(found.fields), by_name=True)  # pyright: ignore[reportReturnType] # same
@@ -106,7 +106,7 @@ class TrainState(Record, Flat, frozen=True):
             raise ConfigError(
                 f"Slot {slot.name!r} keeps a {slot.record.__name__}; got {value!r} ({type(value).__name__})."
             )
-        return evolved(self, slots=self.slots.put(slot.name, value))
+        return evolved(self, slots=self.slots.put(slot.name, unshared(value)))
 
     def scale_lr(self, factor: float) -> TrainState:
         """Return a state from which the learning rate, constant or of a schedule, is `factor` times what it was.

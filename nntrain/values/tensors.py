@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 import torch
 from pydantic import GetCoreSchemaHandler
@@ -31,6 +31,8 @@ from nntrain.values.trees import clone_tree
 Read = TypeVar("Read")
 ModelSource = nn.Module | Callable[[], nn.Module]
 """A module, or a function of no arguments that makes one."""
+ANOTHER: Final = "another"
+"""What a file says of the model of a state in a slot, where it is not that of the state around it."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,15 @@ class Spec:
                 if name in theirs and theirs[name] != mine[name]
             ]
         return lines
+
+
+def spec_of(params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], device: torch.device) -> Spec:
+    """Return names, shapes and dtypes of tensors by name."""
+    return Spec(
+        {name: (tensor.shape, tensor.dtype) for name, tensor in params.items()},
+        {name: (tensor.shape, tensor.dtype) for name, tensor in buffers.items()},
+        device,
+    )
 
 
 def _shaped(shape_dtype: tuple[torch.Size, torch.dtype]) -> str:
@@ -204,6 +215,8 @@ class Tensors:
             snapshot = self.owned or self.snapshot()
             flattener.know(self, snapshot)
         optim = snapshot.optim
+        flattener.model = flattener.model or self.template
+        another = {} if flattener.model is self.template else {"model": ANOTHER}
         options = tuple({name: one for name, one in group.items() if _is_plain(one)} for group in optim.options)
         return {
             "params": snapshot.params,
@@ -212,6 +225,7 @@ class Tensors:
             "groups": optim.groups,
             "options": options,
             "kind": optim.kind,
+            **another,
         }
 
     def summary(self) -> dict[str, dict[str, dict[str, object]]]:

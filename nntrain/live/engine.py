@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nntrain.live.compiled import CompileOptions, compiled
 from nntrain.live.flight import Flight
+from nntrain.live.outside import Outside
 from nntrain.live.workspace import Workspace
 from nntrain.metrics.measured import MetricFn, measure
 from nntrain.task.supervised import Supervised, Unpacked
@@ -70,6 +71,10 @@ class Pass(Generic[Batch]):
         traceable = task.traceable(workspace.module)
         self._compiled = None if compile_options is None else compiled(traceable, compile_options)
         self._training: bool | None = None
+        self._outside: Outside = workspace.outside(task.loss_fn)
+        self._watched: dict[bool, bool] = {}
+        """Whether a pass was looked at, in training and in eval."""
+        self._looks = True
 
     def prepare(self, batch: Batch, *, train: bool) -> tuple[Unpacked, int]:
         """Set the module's mode; return the batch's parts, and the number of its samples."""
@@ -77,10 +82,13 @@ class Pass(Generic[Batch]):
         if self._training is not train or module.training is not train:
             module.train(train)
             self._training = train
+            self._looks = not self._watched.get(train, False)
         return self._task.parts(batch)
 
     def evaluate(self, parts: Unpacked, *, train: bool) -> tuple[Any, Tensor]:
         """Return the predictions and the loss."""
+        if self._looks:
+            return self._evaluate_watched(parts, train=train)
         if self._compiled is None:
             preds, loss = self._task.evaluate(self.workspace.module, parts)
         else:
@@ -89,4 +97,22 @@ class Pass(Generic[Batch]):
 
     def measure(self, preds: object, target: object) -> dict[str, Tensor | float]:
         """Return each metric of a batch."""
+        if self._looks:
+            with self._outside.watched():
+                found = measure(self._metrics, preds, target)
+            self._watched[self._training is True] = True
+            self._looks = False
+            return found
         return measure(self._metrics, preds, target)
+
+    def _evaluate_watched(self, parts: Unpacked, *, train: bool) -> tuple[Any, Tensor]:
+        """Return the same of a first pass, and raise `ConfigError` where it uses weights outside the state."""
+        if self._compiled is None:
+            with self._outside.watched():
+                preds, found = self._task.evaluate(self.workspace.module, parts)
+        else:  # what is compiled under a mode would be compiled anew without it
+            preds, found = self._compiled(*parts)
+        loss = self._task.check(found, train=train)
+        if train:
+            self._outside.check_graph(loss)
+        return preds, loss

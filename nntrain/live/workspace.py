@@ -38,6 +38,7 @@ from nntrain.errors import BorrowError, ConfigError, StateError
 from nntrain.live.compiled import CompileOptions, compiled
 from nntrain.live.flight import Flight
 from nntrain.live.forward_writes import ForwardWrites, copy_all, touch, with_own_memory
+from nntrain.live.outside import Outside, stepping
 from nntrain.update.optimizer import LiveOptimizer, OptimizerFactory
 from nntrain.update.schedules import Schedule
 from nntrain.values.bits import same_bits
@@ -116,6 +117,11 @@ class Workspace:
                     return handle
             source = self.template if isinstance(self.template, nn.Module) else make_module(self.template, bits)
             params, buffers = dict(source.named_parameters()), dict(source.named_buffers())
+            if any(params.get(name) is param for name, param in self.params.items()):
+                raise ConfigError(
+                    "The model factory returned the module that it had returned before, which is being trained. Make a "
+                    "new one at each call, or pass the module itself, which is copied: Learner(model, ...)."
+                )
             spec = spec_of(params, buffers, self.device)
             handle = Tensors(spec, self.template, None, Snapshot(params, buffers, self.optimizer.fresh))
             self.check_fit(handle)
@@ -215,6 +221,16 @@ class Workspace:
         self.ready(handle)
         flight = self._flight = Flight(step, lr_scale)
         return flight
+
+    def outside(self, loss_fn: object) -> Outside:
+        """Return the watch over weights that are no part of a state."""
+        live = {**self.params, **self.buffers}
+        return Outside(self.template, live, loss_fn, partial(stepping, weakref.ref(self)))
+
+    @property
+    def stepping(self) -> bool:
+        """Whether a batch of training is in flight."""
+        return self._flight is not None and self._flight.step is not None
 
     @property
     def _in_flight(self) -> Flight:

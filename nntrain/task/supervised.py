@@ -32,6 +32,7 @@ class Supervised(Generic[Batch]):
     """What a batch means where it has inputs and a target. Knows no model: it is given the one to evaluate."""
 
     def __init__(self, loss_fn: LossFn, unpack: Callable[[Batch], Unpacked]) -> None:
+        self.loss_fn: LossFn = loss_fn
         self._loss_fn = cast(Callable[[object, object], object], loss_fn)
         self._unpack = unpack
 

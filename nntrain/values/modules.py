@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from nntrain.errors import ConfigError
 from nntrain.values.randomness import seeded
+from nntrain.values.reach import tensors_within
 from nntrain.values.tensors import ModelSource, Snapshot
 
 
@@ -44,7 +46,19 @@ def make_module(template: ModelSource, bits: int) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise ConfigError(f"The model factory returned {type(module).__name__}, expected a torch.nn.Module.")
     check_initialised(module)
+    _check_new(module, template)
     return module
+
+
+def _check_new(module: nn.Module, factory: Callable[[], nn.Module]) -> None:
+    """Refuse a module with tensors that its factory still holds: they would be trained, and be in other modules too."""
+    names = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+    for where, tensor in tensors_within(factory):
+        if id(tensor) in names:
+            raise ConfigError(
+                f"The model factory returned a module that is not its own: {names[id(tensor)]} is {where} of the "
+                f"factory. Make a new module at each call, or pass the module itself, which is copied: Learner(model, ...)."
+            )
 
 
 def module_with(template: ModelSource, snapshot: Snapshot) -> nn.Module:

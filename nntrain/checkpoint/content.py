@@ -80,9 +80,12 @@ def flatten_state(state: TrainState, flattener: Flattener) -> Flattened:
 
 def _check_memory(parts: Mapping[str, Tree], tensors: Mapping[str, Tensor], optim: OptimState) -> None:
     """Raise `CheckpointError` for what an optimizer keeps that would come back different."""
-    state, groups = (unflattened(parts[part], tensors, {}) for part in ("optim", "groups"))
+    state, groups, attributes = (
+        unflattened(parts.get(part, {"map": {}}), tensors, {}) for part in ("optim", "groups", "attributes")
+    )
     kept = {f"parameter {param}": (memory, state[param]) for param, memory in optim.state.items()}
     kept |= {f"group {index}": (group, groups[index]) for index, group in enumerate(optim.groups)}
+    kept["its attributes"] = optim.attributes, attributes
     for where, (memory, back) in kept.items():
         for name, value in memory.items():
             if not same_bits(value, back[name]):
@@ -199,7 +202,9 @@ def _unknown_model() -> nn.Module:
 def _snapshot(parts: Mapping[str, Any]) -> Snapshot:
     """Return the tensors of a state. pydantic does not check them, so this does. Raises `ValueError`."""
     params, buffers, state = parts["params"], parts["buffers"], parts["optim"]
-    groups, options = parts["groups"], parts["options"]
+    groups, options, attributes = parts["groups"], parts["options"], parts.get("attributes", {})
+    if not isinstance(attributes, dict):
+        raise ValueError("its attributes are not named values")  # noqa: TRY004 - a file is wrong, not an argument
     for what, given, kind in (("params", params, Tensor), ("buffers", buffers, Tensor), ("optim", state, dict)):
         if not (isinstance(given, dict) and all(isinstance(one, kind) for one in given.values())):
             raise ValueError(f"its {what} are not named {'tensors' if kind is Tensor else 'mappings'}")
@@ -211,7 +216,7 @@ def _snapshot(parts: Mapping[str, Any]) -> Snapshot:
     unknown = [name for name in state if name not in params]
     if unknown:
         raise ValueError(f"its optimizer has states of what is no parameter: {', '.join(unknown)}")
-    return Snapshot(params, buffers, OptimState(parts["kind"], state, groups, options))
+    return Snapshot(params, buffers, OptimState(parts["kind"], state, groups, options, attributes))
 
 
 def _restore_slot(name: str, kept: type[BaseModel], fields: Mapping[str, object], misfits: list[str]) -> BaseModel:

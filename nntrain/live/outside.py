@@ -130,9 +130,9 @@ def _refuse_reached(
 def _refuse_used(name: str) -> NoReturn:
     raise ConfigError(
         f"The batch uses {name} of the very module that was given as model. The learner trains a copy, so those "
-        f"weights never change. A loss or metric is to be computed of what it is given: what it needs beside the predictions, "
-        f"the model's forward can return. A module with hooks or functions that close over it is given by a factory: "
-        f"Learner(lambda: make_model(), ...). As a fixed reference, use copy.deepcopy(model)."
+        f"weights never change. A loss or metric is to be computed of what it is given: what it needs beside the "
+        f"predictions, the model's forward can return. A module with hooks or functions that close over it is given by "
+        f"a factory: Learner(lambda: make_model(), ...). As a fixed reference, use copy.deepcopy(model)."
     )
 
 

@@ -267,8 +267,8 @@ def _check_untrained(loss_fn: object) -> None:
     if names:
         raise ConfigError(
             f"loss_fn {type(loss_fn).__name__} has parameters of its own: {', '.join(names)}. A learner trains the "
-            f"model's only. Make the loss a part of the model (a module that holds both, whose forward returns what the loss "
-            f"needs of them), or, if they are not to be trained, freeze them: loss_fn.requires_grad_(False)."
+            f"model's only. Make the loss a part of the model (a module that holds both, whose forward returns what "
+            f"the loss needs of them), or, if they are not to be trained, freeze them: loss_fn.requires_grad_(False)."
         )
 
 

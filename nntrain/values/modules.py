@@ -57,7 +57,8 @@ def _check_new(module: nn.Module, factory: Callable[[], nn.Module]) -> None:
         if id(tensor) in names:
             raise ConfigError(
                 f"The model factory returned a module that is not its own: {names[id(tensor)]} is {where} of the "
-                f"factory. Make a new module at each call, or pass the module itself, which is copied: Learner(model, ...)."
+                f"factory. Make a new module at each call, or pass the module itself, which is copied: "
+                f"Learner(model, ...)."
             )
 
 

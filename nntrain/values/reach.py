@@ -18,6 +18,11 @@ _ENDS: Final = (Tensor, type, ModuleType, CodeType, str, bytes, int, float, comp
 
 def tensors_within(thing: object) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors that a function, or any object, holds, each with where it was found."""
+    return ((where, one) for where, one in things_within(thing) if isinstance(one, Tensor))
+
+
+def things_within(thing: object) -> Iterator[tuple[str, object]]:
+    """Yield what a function, or any object, holds, each with where it was found, the nearest first."""
     seen: set[int] = set()
     waiting: deque[tuple[str, object]] = deque([("", thing)])
     while waiting and len(seen) < _MOST:
@@ -25,9 +30,8 @@ def tensors_within(thing: object) -> Iterator[tuple[str, Tensor]]:
         if id(one) in seen:
             continue
         seen.add(id(one))
-        if isinstance(one, Tensor):
-            yield where, one
-        elif not isinstance(one, _ENDS):
+        yield where, one
+        if not isinstance(one, _ENDS):
             waiting.extend((f"{where}.{name}" if where else name, part) for name, part in _parts(one))
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 import torch
@@ -78,14 +78,15 @@ class OptimState:
     """What an optimizer remembers.
 
     `kind` is the class; `state` maps a parameter's name to what is kept for it; `groups` holds, for each parameter
-    group, the values that the optimizer itself changed since it was made (most change none). `options` are the values
-    it was made with; they are no part of a state's value.
+    group, the values that the optimizer itself changed since it was made (most change none), and `attributes` likewise
+    those of its own attributes. `options` are the values it was made with; they are no part of a state's value.
     """
 
     kind: str
     state: Mapping[str, Mapping[str, Any]]
     groups: tuple[Mapping[str, Any], ...]
     options: tuple[Mapping[str, Any], ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,12 @@ def copied_snapshot(snapshot: Snapshot) -> Snapshot:
     return Snapshot(
         clone_tree(snapshot.params),
         clone_tree(snapshot.buffers),
-        OptimState(optim.kind, clone_tree(optim.state), clone_tree(optim.groups), optim.options),
+        replace(
+            optim,
+            state=clone_tree(optim.state),
+            groups=clone_tree(optim.groups),
+            attributes=clone_tree(optim.attributes),
+        ),
     )
 
 
@@ -225,6 +231,7 @@ class Tensors:
             "groups": optim.groups,
             "options": options,
             "kind": optim.kind,
+            **({"attributes": optim.attributes} if optim.attributes else {}),
             **another,
         }
 
@@ -249,6 +256,7 @@ def _same_snapshot(one: Snapshot, other: Snapshot) -> bool:
         and one.optim.kind == other.optim.kind
         and same_bits(dict(one.optim.state), dict(other.optim.state))
         and same_bits(one.optim.groups, other.optim.groups)
+        and same_bits(dict(one.optim.attributes), dict(other.optim.attributes))
     )
 
 

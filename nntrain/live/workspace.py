@@ -95,6 +95,8 @@ class Workspace:
         )
         self.needs_closure: bool = self.optimizer.needs_closure
         self._fresh_bits: int | None = bits
+        self._generation = 0
+        """Of the live value: grows whenever another one is there."""
         self._current: weakref.ref[Tensors] | None = None
         self._enable_grad = torch.enable_grad()  # made once: that takes longer than to enter it
         self._flight: Flight | None = None
@@ -139,8 +141,14 @@ class Workspace:
 
     def _now_live(self) -> Tensors:
         handle = Tensors(self.spec, self.template, self, None)
-        self._current = weakref.ref(handle)
+        self._hold(handle)
         return handle
+
+    def _hold(self, handle: Tensors) -> None:
+        """Take a handle for the one on the live value."""
+        self._current = weakref.ref(handle)
+        if handle.source is self:  # another's keeps its own
+            handle.generation = self._generation
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -184,6 +192,9 @@ class Workspace:
             with torch.no_grad():  # the reader may be in another mode
                 self._write(flight, handle)
         elif handle.source is self:
+            if handle.generation != self._generation:
+                # Python clears weak references before it calls `__del__`, which may keep the handle after all.
+                handle.source, handle.lost = None, "it was let go, and kept again by a __del__ after that"
             self._check_lent(handle)
         if handle.source is not None and self._writes.changed():
             # The old value is read while a batch is being worked on: its buffers are those from before.
@@ -197,6 +208,8 @@ class Workspace:
     def ready(self, handle: Tensors) -> None:
         """Make the live tensors hold the handle's value, whoever's it is."""
         with self.lock:
+            if handle.source is self and handle.generation == self._generation:
+                self._current = weakref.ref(handle)
             if self._current is not None and self._current() is handle:
                 self._check_lent(handle)
                 self._lent = None
@@ -204,7 +217,7 @@ class Workspace:
             if handle.spec is not self.spec:
                 self.check_fit(handle)
             self._load(handle)
-            self._current = weakref.ref(handle)
+            self._hold(handle)
 
     def check_fit(self, handle: Tensors) -> None:
         """Raise `StateError` with what is missing, unexpected or differently shaped."""
@@ -389,7 +402,7 @@ class Workspace:
     def _write(self, flight: Flight, handle: Tensors) -> None:
         """Write in place, after seeing to whoever still holds the old value."""
         self._detach()
-        self._current = weakref.ref(handle)
+        self._hold(handle)
         if flight.step is None:
             flight.due = False
         else:
@@ -408,11 +421,13 @@ class Workspace:
     def _optimize(self, flight: Flight, handle: Tensors, step: int) -> None:
         try:
             flight.due = False
+            handle.source, handle.lost = None, "its optimizer is amid writing it; read it after the step"
             if flight.closure is None:
                 self.optimizer.step(step, flight.lr_scale, None, flight.launch)
             else:  # it evaluates the model again, and draws its noise anew
                 with restoring_rng(self.generators):
                     self.optimizer.step(step, flight.lr_scale, flight.closure)
+            handle.source, handle.lost = self, None
         except BaseException as error:
             self._current = None
             handle.source = None
@@ -431,6 +446,7 @@ class Workspace:
         if current is not None and current.source is self:
             self._give_copy(current)
         self._current = None
+        self._generation += 1
 
     def _give_copy(self, handle: Tensors) -> None:
         live = self._live_snapshot()

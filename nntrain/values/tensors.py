@@ -151,7 +151,7 @@ class Source(Protocol):
 class Tensors:
     """A handle on one value of a training's tensors. See the module's text for its conditions."""
 
-    __slots__ = ("__weakref__", "lost", "owned", "source", "spec", "template")
+    __slots__ = ("__weakref__", "generation", "lost", "owned", "source", "spec", "template")
 
     def __init__(self, spec: Spec, template: ModelSource, source: Source | None, owned: Snapshot | None) -> None:
         self.spec: Spec = spec
@@ -159,6 +159,8 @@ class Tensors:
         self.source: Source | None = source
         self.owned: Snapshot | None = owned
         self.lost: str | None = None
+        self.generation: int = -1
+        """Which of its source's values this is. A weak reference may be gone before the handle is (in `__del__`)."""
 
     def read(self, reader: Callable[[Snapshot], Read]) -> Read:
         """Call `reader` with the tensors themselves: it must copy what it keeps and write nothing."""

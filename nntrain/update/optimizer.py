@@ -150,8 +150,8 @@ class LiveOptimizer:
         for where, one in things_within(mine):
             if isinstance(one, LRScheduler):
                 raise ConfigError(
-                    f"The optimizer {self.kind} has a scheduler, {type(one).__name__} ({where}), whose count is no part "
-                    f"of a state. Pass the rate as a function of the step: Learner(..., lr=lambda step: ...)."
+                    f"The optimizer {self.kind} has a scheduler, {type(one).__name__} ({where}), whose count is no "
+                    f"part of a state. Pass the rate as a function of the step: Learner(..., lr=lambda step: ...)."
                 )
             if one is mine or not isinstance(one, torch.optim.Optimizer):
                 continue
@@ -160,8 +160,8 @@ class LiveOptimizer:
             if not shares and theirs & self._param_names.keys():
                 raise ConfigError(
                     f"The optimizer {self.kind} holds another, {type(one).__name__} ({where}), with a memory of its "
-                    f"own, which is no part of a state. Use one class that keeps all under its own state and param_groups, "
-                    f"or let both share them (self.state = inner.state, self.param_groups = inner.param_groups)."
+                    f"own, which is no part of a state. Use one class that keeps all under its own state and "
+                    f"param_groups, or let both share them (self.state = inner.state, and param_groups likewise)."
                 )
 
     def bring_in(self, optim: OptimState, device: torch.device) -> None:

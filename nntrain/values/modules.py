@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn, strided
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from nntrain.errors import ConfigError
@@ -30,10 +30,33 @@ def check_initialised(module: nn.Module) -> None:
         )
 
 
+def check_held(module: nn.Module) -> None:
+    """Refuse a module whose `state_dict` has more than parameters and buffers: a state would not hold that."""
+    named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    names, held = {name for name, _ in named}, {_place(tensor) for _, tensor in named}
+    more = [
+        name
+        for name, value in module.state_dict().items()
+        if name not in names and not (isinstance(value, Tensor) and _place(value) in held)
+    ]
+    if more:
+        raise ConfigError(
+            f"The model's state_dict() has {', '.join(more)} beside its parameters and buffers (get_extra_state, or a "
+            f"hook of state_dict). A state holds parameters and buffers only: what changes in training would not be "
+            f"saved, and not gone back to. Keep it in a buffer: register_buffer('count', torch.zeros(()))."
+        )
+
+
+def _place(tensor: Tensor) -> object:
+    """Return where a tensor's elements lie."""
+    return (tensor.untyped_storage()._cdata, tensor.storage_offset()) if tensor.layout == strided else id(tensor)
+
+
 def make_module(template: ModelSource, bits: int) -> nn.Module:
     """Make a module of one's own: a copy of `template`, or what the factory makes under a seed of `bits`."""
     if isinstance(template, nn.Module):
         check_initialised(template)
+        check_held(template)
         try:
             return copy.deepcopy(template)
         except RuntimeError as error:
@@ -46,6 +69,7 @@ def make_module(template: ModelSource, bits: int) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise ConfigError(f"The model factory returned {type(module).__name__}, expected a torch.nn.Module.")
     check_initialised(module)
+    check_held(module)
     _check_new(module, template)
     return module
 

@@ -73,7 +73,7 @@ def flatten_state(state: TrainState, flattener: Flattener) -> Flattened:
                 "the state",
                 "unsavable",
                 f"slot {name} holds {record!r:.200}, which would come back as {back!r:.200}. Keep records whose fields "
-                f"are all that they are, of the very types that the fields have",
+                f"are all that they are (private attributes are not saved), of the very types that the fields have",
             )
     return Flattened(tree, flattener.tensors)
 

@@ -112,7 +112,8 @@ class _Watch(TorchFunctionMode):
 
 def _hooked(leaf: Tensor, refuse: Callable[[object], None]) -> object:
     """Return the node of the graph at which gradients come to a leaf, with a hook that lives as long as it is kept."""
-    node = torch.autograd.graph.get_gradient_edge(leaf).node
+    with torch.enable_grad():  # whatever mode the caller is in
+        node = torch.autograd.graph.get_gradient_edge(leaf).node
     node.register_prehook(refuse)
     return node
 

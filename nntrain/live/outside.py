@@ -54,7 +54,7 @@ class Outside:
             _hooked(tensor, partial(_refuse_reached, refuse, words, stepping))
             for refuse, found in ((_refuse_used, theirs), (_refuse_trained, of_loss))
             for tensor, words in found
-            if tensor.requires_grad and tensor.is_leaf
+            if tensor.requires_grad and tensor.is_leaf and not tensor.is_inference()
         ]
 
     @contextmanager
@@ -112,7 +112,7 @@ class _Watch(TorchFunctionMode):
 
 def _hooked(leaf: Tensor, refuse: Callable[[object], None]) -> object:
     """Return the node of the graph at which gradients come to a leaf, with a hook that lives as long as it is kept."""
-    with torch.enable_grad():  # whatever mode the caller is in
+    with torch.inference_mode(False):  # whatever mode the caller is in
         node = torch.autograd.graph.get_gradient_edge(leaf).node
     node.register_prehook(refuse)
     return node

@@ -15,10 +15,10 @@ from typing import Any, Final, NamedTuple
 
 import torch
 from pydantic import BaseModel, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from nntrain.checkpoint.container import VERSION, Stored
-from nntrain.errors import CheckpointError, ConfigError
+from nntrain.errors import CheckpointError, ConfigError, StateError
 from nntrain.values.bits import same_bits
 from nntrain.values.flattening import Flattener, Tree, unflattened
 from nntrain.values.history import EpochStats, History
@@ -28,7 +28,7 @@ from nntrain.values.record import FrozenMapping
 from nntrain.values.slots import Unread, slot_record
 from nntrain.values.state import TrainState
 from nntrain.values.sums import Sums, WeightedSums
-from nntrain.values.tensors import ModelSource, OptimState, Snapshot, Spec, Tensors, sparse_of
+from nntrain.values.tensors import ANOTHER, ModelSource, OptimState, Snapshot, Spec, Tensors, sparse_of, spec_of
 
 SAVED_AT: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
 """RFC 3339, UTC, microseconds: a later time is also the greater text."""
@@ -51,13 +51,16 @@ class Flattened(NamedTuple):
 def flatten_state(state: TrainState, flattener: Flattener) -> Flattened:
     """Flatten a state, and check that it can be restored.
 
-    Raises `CheckpointError` where it cannot: a slot's record has what JSON cannot hold, or would come back different.
+    Raises `CheckpointError` where it cannot: a slot's record, or the optimizer's memory, has what JSON cannot hold, or
+    would come back different.
     """
     try:
         tree = flattener.tree(state, "")
     except ConfigError as error:
         raise CheckpointError("the state", "unsavable", str(error).removesuffix(".")) from error
     makers = _constructors(state.tensors.spec, state.tensors.template, [])
+    snapshot: Snapshot = flattener.known(state.tensors)
+    _check_memory(tree["state"], flattener.tensors, snapshot.optim)
     slots: Mapping[str, Mapping[str, object]] = unflattened(tree["state"]["slots"], flattener.tensors, makers)
     for name, record in state.slots.items():
         misfits: list[str] = []
@@ -70,9 +73,29 @@ def flatten_state(state: TrainState, flattener: Flattener) -> Flattened:
                 "the state",
                 "unsavable",
                 f"slot {name} holds {record!r:.200}, which would come back as {back!r:.200}. Keep records whose fields "
-                f"are all that they are, of the very types that the fields have",
+                f"are all that they are (private attributes are not saved), of the very types that the fields have",
             )
     return Flattened(tree, flattener.tensors)
+
+
+def _check_memory(parts: Mapping[str, Tree], tensors: Mapping[str, Tensor], optim: OptimState) -> None:
+    """Raise `CheckpointError` for what an optimizer keeps that would come back different."""
+    state, groups, attributes = (
+        unflattened(parts.get(part, {"map": {}}), tensors, {}) for part in ("optim", "groups", "attributes")
+    )
+    kept = {f"parameter {param}": (memory, state[param]) for param, memory in optim.state.items()}
+    kept |= {f"group {index}": (group, groups[index]) for index, group in enumerate(optim.groups)}
+    kept["its attributes"] = optim.attributes, attributes
+    for where, (memory, back) in kept.items():
+        for name, value in memory.items():
+            if not same_bits(value, back[name]):
+                raise CheckpointError(
+                    "the state",
+                    "unsavable",
+                    f"the optimizer keeps {name} of {where}, {value!r:.200} ({type(value).__name__}), which would come "
+                    f"back as {back[name]!r:.200} ({type(back[name]).__name__}). Keep tensors, numbers, strings, and "
+                    f"lists, tuples, dicts, sets and deques of these",
+                )
 
 
 def record_text(
@@ -143,10 +166,17 @@ def _constructors(spec: Spec, template: ModelSource, misfits: list[str]) -> dict
             raise ValueError(f"its running sums are {values!r:.80}, of the metrics {metrics!r:.80}")
         return WeightedSums(values, metrics)
 
+    def tensors_of(parts: Mapping[str, Any]) -> Tensors:
+        snapshot = _snapshot(parts)
+        own = spec_of(snapshot.params, snapshot.buffers, spec.device)
+        if parts.get("model") == ANOTHER or spec.misfits(own):  # a state of another learner's, in a slot
+            return Tensors(own, _unknown_model, None, snapshot)
+        return Tensors(spec, template, None, snapshot)
+
     def state(parts: Mapping[str, Any]) -> TrainState:
         return TrainState(
             progress=Progress.model_validate(parts["progress"]),
-            tensors=Tensors(spec, template, None, _snapshot(parts)),
+            tensors=tensors_of(parts),
             sums=Sums.model_validate({_SUMS.get(name, name): part for name, part in parts["sums"].items()}),
             history=History(map(EpochStats.model_validate, parts["history"])),
             key=Key.model_validate(parts["key"]),
@@ -162,10 +192,19 @@ def _constructors(spec: Spec, template: ModelSource, misfits: list[str]) -> dict
     return {"totals": totals, "state": state, "sparse": sparse_of}
 
 
+def _unknown_model() -> nn.Module:
+    raise StateError(
+        "The state was kept in a slot, and is of another model than the learner that it was loaded for: the file has "
+        "its tensors, and no code. Make its module yourself: module.load_state_dict({**state.params, **state.buffers})."
+    )
+
+
 def _snapshot(parts: Mapping[str, Any]) -> Snapshot:
     """Return the tensors of a state. pydantic does not check them, so this does. Raises `ValueError`."""
     params, buffers, state = parts["params"], parts["buffers"], parts["optim"]
-    groups, options = parts["groups"], parts["options"]
+    groups, options, attributes = parts["groups"], parts["options"], parts.get("attributes", {})
+    if not isinstance(attributes, dict):
+        raise ValueError("its attributes are not named values")  # noqa: TRY004 - a file is wrong, not an argument
     for what, given, kind in (("params", params, Tensor), ("buffers", buffers, Tensor), ("optim", state, dict)):
         if not (isinstance(given, dict) and all(isinstance(one, kind) for one in given.values())):
             raise ValueError(f"its {what} are not named {'tensors' if kind is Tensor else 'mappings'}")
@@ -177,7 +216,7 @@ def _snapshot(parts: Mapping[str, Any]) -> Snapshot:
     unknown = [name for name in state if name not in params]
     if unknown:
         raise ValueError(f"its optimizer has states of what is no parameter: {', '.join(unknown)}")
-    return Snapshot(params, buffers, OptimState(parts["kind"], state, groups, options))
+    return Snapshot(params, buffers, OptimState(parts["kind"], state, groups, options, attributes))
 
 
 def _restore_slot(name: str, kept: type[BaseModel], fields: Mapping[str, object], misfits: list[str]) -> BaseModel:

@@ -15,7 +15,7 @@ from nntrain.live.inputs import Inputs
 from nntrain.values.output import BatchOutput
 from nntrain.values.randomness import seed_all
 from nntrain.values.sums import WeightedSums
-from nntrain.values.trees import tree_map
+from nntrain.values.trees import detached
 
 Batch = TypeVar("Batch")
 
@@ -46,7 +46,7 @@ class Eager(Generic[Batch]):
         def forward() -> Tensor:
             preds, loss = plain.evaluate(parts, train=train)
             if not first:
-                first.append((own(loss), own(preds) if isinstance(preds, Tensor) else tree_map(preds, own)))
+                first.append((own(loss), own(preds) if isinstance(preds, Tensor) else detached(preds, own)))
             return loss
 
         try:

@@ -6,14 +6,14 @@ runs it with Python at each batch, compiled or not; `Recorded` launches what it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
 from nntrain.live.compiled import CompileOptions, compiled
 from nntrain.live.flight import Flight
+from nntrain.live.outside import Outside
 from nntrain.live.workspace import Workspace
 from nntrain.metrics.measured import MetricFn, measure
 from nntrain.task.batches import tensors_of, to_device
@@ -67,14 +67,17 @@ class Pass(Generic[Batch]):
     ) -> None:
         self.workspace = workspace
         self._task = task
-        self.measure: Callable[[object, object], dict[str, Tensor | float]] = partial(measure, metrics)
-        """Returns each metric of a batch's predictions and target."""
+        self._metrics = metrics
         self.names: tuple[str, ...] = tuple(metrics)
         traceable = task.traceable(workspace.module)
         self._compiled = None if compile_options is None else compiled(traceable, compile_options)
         self._training: bool | None = None
         self._moves = False
         """Whether the parts are to be moved: `unpack` takes them out of what cannot be moved by itself."""
+        self._outside: Outside = workspace.outside(task.loss_fn)
+        self._watched: dict[bool, bool] = {}
+        """Whether a pass was looked at, in training and in eval."""
+        self._looks = True
 
     def prepare(self, batch: Batch, *, train: bool) -> tuple[Unpacked, Weight]:
         """Set the module's mode; return the batch's parts, and how much it weighs."""
@@ -89,12 +92,37 @@ class Pass(Generic[Batch]):
             self._task.look_at(batch, parts, weight)
             self._moves = any(tensor.device != self.workspace.device for tensor in tensors_of(parts))
             self._training = train
+            self._looks = not self._watched.get(train, False)
         return (to_device(parts, self.workspace.device) if self._moves else parts), weight
 
     def evaluate(self, parts: Unpacked, *, train: bool) -> tuple[Any, Tensor]:
         """Return the predictions and the loss."""
+        if self._looks:
+            return self._evaluate_watched(parts, train=train)
         if self._compiled is None:
             preds, loss = self._task.evaluate(self.workspace.module, parts)
         else:
             preds, loss = self._compiled(*parts)
         return preds, self._task.check(loss, train=train)
+
+    def measure(self, preds: object, target: object) -> dict[str, Tensor | float]:
+        """Return each metric of a batch."""
+        if self._looks:
+            with self._outside.watched():
+                found = measure(self._metrics, preds, target)
+            self._watched[self._training is True] = True
+            self._looks = False
+            return found
+        return measure(self._metrics, preds, target)
+
+    def _evaluate_watched(self, parts: Unpacked, *, train: bool) -> tuple[Any, Tensor]:
+        """Return the same of a first pass, and raise `ConfigError` where it uses weights outside the state."""
+        if self._compiled is None:
+            with self._outside.watched():
+                preds, found = self._task.evaluate(self.workspace.module, parts)
+        else:  # what is compiled under a mode would be compiled anew without it
+            preds, found = self._compiled(*parts)
+        loss = self._task.check(found, train=train)
+        if train:
+            self._outside.check_graph(loss)
+        return preds, loss

@@ -35,7 +35,7 @@ from nntrain.values.log_event import Note
 from nntrain.values.output import BatchOutput
 from nntrain.values.randomness import seed_all
 from nntrain.values.sums import WeightedSums
-from nntrain.values.trees import described, tree_map
+from nntrain.values.trees import described, detached, tree_map
 
 Batch = TypeVar("Batch")
 Tell = Callable[[Note], None]
@@ -249,8 +249,8 @@ class Recorded(Generic[Batch]):
             if any(grad is not None and grad.layout != torch.strided for grad in grads):
                 raise TypeError("the model has sparse gradients")
             workspace.keep_identity()
-            detached = tree_map(preds, torch.detach)
-            output = BatchOutput(loss.detach(), detached, MappingProxyType(plain.measure(detached, parts[2])))
+            taken = detached(preds, torch.detach)
+            output = BatchOutput(loss.detach(), taken, MappingProxyType(plain.measure(taken, parts[2])))
             means = [output.loss, *output.metrics.values()]
             if not all(isinstance(mean, Tensor) for mean in means):
                 raise TypeError("a metric returns a Python number, which waits for the device; return a tensor")

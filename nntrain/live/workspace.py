@@ -39,13 +39,14 @@ from nntrain.errors import BorrowError, ConfigError, StateError
 from nntrain.live.compiled import CompileOptions, compiled
 from nntrain.live.flight import Flight
 from nntrain.live.forward_writes import ForwardWrites, copy_all, touch
+from nntrain.live.outside import Outside, stepping
 from nntrain.update.optimizer import LiveOptimizer, OptimizerFactory
 from nntrain.update.schedules import Schedule
 from nntrain.values.bits import same_bits
 from nntrain.values.borrowing import borrow
 from nntrain.values.modules import make_module
 from nntrain.values.randomness import generators, restoring_rng
-from nntrain.values.tensors import ModelSource, Snapshot, Spec, Tensors, copied_snapshot
+from nntrain.values.tensors import ModelSource, Snapshot, Spec, Tensors, copied_snapshot, spec_of
 
 Read = TypeVar("Read")
 
@@ -73,7 +74,7 @@ class Workspace:
         self.device: torch.device = next(
             (tensor.device for tensor in (*self.params.values(), *self.buffers.values())), wanted
         )
-        self.spec: Spec = _spec_of(self.params, self.buffers, self.device)
+        self.spec: Spec = spec_of(self.params, self.buffers, self.device)
         if not self.params:
             self.check_trainable()  # no optimizer is made of none
         self.generators: list[torch.Generator] = generators(self.device)
@@ -100,6 +101,8 @@ class Workspace:
         self.empties_autocast_cache: bool = False
         """Whether the caller is in an autocast context. It keeps what it cast until it ends, but the weights change."""
         self._fresh_bits: int | None = bits
+        self._generation = 0
+        """Of the live value: grows whenever another one is there."""
         self._current: weakref.ref[Tensors] | None = None
         self._enable_grad = torch.enable_grad()  # made once: that takes longer than to enter it
         self._flight: Flight | None = None
@@ -123,7 +126,12 @@ class Workspace:
                     return handle
             source = self.template if isinstance(self.template, nn.Module) else make_module(self.template, bits)
             params, buffers = dict(source.named_parameters()), dict(source.named_buffers())
-            spec = _spec_of(params, buffers, self.device)
+            if any(params.get(name) is param for name, param in self.params.items()):
+                raise ConfigError(
+                    "The model factory returned the module that it had returned before, which is being trained. Make a "
+                    "new one at each call, or pass the module itself, which is copied: Learner(model, ...)."
+                )
+            spec = spec_of(params, buffers, self.device)
             handle = Tensors(spec, self.template, None, Snapshot(params, buffers, self.optimizer.fresh))
             self.check_fit(handle)
             self._load(handle)
@@ -140,8 +148,14 @@ class Workspace:
 
     def _now_live(self) -> Tensors:
         handle = Tensors(self.spec, self.template, self, None)
-        self._current = weakref.ref(handle)
+        self._hold(handle)
         return handle
+
+    def _hold(self, handle: Tensors) -> None:
+        """Take a handle for the one on the live value."""
+        self._current = weakref.ref(handle)
+        if handle.source is self:  # another's keeps its own
+            handle.generation = self._generation
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -184,6 +198,9 @@ class Workspace:
             with torch.inference_mode(False), torch.no_grad():
                 self._write(flight, handle)
         elif handle.source is self:
+            if handle.generation != self._generation:
+                # Python clears weak references before it calls `__del__`, which may keep the handle after all.
+                handle.source, handle.lost = None, "it was let go, and kept again by a __del__ after that"
             self._check_lent(handle)
         if handle.source is not None and self._writes.changed():
             # The old value is read while a batch is being worked on: its buffers are those from before.
@@ -207,6 +224,8 @@ class Workspace:
         with self.lock:
             if self._flight is not None:
                 self.abandon()
+            if handle.source is self and handle.generation == self._generation:
+                self._current = weakref.ref(handle)
             if self._current is not None and self._current() is handle:
                 if self._lent is not None:
                     self._check_lent(handle)
@@ -215,7 +234,7 @@ class Workspace:
             if handle.spec is not self.spec:
                 self.check_fit(handle)
             self._load(handle)
-            self._current = weakref.ref(handle)
+            self._hold(handle)
 
     def check_fit(self, handle: Tensors) -> None:
         """Raise `StateError` with what is missing, unexpected or differently shaped."""
@@ -232,6 +251,16 @@ class Workspace:
         self.ready(handle)
         flight = self._flight = Flight(step, lr_scale)
         return flight
+
+    def outside(self, loss_fn: object) -> Outside:
+        """Return the watch over weights that are no part of a state."""
+        live = {**self.params, **self.buffers}
+        return Outside(self.template, live, loss_fn, partial(stepping, weakref.ref(self)))
+
+    @property
+    def stepping(self) -> bool:
+        """Whether a batch of training is in flight."""
+        return self._flight is not None and self._flight.step is not None
 
     def compute(self, forward: Callable[[], Tensor]) -> None:
         """Run `forward` (which returns the loss) and, in training, the backward pass."""
@@ -415,7 +444,7 @@ class Workspace:
     def _write(self, flight: Flight, handle: Tensors) -> None:
         """Write in place, after seeing to whoever still holds the old value."""
         self._detach()
-        self._current = weakref.ref(handle)
+        self._hold(handle)
         if flight.step is None:
             flight.due = False
         else:
@@ -433,12 +462,14 @@ class Workspace:
     def _optimize(self, flight: Flight, handle: Tensors, step: int) -> None:
         try:
             flight.due = False
+            handle.source, handle.lost = None, "its optimizer is amid writing it; read it after the step"
             if flight.closure is None:
                 self.optimizer.step(step, flight.lr_scale, None, flight.launch)
             else:  # it evaluates the model again, and draws its noise anew
                 with restoring_rng(self.generators):
                     self.optimizer.step(step, flight.lr_scale, flight.closure)
                 self._writes.keep_identity()  # it may have put others in the buffers' places
+            handle.source, handle.lost = self, None
         except BaseException as error:
             self._current = None
             handle.source = None
@@ -457,6 +488,7 @@ class Workspace:
         if current is not None and current.source is self:
             self._give_copy(current)
         self._current = None
+        self._generation += 1
 
     def _lose_unforeseen(self, handle: Tensors) -> None:
         handle.source, self._current = None, None
@@ -527,14 +559,6 @@ class Workspace:
 def _both(first: AbstractContextManager[bool], second: AbstractContextManager[bool]) -> Iterator[None]:
     with first, second:
         yield
-
-
-def _spec_of(params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], device: torch.device) -> Spec:
-    return Spec(
-        {name: (tensor.shape, tensor.dtype) for name, tensor in params.items()},
-        {name: (tensor.shape, tensor.dtype) for name, tensor in buffers.items()},
-        device,
-    )
 
 
 def as_device(device: torch.device | str | None) -> torch.device | None:

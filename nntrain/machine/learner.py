@@ -127,6 +127,7 @@ class Learner(Generic[Batch]):
                 )
             if not callable(given):
                 raise ConfigError(f"{name} is {given!r}; expected something that can be called.")
+        _check_untrained(self.loss_fn)
         named_metrics(self.metric_fn)
         if isinstance(self.metric_fn, Mapping):
             object.__setattr__(self, "metric_fn", FrozenMapping(self.metric_fn))
@@ -268,6 +269,19 @@ class Learner(Generic[Batch]):
             if rows is not None and rows.samples is not None:
                 config[f"{phase}_samples"] = rows.samples
         return config
+
+
+def _check_untrained(loss_fn: object) -> None:
+    """Raise `ConfigError` for a loss that is a module with parameters to train, which no optimizer would."""
+    if not isinstance(loss_fn, nn.Module):
+        return
+    names = [name for name, param in loss_fn.named_parameters() if param.requires_grad]
+    if names:
+        raise ConfigError(
+            f"loss_fn {type(loss_fn).__name__} has parameters of its own: {', '.join(names)}. A learner trains the "
+            f"model's only. Make the loss a part of the model (a module that holds both, whose forward returns what "
+            f"the loss needs of them), or, if they are not to be trained, freeze them: loss_fn.requires_grad_(False)."
+        )
 
 
 def _constant(lr: float, step: int) -> float:  # noqa: ARG001 - a schedule takes the step

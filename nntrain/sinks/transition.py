@@ -6,6 +6,7 @@ A transition never holds the state before it, which would keep it and cost a cop
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,9 +21,20 @@ from nntrain.values.state import TrainState
 from nntrain.values.verdicts import Cancel, Event
 
 
+class _CopiedConfig:
+    """The configuration, copied each time it is asked for: one is there for all sinks of a run."""
+
+    def __set__(self, holder: object, value: Mapping[str, object]) -> None:
+        vars(holder)["config"] = value
+
+    def __get__(self, holder: object, owner: type) -> Mapping[str, object]:
+        copied: Mapping[str, object] = copy.deepcopy(vars(holder)["config"])
+        return copied
+
+
 @dataclass(frozen=True)
 class RunInfo:
-    """What may be told of the run: the learner in a line of words, and its configuration as plain values.
+    """What may be told of the run: the learner in a line of words, and its configuration as plain values, a copy.
 
     `lr_at` gives the learning rate of an optimizer's step (0, 1, ...), before the state scales it. `tell` takes an
     event that a sink has to tell, at any time and from any thread: the sinks are shown it with the next transition.
@@ -34,6 +46,9 @@ class RunInfo:
     lr_at: Callable[[int], float]
     tell: Callable[[LogEvent], None]
     seed: int
+
+
+RunInfo.config = _CopiedConfig()  # type: ignore[assignment] # after the dataclass, which would take it for a default
 
 
 @dataclass(frozen=True, slots=True)

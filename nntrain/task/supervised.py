@@ -41,6 +41,7 @@ class Supervised(Generic[Batch]):
         weigh: Callable[[Batch], int | Tensor] | None,
         warn: Callable[[Note], None],
     ) -> None:
+        self.loss_fn: LossFn = loss_fn
         self._loss_fn = cast(Callable[[object, object], object], loss_fn)
         self._unpack = unpack
         self._weigh = weigh

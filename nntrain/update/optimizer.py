@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections import deque
 from collections.abc import Callable, Mapping
 from types import CodeType
 from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import (
     _global_optimizer_post_hooks,
     _global_optimizer_pre_hooks,
@@ -18,6 +20,7 @@ from torch.optim.optimizer import (
 from nntrain.errors import ConfigError
 from nntrain.update.schedules import Schedule, is_lr
 from nntrain.values.bits import same_bits
+from nntrain.values.reach import things_within
 from nntrain.values.tensors import OptimState
 from nntrain.values.trees import clone_tree
 
@@ -100,6 +103,11 @@ class LiveOptimizer:
             self._unwrapped = inner or self._unwrapped
             if compiled is not None:
                 self._unwrapped = compiled(self._unwrapped)
+        self._attributed = not self._counts or _hooked(self._optimizer)
+        """Whether it may count in attributes of its own: torch's keep there what they could compute anew."""
+        self._fresh_attributes: dict[str, Any] = {}
+        self._fresh_attributes = clone_tree(self._attributes())
+        self._check_alone()
         self.fresh: OptimState = self.read(clone_tree)
         """The memory before any step."""
 
@@ -116,7 +124,46 @@ class LiveOptimizer:
             }
             for group, fresh in zip(self._optimizer.param_groups, self._fresh_groups, strict=True)
         )
-        return OptimState(self.kind, state, groups, self._fresh_groups)
+        return OptimState(self.kind, state, groups, self._fresh_groups, change(self._attributes()))
+
+    def _attributes(self) -> dict[str, Any]:
+        """Return the optimizer's own attributes that are plain values, and not as when it was made."""
+        fresh = self._fresh_attributes
+        return {
+            name: value
+            for name, value in (vars(self._optimizer).items() if self._attributed else ())
+            if name not in _KNOWN and self._is_memory(value) and not (name in fresh and same_bits(value, fresh[name]))
+        }
+
+    def _is_memory(self, value: object) -> bool:
+        """Return whether a value is a tree of plain values and of tensors that are not the parameters themselves."""
+        if isinstance(value, Tensor):
+            return id(value) not in self._param_names
+        if isinstance(value, Mapping):
+            return all(map(self._is_memory, value.values()))
+        if isinstance(value, (list, tuple, deque, set, frozenset)):
+            return all(map(self._is_memory, value))
+        return value is None or isinstance(value, (bool, int, float, str))
+
+    def _check_alone(self) -> None:
+        """Raise `ConfigError` for an optimizer around another, and for a scheduler that a hook steps."""
+        mine = self._optimizer
+        for where, one in things_within(mine):
+            if isinstance(one, LRScheduler):
+                raise ConfigError(
+                    f"The optimizer {self.kind} has a scheduler, {type(one).__name__} ({where}), whose count is no "
+                    f"part of a state. Pass the rate as a function of the step: Learner(..., lr=lambda step: ...)."
+                )
+            if one is mine or not isinstance(one, torch.optim.Optimizer):
+                continue
+            theirs = {id(param) for group in one.param_groups for param in group["params"]}
+            shares = one.state is mine.state and one.param_groups is mine.param_groups
+            if not shares and theirs & self._param_names.keys():
+                raise ConfigError(
+                    f"The optimizer {self.kind} holds another, {type(one).__name__} ({where}), with a memory of its "
+                    f"own, which is no part of a state. Use one class that keeps all under its own state and "
+                    f"param_groups, or let both share them (self.state = inner.state, and param_groups likewise)."
+                )
 
     def bring_in(self, optim: OptimState, device: torch.device) -> None:
         """Make the memory what `optim` says; that of another class is begun anew."""
@@ -133,7 +180,14 @@ class LiveOptimizer:
                 state[param] = _taken_over(state.get(param, {}), kept, device, self._on_device)
         for index, (group, fresh) in enumerate(zip(self._optimizer.param_groups, self._fresh_groups, strict=True)):
             changed = optim.groups[index] if index < len(optim.groups) else {}
-            group.update(clone_tree({**fresh, **changed}))
+            values = clone_tree({**fresh, **changed})
+            for added in [name for name in group if name not in values and name not in _NO_VALUES]:
+                del group[added]  # by the steps after another state
+            group.update(values)
+        attributes = vars(self._optimizer)
+        for name in self._attributes():
+            del attributes[name]
+        attributes.update(clone_tree({**self._fresh_attributes, **optim.attributes}))
 
     def step(
         self,
@@ -201,7 +255,11 @@ class LiveOptimizer:
                     "capturable=True)"
                 )
             own = {**group, "lr": self._scaled[index].own} if self._scaled else group
-            changed = [name for name, value in _group_values(own).items() if not same_bits(value, fresh[name])]
+            changed = [
+                name
+                for name, value in _group_values(own).items()
+                if name not in fresh or not same_bits(value, fresh[name])
+            ]
             if any(name != "lr" or self._schedule is None for name in changed):
                 return f"it changes {', '.join(changed)} of its parameter groups in Python"
         for kept in self._optimizer.state.values():
@@ -333,8 +391,14 @@ def _hooked(optimizer: torch.optim.Optimizer) -> bool:
     )
 
 
+_KNOWN: Final = frozenset({"state", "param_groups", "defaults"})
+"""The attributes of every optimizer, each seen to for itself."""
+_NO_VALUES: Final = frozenset({"params", "param_names"})
+"""What a parameter group holds beside its values."""
+
+
 def _group_values(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: clone_tree(value) for name, value in group.items() if name not in {"params", "param_names"}}
+    return {name: clone_tree(value) for name, value in group.items() if name not in _NO_VALUES}
 
 
 def _taken_over(

@@ -5,8 +5,11 @@ Two trainings are the same when their bits are; `==` of floats and of tensors sa
 
 from __future__ import annotations
 
+import dataclasses
 import struct
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping
+from datetime import datetime
 
 import torch
 from pydantic import BaseModel
@@ -25,16 +28,34 @@ def same_bits(one: object, other: object) -> bool:
     if isinstance(one, BaseModel) and isinstance(other, BaseModel):
         if type(one).__eq__ is not BaseModel.__eq__:
             return one == other
-        return same_bits(one.__dict__, other.__dict__)
+        return same_bits(fields_of(one), fields_of(other)) and same_bits(
+            one.__pydantic_private__, other.__pydantic_private__
+        )
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(same_bits(one[name], other[name]) for name in one)
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return _same_items(one, other)
+    if isinstance(one, (list, tuple, deque)) and isinstance(other, (list, tuple, deque)):
+        longest = getattr(one, "maxlen", None) == getattr(other, "maxlen", None)
+        return longest and len(one) == len(other) and all(map(same_bits, one, other))
+    if isinstance(one, datetime) and isinstance(other, datetime):
+        return _shown_by_clock(one) == _shown_by_clock(other)
+    if dataclasses.is_dataclass(one) and not isinstance(one, type):
+        return all(
+            same_bits(getattr(one, field.name, None), getattr(other, field.name, None))
+            for field in dataclasses.fields(one)
+        )
     return bool(one == other)
 
 
-def _same_items(one: Sequence[object], other: Sequence[object]) -> bool:
-    return len(one) == len(other) and all(map(same_bits, one, other))
+def fields_of(record: BaseModel) -> dict[str, object]:
+    """Return a record's fields, extra ones too. What else it carries (a `cached_property`) is computed of these."""
+    kept = {name: record.__dict__[name] for name in type(record).model_fields if name in record.__dict__}
+    return {**kept, **(record.__pydantic_extra__ or {})}
+
+
+def _shown_by_clock(moment: datetime) -> object:
+    """Return what a moment is beside an instant: what the clock on the wall shows, and where that hangs."""
+    zone = getattr(moment.tzinfo, "key", None)  # the name of a `ZoneInfo`; others differ by their offset only
+    return moment.replace(tzinfo=None, fold=0), moment.utcoffset(), zone, zone and moment.fold
 
 
 def same_tensor(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -16,8 +16,8 @@ from nntrain.values.flattening import Flattener, Tree, unflattened
 Flattened = tuple[Tree, Mapping[str, Tensor]]
 """What a `Flattener` made of a state."""
 
-_NO_VALUES: Final = frozenset({"options"})
-"""What a state holds beside its value: what the optimizer was made with."""
+_NO_VALUES: Final = frozenset({"options", "model"})
+"""What a state holds beside its value: what the optimizer was made with, and of which model it is."""
 _ABSENT: Final = "(absent)"
 
 

@@ -13,14 +13,25 @@ import math
 import struct
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_jsonable_python
-from torch import Tensor
+from torch import Size, Tensor
 
 from nntrain.errors import ConfigError
+from nntrain.values.bits import fields_of
+
+_SEQUENCES: Final[Mapping[str, Callable[[Iterable[Any]], object]]] = {
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+    "size": lambda items: Size(tuple(items)),
+}
 
 Tree = Any
 """JSON: None, a bool, a number, a string, a list or a dict of trees."""
@@ -41,6 +52,8 @@ class Flattener:
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
+        self.model: object = None
+        """Of the state that is taken apart; those in its slots may be of others."""
         self._names: dict[int, str] = {}
         self._read: dict[int, tuple[weakref.ref[Any], Any]] = {}
 
@@ -68,16 +81,21 @@ class Flattener:
             tag, parts = value.flat(self)
             return {tag: {name: self.tree(part, _within(path, name)) for name, part in parts.items()}}
         if isinstance(value, BaseModel):
-            return {"record": {name: self.tree(part, _within(path, name)) for name, part in _fields(value)}}
+            return {"record": {name: self.tree(part, _within(path, name)) for name, part in fields_of(value).items()}}
         if isinstance(value, Mapping):
             return self._mapping(value, path)
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple, deque)):
             items = [self.tree(item, _within(path, str(index))) for index, item in enumerate(value)]
-            return items if type(value) is list else {"tuple": items}
+            if isinstance(value, deque):
+                return {"deque": [value.maxlen, *items]}
+            return items if type(value) is list else {"size" if type(value) is Size else "tuple": items}
         if isinstance(value, (set, frozenset)):
-            return {"tuple": sorted((self.tree(item, path) for item in value), key=json.dumps)}
+            items = sorted((self.tree(item, path) for item in value), key=json.dumps)
+            return {"set" if isinstance(value, set) else "frozenset": items}
         if isinstance(value, bytes):
             return {"bytes": base64.b64encode(value).decode()}
+        if isinstance(value, datetime) and isinstance(value.tzinfo, ZoneInfo) and value.tzinfo.key:
+            return {"zoned": [value.replace(tzinfo=None, fold=0).isoformat(), value.fold, value.tzinfo.key]}
         return self._other(value, path)
 
     def _mapping(self, value: Mapping[Any, object], path: str) -> Tree:
@@ -112,11 +130,6 @@ def _within(path: str, name: str) -> str:
     return f"{path}/{name}" if path else name
 
 
-def _fields(record: BaseModel) -> list[tuple[str, object]]:
-    found = [(name, record.__dict__[name]) for name in type(record).model_fields if name in record.__dict__]
-    return found + list((record.model_extra or {}).items())
-
-
 def unflattened(tree: Tree, tensors: Mapping[str, Tensor], made: Mapping[str, Callable[[Any], object]]) -> Any:
     """Put together what a `Flattener` took apart; records come as dicts of their fields.
 
@@ -134,8 +147,14 @@ def unflattened(tree: Tree, tensors: Mapping[str, Tensor], made: Mapping[str, Ca
                 return tensors[inner]
             case "float":
                 return struct.unpack(">d", bytes.fromhex(inner))[0]
-            case "tuple":
-                return tuple(whole(item) for item in inner)
+            case "tuple" | "set" | "frozenset" | "size":
+                return _SEQUENCES[tag](whole(item) for item in inner)
+            case "deque":
+                maxlen, *items = inner
+                return deque((whole(item) for item in items), maxlen)
+            case "zoned":
+                clock, fold, zone = inner
+                return datetime.fromisoformat(clock).replace(fold=fold, tzinfo=ZoneInfo(zone))
             case "map" | "record":
                 return {name: whole(item) for name, item in inner.items()}
             case "pairs":

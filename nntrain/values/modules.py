@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, strided
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from nntrain.errors import ConfigError
 from nntrain.values.randomness import seeded
+from nntrain.values.reach import tensors_within
 from nntrain.values.tensors import ModelSource, Snapshot
 
 
@@ -30,10 +32,33 @@ def check_initialised(module: nn.Module) -> None:
         )
 
 
+def check_held(module: nn.Module) -> None:
+    """Refuse a module whose `state_dict` has more than parameters and buffers: a state would not hold that."""
+    named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    names, held = {name for name, _ in named}, {_place(tensor) for _, tensor in named}
+    more = [
+        name
+        for name, value in module.state_dict().items()
+        if name not in names and not (isinstance(value, Tensor) and _place(value) in held)
+    ]
+    if more:
+        raise ConfigError(
+            f"The model's state_dict() has {', '.join(more)} beside its parameters and buffers (get_extra_state, or a "
+            f"hook of state_dict). A state holds parameters and buffers only: what changes in training would not be "
+            f"saved, and not gone back to. Keep it in a buffer: register_buffer('count', torch.zeros(()))."
+        )
+
+
+def _place(tensor: Tensor) -> object:
+    """Return where a tensor's elements lie."""
+    return (tensor.untyped_storage()._cdata, tensor.storage_offset()) if tensor.layout == strided else id(tensor)
+
+
 def make_module(template: ModelSource, bits: int) -> nn.Module:
     """Make a module of one's own: a copy of `template`, or what the factory makes under a seed of `bits`."""
     if isinstance(template, nn.Module):
         check_initialised(template)
+        check_held(template)
         try:
             return _copied(template)
         except RuntimeError as error:
@@ -46,7 +71,21 @@ def make_module(template: ModelSource, bits: int) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise ConfigError(f"The model factory returned {type(module).__name__}, expected a torch.nn.Module.")
     check_initialised(module)
+    check_held(module)
+    _check_new(module, template)
     return _with_own_memory(module)
+
+
+def _check_new(module: nn.Module, factory: Callable[[], nn.Module]) -> None:
+    """Refuse a module with tensors that its factory still holds: they would be trained, and be in other modules too."""
+    names = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+    for where, tensor in tensors_within(factory):
+        if id(tensor) in names:
+            raise ConfigError(
+                f"The model factory returned a module that is not its own: {names[id(tensor)]} is {where} of the "
+                f"factory. Make a new module at each call, or pass the module itself, which is copied: "
+                f"Learner(model, ...)."
+            )
 
 
 def _copied(template: nn.Module) -> nn.Module:
@@ -71,7 +110,7 @@ def _with_own_memory(module: nn.Module) -> nn.Module:
 
 
 def _is_expanded(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and 0 in tensor.stride()
+    return tensor.layout == strided and 0 in tensor.stride()
 
 
 def module_with(template: ModelSource, snapshot: Snapshot, *, train: bool) -> nn.Module:

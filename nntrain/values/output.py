@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from nntrain.values.trees import tree_map
+from nntrain.values.trees import detached
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,4 +26,4 @@ class BatchOutput:
     def copied(self) -> BatchOutput:
         """Return the same output in memory of its own: an engine may use its memory again for the next batch."""
         metrics = {name: one.clone() if isinstance(one, Tensor) else one for name, one in self.metrics.items()}
-        return BatchOutput(self.loss.clone(), tree_map(self.preds, Tensor.clone), MappingProxyType(metrics))
+        return BatchOutput(self.loss.clone(), detached(self.preds, Tensor.clone), MappingProxyType(metrics))

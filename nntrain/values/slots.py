@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Final, Generic
+from collections import deque
+from collections.abc import Mapping, MutableMapping, MutableSequence, MutableSet
+from copy import deepcopy
+from typing import Any, Final, Generic
 
 from pydantic import BaseModel
 
 from nntrain.errors import ConfigError
+from nntrain.values.bits import fields_of
 from nntrain.values.flattening import Flat, Flattener
 from nntrain.values.record import FrozenMapping, Record, RecordT
 
@@ -31,13 +34,43 @@ class Unread(Record, Flat, frozen=True):
         return "record", self.fields
 
 
+def unshared(value: Any) -> Any:
+    """Return a value whose lists, dicts and sets are nobody else's; the very same one where it has none.
+
+    A frozen record may hold a list, and what is appended to that would change every state that holds the record.
+    Tensors and states are not copied.
+    """
+    kind = type(value)
+    if kind in _FROZEN or isinstance(value, Flat):
+        return value
+    if isinstance(value, BaseModel):
+        fields = fields_of(value)
+        changed = {name: new for name, part in fields.items() if (new := unshared(part)) is not part}
+        return value.model_copy(update=changed) if changed or not kind.model_config.get("frozen") else value
+    if kind is tuple:
+        items = tuple(map(unshared, value))
+        return value if all(new is old for new, old in zip(items, value, strict=True)) else items
+    if kind is list:
+        return list(map(unshared, value))
+    if kind is dict:
+        return {name: unshared(part) for name, part in value.items()}
+    if kind is deque:
+        return deque(map(unshared, value), value.maxlen)
+    return deepcopy(value) if isinstance(value, (MutableSequence, MutableMapping, MutableSet)) else value
+
+
+_FROZEN: Final = frozenset({bool, int, float, complex, str, bytes, type(None)})
+
+
 class Slot(Generic[RecordT]):
     """A typed key under which a subscriber keeps a record of its own in the state.
 
     `name` is dotted, to keep packages apart (`"acme.patience"`), and says whose memory it is, not by which settings: a
     checkpoint goes on with others. `record` is a frozen pydantic model; `default` is what `state.get` gives before the
     first `state.put`. `former` is a pattern of the names that the slot had before, under which `state.get` finds what
-    older checkpoints hold. A slot is saved, resumed, rolled back and compared with the rest of the state.
+    older checkpoints hold. A slot is saved, resumed, rolled back and compared with the rest of the state. `state.put`
+    and `state.get` copy a record's lists, dicts and sets, so that no kept state changes with them; its tensors they do
+    not copy, and whoever gets one never writes to it.
     """
 
     __slots__ = ("default", "former", "name", "record")

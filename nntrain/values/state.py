@@ -22,7 +22,7 @@ from nntrain.values.log_event import LogEvent
 from nntrain.values.modules import module_with
 from nntrain.values.progress import Progress
 from nntrain.values.record import FrozenMapping, Record, RecordT, evolved
-from nntrain.values.slots import Slot, Unread
+from nntrain.values.slots import Slot, Unread, unshared
 from nntrain.values.sums import Sums
 from nntrain.values.tensors import Tensors
 
@@ -77,7 +77,7 @@ class TrainState(Record, Flat, frozen=True):
         return self.tensors.read(lambda snapshot: module_with(self.tensors.template, snapshot, train=train))
 
     def get(self, slot: Slot[RecordT]) -> RecordT:
-        """Return what is kept under `slot`, or its default."""
+        """Return what is kept under `slot`, or its default; its lists, dicts and sets are the caller's own."""
         if not isinstance(slot, Slot):
             raise ConfigError(
                 f"state.get takes the Slot that the record is kept under; got {slot!r} ({type(slot).__name__})."
@@ -86,7 +86,7 @@ class TrainState(Record, Flat, frozen=True):
         if found is None:
             found = next((kept for name, kept in self.slots.items() if slot.was_named(name)), slot.default)
         if isinstance(found, slot.record):
-            return found  # pyright: ignore[reportReturnType] # narrowed to the bound; mypy sees the RecordT
+            return unshared(found)  # type: ignore[no-any-return] # of the very class
         if isinstance(found, Unread):
             try:
                 return slot.record.model_validate(dict(found.fields), by_name=True)  # pyright: ignore[reportReturnType] # same
@@ -114,7 +114,7 @@ class TrainState(Record, Flat, frozen=True):
         slots = self.slots
         if slot.former is not None:
             slots = FrozenMapping({name: kept for name, kept in slots.items() if not slot.was_named(name)})
-        return evolved(self, slots=slots.put(slot.name, value))
+        return evolved(self, slots=slots.put(slot.name, unshared(value)))
 
     def scale_lr(self, factor: float) -> TrainState:
         """Return a state from which the learning rate, constant or of a schedule, is `factor` times what it was.

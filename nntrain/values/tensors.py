@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 import torch
 from pydantic import GetCoreSchemaHandler
@@ -31,6 +31,8 @@ from nntrain.values.trees import clone_tree
 Read = TypeVar("Read")
 ModelSource = nn.Module | Callable[[], nn.Module]
 """A module, or a function of no arguments that makes one."""
+ANOTHER: Final = "another"
+"""What a file says of the model of a state in a slot, where it is not that of the state around it."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,15 @@ class Spec:
         return lines
 
 
+def spec_of(params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], device: torch.device) -> Spec:
+    """Return names, shapes and dtypes of tensors by name."""
+    return Spec(
+        {name: (tensor.shape, tensor.dtype) for name, tensor in params.items()},
+        {name: (tensor.shape, tensor.dtype) for name, tensor in buffers.items()},
+        device,
+    )
+
+
 def _shaped(shape_dtype: tuple[torch.Size, torch.dtype]) -> str:
     return f"{list(shape_dtype[0])} {str(shape_dtype[1]).removeprefix('torch.')}"
 
@@ -67,14 +78,15 @@ class OptimState:
     """What an optimizer remembers.
 
     `kind` is the class; `state` maps a parameter's name to what is kept for it; `groups` holds, for each parameter
-    group, the values that the optimizer itself changed since it was made (most change none). `options` are the values
-    it was made with; they are no part of a state's value.
+    group, the values that the optimizer itself changed since it was made (most change none), and `attributes` likewise
+    those of its own attributes. `options` are the values it was made with; they are no part of a state's value.
     """
 
     kind: str
     state: Mapping[str, Mapping[str, Any]]
     groups: tuple[Mapping[str, Any], ...]
     options: tuple[Mapping[str, Any], ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,7 +152,12 @@ def copied_snapshot(snapshot: Snapshot) -> Snapshot:
     return Snapshot(
         clone_tree(snapshot.params),
         clone_tree(snapshot.buffers),
-        OptimState(optim.kind, clone_tree(optim.state), clone_tree(optim.groups), optim.options),
+        replace(
+            optim,
+            state=clone_tree(optim.state),
+            groups=clone_tree(optim.groups),
+            attributes=clone_tree(optim.attributes),
+        ),
     )
 
 
@@ -166,7 +183,7 @@ class Source(Protocol):
 class Tensors:
     """A handle on one value of a training's tensors. See the module's text for its conditions."""
 
-    __slots__ = ("__weakref__", "lost", "owned", "source", "spec", "template")
+    __slots__ = ("__weakref__", "generation", "lost", "owned", "source", "spec", "template")
 
     def __init__(self, spec: Spec, template: ModelSource, source: Source | None, owned: Snapshot | None) -> None:
         self.spec: Spec = spec
@@ -174,6 +191,8 @@ class Tensors:
         self.source: Source | None = source
         self.owned: Snapshot | None = owned
         self.lost: str | None = None
+        self.generation: int = -1
+        """Which of its source's values this is. A weak reference may be gone before the handle is (in `__del__`)."""
 
     def read(self, reader: Callable[[Snapshot], Read]) -> Read:
         """Call `reader` with the tensors themselves: it must copy what it keeps and write nothing."""
@@ -236,6 +255,8 @@ class Tensors:
             snapshot = self.owned or self.snapshot()
             flattener.know(self, snapshot)
         optim = snapshot.optim
+        flattener.model = flattener.model or self.template
+        another = {} if flattener.model is self.template else {"model": ANOTHER}
         options = tuple({name: one for name, one in group.items() if _is_plain(one)} for group in optim.options)
         return {
             "params": snapshot.params,
@@ -244,6 +265,8 @@ class Tensors:
             "groups": optim.groups,
             "options": options,
             "kind": optim.kind,
+            **({"attributes": optim.attributes} if optim.attributes else {}),
+            **another,
         }
 
     def summary(self) -> dict[str, dict[str, dict[str, object]]]:
@@ -267,6 +290,7 @@ def _same_snapshot(one: Snapshot, other: Snapshot) -> bool:
         and one.optim.kind == other.optim.kind
         and same_bits(dict(one.optim.state), dict(other.optim.state))
         and same_bits(one.optim.groups, other.optim.groups)
+        and same_bits(dict(one.optim.attributes), dict(other.optim.attributes))
     )
 
 

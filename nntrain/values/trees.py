@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 
 class Contents(NamedTuple):
@@ -133,19 +134,50 @@ def fields_of(record: object) -> dict[str, Any]:
     return {field.name: getattr(record, field.name) for field in names}
 
 
-def clone_tree(tree: Any) -> Any:
-    """Copy a tree of dicts, lists and tuples down to its tensors; strides are kept."""
+def detached(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return what a model gave with each tensor as `change` returns it; `change` detaches it from the graph.
+
+    What is no plain tuple, list or dict is copied, never constructed: an object of any class (a distribution, a
+    dataclass) is of the same class, and has no tensor in common with the one given.
+    """
     if isinstance(tree, Tensor):
-        return tree.detach().clone()
-    if isinstance(tree, Mapping):
-        return {name: clone_tree(value) for name, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        items = [clone_tree(value) for value in tree]
-        kind = type(tree)
-        if kind is list or kind is tuple:
-            return items if kind is list else tuple(items)
-        return _rebuilt(tree, Contents(items, {}, {name: clone_tree(one) for name, one in _attributes(tree).items()}))
-    return copy.deepcopy(tree)  # of numbers and strings the very same
+        return change(tree)
+    kind = type(tree)
+    if kind is tuple or kind is list:
+        return kind([detached(item, change) for item in tree])
+    if kind is dict:
+        return {name: detached(item, change) for name, item in tree.items()}
+    if tree is None or kind in {bool, int, float, str}:
+        return tree
+    with _CopyingTensors(change):
+        return copy.deepcopy(tree)
+
+
+class _CopyingTensors(TorchFunctionMode):
+    """Makes `copy.deepcopy` take each tensor as `change` returns it. torch itself copies none amid a graph."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._change = change
+
+    def __torch_function__(
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
+        if func is not Tensor.__deepcopy__:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        if id(tensor) not in memo:
+            memo[id(tensor)] = self._change(tensor)
+        return memo[id(tensor)]
+
+
+def clone_tree(tree: Any) -> Any:
+    """Copy a tree down to its tensors; each part is of the class that it was, and strides are kept."""
+    return detached(tree, _clone)
+
+
+def _clone(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
 
 
 def described(tree: object) -> str:

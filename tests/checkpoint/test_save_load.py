@@ -20,6 +20,7 @@ import pickle
 import resource
 import struct
 import threading
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -27,6 +28,7 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from zoneinfo import ZoneInfo
 
 import pytest
 import torch
@@ -53,7 +55,7 @@ from nntrain import (
     fit_step,
 )
 from nntrain.checkpoint import container, content, inspect, load, save, verify
-from nntrain.errors import CheckpointError, ConfigError, MisfitError
+from nntrain.errors import CheckpointError, ConfigError, MisfitError, StateError
 from nntrain.subscribers.early_stopping import Patience
 from nntrain.subscribers.protocol import AnswerBatch
 from nntrain.values import slots
@@ -419,7 +421,7 @@ EVERYTHINGS: Final = st.builds(
     raw=st.binary(max_size=5),
     colour=st.sampled_from(Colour),
     level=st.sampled_from([None, Level.LOW]),
-    when=st.none() | st.datetimes() | st.datetimes(timezones=st.just(UTC)),
+    when=st.none() | st.datetimes() | st.datetimes(timezones=st.sampled_from([UTC, ZoneInfo("Europe/Berlin")])),
     day=st.none() | st.dates(),
     took=st.timedeltas(timedelta(days=-999), timedelta(days=999)),
     price=st.decimals(allow_nan=False, allow_infinity=False),
@@ -471,6 +473,75 @@ def test_states_are_kept_in_a_slot(tmp_path: Path) -> None:
     tensors = load_file(tmp_path / "twice.safetensors")
     assert len(tensors) == len(inspect(save(STATE, tmp_path / "once.safetensors").path).tensors)
     assert size < 3 * inspect(tmp_path / "once.safetensors").bytes
+
+
+class Remembering(torch.optim.SGD):
+    """Keeps more than tensors and numbers for a parameter, and adds a key to its group."""
+
+    def step(self, closure: Any = None) -> Any:
+        (group,) = self.param_groups
+        group["steps"] = group.get("steps", 0) + 1
+        for param in group["params"]:
+            memory = self.state[param]
+            memory.setdefault("norms", deque(maxlen=2)).append(param.grad.norm())
+            memory.setdefault("shape", param.shape)
+            memory.setdefault("seen", set()).add(group["steps"])
+            memory["pair"] = group["steps"], "a"
+            param.grad.mul_(sum(memory["norms"]) / len(memory["seen"]))
+        return super().step(closure)
+
+
+def test_law_what_an_optimizer_keeps_comes_back_of_the_type_that_it_was(tmp_path: Path) -> None:
+    learner, again = (Setup().learner().replace(optim_class=Remembering) for _ in range(2))
+    state = halfway(learner)
+    back = there_and_back(state, again, tmp_path)
+    assert back == state
+    ours, theirs = (one.tensors.snapshot().optim for one in (state, back))
+    (memory, *_), (loaded, *_) = ours.state.values(), theirs.state.values()
+    assert {name: type(value) for name, value in loaded.items()} == {
+        name: type(value) for name, value in memory.items()
+    }
+    assert ours.groups[0]["steps"] == theirs.groups[0]["steps"] > 0
+    assert fit_step(again, back).state == fit_step(learner, state).state
+
+
+class Ordered(torch.optim.SGD):
+    def step(self, closure: Any = None) -> Any:
+        for param in self.param_groups[0]["params"]:
+            self.state[param]["kept"] = OrderedDict(a=1)
+        return super().step(closure)
+
+
+def test_what_an_optimizer_keeps_and_would_not_come_back_is_refused(tmp_path: Path) -> None:
+    state = halfway(Setup().learner().replace(optim_class=Ordered))
+    with pytest.raises(CheckpointError, match=r"keeps kept of parameter .*, OrderedDict.* come back as \{'a': 1\}"):
+        save(state, tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("same_shapes", [False, True])
+def test_a_state_of_another_model_in_a_slot_comes_back_as_its_own(tmp_path: Path, same_shapes: bool) -> None:
+    batches = [(torch.ones(4, 2), torch.zeros(4, 1))]
+    first = torch.nn.Linear(2, 1)
+    other = torch.nn.Linear(2, 1) if same_shapes else torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+    learners = [
+        Learner(one, DataLoaders(batches, batches), torch.nn.functional.mse_loss, {}, torch.optim.Adam, 0.1)
+        for one in (first, other)
+    ]
+    teacher = learners[1].fit(1, print_stats=False).state
+    state = learners[0].init().put(EVERYTHING, Everything(kept=teacher))
+    back = there_and_back(state, learners[0], tmp_path).get(EVERYTHING).kept
+    assert back is not None
+    assert back == teacher
+    assert not back.diff(teacher)
+    assert {name: one.tolist() for name, one in back.params.items()} == {
+        name: one.tolist() for name, one in teacher.params.items()
+    }
+    assert fit_step(learners[1], back, 1).state == fit_step(learners[1], teacher, 1).state
+    with pytest.raises(StateError, match="is of another model than the learner that it was loaded for"):
+        back.to_module()
+    again = there_and_back(learners[0].init().put(EVERYTHING, Everything(kept=back)), learners[0], tmp_path)
+    assert again.get(EVERYTHING).kept == teacher
 
 
 class Memory(BaseModel, frozen=True, arbitrary_types_allowed=True):
@@ -559,7 +630,7 @@ UNSAVABLE: Final[Mapping[str, object]] = {
     "a sparse tensor": torch.eye(3).to_sparse(),
     "a tensor without memory": torch.empty(2, device="meta"),
     # What would come back as something else, since the field says nothing of it.
-    "a set": {1, 2},
+    "an ordered dict": OrderedDict(a=1),
     "an enum": Colour.RED,
     "a fraction": Fraction(1, 3),
     "a record": Inner(),

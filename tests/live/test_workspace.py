@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import os
 import pickle
@@ -26,6 +27,7 @@ from nntrain import (
     advance,
     batch_step,
     fit_step,
+    on,
     state_before,
 )
 from nntrain.errors import BorrowError, StateError
@@ -521,3 +523,89 @@ def test_two_threads_may_hand_each_others_states_around() -> None:
     straight = fit_step(learner_of("linear"), twin).state
     assert len(ends[0]) == len(ends[1]) == 40
     assert all(state == straight for state in ends[0] + ends[1])
+
+
+# -- handles that outlive their weak reference, and reads amid a write ------------------------------------------------
+
+
+class Last:
+    """Keeps a state when it is let go, and is part of a cycle, as trackers are."""
+
+    def __init__(self, state: TrainState, box: list[TrainState]) -> None:
+        self.state, self.box, self.me = state, box, self
+
+    def __del__(self) -> None:
+        self.box.append(self.state)
+
+
+def small() -> Learner[Any]:
+    torch.manual_seed(0)
+    batches = [(torch.randn(4, 4), torch.randint(0, 3, (4,))) for _ in range(3)]
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    return Learner(model, DataLoaders(batches, batches), nn.functional.cross_entropy, accuracy, torch.optim.Adam, 0.1)
+
+
+def resurrected(learner: Learner[Any]) -> tuple[TrainState, TrainState]:
+    """Return a state that came back to life, and a copy of it from before."""
+    box: list[TrainState] = []
+    state = fit_step(learner, learner.init(), 1).state
+    twin = copy.deepcopy(state)
+    Last(state, box)
+    del state
+    gc.collect()
+    return box[0], twin
+
+
+def test_law_a_state_that_comes_back_to_life_is_what_it_was_or_says_that_it_is_lost() -> None:
+    learner = small()
+    state, twin = resurrected(learner)
+    assert state == twin
+    fit_step(learner, learner.init(), 1)
+    for read in (
+        lambda: state == twin,
+        lambda: state.params["0.weight"],
+        state.to_module,
+        lambda: fit_step(learner, state, 2),
+    ):
+        with pytest.raises(StateError, match="it was let go, and kept again by a __del__"):
+            read()
+    assert fit_step(learner, learner.init(), 1).state == twin
+
+
+def test_law_a_state_that_comes_back_to_life_and_is_gone_on_from_is_kept() -> None:
+    learner = small()
+    state, twin = resurrected(learner)
+    further = fit_step(learner, state, 2).state
+    assert state == twin
+    assert further == fit_step(learner, twin, 2).state
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_law_a_state_that_is_read_amid_its_write_says_so(when: str) -> None:
+    kept: list[TrainState] = []
+    said: list[str] = []
+
+    @on("after_batch")
+    def keep(state: TrainState, batch: object, output: object) -> TrainState:
+        kept.append(state)
+        return state
+
+    def make(params: Any, lr: float) -> torch.optim.Optimizer:
+        optimizer = torch.optim.SGD(params, lr=lr)
+
+        def read(*given: object) -> None:
+            try:
+                kept[-1].params["0.weight"]
+            except StateError as error:
+                said.append(str(error))
+
+        register: Any = optimizer.register_step_pre_hook if when == "before" else optimizer.register_step_post_hook
+        register(read)
+        return optimizer
+
+    learner = small().replace(optim_class=make, subs=[keep])
+    state = fit_step(learner, learner.init(), 1).state
+    assert len(said) == 3
+    assert all("amid writing it; read it after the step" in one for one in said)
+    assert state == fit_step(learner.replace(subs=[]), learner.init(), 1).state
+    assert all(one.params["0.weight"].isfinite().all() for one in kept)

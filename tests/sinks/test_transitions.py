@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import new_class
 from typing import Any, Literal
@@ -840,3 +841,23 @@ def test_where_an_answer_goes_elsewhere_it_is_the_batch_reached_that_is_wanted(e
 
     learner_of(Sees(every_batch=False, wants=lambda phase, step: step == 1), subs=[Back()]).fit(1, print_stats=False)
     assert seen == ([(0, 1), (3, 1)] if event == "before_batch" else [(0, 1), (2, 1)])
+
+
+def test_what_a_sink_does_to_the_configuration_no_other_sees() -> None:
+    seen: list[Mapping[str, object]] = []
+
+    def spoil(transition: Transition) -> None:
+        config: Any = transition.run.config
+        seen.append(copy.deepcopy(config))
+        config["optimizer"] = "mine"
+        config["subscribers"].append("me")
+        config["data"].clear()
+
+    model = torch.nn.Linear(2, 2)
+    batches = [(torch.ones(2, 2), torch.tensor([0, 1]))]
+    dls = DataLoaders(batches, batches)
+    learner = Learner(model, dls, nn.functional.cross_entropy, accuracy, torch.optim.SGD, 0.1, sinks=[spoil, spoil])
+    assert not learner.fit(1, print_stats=False).sink_failures
+    assert len(seen) > 2
+    assert all(one == seen[0] for one in seen)
+    assert seen[0]["optimizer"] == "SGD"

@@ -6,6 +6,7 @@ import copy
 import functools
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from nntrain import DataLoaders, Learner, accuracy, advance, epoch_step, fit_step
+from nntrain.checkpoint import load, save
+from nntrain.errors import ConfigError
 
 CLASSES = sorted(
     (
@@ -254,3 +257,115 @@ def test_a_step_replaced_on_the_class_is_the_one_taken(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.optim.SGD, "step", counted)
     train(learner)
     assert len(taken) == 3
+
+
+class Counting(torch.optim.SGD):
+    """Adds a key to its group, and takes another away, when it steps for the first time."""
+
+    def step(self, closure: Any = None) -> Any:
+        (group,) = self.param_groups
+        group["steps"] = group.get("steps", 0) + 1
+        if group["steps"] > 3:
+            group["lr"] = 0.0
+        return super().step(closure)
+
+
+def test_keys_that_an_optimizer_adds_to_its_groups_are_those_of_the_state() -> None:
+    learner, other = learner_with(Counting), learner_with(Counting)
+    start = learner.init(epochs=2)
+    straight = fit_step(learner, start).state
+    assert fit_step(learner, start).state == straight  # nothing of the other fit is left in the optimizer
+    kept = epoch_step(learner, start).state
+    assert kept.tensors.snapshot().optim.groups == ({"steps": 3},)
+    assert fit_step(other, copy.deepcopy(kept)).state == fit_step(learner, kept).state == straight
+
+
+class Attributes(torch.optim.SGD):
+    """Counts in attributes of its own, some of which it makes at its first step."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, lr=lr)
+        self.steps = 0
+        self.norms: list[Tensor] = []
+
+    def step(self, closure: Any = None) -> Any:
+        self.steps += 1
+        self.last = {"norm": self.param_groups[0]["params"][0].grad.norm(), "kind": "l2"}
+        self.norms.append(self.last["norm"])
+        for param in self.param_groups[0]["params"]:
+            param.grad.mul_(self.steps / (1 + sum(self.norms)))
+        return super().step(closure)
+
+
+class Sharing(torch.optim.Optimizer):
+    """Around another, and keeps nothing elsewhere."""
+
+    def __init__(self, inner: torch.optim.Optimizer, *, shares: bool) -> None:
+        super().__init__([param for group in inner.param_groups for param in group["params"]], inner.defaults)
+        self.inner = inner
+        if shares:
+            self.state, self.param_groups = inner.state, inner.param_groups
+
+    def step(self, closure: Any = None) -> Any:
+        return self.inner.step(closure)
+
+
+def sharing(params: Any, lr: float) -> torch.optim.Optimizer:
+    return Sharing(torch.optim.Adam(params, lr=lr), shares=True)
+
+
+def counting_hook(params: Any, lr: float) -> torch.optim.Optimizer:
+    optimizer: Any = torch.optim.SGD(params, lr=lr)
+    optimizer.taken = 0
+
+    def count(*given: object) -> None:
+        optimizer.taken += 1
+        optimizer.param_groups[0]["lr"] = lr / (1 + optimizer.taken)
+
+    optimizer.register_step_post_hook(count)
+    made: torch.optim.Optimizer = optimizer
+    return made
+
+
+@pytest.mark.parametrize("make", [Attributes, sharing, counting_hook], ids=lambda one: one.__name__)
+def test_law_what_an_optimizer_keeps_in_its_attributes_is_part_of_the_state(
+    make: Callable[..., Any], tmp_path: Path
+) -> None:
+    learner = learner_with(make)
+    start = learner.init(epochs=2)
+    straight = fit_step(learner, start).state
+    assert fit_step(learner, start).state == straight
+    kept = start
+    while kept.progress.step < 4:
+        kept = advance(learner, kept).state
+    twin = copy.deepcopy(kept)
+    assert kept == twin
+    save(kept, tmp_path / "kept.safetensors")
+    back = load(tmp_path / "kept.safetensors", learner_with(make))
+    assert back == twin
+    assert fit_step(learner_with(make), back).state == fit_step(learner_with(make), twin).state == straight
+    assert fit_step(learner, kept).state == straight
+    assert fit_step(learner, start).state == straight
+
+
+def with_scheduler(params: Any, lr: float) -> torch.optim.Optimizer:
+    optimizer = torch.optim.SGD(params, lr=lr)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+    optimizer.register_step_post_hook(lambda *given: scheduler.step())
+    return optimizer
+
+
+def around_another(params: Any, lr: float) -> torch.optim.Optimizer:
+    return Sharing(torch.optim.Adam(params, lr=lr), shares=False)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (with_scheduler, r"has a scheduler, CosineAnnealingLR .*lr=lambda step"),
+        (around_another, r"holds another, Adam \(inner\), with a memory of its own"),
+    ],
+)
+def test_a_memory_elsewhere_is_told_before_the_first_step(make: Callable[..., Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        learner_with(make).init()

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, NoReturn
 
 from nntrain.errors import SubscriberError, VerdictError, add_note
-from nntrain.subscribers.protocol import EVENTS, Subscriber
+from nntrain.subscribers.protocol import EVENTS, Subscriber, check_names
+from nntrain.values.calls import call_problem
 from nntrain.values.state import TrainState
 from nntrain.values.verdicts import Cancel, CancelBatch, CancelEpoch, CancelFit, Event
 
@@ -68,10 +69,13 @@ def listeners(subscribers: Sequence[object]) -> dict[Event, tuple[Listener, ...]
         if not isinstance(order, int):
             raise SubscriberError(f"{name}.order is {order!r}, expected an int.")
         heard: list[Event] = [event for event in EVENTS if hears(subscriber, event)]
-        if not heard and not isinstance(subscriber, Subscriber):
+        if not isinstance(subscriber, Subscriber):
+            for kind in type(subscriber).__mro__:  # a subclass of `Subscriber` was checked when it was made
+                check_names(kind)
+        if not heard and type(subscriber) is not Subscriber:
             raise SubscriberError(
-                f"{name} listens to no event. Derive from Subscriber, or decorate a function with "
-                f"@on('after_epoch'); the events are {', '.join(EVENTS)}."
+                f"{name} listens to no event. Derive from Subscriber and override one, or decorate a function with "
+                f"@on('after_epoch'); the events are {', '.join(EVENTS)}. A sink goes into sinks=[...]."
             )
         for event in heard:
             call = getattr(subscriber, event)
@@ -95,16 +99,11 @@ def _check_signature(name: str, event: Event, call: object) -> None:
         raise SubscriberError(f"{name}.{event} is {call!r}, expected a method {wanted}.")
     if inspect.iscoroutinefunction(call):
         raise SubscriberError(f"{name}.{event} is async; subscribers answer at once. Make it a plain def: {wanted}.")
-    try:
-        signature = inspect.signature(call)
-    except (TypeError, ValueError):  # builtins without a signature: the call itself will tell
-        return
-    try:
-        signature.bind(*arguments)
-    except TypeError as error:
+    problem = call_problem(call, *arguments)
+    if problem is not None:
         raise SubscriberError(
-            f"{name}.{event}{signature} cannot be called with ({', '.join(arguments)}): {error}. Expected {wanted}."
-        ) from error
+            f"{name}.{event} cannot be called with ({', '.join(arguments)}): {problem}. Expected {wanted}."
+        )
 
 
 def publish(

@@ -51,6 +51,7 @@ class EarlyStopping(Subscriber[object]):
         if not (isinstance(monitor, str) and monitor):
             raise ConfigError(f"monitor is {monitor!r}; expected 'loss' or a metric's name.")
         self.monitor = monitor
+        self.monitors = (monitor,)
         self.mode = mode
         self.patience = patience
         self.min_delta = min_delta

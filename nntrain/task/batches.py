@@ -65,7 +65,10 @@ def sample_count(batch: object) -> int:
     """Return the number of a batch's samples: the first dimension of its first tensor that has one."""
     found = _first_length(batch)
     if found is None:
-        raise DataError(f"The batch ({described(batch)}) has no tensor with a batch dimension to count samples by.")
+        raise DataError(
+            f"The batch ({described(batch):.300}) has no tensor with a batch dimension to count samples by. Make numpy "
+            f"arrays and lists into tensors: torch.as_tensor(array), or a torch DataLoader over the samples."
+        )
     return found
 
 

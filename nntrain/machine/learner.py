@@ -71,7 +71,8 @@ class Learner(Generic[Batch]):
         model: a module, which is copied and never touched, or a function of no arguments that makes one.
         dls: the batches: `DataLoaders`, or anything with `.train` and `.valid`.
         loss_fn: (preds, target) to a 0-dim tensor, the mean over the batch's samples.
-        metric_fn: (preds, target) to one number, or a mapping of names to such functions.
+        metric_fn: a mapping of names to functions of (preds, target) that give one number, like `{"accuracy":
+            accuracy}`; a function alone is named "metric".
         optim_class: anything that makes an optimizer from parameters and `lr`: `torch.optim.SGD`, a partial ...
         lr: the learning rate, or a function of the step (0, 1, ...) that gives it.
         subs: the subscribers, asked by `order`, then as listed.

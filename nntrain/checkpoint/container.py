@@ -312,7 +312,7 @@ def read_head(file: BinaryIO, path: str) -> Head:
         raise CheckpointError(path, "foreign", f"it is no safetensors file: it has {len(first)} bytes")
     (length,) = struct.unpack("<Q", first)
     begins = file.read(1)
-    if begins != b"{" and (length > size - 8 or length > MAX_HEADER):
+    if begins not in {b"", b"{"} and (length > size - 8 or length > MAX_HEADER):
         raise CheckpointError(path, "foreign", f"it is no safetensors file{_other_kind(first)}")
     if length > MAX_HEADER or length > size - 8:
         raise CheckpointError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple, Never, NoReturn
 
 from nntrain.errors import SubscriberError, VerdictError, add_note
 from nntrain.subscribers.protocol import EVENTS, Subscriber, check_names
@@ -72,16 +72,23 @@ def listeners(subscribers: Sequence[object]) -> dict[Event, tuple[Listener, ...]
         if not isinstance(subscriber, Subscriber):
             for kind in type(subscriber).__mro__:  # a subclass of `Subscriber` was checked when it was made
                 check_names(kind)
-        if not heard and type(subscriber) is not Subscriber:
+        if not heard and (not isinstance(subscriber, Subscriber) or _own_methods(subscriber)):
+            own = f" It has {', '.join(_own_methods(subscriber))}." if isinstance(subscriber, Subscriber) else ""
             raise SubscriberError(
-                f"{name} listens to no event. Derive from Subscriber and override one, or decorate a function with "
-                f"@on('after_epoch'); the events are {', '.join(EVENTS)}. A sink goes into sinks=[...]."
+                f"{name} listens to no event.{own} Derive from Subscriber and override one, or decorate a function "
+                f"with @on('after_epoch'); the events are {', '.join(EVENTS)}. A sink goes into sinks=[...]."
             )
         for event in heard:
             call = getattr(subscriber, event)
             _check_signature(name, event, call)
             found[event].append(Listener(name, order, call))
     return {event: tuple(sorted(heard_by, key=lambda one: one.order)) for event, heard_by in found.items()}
+
+
+def _own_methods(subscriber: Subscriber[Never]) -> list[str]:
+    """Return the public methods that a subclass added: one that hears nothing, but has some, has a misspelt event."""
+    names = (name for name in dir(type(subscriber)) if not name.startswith("_") and not hasattr(Subscriber, name))
+    return [name for name in names if callable(getattr(type(subscriber), name))]
 
 
 def hears(subscriber: object, event: Event) -> bool:

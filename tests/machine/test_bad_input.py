@@ -187,7 +187,7 @@ REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("schedule of two", {"lr": lambda epoch, step: 0.1}, ConfigError, "missing a required argument: 'step'"),
     ("lr as a tensor", {"lr": torch.tensor(0.1)}, ConfigError, r"Make it a Python number by float\(...\)"),
     ("unpack", {"unpack": lambda: ()}, ConfigError, "unpack is .*; expected a function of the batch"),
-    ("sub listens to none", {"subs": [Unheard()]}, SubscriberError, "Unheard listens to no event"),
+    ("sub listens to none", {"subs": [Unheard()]}, SubscriberError, "Unheard listens to no event. It has helper"),
     ("sub of another library", {"subs": [Elsewhere()]}, SubscriberError, "Did you mean before_batch"),
     ("sink as sub", {"subs": [PrintStats()]}, SubscriberError, r"A sink goes into sinks=\[...\]"),
     ("sub as sink", {"sinks": [EarlyStopping()]}, ConfigError, r"Subscribers go into subs=\[...\]"),

@@ -291,6 +291,13 @@ class Head:
     bytes: int
 
 
+def _other_kind(first: bytes) -> str:
+    """Return what else a file may be, by its first bytes."""
+    if first.startswith((b"PK\x03\x04", b"\x80\x02")):
+        return ", but may be one of torch.save's: torch.load(path, weights_only=True) reads those"
+    return f"; it begins with {first!r}"
+
+
 def read_head(file: BinaryIO, path: str) -> Head:
     """Read and check all but the tensors' content. Raises `CheckpointError`."""
 
@@ -304,13 +311,16 @@ def read_head(file: BinaryIO, path: str) -> Head:
     if len(first) < 8:
         raise CheckpointError(path, "foreign", f"it is no safetensors file: it has {len(first)} bytes")
     (length,) = struct.unpack("<Q", first)
+    begins = file.read(1)
+    if begins not in {b"", b"{"} and (length > size - 8 or length > MAX_HEADER):
+        raise CheckpointError(path, "foreign", f"it is no safetensors file{_other_kind(first)}")
     if length > MAX_HEADER or length > size - 8:
         raise CheckpointError(
             path,
             "damaged" if length <= MAX_HEADER else "foreign",
             f"its header is said to have {length:,} bytes, of the file's {size:,}; at most {MAX_HEADER:,} are read",
         )
-    header = file.read(length)
+    header = begins + file.read(length - 1)
     beginning = _HEADER_START.match(header[:200].decode("latin-1"))
     if beginning is None or len(header) < length:
         raise _foreign(path, header)

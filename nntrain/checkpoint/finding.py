@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from nntrain.checkpoint.loading import load, open_checkpoint, verify
 from nntrain.errors import CheckpointError, ConfigError
-from nntrain.machine.machine import HasMachine
+from nntrain.machine.machine import HasMachine, machine_of
 from nntrain.values.log_event import WarningEvent
 from nntrain.values.record import evolved
 from nntrain.values.state import TrainState
@@ -58,11 +58,12 @@ def resume(folder: str | os.PathLike[str], learner: HasMachine[Batch]) -> Resume
     Skipped files are in the result, and the learner's sinks are told of them. Raises `MisfitError` where the newest
     whole one is of another model or optimizer: loading an older one would hide that.
     """
+    machine = machine_of(learner)
     found, skipped = _newest_whole(Path(folder), lambda path: load(path, learner))
     events = [WarningEvent(code="checkpoint_skipped", text=f"{one.path}: {one.reason}") for one in skipped]
     if found is None:
         for event in events:
-            learner.machine.info(0).tell(event)
+            machine.info(0).tell(event)
         return Resumed(None, None, skipped)
     path, state = found
     return Resumed(evolved(state, loaded=(*state.loaded, *events)), path, skipped)
@@ -84,6 +85,8 @@ def _newest_whole(folder: Path, read: Callable[[Path], Read]) -> tuple[tuple[Pat
     """Return the checkpoint that was saved last of those that `read` accepts, with what it returns, and the skipped."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; expected the folder that the checkpoints are in.")
+    if folder.is_symlink() and not folder.exists():  # a disk that is not mounted is no new training
+        raise CheckpointError(str(folder), "unreadable", f"it is a link to {folder.readlink()}, which is not there")
     aged: list[tuple[datetime, str, Path]] = []
     skipped: list[Skipped] = []
     for path in files_of(folder):

@@ -19,7 +19,7 @@ from torch import Tensor
 from nntrain.checkpoint.container import FORMAT, Head, Stored, read_head, read_tensors
 from nntrain.checkpoint.content import Flattened, migrate, state_of
 from nntrain.errors import CheckpointError, DataWarning, MisfitError, StateError, escape_untrusted
-from nntrain.machine.machine import HasMachine
+from nntrain.machine.machine import HasMachine, machine_of
 from nntrain.values.differences import Difference, difference
 from nntrain.values.flattening import Tree, unflattened
 from nntrain.values.history import EpochStats, History
@@ -153,7 +153,8 @@ def load(path: str | os.PathLike[str], learner: HasMachine[Batch]) -> TrainState
     no code of the file runs. Raises `CheckpointError` for a file that is damaged or not a checkpoint, and `MisfitError`
     for another model or optimizer, with all that is missing, unexpected or of another shape or dtype.
     """
-    workspace = learner.machine.workspace
+    machine = machine_of(learner)
+    workspace = machine.workspace
     began = time.perf_counter()
     with open_checkpoint(path) as content:
         _check_fit(content, workspace.spec, workspace.optimizer.fresh.kind, len(workspace.optimizer.fresh.options))
@@ -174,7 +175,7 @@ def load(path: str | os.PathLike[str], learner: HasMachine[Batch]) -> TrainState
             amid = f"it stands amid a phase of {counted[0]} batches; the learner's data have {counted[1]}"
             raise _misfit(content, [amid])
         try:
-            learner.machine.check_sums(state)
+            machine.check_sums(state)
         except StateError as error:
             raise _misfit(content, [str(error)]) from None
         size, digest = content.head.bytes, content.head.digest

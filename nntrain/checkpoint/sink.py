@@ -114,7 +114,13 @@ class Checkpoint:
     def interest(self) -> Interest:
         """What it wants to be told: batches after which to save."""
         return Interest(
-            every_batch=False, wants=self.wants, strict=self._strict, tells=True, last_words=True, check=self.check
+            every_batch=False,
+            wants=self.wants,
+            strict=self._strict,
+            tells=True,
+            last_words=True,
+            monitors=() if self._files.monitor is None else (self._files.monitor,),
+            check=self.check,
         )
 
     @property
@@ -164,9 +170,6 @@ class Checkpoint:
             self._save(transition, began, background=False)
         elif now.epoch > place.epoch and now.at != "after_fit":  # else the fit ends next, and saves
             by_count = self._every_epochs and now.epoch // self._every_epochs > place.epoch // self._every_epochs
-            if self._files.monitor_missing(state.history):
-                text = f"keep_best is {self._files.monitor!r}; there are {', '.join(_values(state.history[-1]))}"
-                self._report_failure(CheckpointError(str(self.folder), "unwritable", text), transition.run)
             if by_count or self._files.is_best(now, state.history):
                 self.wait()
                 self._save(transition, began, background=self._background)
@@ -318,9 +321,13 @@ class _Files:
         try:
             self._place.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CheckpointError(
-                str(self.folder), "unwritable", f"there can be no such folder ({error.strerror or error})"
-            ) from error
+            if self._place.is_file():
+                why = "it is a file; expected a folder"
+            elif self._place.is_symlink():
+                why = f"it is a link to {self._place.readlink()}, which is not there"
+            else:
+                why = f"there can be no such folder ({error.strerror or error})"
+            raise CheckpointError(str(self.folder), "unwritable", why) from error
         return missing
 
     def _there(self) -> list[_File]:
@@ -340,10 +347,6 @@ class _Files:
                 verify(file.path)
                 return file.path
         return None
-
-    def monitor_missing(self, history: tuple[EpochStats, ...]) -> bool:
-        """Return whether there are statistics, but without the monitored value."""
-        return bool(history) and self.monitor is not None and self.monitor not in _values(history[-1])
 
     def is_best(self, place: Progress, history: tuple[EpochStats, ...]) -> bool:
         """Return whether the state at a place is better than all that were saved."""

@@ -11,6 +11,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
+from nntrain.errors import add_note
 from nntrain.live.compiled import CompileOptions, compiled
 from nntrain.live.flight import Flight
 from nntrain.live.outside import Outside
@@ -20,6 +21,7 @@ from nntrain.task.batches import tensors_of, to_device
 from nntrain.task.supervised import Supervised, Unpacked
 from nntrain.values.output import BatchOutput
 from nntrain.values.sums import Weight, WeightedSums
+from nntrain.values.trees import described
 
 Batch = TypeVar("Batch")
 BatchIn_contra = TypeVar("BatchIn_contra", contravariant=True)
@@ -102,7 +104,11 @@ class Pass(Generic[Batch]):
         if self._compiled is None:
             preds, loss = self._task.evaluate(self.workspace.module, parts)
         else:
-            preds, loss = self._compiled(*parts)
+            try:
+                preds, loss = self._compiled(*parts)
+            except Exception as error:
+                add_note(error, f"nntrain: raised by the compiled model or loss_fn; the batch is {described(parts)}")
+                raise
         return preds, self._task.check(loss, train=train)
 
     def measure(self, preds: object, target: object) -> dict[str, Tensor | float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
@@ -23,16 +24,17 @@ from nntrain.machine.machine import Machine, ordinary_tensors
 from nntrain.machine.steps import check_epochs, fold, with_goal
 from nntrain.machine.telling import News
 from nntrain.metrics.measured import MetricFn, named_metrics
-from nntrain.sinks.interest import Sink, interest_of, sink_name
+from nntrain.sinks.interest import Sink, check_sink, interest_of, sink_name
 from nntrain.sinks.print_stats import PrintStats
 from nntrain.sinks.transition import RunInfo
 from nntrain.subscribers.asking import listeners, subscriber_name
 from nntrain.subscribers.protocol import Listening
-from nntrain.task.supervised import LossFn, Supervised, Unpacked, unpacked
-from nntrain.update.optimizer import OptimizerFactory
+from nntrain.task.supervised import LossFn, Supervised, Unpacked, check_loss_fn, unpacked
+from nntrain.update.optimizer import OptimizerFactory, check_optim_class
 from nntrain.update.schedules import Schedule, check_lr
+from nntrain.values.calls import call_problem, function_name
 from nntrain.values.key import Key
-from nntrain.values.modules import check_initialised
+from nntrain.values.modules import check_model
 from nntrain.values.progress import Phase, Progress
 from nntrain.values.record import FrozenMapping
 from nntrain.values.state import TrainState
@@ -70,7 +72,8 @@ class Learner(Generic[Batch]):
         model: a module, which is copied and never touched, or a function of no arguments that makes one.
         dls: the batches: `DataLoaders`, or anything with `.train` and `.valid`.
         loss_fn: (preds, target) to a 0-dim tensor, the mean over the batch's samples.
-        metric_fn: (preds, target) to one number, or a mapping of names to such functions.
+        metric_fn: a mapping of names to functions of (preds, target) that give one number, like `{"accuracy":
+            accuracy}`; a function alone is named "metric".
         optim_class: anything that makes an optimizer from parameters and `lr`: `torch.optim.SGD`, a partial ...
         lr: the learning rate, or a function of the step (0, 1, ...) that gives it.
         subs: the subscribers, asked by `order`, then as listed.
@@ -104,29 +107,14 @@ class Learner(Generic[Batch]):
 
     def __post_init__(self) -> None:
         """Check every argument, and make sequences into tuples."""
-        if isinstance(self.model, nn.Module):
-            check_initialised(self.model)
-        elif isinstance(self.model, type) or not callable(self.model):
-            raise ConfigError(
-                f"model is {self.model!r}; expected a torch.nn.Module, or a function of no arguments that makes one."
-            )
+        check_model(self.model)
         check_data(self.dls)
-        functions: dict[str, object] = {
-            "loss_fn": self.loss_fn,
-            "optim_class": self.optim_class,
-            "unpack": self.unpack,
-        }
-        if self.weigh is not None:
-            functions["weigh"] = self.weigh
-        for name, given in functions.items():
-            if isinstance(given, torch.optim.Optimizer):
-                made = type(given).__name__
-                raise ConfigError(
-                    f"{name} is an optimizer made already, over other parameters. Pass what makes one: {made}, or "
-                    f"functools.partial({made}, ...)."
-                )
-            if not callable(given):
-                raise ConfigError(f"{name} is {given!r}; expected something that can be called.")
+        check_loss_fn(self.loss_fn)
+        check_optim_class(self.optim_class)
+        for name, given in (("unpack", self.unpack), ("weigh", self.weigh)):
+            problem = None if given is None else call_problem(given, "batch")
+            if problem is not None:
+                raise ConfigError(f"{name} is {given!r:.80}; expected a function of the batch: {problem}.")
         _check_untrained(self.loss_fn)
         named_metrics(self.metric_fn)
         if isinstance(self.metric_fn, Mapping):
@@ -140,12 +128,27 @@ class Learner(Generic[Batch]):
         for name in ("subs", "sinks"):
             given = getattr(self, name)
             if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
-                raise ConfigError(f"{name} is {given!r}; expected a list, like {name}=[...].")
+                raise ConfigError(f"{name} is {given!r:.80}; expected a list, like {name}=[...].")
             object.__setattr__(self, name, tuple(given))
         listeners(self.subs)
         for sink in self.sinks:
-            interest_of(sink)
+            check_sink(sink)
+        self._check_monitors()
         object.__setattr__(self, "device", as_device(self.device))
+
+    def _check_monitors(self) -> None:
+        """Raise `ConfigError` where a subscriber or sink reads a value that no phase will have."""
+        there = ["loss", *named_metrics(self.metric_fn)]
+        monitors = [(subscriber_name(one), getattr(one, "monitors", ())) for one in self.subs]
+        monitors += [(sink_name(sink), interest_of(sink).monitors) for sink in self.sinks]
+        for name, given in monitors:
+            for monitor in (given,) if isinstance(given, str) else given:
+                if monitor not in there:
+                    like = difflib.get_close_matches(monitor, there, n=1)
+                    meant = f" Did you mean {like[0]!r}?" if like else ""
+                    named = function_name(self.metric_fn)
+                    give = f' Name the metric: metric_fn={{"{monitor}": {named}}}.' if "metric" in there[1:] else ""
+                    raise ConfigError(f"{name} monitors {monitor!r}; there are {', '.join(there)}.{meant or give}")
 
     def __repr__(self) -> str:
         config = self._config
@@ -241,21 +244,21 @@ class Learner(Generic[Batch]):
     @cached_property
     def _config(self) -> dict[str, object]:
         model = self.model
-        name = type(model).__name__ if isinstance(model, nn.Module) else _name(model)
+        name = type(model).__name__ if isinstance(model, nn.Module) else function_name(model)
         config: dict[str, object] = {"model": name}
         if isinstance(model, nn.Module):
             params = list(model.parameters())
             config["parameters"] = sum(param.numel() for param in params)
             config["trainable_parameters"] = sum(param.numel() for param in params if param.requires_grad)
         config |= {
-            "loss_fn": _name(self.loss_fn),
+            "loss_fn": function_name(self.loss_fn),
             "metrics": list(named_metrics(self.metric_fn)),
-            "optimizer": _name(self.optim_class),
+            "optimizer": function_name(self.optim_class),
             "compile": compile_options(self.compile) is not None,
             "compile_options": dict(self.compile) if isinstance(self.compile, Mapping) else {},
             "capture": self.capture,
             "lr": float(self.lr(0) if callable(self.lr) else self.lr),
-            "lr_schedule": _name(self.lr) if callable(self.lr) else "constant",
+            "lr_schedule": function_name(self.lr) if callable(self.lr) else "constant",
             "subscribers": [subscriber_name(subscriber) for subscriber in self.subs],
             "sinks": [sink_name(sink) for sink in self.sinks],
         }
@@ -286,9 +289,3 @@ def _check_untrained(loss_fn: object) -> None:
 
 def _constant(lr: float, step: int) -> float:  # noqa: ARG001 - a schedule takes the step
     return lr
-
-
-def _name(thing: object) -> str:
-    function = getattr(thing, "func", thing)  # of a partial
-    name = getattr(function, "__name__", None)
-    return name if isinstance(name, str) else type(function).__name__

@@ -64,6 +64,23 @@ class HasMachine(Protocol[Batch]):
         ...
 
 
+def machine_of(learner: HasMachine[Batch]) -> Machine[Batch]:
+    """Return a learner's machine. Raises `ConfigError` for what is no learner, such as a module."""
+    try:
+        machine: object = learner.machine
+    except AttributeError:
+        if hasattr(type(learner), "machine"):  # it is a learner, and its model's or optimizer's code has failed
+            raise
+        machine = None
+    if isinstance(machine, Machine):
+        return machine
+    given = f"the class {learner.__name__}" if isinstance(learner, type) else type(learner).__name__
+    raise ConfigError(
+        f"Got {given} where a Learner is expected: Learner(model, dls, ...). A checkpoint's weights as a module are "
+        f"load(path, learner).to_module()."
+    )
+
+
 @dataclass
 class Machine(Generic[Batch]):
     """A learner, made ready to step: its workspace, its data, who listens."""

@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from nntrain.errors import ConfigError
 from nntrain.machine.interrupts import Interrupts, held_back
-from nntrain.machine.machine import HasMachine, Machine
+from nntrain.machine.machine import HasMachine, machine_of
 from nntrain.machine.table import Step, moved_to, next_fit
 from nntrain.machine.telling import Telling
 from nntrain.sinks.audience import Audience
@@ -136,7 +136,7 @@ def fold(
 
     `sinks` are told beside the learner's own.
     """
-    machine: Machine[Batch] = learner.machine
+    machine = machine_of(learner)
     audience = Audience((*sinks, *machine.sinks), grouping=machine.takes_batches_in_groups)
     telling = Telling(audience, machine.news, machine.info, machine.engine.names)
     machine.check_sums(cell[0])

@@ -13,7 +13,8 @@ from nntrain.machine.cursor import Position, Start
 from nntrain.machine.table import Step
 from nntrain.sinks.audience import Audience, Watcher
 from nntrain.sinks.transition import BatchRan, RunInfo, Transition
-from nntrain.values.log_event import LogEvent, Note
+from nntrain.values.history import not_finite_since
+from nntrain.values.log_event import NOT_FINITE, LogEvent, Note, WarningEvent
 from nntrain.values.progress import Place, Progress
 from nntrain.values.record import evolved
 from nntrain.values.state import TrainState, remember_state
@@ -51,6 +52,18 @@ class News:
         taken = tuple(self.queued_events)
         del self.queued_events[: len(taken)]  # another thread may have added to it
         return taken
+
+
+def _loss_warning(state: TrainState) -> tuple[LogEvent, ...]:
+    """Return what is to be told of a training that ends without a finite loss; nothing of any other."""
+    since = not_finite_since(state.history)
+    if since is None:
+        return ()
+    text = (
+        f"the {since.phase} loss has not been finite since epoch {since.epoch}. With NanGuard() in subs=[...] the fit "
+        f"stops at the first such batch and names the tensor; with Rollback() it goes back, and on with a lower lr."
+    )
+    return (WarningEvent(code=NOT_FINITE, text=text),)
 
 
 class Telling:
@@ -119,7 +132,9 @@ class Telling:
         `watching` are those who want the batch that it was, where nothing else is to be told.
         """
         audience, logged = self.audience, step.state.logged
-        if logged or step.state.loaded:
+        if step.state.progress.at == "finished":
+            logged += _loss_warning(step.state)
+        if step.state.logged or step.state.loaded:
             step = step._replace(state=evolved(self.queued(step.state), logged=()))
         unwatched = (
             step.event == "after_batch"

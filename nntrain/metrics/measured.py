@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Never
 
 from torch import Tensor
 
 from nntrain.errors import ConfigError, MetricError, add_note
+from nntrain.values.calls import call_problem, class_of_calls, function_name, remembers_calls
 from nntrain.values.trees import described
 
 MetricFn = Callable[[Never, Never], Tensor]
@@ -16,13 +17,44 @@ MetricFn = Callable[[Never, Never], Tensor]
 
 def named_metrics(metric_fn: MetricFn | Mapping[str, MetricFn]) -> Mapping[str, MetricFn]:
     """Return metrics by name; a single one is named "metric". Raises `ConfigError` for what is no metric."""
+    if metric_fn is None or isinstance(metric_fn, (str, list, tuple, set, frozenset)):
+        raise ConfigError(
+            f"metric_fn is {metric_fn!r:.80}; expected a function of (preds, target), or a mapping that names such "
+            f"functions: {_probably_meant(metric_fn)}. For no metrics pass {{}}."
+        )
     metrics = dict(metric_fn) if isinstance(metric_fn, Mapping) else {"metric": metric_fn}
     for name, metric in metrics.items():
-        if not callable(metric):
-            raise ConfigError(f"metric {name} is {metric!r}; expected a function of (preds, target).")
         if name == "loss" or not isinstance(name, str):
             raise ConfigError(f"A metric is named {name!r}; expected a string other than 'loss', which is taken.")
+        _check_metric(name, metric)
     return metrics
+
+
+def _check_metric(name: str, metric: object) -> None:
+    expected = "expected a function of (preds, target)"
+    if not callable(metric):
+        raise ConfigError(f"metric {name} is {metric!r:.80}; {expected}.")
+    if remembers_calls(metric):
+        raise ConfigError(
+            f"metric {name} is {function_name(metric)}, which collects all that it is called with, train and eval "
+            f"together, and in no state; {expected}, as those in torchmetrics.functional are. Its number is taken for "
+            f"each batch; that of a phase is their mean over the samples."
+        )
+    kind = class_of_calls(metric)
+    if kind is not None:
+        raise ConfigError(f"metric {name} is the class {kind.__name__}; {expected}.")
+    problem = call_problem(metric, "preds", "target")
+    if problem is not None:
+        raise ConfigError(f"metric {name} ({function_name(metric)}) cannot be called with (preds, target): {problem}.")
+
+
+def _probably_meant(given: Collection[object] | None) -> str:
+    """Return a mapping of the metrics that were given without names, as code."""
+    functions = [given] if isinstance(given, str) else given or ()
+    names = [one if isinstance(one, str) else function_name(one) for one in functions]
+    if not names or not all(name.isidentifier() for name in names):
+        names = ["accuracy"]
+    return "{" + ", ".join(f'"{name}": {name}' for name in names) + "}"
 
 
 def measure(metrics: Mapping[str, MetricFn], preds: object, target: object) -> dict[str, Tensor | float]:

@@ -8,6 +8,7 @@ from typing import Final, Protocol, get_args
 
 from nntrain.errors import ConfigError
 from nntrain.sinks.transition import BatchRan, RunInfo, Transition
+from nntrain.values.calls import call_problem
 from nntrain.values.progress import Phase, Place
 from nntrain.values.state import TrainState
 
@@ -33,6 +34,8 @@ class Interest:
         strict: whether a failure of the sink ends the training. Else it is reported once, and counted in the outcome.
         tells: whether the sink has events of its own to tell (`transition.run.tell`). It is told first, and the others
             see its events with the same transition.
+        monitors: the statistics that it reads, "loss" or metrics by name: a learner without one of them is refused at
+            once.
         last_words: whether the sink is told when the process is asked to end (SIGTERM), where nobody else listens to
             that, as it is of Ctrl-C: the step is finished, then `Terminated` is raised.
         check: called with the state that a step (`fit_step`, `advance` ...) is to begin with, before it does anything;
@@ -48,6 +51,7 @@ class Interest:
     strict: bool = False
     tells: bool = False
     last_words: bool = False
+    monitors: Collection[str] = ()
     check: Callable[[TrainState], object] | None = None
 
     def __post_init__(self) -> None:
@@ -76,10 +80,21 @@ EVERYTHING: Final = Interest()
 _FORMER: Final = ("places", "every_batch", "wants", "batches", "strict", "tells", "last_words")
 
 
+def check_sink(sink: object) -> None:
+    """Raise `ConfigError` for what is no sink, or cannot be called with one transition."""
+    interest_of(sink)
+    problem = call_problem(sink, "transition")
+    if problem is not None:
+        raise ConfigError(f"The sink {sink_name(sink)} cannot be called with (transition): {problem}.")
+
+
 def interest_of(sink: object) -> Interest:
     """Return what a sink wants. Raises `ConfigError` for what is no sink, or says what it wants in another way."""
     if isinstance(sink, type) or not callable(sink):
-        raise ConfigError(f"sinks has {sink!r}; expected something that can be called with a Transition.")
+        raise ConfigError(
+            f"sinks has {sink!r:.80}; expected something that can be called with a Transition: a function, or an "
+            f"instance of a class of sinks. Subscribers go into subs=[...]."
+        )
     interest = getattr(sink, "interest", None)
     if isinstance(interest, Interest):
         return interest

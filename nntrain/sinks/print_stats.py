@@ -1,4 +1,4 @@
-"""The printed line, one for each finished phase."""
+"""The printed line, one for each finished phase, and one of a loss that stayed NaN."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from typing import Final, TextIO
 from nntrain.sinks.interest import Interest
 from nntrain.sinks.transition import Transition
 from nntrain.values.history import EpochStats
+from nntrain.values.log_event import NOT_FINITE, WarningEvent
 
 
 class PrintStats:
     """Print `epoch=00 | train | loss=2.177 | metric=0.218` for each finished phase.
 
+    At the end of a fit whose loss stayed NaN or infinite, it prints a line that says so, and what may help.
+
     `file` is where to; stdout, as it is at that moment, by default.
     """
 
-    interest: Final = Interest(places={"batch"}, every_batch=False)
-    """The statistics are finished at the end of the batches."""
+    interest: Final = Interest(every_batch=False)
+    """The statistics are finished at the end of the batches; a fit may end anywhere."""
 
     def __init__(self, file: TextIO | None = None) -> None:
         self.file = file
@@ -26,6 +29,9 @@ class PrintStats:
         """Print the line of a phase that is finished."""
         if transition.stats is not None:
             print(stats_line(transition.stats), file=self.file or sys.stdout, flush=True)
+        for event in transition.logged:
+            if isinstance(event, WarningEvent) and event.code == NOT_FINITE:
+                print(f"warning: {event.text}", file=self.file or sys.stdout, flush=True)
 
 
 def stats_line(stats: EpochStats) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple, Never, NoReturn
 
 from nntrain.errors import SubscriberError, VerdictError, add_note
-from nntrain.subscribers.protocol import EVENTS, Subscriber
+from nntrain.subscribers.protocol import EVENTS, Subscriber, check_names
+from nntrain.values.calls import call_problem
 from nntrain.values.state import TrainState
 from nntrain.values.verdicts import Cancel, CancelBatch, CancelEpoch, CancelFit, Event
 
@@ -68,16 +69,26 @@ def listeners(subscribers: Sequence[object]) -> dict[Event, tuple[Listener, ...]
         if not isinstance(order, int):
             raise SubscriberError(f"{name}.order is {order!r}, expected an int.")
         heard: list[Event] = [event for event in EVENTS if hears(subscriber, event)]
-        if not heard and not isinstance(subscriber, Subscriber):
+        if not isinstance(subscriber, Subscriber):
+            for kind in type(subscriber).__mro__:  # a subclass of `Subscriber` was checked when it was made
+                check_names(kind)
+        if not heard and (not isinstance(subscriber, Subscriber) or _own_methods(subscriber)):
+            own = f" It has {', '.join(_own_methods(subscriber))}." if isinstance(subscriber, Subscriber) else ""
             raise SubscriberError(
-                f"{name} listens to no event. Derive from Subscriber, or decorate a function with "
-                f"@on('after_epoch'); the events are {', '.join(EVENTS)}."
+                f"{name} listens to no event.{own} Derive from Subscriber and override one, or decorate a function "
+                f"with @on('after_epoch'); the events are {', '.join(EVENTS)}. A sink goes into sinks=[...]."
             )
         for event in heard:
             call = getattr(subscriber, event)
             _check_signature(name, event, call)
             found[event].append(Listener(name, order, call))
     return {event: tuple(sorted(heard_by, key=lambda one: one.order)) for event, heard_by in found.items()}
+
+
+def _own_methods(subscriber: Subscriber[Never]) -> list[str]:
+    """Return the public methods that a subclass added: one that hears nothing, but has some, has a misspelt event."""
+    names = (name for name in dir(type(subscriber)) if not name.startswith("_") and not hasattr(Subscriber, name))
+    return [name for name in names if callable(getattr(type(subscriber), name))]
 
 
 def hears(subscriber: object, event: Event) -> bool:
@@ -95,16 +106,11 @@ def _check_signature(name: str, event: Event, call: object) -> None:
         raise SubscriberError(f"{name}.{event} is {call!r}, expected a method {wanted}.")
     if inspect.iscoroutinefunction(call):
         raise SubscriberError(f"{name}.{event} is async; subscribers answer at once. Make it a plain def: {wanted}.")
-    try:
-        signature = inspect.signature(call)
-    except (TypeError, ValueError):  # builtins without a signature: the call itself will tell
-        return
-    try:
-        signature.bind(*arguments)
-    except TypeError as error:
+    problem = call_problem(call, *arguments)
+    if problem is not None:
         raise SubscriberError(
-            f"{name}.{event}{signature} cannot be called with ({', '.join(arguments)}): {error}. Expected {wanted}."
-        ) from error
+            f"{name}.{event} cannot be called with ({', '.join(arguments)}): {problem}. Expected {wanted}."
+        )
 
 
 def publish(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from typing import Literal
 
 from nntrain.errors import ConfigError
@@ -58,6 +59,7 @@ class EarlyStopping(Subscriber[object]):
         if not (isinstance(monitor, str) and monitor):
             raise ConfigError(f"monitor is {monitor!r}; expected 'loss' or a metric's name.")
         self.monitor = monitor
+        self.monitors: Collection[str] = (monitor,)
         self.mode = mode
         self.patience = patience
         self.min_delta = min_delta

@@ -8,7 +8,8 @@ that mypy names; for those who do not type-check, the learner names it before an
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from typing import Final, Generic, Literal, Never, Protocol, TypeVar, get_args, overload
 
 from nntrain.errors import SubscriberError
@@ -102,6 +103,40 @@ class Listening(
     """
 
 
+_BEGINS: Final = frozenset({"before", "begin", "begins", "start", "starts", "started", "pre"})
+_ENDS: Final = frozenset({"after", "end", "ends", "ended", "finish", "finished", "done", "post"})
+_SCOPES: Final = {"batch": "batch", "step": "batch", "iteration": "batch", "epoch": "epoch", "fit": "fit"}
+_PHASES: Final = {"train": "fit", "training": "fit", "valid": "epoch", "validation": "epoch", "eval": "epoch"}
+
+
+def check_names(kind: type) -> None:
+    """Raise `SubscriberError` for a method that is named like an event, of nntrain or another library, and is none."""
+    for name, value in vars(kind).items():
+        if name in EVENTS or name.startswith("_"):
+            continue
+        meant = likely_events(name) if callable(value) else ()
+        meant = meant or tuple(difflib.get_close_matches(name, EVENTS, n=1, cutoff=0.85))
+        if meant or name.startswith(("before_", "after_")):
+            raise SubscriberError(
+                f"{kind.__name__}.{name} is no event, so it would never be called. Did you mean "
+                f"{' or '.join(meant or EVENTS)}? (A method of your own needs a name unlike an event's, or a leading "
+                f"underscore.)"
+            )
+
+
+def likely_events(name: str) -> tuple[str, ...]:
+    """Return the events that a name means if it is an event's elsewhere: `on_train_epoch_end` is `after_epoch`."""
+    words = re.findall("[A-Z]?[a-z]+", name)
+    said = [word.lower() for word in words]
+    begins, ends = not _BEGINS.isdisjoint(said), not _ENDS.isdisjoint(said)
+    scopes = [_SCOPES[word] for word in said if word in _SCOPES] or [_PHASES[word] for word in said if word in _PHASES]
+    known = {"on", *_BEGINS, *_ENDS, *_SCOPES, *_PHASES}
+    if not scopes or not known.issuperset(said) or (begins == ends and said[0] != "on"):
+        return ()
+    times = ("before", "after") if begins == ends else ("before",) if begins else ("after",)
+    return tuple(f"{time}_{scopes[-1]}" for time in times)
+
+
 class Subscriber(Generic[BatchIn_contra]):
     """A base for subscribers: override what you need; the rest costs nothing.
 
@@ -110,19 +145,13 @@ class Subscriber(Generic[BatchIn_contra]):
     """
 
     order: int = 0
+    monitors: Collection[str] = ()
+    """The statistics that it reads, "loss" or metrics by name: a learner without one of them is refused at once."""
 
     def __init_subclass__(cls, **keywords: object) -> None:
         """Raise `SubscriberError` for a misspelt event, when the class is made."""
         super().__init_subclass__(**keywords)
-        for name in vars(cls):
-            if name not in EVENTS and not name.startswith("_"):
-                likely = difflib.get_close_matches(name, EVENTS, n=1, cutoff=0.85)
-                if likely or name.startswith(("before_", "after_")):
-                    meant = likely[0] if likely else " or ".join(EVENTS)
-                    raise SubscriberError(
-                        f"{cls.__name__}.{name} is no event, so it would never be called. Did you mean {meant}? "
-                        f"(A method of your own needs a name unlike an event's, or a leading underscore.)"
-                    )
+        check_names(cls)
 
     def before_fit(self, state: TrainState) -> AnswerFit:
         """Return the next state, or `CancelFit`: before a fit begins."""
@@ -185,7 +214,9 @@ def on(event: Event, *, order: int = 0) -> Callable[[Never], object]:
     ...     return CancelFit(reason="three") if state.progress.epoch == 2 else state
     """
     if event not in EVENTS:
-        raise SubscriberError(f"{event!r} is no event; the events are {', '.join(EVENTS)}.")
+        likely = likely_events(event) if isinstance(event, str) else ()
+        meant = f" Did you mean {' or '.join(likely)}?" if likely else ""
+        raise SubscriberError(f"{event!r} is no event; the events are {', '.join(EVENTS)}.{meant}")
 
     def subscribe(function: Callable[..., object]) -> Subscriber[object]:
         return _FunctionSubscriber(event, function, order)

@@ -78,8 +78,9 @@ def sample_count(batch: object) -> int:
     found = first_length(batch)
     if found is None:
         raise DataError(
-            f"The batch ({described(batch)}) has no tensor with a batch dimension to count samples by. Say how much it "
-            f"weighs in the means: Learner(..., weigh=lambda batch: ...)."
+            f"The batch ({described(batch):.300}) has no tensor with a batch dimension to count samples by. Make numpy "
+            f"arrays and lists into tensors (torch.as_tensor(array), or a torch DataLoader over the samples), or say "
+            f"how much it weighs in the means: Learner(..., weigh=lambda batch: ...)."
         )
     return found
 

@@ -9,8 +9,9 @@ from typing import Any, Generic, Never, Protocol, SupportsIndex, TypeVar, cast, 
 
 from torch import Tensor, nn
 
-from nntrain.errors import DataError, LossError, add_note
+from nntrain.errors import ConfigError, DataError, LossError, add_note
 from nntrain.task.batches import first_length, sample_count, tensors_of
+from nntrain.values.calls import call_problem, class_of_calls, function_name, remembers_calls
 from nntrain.values.log_event import Note
 from nntrain.values.sums import Weight
 from nntrain.values.trees import described, fields_of, is_record
@@ -22,6 +23,25 @@ Unpacked = tuple[tuple[object, ...], Mapping[str, object], object]
 TARGET_NAMES = ("target", "targets", "label", "labels", "y")
 LossFn = Callable[[Never, Never], Tensor]
 """A function of (preds, target) to the loss, a 0-dim tensor. What the two are is between it, the model and the data."""
+
+
+def check_loss_fn(loss_fn: object) -> None:
+    """Raise `ConfigError` for what is no function of (preds, target)."""
+    expected = "expected a function of (preds, target) that returns the loss, like torch.nn.functional.cross_entropy"
+    kind = class_of_calls(loss_fn)
+    if kind is not None:
+        made = f" Pass an instance: {kind.__name__}(...)." if issubclass(kind, nn.Module) else ""
+        raise ConfigError(f"loss_fn is the class {kind.__name__}; {expected}.{made}")
+    if not callable(loss_fn):
+        raise ConfigError(f"loss_fn is {loss_fn!r:.80}; {expected}.")
+    if remembers_calls(loss_fn):
+        raise ConfigError(
+            f"loss_fn {function_name(loss_fn)} collects what it is called with (it has update, compute and reset); "
+            f"{expected}."
+        )
+    problem = call_problem(loss_fn, "preds", "target")
+    if problem is not None:
+        raise ConfigError(f"loss_fn {function_name(loss_fn)} cannot be called with (preds, target): {problem}.")
 
 
 @runtime_checkable
@@ -57,8 +77,8 @@ class Supervised(Generic[Batch]):
         parts: object = self._unpack(batch)
         if not isinstance(parts, tuple) or len(parts) != 3:
             raise DataError(
-                f"unpack {_name(self._unpack)} returned {described(parts)}; expected a tuple of three: inputs by "
-                f"position (a tuple), inputs by name (a mapping), target."
+                f"unpack {function_name(self._unpack)} returned {described(parts)}; expected a tuple of three: "
+                f"inputs by position (a tuple), inputs by name (a mapping), target."
             )
         if self._weigh is not None:
             return parts, _checked_weight(self._weigh(batch))
@@ -90,7 +110,12 @@ class Supervised(Generic[Batch]):
     def evaluate(self, model: nn.Module, parts: Unpacked) -> tuple[object, object]:
         """Return the predictions and the loss, which `check` is to see before it is used."""
         inputs, named, target = parts
-        preds = model(*inputs, **named)
+        try:
+            preds = model(*inputs, **named)
+        except Exception as error:
+            given = ", ".join([*map(described, inputs), *(f"{name}={described(one)}" for name, one in named.items())])
+            add_note(error, f"nntrain: raised by the model; its inputs are ({given})")
+            raise
         try:
             return preds, self._loss_fn(preds, target)
         except Exception as error:
@@ -113,7 +138,7 @@ class Supervised(Generic[Batch]):
         """Return the loss if it is one: a 0-dim tensor, in training with a gradient. Raises `LossError`."""
         if isinstance(loss, Tensor) and not loss.ndim and (loss.requires_grad or not train):
             return loss
-        name = _name(self._loss_fn)
+        name = function_name(self._loss_fn)
         if not isinstance(loss, Tensor) or loss.ndim:
             given = described(loss) if isinstance(loss, Tensor) else repr(loss)[:80]
             raise LossError(
@@ -145,10 +170,6 @@ def _checked_weight(given: object) -> Weight:
         f"weigh returned {described(given) if isinstance(given, Tensor) else repr(given)[:80]}; expected how much the "
         f"batch weighs in the means: a number of 0 or more, or a 0-dim tensor of one."
     )
-
-
-def _name(function: object) -> str:
-    return getattr(function, "__name__", type(function).__name__)
 
 
 def unpacked(batch: object) -> Unpacked:

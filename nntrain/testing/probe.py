@@ -82,11 +82,6 @@ class SubscriberProbe(StandIn):
                 raise self._broken("determinism", event, said)
         return answer
 
-    def memory_changes(self, *, more_than: int = 0) -> str | None:
-        """Return in words what changed more than `more_than` times; None where nothing did."""
-        said = [f"{name} went from {changes[-1]}" for name, changes in self.memory.items() if len(changes) > more_than]
-        return f"{'; '.join(said)}. {_ADVICE}" if said else None
-
     def _broken(self, law: Law, event: Event, said: str) -> LawBrokenError:
         return LawBrokenError(law, self.name, f"{event} {said}")
 
@@ -98,3 +93,9 @@ def _describe(answer: object) -> str:
 def _short(value: object) -> str:
     said = "nothing" if value is None else str(value)
     return said if len(said) <= 60 else f"{said[:57]}..."
+
+
+def memory_changes(probe: SubscriberProbe, *, more_than: int = 0) -> str | None:
+    """Return in words what changed more than `more_than` times in a subscriber's memory; None where nothing did."""
+    said = [f"{name} went from {changes[-1]}" for name, changes in probe.memory.items() if len(changes) > more_than]
+    return f"{'; '.join(said)}. {_ADVICE}" if said else None

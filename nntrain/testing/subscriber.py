@@ -18,7 +18,7 @@ from nntrain.subscribers.protocol import Listening
 from nntrain.testing.examples import check_examples, expect_callable
 from nntrain.testing.laws import LawBrokenError
 from nntrain.testing.plans import Batch, MakeLearner, Pair, Trial, runs_of
-from nntrain.testing.probe import StandIn, SubscriberProbe
+from nntrain.testing.probe import StandIn, SubscriberProbe, memory_changes
 from nntrain.testing.traces import TraceChecker, TraceStep, compare_run, record_trace
 
 
@@ -67,7 +67,7 @@ def _check(make: Callable[[], Listening[Batch]], path: Path, run: Trial[Batch]) 
         raise LawBrokenError("determinism", name, f"a second run is another one: {found}")
     _check_branches(make, run, straight, probe)
     compare_run(straight, run, [SubscriberProbe(make(), twice=True)])
-    kept = probe.memory_changes(more_than=1)  # a cache changes once
+    kept = memory_changes(probe, more_than=1)  # a cache changes once
     if kept:
         raise LawBrokenError("resume", name, f"its memory is not in the state: {kept}")
 
@@ -95,7 +95,7 @@ def _check_resumed(
         fit_step(learner, load(path, learner))
         found = follower.finish()
         if found:
-            memory = probe.memory_changes()
+            memory = memory_changes(probe)
             why = f"its memory is not in the state: resumed runs differ. {memory}" if memory else "resumed runs differ"
             said = f"{why}\n  Gone on from the state after {stop}: {found} (straight here, resumed there)."
             raise LawBrokenError("resume", probe.name, said)
@@ -122,7 +122,7 @@ def _check_branches(
             other = advance(learner, other).state
     found = follower.finish()
     if found:
-        memory = probe.memory_changes() or ""
+        memory = memory_changes(probe) or ""
         raise LawBrokenError(
             "branch",
             probe.name,

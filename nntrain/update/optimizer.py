@@ -17,9 +17,10 @@ from torch.optim.optimizer import (
     _use_grad_for_differentiable,
 )
 
-from nntrain.errors import ConfigError
+from nntrain.errors import ConfigError, add_note
 from nntrain.update.schedules import Schedule, is_lr
 from nntrain.values.bits import same_bits
+from nntrain.values.calls import call_problem, function_name
 from nntrain.values.reach import things_within
 from nntrain.values.tensors import OptimState
 from nntrain.values.trees import clone_tree
@@ -34,6 +35,23 @@ class OptimizerFactory(Protocol):
     def __call__(self, params: Any, /, *, lr: float) -> torch.optim.Optimizer:
         """Make the optimizer."""
         ...
+
+
+def check_optim_class(optim_class: object) -> None:
+    """Raise `ConfigError` for what cannot make an optimizer from parameters and `lr`."""
+    if isinstance(optim_class, torch.optim.Optimizer):
+        made = type(optim_class).__name__
+        raise ConfigError(
+            f"optim_class is an optimizer made already, over other parameters. Pass what makes one: {made}, or "
+            f"functools.partial({made}, ...)."
+        )
+    expected = "expected a class like torch.optim.SGD, or a function of (params, lr) that returns an optimizer"
+    if not callable(optim_class):
+        raise ConfigError(f"optim_class is {optim_class!r:.80}; {expected}.")
+    problem = call_problem(optim_class, "params", lr=0.1)
+    if problem is not None:
+        name = function_name(optim_class)
+        raise ConfigError(f"optim_class {name} cannot be called with (params, lr=...): {problem}; {expected}.")
 
 
 class LiveOptimizer:
@@ -206,7 +224,12 @@ class LiveOptimizer:
         before = self._written() if self._counts else None
         try:
             if self._schedule is not None:
-                self._set_lr(self._schedule(number), number, scale)
+                try:
+                    lr = self._schedule(number)
+                except Exception as error:
+                    add_note(error, f"nntrain: raised by lr at step {number}")
+                    raise
+                self._set_lr(lr, number, scale)
             elif scale != 1.0 or scale != self._scale:
                 self._scale_lr(scale)
             self.untouched = False

@@ -20,6 +20,9 @@ _HEAD = {"schema", "timestamp", "level", "run_id", "seq", "elapsed_s", "rank", "
 RESERVED: Final = frozenset(_HEAD | {"epoch", "phase", "batch", "step", "samples"})
 """The fields that every line of a log has, beside `event`: no event has one of its own by these names."""
 
+NOT_FINITE: Final = "loss_not_finite"
+"""The code of the warning with which a training ends whose loss stayed NaN or infinite."""
+
 _DOTTED: Final = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)+")
 _REGISTERED: Final[dict[str, type[LogEvent]]] = {}
 

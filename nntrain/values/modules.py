@@ -10,6 +10,7 @@ from torch import Tensor, nn, strided
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from nntrain.errors import ConfigError
+from nntrain.values.calls import call_problem, function_name
 from nntrain.values.randomness import seeded
 from nntrain.values.reach import tensors_within
 from nntrain.values.tensors import ModelSource, Snapshot
@@ -52,6 +53,24 @@ def check_held(module: nn.Module) -> None:
 def _place(tensor: Tensor) -> object:
     """Return where a tensor's elements lie."""
     return (tensor.untyped_storage()._cdata, tensor.storage_offset()) if tensor.layout == strided else id(tensor)
+
+
+def check_model(model: object) -> None:
+    """Raise `ConfigError` for what is no module, and no function of no arguments that may make one."""
+    if isinstance(model, nn.Module):
+        check_initialised(model)
+        return
+    expected = "expected a torch.nn.Module, or a function of no arguments that makes one"
+    if isinstance(model, type):
+        raise ConfigError(
+            f"model is the class {model.__name__}; {expected}. Pass {model.__name__}(...), or lambda: "
+            f"{model.__name__}(...)."
+        )
+    if not callable(model):
+        raise ConfigError(f"model is {model!r:.80}; {expected}.")
+    problem = call_problem(model)
+    if problem is not None:
+        raise ConfigError(f"model {function_name(model)} cannot be called without arguments: {problem}; {expected}.")
 
 
 def make_module(template: ModelSource, bits: int) -> nn.Module:

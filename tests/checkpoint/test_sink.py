@@ -244,18 +244,9 @@ def test_the_best_by_a_metric_survives_another_process(tmp_path: Path) -> None:
     assert len(files(tmp_path / "run")) == 2
 
 
-def test_what_cannot_be_kept_the_best_by_is_told_at_the_first_epoch_s_end(tmp_path: Path) -> None:
-    learner = learner_of(Checkpoint(tmp_path / "run", keep_best="accuracy"))
-    with pytest.warns(SinkWarning, match="keep_best is 'accuracy'; there are loss, metric"):
-        outcome = learner.fit(2, print_stats=False)
-    assert isinstance(outcome, Completed)
-    assert steps(tmp_path / "run") == [10]
-    strict = learner_of(Checkpoint(tmp_path / "strict", keep_best="accuracy", strict=True))
-    with pytest.raises(CheckpointError, match="keep_best is 'accuracy'; there are loss, metric") as caught:
-        strict.fit(2, print_stats=False)
-    before = state_before(caught.value)
-    assert before is not None
-    assert before.progress.epoch == 1
+def test_what_cannot_be_kept_the_best_by_is_told_when_the_learner_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Checkpoint monitors 'accuracy'; there are loss, metric"):
+        learner_of(Checkpoint(tmp_path / "run", keep_best="accuracy"))
 
 
 def test_other_files_stay_and_numbers_go_on(tmp_path: Path) -> None:
@@ -816,9 +807,15 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, arguments: dict[str, An
 
 def test_where_there_can_be_no_folder_it_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(CheckpointError, match="there can be no such folder") as caught:
-            Checkpoint(folder)
+    (tmp_path / "link").symlink_to(tmp_path / "away")
+    cases = {
+        "file": "it is a file; expected a folder",
+        "file/run": "there can be no such folder",
+        "link": "it is a link to .*away, which is not there",
+    }
+    for folder, said in cases.items():
+        with pytest.raises(CheckpointError, match=said) as caught:
+            Checkpoint(tmp_path / folder)
         assert caught.value.problem == "unwritable"
 
 

@@ -220,7 +220,13 @@ BAD: Final = {
     "empty": (lambda: b"", 5, "it is empty"),
     "short": (lambda: b"1234", 6, "it is no safetensors file: it has 4 bytes"),
     "foreign": (foreign, 6, "it is a safetensors file of another maker"),
-    "text": (lambda: b"Hello, this is no checkpoint at all.", 6, "its header is said to have"),
+    "text": (
+        lambda: b"Hello, this is no checkpoint at all.",
+        6,
+        "it is no safetensors file; it begins with b'Hello, t'",
+    ),
+    "torch": (lambda: b"PK\x03\x04" + bytes(100), 6, "it is no safetensors file, but may be one of torch.save's"),
+    "cut": (lambda: (900).to_bytes(8, "little") + b'{"__metadata__":', 5, "its header is said to have 900 bytes"),
     "newer": (newer, 7, "it has the format nntrain.checkpoint/2; this nntrain reads up to 1"),
 }
 

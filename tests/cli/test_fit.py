@@ -167,7 +167,7 @@ BAD: Final = {
     "save-every": (["--checkpoint-dir", "run", "--save-every", "0"], "0 is not in the range x>=1"),
     "checkpoints in a file": (
         ["--checkpoint-dir", str(Path(__file__)), "--resume"],
-        "test_fit.py: there can be no such folder (File exists)",
+        "test_fit.py: it is a file; expected a folder",
     ),
 }
 if not torch.cuda.is_available():

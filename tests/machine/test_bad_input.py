@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial, wraps
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +18,13 @@ from nntrain import (
     CancelBatch,
     CancelEpoch,
     CancelFit,
+    Completed,
     DataLoaders,
+    EarlyStopping,
     Interest,
     Learner,
     NNTrainError,
+    PrintStats,
     Slot,
     Subscriber,
     TrainState,
@@ -32,6 +37,7 @@ from nntrain import (
     on,
     state_before,
 )
+from nntrain.checkpoint import load, resume, save
 from nntrain.errors import BusyError, ConfigError, DataError, SinkWarning, StateError, SubscriberError, VerdictError
 from nntrain.values.record import Record
 
@@ -94,6 +100,141 @@ def no_gradient(preds: Tensor, target: Tensor) -> Tensor:
 
 def a_float(preds: Tensor, target: Tensor) -> float:
     return cross_entropy(preds, target).item()
+
+
+class Collects:
+    """As torchmetrics' objects are: it remembers what it is called with."""
+
+    def __call__(self, preds: Tensor, target: Tensor) -> Tensor:
+        return preds.mean()
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Collect."""
+
+    def compute(self) -> float:
+        return 0.0
+
+    def reset(self) -> None:
+        """Forget."""
+
+
+class Elsewhere:
+    """A subscriber of another library, which listens to one of our events, too."""
+
+    order = 0
+
+    def after_epoch(self, state: TrainState) -> TrainState:
+        return state
+
+    def on_train_batch_start(self, state: TrainState) -> TrainState:
+        return state
+
+
+class Unheard(Subscriber[object]):
+    def helper(self, state: TrainState) -> TrainState:
+        return state
+
+
+class Reads(Subscriber[object]):
+    monitors = ("loss", "metric", "f1")
+
+    def after_epoch(self, state: TrainState) -> TrainState:
+        return state
+
+
+class WatchesF1:
+    interest = Interest(monitors={"f1"})
+
+    def __call__(self, transition: Transition) -> None:
+        """Take note of nothing."""
+
+
+def scheduler(**options: Any) -> torch.optim.lr_scheduler.StepLR:
+    return torch.optim.lr_scheduler.StepLR(torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1), 3, **options)
+
+
+REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
+    ("model's class", {"model": nn.Linear}, ConfigError, r"Pass Linear\(...\), or lambda: Linear\(...\)"),
+    ("factory of one argument", {"model": lambda size: nn.Linear(3, size)}, ConfigError, "missing a required argument"),
+    ("loss's class", {"loss_fn": nn.CrossEntropyLoss}, ConfigError, r"Pass an instance: CrossEntropyLoss\(...\)"),
+    ("partial of it", {"loss_fn": partial(nn.MSELoss, reduction="sum")}, ConfigError, "is the class MSELoss"),
+    ("optimizer as loss", {"loss_fn": torch.optim.SGD}, ConfigError, "loss_fn is the class SGD"),
+    ("loss of one", {"loss_fn": lambda preds: preds.mean()}, ConfigError, "cannot be called with .preds, target"),
+    ("loss of three", {"loss_fn": nn.TripletMarginLoss()}, ConfigError, "missing a required argument: 'negative'"),
+    ("loss that collects", {"loss_fn": Collects()}, ConfigError, "loss_fn Collects collects"),
+    ("no metrics", {"metric_fn": None}, ConfigError, "For no metrics pass {}"),
+    ("list of metrics", {"metric_fn": [accuracy]}, ConfigError, 'functions: {"accuracy": accuracy}'),
+    ("two metrics", {"metric_fn": (accuracy, cross_entropy)}, ConfigError, '"cross_entropy": cross_entropy}'),
+    ("unnamed ones", {"metric_fn": [lambda preds, target: 0]}, ConfigError, 'functions: {"accuracy": accuracy}'),
+    ("metric's name", {"metric_fn": "f1"}, ConfigError, 'functions: {"f1": f1}'),
+    ("metric's class", {"metric_fn": {"loss2": nn.MSELoss}}, ConfigError, "metric loss2 is the class MSELoss"),
+    ("metric that collects", {"metric_fn": {"f1": Collects()}}, ConfigError, "metric f1 is Collects, which collects"),
+    ("its class", {"metric_fn": Collects}, ConfigError, "metric metric is Collects, which collects"),
+    ("its method", {"metric_fn": Collects().__call__}, ConfigError, "which collects"),
+    ("metric of one", {"metric_fn": {"f1": lambda preds: 0}}, ConfigError, "metric f1 .* cannot be called"),
+    (
+        "loss as optimizer",
+        {"optim_class": cross_entropy},
+        ConfigError,
+        "cross_entropy cannot be called with .params, lr",
+    ),
+    ("scheduler as it", {"optim_class": torch.optim.lr_scheduler.StepLR}, ConfigError, "StepLR cannot be called"),
+    ("optimizer without lr", {"optim_class": lambda params: None}, ConfigError, "unexpected keyword argument 'lr'"),
+    ("optimizer's name", {"optim_class": "sgd"}, ConfigError, "expected a class like torch.optim.SGD"),
+    ("scheduler", {"lr": scheduler()}, ConfigError, "lr is a StepLR, which sets the rates of an optimizer"),
+    ("scheduler's class", {"lr": torch.optim.lr_scheduler.StepLR}, ConfigError, "lr=lambda step"),
+    ("partial scheduler", {"lr": partial(torch.optim.lr_scheduler.StepLR, step_size=3)}, ConfigError, "is a StepLR"),
+    ("schedule's class", {"lr": Nobody}, ConfigError, "lr is the class Nobody"),
+    ("schedule of two", {"lr": lambda epoch, step: 0.1}, ConfigError, "missing a required argument: 'step'"),
+    ("lr as a tensor", {"lr": torch.tensor(0.1)}, ConfigError, r"Make it a Python number by float\(...\)"),
+    ("unpack", {"unpack": lambda: ()}, ConfigError, "unpack is .*; expected a function of the batch"),
+    ("sub listens to none", {"subs": [Unheard()]}, SubscriberError, "Unheard listens to no event. It has helper"),
+    ("sub of another library", {"subs": [Elsewhere()]}, SubscriberError, "Did you mean before_batch"),
+    ("sink as sub", {"subs": [PrintStats()]}, SubscriberError, r"A sink goes into sinks=\[...\]"),
+    ("sub as sink", {"sinks": [EarlyStopping()]}, ConfigError, r"Subscribers go into subs=\[...\]"),
+    ("sink of none", {"sinks": [lambda: None]}, ConfigError, r"cannot be called with \(transition\)"),
+    ("monitor", {"subs": [EarlyStopping("acc")]}, ConfigError, 'Name the metric: metric_fn={"acc": accuracy}'),
+    ("misspelt", {"subs": [EarlyStopping("val_loss")]}, ConfigError, "monitors 'val_loss'.* Did you mean 'loss'"),
+    ("own monitor", {"subs": [Reads()]}, ConfigError, "Reads monitors 'f1'; there are loss, metric"),
+    ("sink's monitor", {"sinks": [WatchesF1()]}, ConfigError, "WatchesF1 monitors 'f1'"),
+]
+"""What is told as soon as the learner is made."""
+
+
+@pytest.mark.parametrize(("name", "changes", "kind", "said"), REFUSED, ids=[name for name, *_ in REFUSED])
+def test_it_is_told_when_the_learner_is_made(
+    name: str, changes: dict[str, Any], kind: type[Exception], said: str
+) -> None:
+    with pytest.raises(kind, match=said):
+        learner_of(**changes)
+
+
+def test_what_can_be_called_is_called() -> None:
+    """Functions of other shapes, and decorators which say that they take what the function within takes."""
+
+    @wraps(nn.functional.mse_loss)
+    def decorated(preds: Tensor, target: Tensor) -> Tensor:
+        return cross_entropy(preds, target, torch.ones(2))
+
+    @wraps(lambda: None)
+    def metric(*both: Tensor) -> Tensor:
+        return accuracy(*both)
+
+    def rate(step: int, *, slow: bool = True) -> float:
+        return 0.1 if slow else 1.0
+
+    seen: list[Transition] = []
+    for loss_fn in (decorated, nn.CrossEntropyLoss(), partial(cross_entropy, weight=torch.ones(2))):
+        learner = learner_of(
+            model=partial(nn.Linear, 3, out_features=2),
+            loss_fn=loss_fn,
+            metric_fn={"mine": metric},
+            optim_class=partial(torch.optim.SGD, momentum=0.9),
+            lr=rate,
+            subs=[EarlyStopping("mine", "max")],
+            sinks=[seen.append],
+        )
+        assert isinstance(learner.fit(1, print_stats=False), Completed)
 
 
 CASES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
@@ -195,9 +336,95 @@ def test_a_model_whose_output_does_not_fit_says_both_shapes() -> None:
     assert any("preds are float32[4, 2], the target is int64[4]" in note for note in caught.value.__notes__)
 
 
-def test_a_misspelt_event_is_told_when_the_class_is_made() -> None:
-    with pytest.raises(SubscriberError, match="Did you mean before_batch"):
-        type("Typo", (Subscriber,), {"befor_batch": lambda self, state, batch: state})
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("befor_batch", "before_batch"),
+        ("after_epcoh", "after_epoch"),
+        ("afterEpoch", "after_epoch"),
+        ("epoch_after", "after_epoch"),
+        ("after_train", "after_fit"),
+        ("on_epoch_end", "after_epoch"),
+        ("on_train_epoch_end", "after_epoch"),
+        ("on_train_batch_start", "before_batch"),
+        ("on_train_begin", "before_fit"),
+        ("on_fit_end", "after_fit"),
+        ("on_validation_start", "before_epoch"),
+        ("on_step_end", "after_batch"),
+        ("begin_fit", "before_fit"),
+        ("epochFinished", "after_epoch"),
+        ("on_batch", "before_batch or after_batch"),
+    ],
+)
+def test_a_misspelt_event_is_told_when_the_class_is_made(name: str, meant: str) -> None:
+    with pytest.raises(SubscriberError, match=rf"Did you mean {meant}\?"):
+        type("Typo", (Subscriber,), {name: lambda self, *given: given[0]})
+
+
+def test_names_of_ones_own_that_are_no_events_stay() -> None:
+    own = {"train_step": len, "start_epoch": 3, "end": len, "on_improvement": len, "epoch": len, "next_batch": len}
+    made = type("Own", (Subscriber,), {**own, "after_epoch": lambda self, state: state})
+    learner_of(subs=[made()])
+
+
+def test_an_event_of_another_library_is_answered_with_ours() -> None:
+    with pytest.raises(SubscriberError, match="Did you mean after_epoch"):
+        on("on_epoch_end")  # type: ignore[call-overload] # the mistake
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.sweep)])
+def test_a_shape_that_does_not_fit_the_model_is_told_with_the_inputs(compiled: bool) -> None:
+    with pytest.raises(Exception, match=r"shapes|reduction dim") as caught:
+        learner_of(model=nn.Sequential(nn.Linear(3, 4), nn.Linear(5, 2)), compile=compiled).fit(1, print_stats=False)
+    assert any("float32[4, 3]" in note for note in caught.value.__notes__)
+
+
+def test_inputs_by_name_are_told_by_name() -> None:
+    batches = [{"pixels": inputs, "mask": target, "label": target} for inputs, target in DATA]
+    with pytest.raises(TypeError, match="pixels") as caught:
+        learner_of(dls=DataLoaders(batches, batches)).fit(1, print_stats=False)
+    note = "nntrain: raised by the model; its inputs are (pixels=float32[4, 3], mask=int64[4])"
+    assert note in caught.value.__notes__
+
+
+def test_batches_of_numpy_are_told_with_the_remedy() -> None:
+    batches = [(inputs.numpy(), target.numpy()) for inputs, target in DATA]
+    with pytest.raises(DataError, match=r"ndarray.*torch\.as_tensor"):
+        learner_of(dls=DataLoaders(batches, batches)).fit(1, print_stats=False)
+
+
+def test_a_schedule_that_ends_too_soon_is_told_as_what_it_is() -> None:
+    with pytest.raises(IndexError) as caught:
+        learner_of(lr=lambda step: [0.1, 0.2][step]).fit(1, print_stats=False)
+    assert "nntrain: raised by lr at step 2" in caught.value.__notes__
+    before = state_before(caught.value)
+    assert before is not None
+    assert before.progress.step == 2
+
+
+@pytest.mark.parametrize("given", [nn.Linear(3, 2), "path", None, Learner], ids=["module", "path", "None", "class"])
+def test_what_is_no_learner_is_told(given: Any, tmp_path: Path) -> None:
+    state = learner_of().init(epochs=1)
+    save(state, tmp_path / "state.safetensors")
+    calls: list[Callable[[], object]] = [
+        lambda: load(tmp_path / "state.safetensors", given),
+        lambda: resume(tmp_path, given),
+        lambda: resume(tmp_path / "none", given),
+        lambda: fit_step(given, state),
+        lambda: advance(given, state),
+        lambda: batch_step(given, state, DATA[0]),
+    ]
+    for call in calls:
+        with pytest.raises(ConfigError, match=r"where a Learner is expected: Learner\(model, dls"):
+            call()
+
+
+def test_a_learner_whose_model_s_code_fails_says_what_it_says() -> None:
+    def factory() -> nn.Module:
+        raise AttributeError("mine")
+
+    with pytest.raises(AttributeError, match="mine"):
+        advance(learner_of(model=factory), learner_of().init(epochs=1))
 
 
 def test_what_a_subscriber_raises_passes_on_with_its_name() -> None:

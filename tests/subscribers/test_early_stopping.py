@@ -209,4 +209,4 @@ def test_what_cannot_be_meant_is_refused(wrong: dict[str, Any]) -> None:
 
 def test_a_metric_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError, match="monitors 'accuracy'; there are loss, metric"):
-        learner_of([1.0], EarlyStopping("accuracy", "max")).fit(1, print_stats=False)
+        learner_of([1.0], EarlyStopping("accuracy", "max"))

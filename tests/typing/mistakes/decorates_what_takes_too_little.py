@@ -10,4 +10,4 @@ def wrong(state: TrainState) -> TrainState:
 
 
 # At run time: learner([wrong])
-# R: SubscriberError: wrong.before_batch(state: nntrain.values.state.TrainState) -> nntrain.values.state.TrainState cannot be called with (state, batch): too many positional arguments. Expected before_batch(self, state, batch).
+# R: SubscriberError: wrong.before_batch cannot be called with (state, batch): too many positional arguments. Expected before_batch(self, state, batch).

@@ -13,4 +13,4 @@ class Wrong(Subscriber[Batch]):
 # N:      Subclass:
 # N:          def before_batch(self, state: TrainState) -> TrainState
 # At run time: learner([Wrong()])
-# R: SubscriberError: Wrong.before_batch(state: nntrain.values.state.TrainState) -> nntrain.values.state.TrainState cannot be called with (state, batch): too many positional arguments. Expected before_batch(self, state, batch).
+# R: SubscriberError: Wrong.before_batch cannot be called with (state, batch): too many positional arguments. Expected before_batch(self, state, batch).

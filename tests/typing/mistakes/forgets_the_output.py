@@ -13,4 +13,4 @@ class Wrong(Subscriber[Batch]):
 # N:      Subclass:
 # N:          def after_batch(self, state: TrainState, batch: tuple[Tensor, Tensor]) -> TrainState
 # At run time: learner([Wrong()])
-# R: SubscriberError: Wrong.after_batch(state: nntrain.values.state.TrainState, batch: tuple[torch.Tensor, torch.Tensor]) -> nntrain.values.state.TrainState cannot be called with (state, batch, output): too many positional arguments. Expected after_batch(self, state, batch, output).
+# R: SubscriberError: Wrong.after_batch cannot be called with (state, batch, output): too many positional arguments. Expected after_batch(self, state, batch, output).

@@ -16,4 +16,4 @@ wrong = Learner(nn.Linear(2, 2), DataLoaders(PAIRS, PAIRS), cross_entropy, sharp
 
 
 # At run time: wrong.fit(1)
-# R: TypeError: sharpness() takes 1 positional argument but 2 were given
+# R: ConfigError: metric metric (sharpness) cannot be called with (preds, target): too many positional arguments.

@@ -10,4 +10,4 @@ on("after_step")  # E: No overload variant of "on" matches argument type "str"  
 # N:     def on(event: Literal['before_batch'], *, order: int = ...) -> Callable[[Callable[[TrainState, Batch], TrainState | CancelBatch | CancelEpoch | CancelFit]], Subscriber[Batch]]
 # N:     def on(event: Literal['after_batch'], *, order: int = ...) -> Callable[[Callable[[TrainState, Batch, BatchOutput], TrainState | CancelBatch | CancelEpoch | CancelFit]], Subscriber[Batch]]
 # At run time: importing this
-# R: SubscriberError: 'after_step' is no event; the events are before_fit, after_fit, before_epoch, after_epoch, before_batch, after_batch.
+# R: SubscriberError: 'after_step' is no event; the events are before_fit, after_fit, before_epoch, after_epoch, before_batch, after_batch. Did you mean after_batch?

@@ -16,4 +16,4 @@ Learner(nn.Linear(2, 2), DataLoaders(PAIRS, PAIRS), cross_entropy, accuracy, SGD
 
 
 # At run time: importing this
-# R: TypeError: schedule() takes 0 positional arguments but 1 was given
+# R: ConfigError: lr schedule cannot be called with (step): too many positional arguments; expected a finite number of 0 or more, or a function of the step.

@@ -13,4 +13,4 @@ class Wrong(Subscriber[Batch]):
 # N:      Subclass:
 # N:          def after_epoch(self, state: TrainState, epoch: int) -> TrainState
 # At run time: learner([Wrong()])
-# R: SubscriberError: Wrong.after_epoch(state: nntrain.values.state.TrainState, epoch: int) -> nntrain.values.state.TrainState cannot be called with (state): missing a required argument: 'epoch'. Expected after_epoch(self, state).
+# R: SubscriberError: Wrong.after_epoch cannot be called with (state): missing a required argument: 'epoch'. Expected after_epoch(self, state).

@@ -230,8 +230,8 @@ class Counting(nn.Linear):
         assert isinstance(module, Counting)
         module.passes.data.add_(1.0)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return super().forward(inputs) / (1.0 + self.passes.clone())
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) / (1.0 + self.passes.clone())
 
 
 MODELS: Mapping[str, Callable[[], nn.Module]] = {
@@ -401,14 +401,14 @@ class Halves(torch.autograd.Function):
     """Passes on what it is given, and halves another tensor in the backward pass."""
 
     @staticmethod
-    def forward(context: Any, inputs: Tensor, halved: Tensor) -> Tensor:
-        context.halved = halved
+    def forward(ctx: Any, inputs: Tensor, halved: Tensor) -> Tensor:
+        ctx.halved = halved
         return inputs.clone()
 
     @staticmethod
-    def backward(context: Any, *gradients: Any) -> Any:
+    def backward(ctx: Any, *gradients: Any) -> Any:
         with torch.no_grad():
-            context.halved.mul_(0.5)
+            ctx.halved.mul_(0.5)
         return gradients[0], None
 
 
@@ -438,12 +438,12 @@ def test_what_is_registered_or_replaced_in_the_forward_pass_is_refused(what: str
         def __init__(self) -> None:
             super().__init__(4, 3)
 
-        def forward(self, inputs: Tensor) -> Tensor:
+        def forward(self, input: Tensor) -> Tensor:
             if what == "buffer" and "mean" not in self._buffers:
-                self.register_buffer("mean", inputs.mean(0))
+                self.register_buffer("mean", input.mean(0))
             elif what == "parameter":
                 self.weight = nn.Parameter(self.weight.detach() * 0.9)
-            return super().forward(inputs)
+            return super().forward(input)
 
     learner = learner_of(Makes)
     kept = Kept(learner.init(epochs=1))

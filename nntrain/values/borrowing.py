@@ -2,12 +2,13 @@
 
 torch has no read-only tensors. Inside the `with` block every operation passes a dispatch mode that knows, from the
 operation's own schema, what it writes to; a write to lent memory, through any view of it, raises `BorrowError` and
-nothing is written. What gets past it (a pointer, a NumPy view) is outside torch's sight, and so outside ours.
+nothing is written. What gets past it (a pointer, a NumPy view) is outside torch's sight, and so outside ours. What
+another thread writes, or who kept a view of a view, is seen by the version counters afterwards: then the value is lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,10 +30,16 @@ class _ReadOnly(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch lea
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> object:
         kwargs = kwargs or {}
-        for position, argument in enumerate(func._schema.arguments):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                value = args[position] if position < len(args) else kwargs.get(argument.name)
-                self._refuse_lent(value, func)
+        given = {
+            argument.name: args[position] if position < len(args) else kwargs.get(argument.name)
+            for position, argument in enumerate(func._schema.arguments)
+        }
+        # Of the statistics of a batch norm the schemas do not say that they are written.
+        trains = bool(given.get("training", given.get("train", True)))
+        for argument in func._schema.arguments:
+            writes = argument.alias_info is not None and argument.alias_info.is_write
+            if writes or (trains and argument.name in {"running_mean", "running_var"}):
+                self._refuse_lent(given[argument.name], func)
         return func(*args, **kwargs)
 
     def _refuse_lent(self, value: object, func: object) -> None:
@@ -47,18 +54,40 @@ class _ReadOnly(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch lea
                 )
 
 
+class _TakenBack(Tensor):
+    """What a lent tensor is after its block: whatever is done with it raises `BorrowError`."""
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
+        raise BorrowError(
+            "A tensor that state.borrow() lent was used after its block. Keep a copy (tensor.clone()) of what is "
+            "needed afterwards, or read it from state.params."
+        )
+
+    def __repr__(self, **_: object) -> str:  # type: ignore[override] # torch's takes tensor_contents
+        return "<a tensor that state.borrow() lent, and has taken back>"
+
+
+def versions_of(tensors: Iterable[Tensor]) -> list[int]:
+    """Return the counts of writes to tensors, through any view of them."""
+    return [tensor._version for tensor in tensors]
+
+
 @contextmanager
 def borrow(tensors: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
-    """Lend `tensors` by name for a block. When it ends they are taken back: whoever kept a view has an empty tensor."""
+    """Lend `tensors` by name for a block. When it ends they are taken back: whoever kept one gets a `BorrowError`."""
     views = {name: tensor.detach() for name, tensor in tensors.items()}
-    versions = [view._version for view in views.values()]
+    versions = versions_of(views.values())
     try:
         with _ReadOnly(views):
             yield views
     finally:
-        after = [view._version for view in views.values()]
+        after = versions_of(views.values())
         for view in views.values():
             view.data = view.new_empty(0)
+            view.__class__ = _TakenBack
     written = [name for name, old, new in zip(views, versions, after, strict=True) if old != new]
     if written:
         raise BorrowError(f"Lent tensors were written to: {', '.join(written)}. Work on copies.")

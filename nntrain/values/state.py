@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from nntrain.errors import ConfigError, MisfitError
 from nntrain.values.bits import same_bits
-from nntrain.values.borrowing import borrow
 from nntrain.values.differences import Difference, difference
 from nntrain.values.flattening import Flat, Flattener
 from nntrain.values.history import History
@@ -66,8 +65,7 @@ class TrainState(Record, Flat, frozen=True):
         source = self.tensors.source
         if source is not None:
             return source.lend(self.tensors)
-        snapshot = self.tensors.whole()
-        return borrow({**snapshot.params, **snapshot.buffers})
+        return self.tensors.lend()
 
     def to_module(self, *, train: bool = False) -> nn.Module:
         """Return a module of the learner's kind that holds this state's parameters and buffers, on their device.

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from nntrain.errors import StateError, StatePicklingError
 from nntrain.values.bits import same_bits
+from nntrain.values.borrowing import borrow, versions_of
 from nntrain.values.flattening import Flat, Flattener
 from nntrain.values.trees import clone_tree
 
@@ -183,7 +184,7 @@ class Source(Protocol):
 class Tensors:
     """A handle on one value of a training's tensors. See the module's text for its conditions."""
 
-    __slots__ = ("__weakref__", "generation", "lost", "owned", "source", "spec", "template")
+    __slots__ = ("__weakref__", "_lent", "generation", "lost", "owned", "source", "spec", "template")
 
     def __init__(self, spec: Spec, template: ModelSource, source: Source | None, owned: Snapshot | None) -> None:
         self.spec: Spec = spec
@@ -191,6 +192,7 @@ class Tensors:
         self.source: Source | None = source
         self.owned: Snapshot | None = owned
         self.lost: str | None = None
+        self._lent: list[int] | None = None
         self.generation: int = -1
         """Which of its source's values this is. A weak reference may be gone before the handle is (in `__del__`)."""
 
@@ -203,9 +205,21 @@ class Tensors:
 
     def whole(self) -> Snapshot:
         """Return the handle's own copy. Raises `StateError` with the reason where there is none."""
+        if (
+            self.owned is not None
+            and self._lent is not None
+            and self._lent != versions_of(_weights(self.owned).values())
+        ):
+            self.owned, self.lost = None, "somebody wrote to its tensors, which state.borrow() had lent for reading"
         if self.owned is None:
             raise StateError(f"This state's tensors are lost: {self.lost}. Go on from a state that was kept before.")
         return self.owned
+
+    def lend(self) -> AbstractContextManager[Mapping[str, Tensor]]:
+        """Lend the parameters and buffers of the handle's own copy for a block."""
+        weights = _weights(self.whole())
+        self._lent = versions_of(weights.values())
+        return borrow(weights)
 
     def snapshot(self) -> Snapshot:
         """Copy everything out: parameters, buffers and the optimizer's state."""
@@ -281,6 +295,10 @@ class Tensors:
         return core_schema.is_instance_schema(
             cls, serialization=core_schema.plain_serializer_function_ser_schema(cls.summary)
         )
+
+
+def _weights(snapshot: Snapshot) -> dict[str, Tensor]:
+    return {**snapshot.params, **snapshot.buffers}
 
 
 def _same_snapshot(one: Snapshot, other: Snapshot) -> bool:

@@ -30,7 +30,7 @@ from nntrain import (
     on,
     state_before,
 )
-from nntrain.errors import BorrowError, StateError
+from nntrain.errors import BorrowError, NNTrainError, StateError
 
 Batch = tuple[Tensor, Tensor]
 SOURCE = torch.Generator().manual_seed(1)
@@ -609,3 +609,64 @@ def test_law_a_state_that_is_read_amid_its_write_says_so(when: str) -> None:
     assert all("amid writing it; read it after the step" in one for one in said)
     assert state == fit_step(learner.replace(subs=[]), learner.init(), 1).state
     assert all(one.params["0.weight"].isfinite().all() for one in kept)
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_the_statistics_that_a_batch_norm_is_lent_are_not_written(live: bool) -> None:
+    learner = learner_of()
+    state = learner.init()
+    twin = copy.deepcopy(state)
+    lender, other = (state, twin) if live else (twin, state)
+    inputs = torch.randn(8, 5)
+    with lender.borrow() as lent:
+        mean, var = lent["1.running_mean"], lent["1.running_var"]
+        with pytest.raises(BorrowError, match=r"would write to '1\.running_mean'"):
+            torch.nn.functional.batch_norm(inputs, mean, var, training=True)
+        torch.nn.functional.batch_norm(inputs, mean, var, training=False)
+    assert lender == other
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_lent_tensor_that_is_used_after_its_block_says_so(live: bool) -> None:
+    state = learner_of().init()
+    lender = state if live else copy.deepcopy(state)
+    with lender.borrow() as lent:
+        kept = dict(lent)
+    uses: list[Callable[[Tensor], object]] = [
+        lambda one: one.sum(),
+        lambda one: one * 2,
+        lambda one: torch.zeros(3) + one,
+        lambda one: one.zero_(),
+        lambda one: one.shape,
+        lambda one: one.clone(),
+        lambda one: one.tolist(),
+        lambda one: one[0],
+    ]
+    for use in uses:
+        with pytest.raises(BorrowError, match="used after its block"):
+            use(kept["0.weight"])
+    assert "taken back" in repr(kept["0.weight"])
+    assert state == copy.deepcopy(lender)
+
+
+@pytest.mark.parametrize("when", ["after the block", "in a thread"])
+@pytest.mark.parametrize("live", [True, False])
+def test_a_value_that_was_written_past_the_guard_is_lost_and_says_so(when: str, live: bool) -> None:
+    state = learner_of().init()
+    lender = state if live else copy.deepcopy(state)
+    if when == "after the block":
+        with lender.borrow() as lent:
+            row = lent["0.weight"][0]
+        row.zero_()
+    else:
+
+        def written(lent: Mapping[str, Tensor]) -> None:
+            writer = threading.Thread(target=lent["0.weight"].zero_)
+            writer.start()
+            writer.join()
+
+        with pytest.raises(BorrowError, match=r"written to: 0\.weight"), lender.borrow() as lent:
+            written(lent)
+    for _ in range(2):
+        with pytest.raises(NNTrainError, match="lost"):
+            lender.params["0.weight"]

@@ -320,7 +320,7 @@ def read_head(file: BinaryIO, path: str) -> Head:
             "damaged" if length <= MAX_HEADER else "foreign",
             f"its header is said to have {length:,} bytes, of the file's {size:,}; at most {MAX_HEADER:,} are read",
         )
-    header = begins + file.read(length - 1)
+    header = begins + file.read(max(length - len(begins), 0))
     beginning = _HEADER_START.match(header[:200].decode("latin-1"))
     if beginning is None or len(header) < length:
         raise _foreign(path, header)

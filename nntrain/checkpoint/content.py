@@ -81,7 +81,8 @@ def flatten_state(state: TrainState, flattener: Flattener) -> Flattened:
 def _check_memory(parts: Mapping[str, Tree], tensors: Mapping[str, Tensor], optim: OptimState) -> None:
     """Raise `CheckpointError` for what an optimizer keeps that would come back different."""
     state, groups, attributes = (
-        unflattened(parts.get(part, {"map": {}}), tensors, {}) for part in ("optim", "groups", "attributes")
+        unflattened(parts.get(part, {"map": {}}), tensors, {"sparse": sparse_of})
+        for part in ("optim", "groups", "attributes")
     )
     kept = {f"parameter {param}": (memory, state[param]) for param, memory in optim.state.items()}
     kept |= {f"group {index}": (group, groups[index]) for index, group in enumerate(optim.groups)}

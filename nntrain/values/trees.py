@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from torch import Tensor
+from torch import Size, Tensor
 from torch.overrides import TorchFunctionMode
 
 
@@ -36,6 +36,8 @@ def contents(tree: Any) -> Contents | None:
         return Contents(tree, {}, {})
     if kind is dict:
         return Contents((), tree, {})
+    if isinstance(tree, Size):  # of numbers, and made by torch alone
+        return None
     if isinstance(tree, (tuple, list)):
         return Contents(list(_base_of(tree).__iter__(tree)), {}, _attributes(tree))
     if isinstance(tree, dict):
@@ -149,6 +151,10 @@ def detached(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return {name: detached(item, change) for name, item in tree.items()}
     if tree is None or kind in {bool, int, float, str}:
         return tree
+    held = contents(tree)
+    if held is not None:
+        once = _remembering(change)
+        return _rebuilt(tree, Contents(*(detached(part, once) for part in held)))
     with _CopyingTensors(change):
         return copy.deepcopy(tree)
 
@@ -183,7 +189,7 @@ def _clone(tensor: Tensor) -> Tensor:
 def described(tree: object) -> str:
     """Describe a batch in words: types, shapes and dtypes."""
     if isinstance(tree, Tensor):
-        return f"{str(tree.dtype).removeprefix('torch.')}{list(tree.shape)}"
+        return f"{str(tree.dtype).removeprefix('torch.')}{'[nested]' if tree.is_nested else list(tree.shape)}"
     if isinstance(tree, (tuple, list)):
         return f"{type(tree).__name__}({', '.join(map(described, tree))})"
     if isinstance(tree, Mapping):

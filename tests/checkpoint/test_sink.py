@@ -681,7 +681,7 @@ def test_a_folder_that_cannot_be_made_again_is_told_and_ends_nothing(tmp_path: P
             folder.touch()
 
     learner = learner_of(Checkpoint(folder, every_steps=2, background=False), removes)
-    with pytest.warns(SinkWarning, match=r"run: there can be no such folder \(File exists\)"):
+    with pytest.warns(SinkWarning, match="run: it is a file; expected a folder"):
         assert learner.fit(2, print_stats=False).state == fitted()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -210,15 +211,12 @@ def test_what_goes_wrong_at_the_end_of_a_phase_is_seen_before_the_next_epoch() -
 def test_weights_that_are_not_finite_are_not_kept_though_the_losses_are() -> None:
     """The last step before a look writes an infinity; the loss would show it with the batch after it only."""
 
-    class Breaking(torch.optim.SGD):
-        def __init__(self, params: Any, lr: float) -> None:
-            super().__init__(params, lr=lr)
-            self.steps = 0
+    steps = itertools.count(1)  # the optimizer's own would be gone back with
 
+    class Breaking(torch.optim.SGD):
         def step(self, closure: Any = None) -> Any:
             super().step()
-            self.steps += 1
-            if self.steps == 4:
+            if next(steps) == 4:
                 self.param_groups[0]["params"][0].data.fill_(math.inf)
 
     told: list[Transition] = []

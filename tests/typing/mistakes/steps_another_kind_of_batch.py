@@ -9,4 +9,4 @@ def wrong(learner: Learner[Batch], state: TrainState) -> Outcome:
 
 
 # At run time: wrong(learner([]), learner([]).init())
-# R: DataError: A batch is a tuple, list, mapping or dataclass of inputs and a target; got str. For anything else pass Learner(..., unpack=...).
+# R: DataError: A batch is a tuple, list, mapping, dataclass or attrs class of inputs and a target; got str. For anything else pass Learner(..., unpack=...).

@@ -556,6 +556,7 @@ def test_each_save_is_told_of_in_the_log(tmp_path: Path, background: bool, log_f
     assert "checkpoint_saved" in lines[-5:-2]  # the last is told within the fit
 
 
+@pytest.mark.sweep
 def test_the_process_ends_when_what_is_being_saved_is(tmp_path: Path) -> None:
     code = f"""
 import time, torch

@@ -232,6 +232,7 @@ def test_a_log_on_a_full_disk_is_told_and_the_training_goes_on(tmp_path: Path) -
     assert done.stdout.splitlines()[-1] == "log: /dev/full (8 lines lost)"
 
 
+@pytest.mark.sweep
 def test_the_log_goes_to_stdout_and_the_statistics_to_stderr(tmp_path: Path) -> None:
     done = run("--epochs", "1", "--log", "-", "--log-every", "20", cwd=tmp_path)
     assert done.returncode == 0

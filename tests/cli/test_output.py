@@ -128,6 +128,7 @@ def test_what_cannot_be_said_on_stderr_changes_no_exit_code(
         assert ended(monkeypatch, command, out, err) == code
 
 
+@pytest.mark.sweep
 def test_head_takes_the_first_line_and_the_training_goes_on(tmp_path: Path) -> None:
     """In a shell, where Python itself writes what is left when it exits."""
     command = f"'{sys.executable}' -m nntrain fit --epochs 3 --log log.jsonl --checkpoint-dir run"

@@ -363,6 +363,7 @@ def test_torchdata_s_loader_is_read_by_index_where_its_data_allow() -> None:
     assert isinstance(torch_loader(stateful(Rows(), batch_size=3)), Replayed)
 
 
+@pytest.mark.sweep
 def test_the_log_says_how_a_start_is_reached(tmp_path: Path) -> None:
     data = TensorDataset(torch.rand(6, 3), torch.zeros(6, dtype=torch.long))
     dls: DataLoaders[Any] = DataLoaders(DataLoader(data, batch_size=2), Once(data))

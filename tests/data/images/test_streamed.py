@@ -128,6 +128,7 @@ def test_training_is_the_same_by_either_way() -> None:
     assert states[0] == states[1] == states[2]
 
 
+@pytest.mark.sweep
 def test_the_order_is_that_of_the_resident_loader() -> None:
     dd = DatasetDict({"train": numbered(50), "test": numbered(5)})
     one, other = (DataLoaders.from_hf_dd(dd, 7, memory_budget=budget, num_workers=1) for budget in (None, 0))

@@ -50,6 +50,9 @@ class ForwardWrites:
         self._passes = {True: 0, False: 0}
         self._looking = False
         """Whether the pass under way is looked at."""
+        self._anew = False
+        """Whether that includes what was seen written before. Later looks leave it out: a comparison waits for the device."""
+        self._seen: set[str] = set()
         self.unforeseen: str = ""
         """The names of what a pass was the first to write, so that nothing was kept of it."""
         self._kept: dict[str, Tensor] = {}
@@ -70,6 +73,9 @@ class ForwardWrites:
             number = self._passes[training]
             self._passes[training] = number + 1
             looking = number in LOOKED_AT
+            self._anew = not number
+        else:
+            self._anew = looking
         self._looking = looking
         wanted = self._untrained if looking else self._written
         if len(wanted) != len(self._kept):
@@ -147,11 +153,12 @@ class ForwardWrites:
                     f"forward pass. A state's tensors keep their shapes: make it with the shape that it will have, or "
                     f"run one batch through the model before you make the learner, as observers of quantisation need."
                 )
-            if live._version != version:
+            counted = live._version != version
+            if counted or ((self._anew or name not in self._seen) and not same_tensor(live, old)):
                 self._written.add(name)
-            elif not same_tensor(live, old):
-                self._written.add(name)
-                self._silent[training][name] = live
+                self._seen.add(name)
+                if not counted:
+                    self._silent[training][name] = live
 
     def _find_unforeseen(self) -> None:
         """Find what was written and not kept; from the next pass on it is kept."""

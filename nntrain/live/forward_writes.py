@@ -51,7 +51,7 @@ class ForwardWrites:
         self._looking = False
         """Whether the pass under way is looked at."""
         self._anew = False
-        """Whether that includes what was seen written before. Later looks leave it out: a comparison waits for the device."""
+        """Whether what was seen written is compared, too. Later looks leave it out: a comparison waits for a device."""
         self._seen: set[str] = set()
         self.unforeseen: str = ""
         """The names of what a pass was the first to write, so that nothing was kept of it."""

@@ -72,8 +72,8 @@ class CudaGraphs:
 
     def rehearse(self, function: Callable[[], None]) -> None:
         """Run on a side stream, as torch asks for before a capture. Whatever waits for the device is refused here."""
-        mode = torch.cuda.get_sync_debug_mode()
         with _CAPTURING, torch.cuda.device(self.device):
+            mode = torch.cuda.get_sync_debug_mode()  # here, where no other thread has it changed
             stream = torch.cuda.Stream()  # type: ignore[no-untyped-call] # torch leaves it untyped
             stream.wait_stream(torch.cuda.current_stream())
             torch.cuda.set_sync_debug_mode("error")

@@ -98,18 +98,22 @@ class Pass(Generic[Batch]):
         return (to_device(parts, self.workspace.device) if self._moves else parts), weight
 
     def evaluate(self, parts: Unpacked, *, train: bool) -> tuple[Any, Tensor]:
-        """Return the predictions and the loss."""
-        if self._looks:
-            return self._evaluate_watched(parts, train=train)
-        if self._compiled is None:
-            preds, loss = self._task.evaluate(self.workspace.module, parts)
-        else:
+        """Return the predictions and the loss; of a first pass, refuse what uses weights outside the state."""
+        if self._compiled is None and not self._looks:
+            preds, found = self._task.evaluate(self.workspace.module, parts)
+        elif self._compiled is None:
+            with self._outside.watched():
+                preds, found = self._task.evaluate(self.workspace.module, parts)
+        else:  # what is compiled under a mode would be compiled anew without it
             try:
-                preds, loss = self._compiled(*parts)
+                preds, found = self._compiled(*parts)
             except Exception as error:
                 add_note(error, f"nntrain: raised by the compiled model or loss_fn; the batch is {described(parts)}")
                 raise
-        return preds, self._task.check(loss, train=train)
+        loss = self._task.check(found, train=train)
+        if self._looks and train:
+            self._outside.check_graph(loss)
+        return preds, loss
 
     def measure(self, preds: object, target: object) -> dict[str, Tensor | float]:
         """Return each metric of a batch."""
@@ -120,15 +124,3 @@ class Pass(Generic[Batch]):
             self._looks = False
             return found
         return measure(self._metrics, preds, target)
-
-    def _evaluate_watched(self, parts: Unpacked, *, train: bool) -> tuple[Any, Tensor]:
-        """Return the same of a first pass, and raise `ConfigError` where it uses weights outside the state."""
-        if self._compiled is None:
-            with self._outside.watched():
-                preds, found = self._task.evaluate(self.workspace.module, parts)
-        else:  # what is compiled under a mode would be compiled anew without it
-            preds, found = self._compiled(*parts)
-        loss = self._task.check(found, train=train)
-        if train:
-            self._outside.check_graph(loss)
-        return preds, loss

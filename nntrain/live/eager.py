@@ -40,7 +40,8 @@ class Eager(Generic[Batch]):
         plain, train = self._pass, flight.step is not None
         workspace, own = plain.workspace, self._own
         seed_all(workspace.generators, bits)
-        parts, weight = plain.prepare(self._inputs.given(batch, train=train), train=train)
+        watched = self._inputs.acts[train]
+        parts, weight = plain.prepare(self._inputs.given(batch, train=train) if watched else batch, train=train)
         first: list[tuple[Tensor, Any]] = []
 
         def forward() -> Tensor:
@@ -52,7 +53,8 @@ class Eager(Generic[Batch]):
         try:
             workspace.compute(forward)
         finally:
-            self._inputs.taken_back()
+            if watched:
+                self._inputs.taken_back()
         ((loss, preds),) = first
         measured = plain.measure(preds, parts[2])
         means: list[Tensor | float] = [loss, *measured.values()]

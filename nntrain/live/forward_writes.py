@@ -135,7 +135,9 @@ class ForwardWrites:
             if training:
                 reached = {name for name, live in self._all.items() if live.grad is not None}
                 self._untrained = {name for name in self._all if name in self._written or name not in reached}
-        self._find_unforeseen()
+        if self._other_versions and self._other_versions != [live._version for live in self._others.values()]:
+            self._find_unforeseen()
+        self._other_versions = []  # what is written after the pass is the optimizer's
         if self._silent[training]:
             touch(list(self._silent[training].values()))
 
@@ -168,7 +170,7 @@ class ForwardWrites:
             names = [name for name, before, now in changed if before != now]
             self._written.update(names)
             self.unforeseen = ", ".join(names)
-        self._other_versions = []  # what is written after the pass is the optimizer's
+        self._other_versions = []
 
     def _has_backward_hooks(self) -> bool:
         """Return whether a hook may write to parameters in the backward pass."""

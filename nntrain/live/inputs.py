@@ -19,6 +19,8 @@ class Inputs:
     def __init__(self) -> None:
         self._passes = {True: 0, False: 0}
         self._copies = False
+        self.acts: dict[bool, bool] = {True: True, False: True}
+        """Whether a batch in training, or in eval, is to be looked at still, or copied."""
         self._given: list[Tensor] = []
         self._old: list[Tensor] = []
         self._versions: list[int] = []
@@ -30,6 +32,7 @@ class Inputs:
             return copied
         number = self._passes[train]
         self._passes[train] = number + 1
+        self.acts[train] = number <= max(LOOKED_AT)
         if number in LOOKED_AT:
             tree_map(batch, self._keep)
         return batch
@@ -46,6 +49,6 @@ class Inputs:
             given, old, versions = self._given, self._old, self._versions
             self._given, self._old, self._versions = [], [], []
             if versions != [tensor._version for tensor in given]:
-                self._copies = True
+                self._copies, self.acts = True, {True: True, False: True}
                 with torch.no_grad():
                     copy_all([tensor.detach() for tensor in given], old)

@@ -76,6 +76,7 @@ def test_every_loop_does_the_same_work(name: str, model: ModelName) -> None:
     assert found.valid_accuracy == pytest.approx(expected.valid_accuracy, abs=1e-5)
 
 
+@pytest.mark.sweep
 def test_loop(capsys: pytest.CaptureFixture[str]) -> None:
     loop.main(["--rounds", "1", "--batches", "6", "--batch-size", "4", "--no-peers"])
     printed = capsys.readouterr().out

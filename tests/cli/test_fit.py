@@ -199,6 +199,7 @@ def test_the_process_ends_with_2(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGINT is sent as on POSIX")
+@pytest.mark.sweep
 def test_ctrl_c_ends_with_130_and_closes_the_log(tmp_path: Path) -> None:
     # A shell's background job starts with SIGINT ignored, and so would the child.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -68,6 +68,7 @@ def test_the_page_has_the_mode_of_a_new_file(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+@pytest.mark.sweep
 def test_to_the_standard_output_goes_the_page_and_nothing_else(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "nntrain", "report", "-", "-o", "-"],

@@ -129,7 +129,7 @@ BATCH: Final = {
 }
 """What a batch goes through. Interrupted in any of it, the error leads to a whole state, from before or after it."""
 CASES: Final = [
-    pytest.param("adam", "train", [Passes()], [], True, id="adam, asked, kept"),
+    pytest.param("adam", "train", [Passes()], [], True, id="adam, asked, kept", marks=pytest.mark.sweep),
     pytest.param("sgd", "eval", [Passes()], [lambda transition: None], True, id="eval, asked, told, kept"),
     pytest.param("sgd", "train", [], [], False, id="sgd", marks=pytest.mark.sweep),
     pytest.param("lbfgs", "train", [], [], False, id="lbfgs", marks=pytest.mark.sweep),

@@ -591,7 +591,8 @@ def test_law_every_transition_can_be_gone_on_from_in_a_new_process(
     law()
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.sweep)])
+@pytest.mark.sweep
+@pytest.mark.parametrize("workers", [0, 1])
 def test_law_with_all_that_subscribers_do_over_two_fits(warm: Warm, tmp_path: Path, workers: int) -> None:
     """What the drawn ones may miss: everything at once, and batches that are never of one size."""
     run = Run("torch", "conv", "adamw", 0.05, 8, 5, 3, tuple(SUBSCRIBERS), seed=31, more=1, hops=3, workers=workers)

@@ -173,6 +173,7 @@ def trains_with_workers(path: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.sweep
 def test_workers_of_a_data_loader_leave_the_log_alone_or_have_runs_of_their_own(
     tmp_path: Path, warm: Warm, method: str
 ) -> None:

@@ -357,6 +357,7 @@ def test_schedules_that_break_a_law_are_told(schedule: Any, law: str, said: str)
     assert caught.value.law == law
 
 
+@pytest.mark.sweep
 def test_schedules_that_break_no_law_pass() -> None:
     check_schedule(lambda step: 0.1 / (1 + step))
     check_schedule(lambda step: 0)
@@ -385,6 +386,7 @@ class SkipsOdd(Subscriber[object]):
         return CancelBatch(reason="odd") if state.progress.batch % 2 else state
 
 
+@pytest.mark.sweep
 def test_pairs_that_do_not_commute_are_told_and_others_are_not() -> None:
     makes: list[Callable[[], Any]] = [
         lambda: EarlyStopping(patience=1),

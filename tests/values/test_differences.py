@@ -124,6 +124,7 @@ def test_slots_differ_where_they_are_not_equal(one: object, other: object) -> No
 
 
 @given(setup=setups(), seeds=st.tuples(st.integers(0, 1), st.integers(0, 1)), data=st.data())
+@pytest.mark.sweep
 def test_states_of_runs_differ_where_they_are_not_equal(
     setup: Setup, seeds: tuple[int, int], data: st.DataObject
 ) -> None:

@@ -584,6 +584,7 @@ def test_an_error_of_a_transform_names_the_row(workers: int) -> None:
         assert said in str(raised.value) + "".join(getattr(raised.value, "__notes__", ()))
 
 
+@pytest.mark.sweep
 def test_images_of_different_shapes_and_missing_labels_are_named_by_their_row() -> None:
     odd = stored([png(picture("L", 0)), png(picture("L", 0, (3, 3)))], [0, 0])
     with pytest.raises(DataError, match=r"row 0 has \[1, 4, 5\], row 1 has \[1, 3, 3\]"):

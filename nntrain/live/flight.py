@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 
 from torch import Tensor
 
 from nntrain.values.tensors import Tensors
+
+
+def nobody() -> None:
+    """Return None, as a weak reference does to what is gone: for where there is none yet."""
 
 
 class Flight:
@@ -28,7 +31,7 @@ class Flight:
         """Evaluates the model again, for optimizers that ask for it."""
         self.launch: Callable[[Callable[[], None]], None] | None = None
         """Takes the optimizer's step in its own way, as a recording does, given the plain way."""
-        self.handle: weakref.ref[Tensors] | None = None
+        self.handle: Callable[[], Tensors | None] = nobody
         """On the value after this batch. Weak: a value that nobody holds need not be made."""
         self.due: bool = False
         """Whether that value is still to be written."""

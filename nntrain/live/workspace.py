@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from nntrain.errors import BorrowError, ConfigError, StateError
 from nntrain.live.compiled import CompileOptions, compiled
-from nntrain.live.flight import Flight
+from nntrain.live.flight import Flight, nobody
 from nntrain.live.forward_writes import ForwardWrites, copy_all, touch
 from nntrain.live.outside import Outside, stepping
 from nntrain.update.optimizer import LiveOptimizer, OptimizerFactory
@@ -103,10 +103,13 @@ class Workspace:
         self._fresh_bits: int | None = bits
         self._generation = 0
         """Of the live value: grows whenever another one is there."""
-        self._current: weakref.ref[Tensors] | None = None
+        self._current: Callable[[], Tensors | None] = nobody
+        """A weak reference to the handle on the live value."""
         self._enable_grad = torch.enable_grad()  # made once: that takes longer than to enter it
         self._flight: Flight | None = None
         """The batch that is on its way."""
+        self._writing: Tensors | None = None
+        """The handle on the value that the optimizer writes: what it calls is not to read it. Other threads wait."""
         self._param_list = list(self.params.values())
         self._lent: list[int] | None = None
         """The versions of the live tensors when the current value was lent, if it was."""
@@ -192,6 +195,8 @@ class Workspace:
 
     def _settle(self, handle: Tensors) -> None:
         """Make the live tensors hold the value of a handle that is pending or live."""
+        if handle is self._writing:
+            raise StateError("This state cannot be read yet: its optimizer is amid writing it; read it after the step.")
         flight = self._flight
         if flight is not None and flight.due and self.is_pending(handle):
             # The reader may be in another mode, in which the optimizer would make tensors that cannot be trained with.
@@ -200,7 +205,7 @@ class Workspace:
         elif handle.source is self:
             if handle.generation != self._generation:
                 # Python clears weak references before it calls `__del__`, which may keep the handle after all.
-                handle.source, handle.lost = None, "it was let go, and kept again by a __del__ after that"
+                handle.lose("it was let go, and kept again by a __del__ after that")
             self._check_lent(handle)
         if handle.source is not None and self._writes.changed():
             # The old value is read while a batch is being worked on: its buffers are those from before.
@@ -226,7 +231,7 @@ class Workspace:
                 self.abandon()
             if handle.source is self and handle.generation == self._generation:
                 self._current = weakref.ref(handle)
-            if self._current is not None and self._current() is handle:
+            if self._current() is handle:
                 if self._lent is not None:
                     self._check_lent(handle)
                     self._lent = None
@@ -372,13 +377,13 @@ class Workspace:
     def is_pending(self, handle: Tensors) -> bool:
         """Return whether `handle` is the one on the value after the batch in flight."""
         flight = self._flight
-        return flight is not None and flight.handle is not None and flight.handle() is handle
+        return flight is not None and flight.handle() is handle
 
     def commit(self, handle: Tensors) -> None:
         """Let the optimizer write, unless a reader made it write already."""
         with self.lock:
             flight = self._flight
-            if flight is not None and flight.due and flight.handle is not None and flight.handle() is handle:
+            if flight is not None and flight.due and flight.handle() is handle:
                 self._write(flight, handle)
             self._flight = None
 
@@ -394,7 +399,7 @@ class Workspace:
             if flight is None or not self.is_pending(reached):
                 # An error's traceback may hold the pending handle, and nobody ever ask for its value: a write that is
                 # not wanted. It waits for the next batch, which is when it can be made for the last time.
-                if flight is not None and (not flight.due or flight.handle is None or flight.handle() is None):
+                if flight is not None and (not flight.due or flight.handle() is None):
                     self._undo()
                 return reached
             self._flight = None
@@ -407,7 +412,7 @@ class Workspace:
                 return reached
             elif not self.optimizer.untouched:
                 return reached
-            current = self._current() if self._current is not None else None
+            current = self._current()
             return current if current is not None and current is not reached else self._now_live()
 
     def abandon(self) -> None:
@@ -416,7 +421,7 @@ class Workspace:
             flight = self._flight
             if flight is None:
                 return
-            pending = flight.handle() if flight.due and flight.handle is not None else None
+            pending = flight.handle() if flight.due else None
             if pending is not None:
                 try:
                     self._write(flight, pending)
@@ -427,9 +432,9 @@ class Workspace:
 
     def _give_up(self, flight: Flight, reason: str) -> None:
         """Mark the handle of a batch that is not written as lost, if somebody holds it."""
-        handle = flight.handle() if flight.due and flight.handle is not None else None
+        handle = flight.handle() if flight.due else None
         if handle is not None:
-            handle.source, handle.lost = None, reason
+            handle.lose(reason)
         flight.due = False
         self._undo()
 
@@ -437,7 +442,7 @@ class Workspace:
         self._flight = None
         self._clear_gradients()
         self._writes.restore()
-        current = self._current() if self._current is not None else None
+        current = self._current()
         if self._writes.unforeseen and current is not None:
             self._lose_unforeseen(current)
 
@@ -462,21 +467,20 @@ class Workspace:
     def _optimize(self, flight: Flight, handle: Tensors, step: int) -> None:
         try:
             flight.due = False
-            handle.source, handle.lost = None, "its optimizer is amid writing it; read it after the step"
+            self._writing = handle
             if flight.closure is None:
                 self.optimizer.step(step, flight.lr_scale, None, flight.launch)
             else:  # it evaluates the model again, and draws its noise anew
                 with restoring_rng(self.generators):
                     self.optimizer.step(step, flight.lr_scale, flight.closure)
                 self._writes.keep_identity()  # it may have put others in the buffers' places
-            handle.source, handle.lost = self, None
         except BaseException as error:
-            self._current = None
-            handle.source = None
-            handle.lost = f"the optimizer failed while it was writing ({type(error).__name__}: {error})"
+            self._current = nobody
+            handle.lose(f"the optimizer failed while it was writing ({type(error).__name__}: {error})")
             self._writes.restore()
             raise
         finally:
+            self._writing = None
             flight.closure = flight.launch = None
             self._clear_gradients()
 
@@ -484,15 +488,15 @@ class Workspace:
 
     def _detach(self) -> None:
         """Copy the old value for the current handle, if anybody holds it."""
-        current = self._current() if self._current is not None else None
+        current = self._current()
         if current is not None and current.source is self:
             self._give_copy(current)
-        self._current = None
+        self._current = nobody
         self._generation += 1
 
     def _lose_unforeseen(self, handle: Tensors) -> None:
-        handle.source, self._current = None, None
-        handle.lost = (
+        self._current = nobody
+        handle.lose(
             f"the pass after it wrote to {self._writes.unforeseen}, for the first time after many, and no copy was "
             f"kept (from now on it is)"
         )
@@ -511,11 +515,10 @@ class Workspace:
             self._lose("somebody wrote to its tensors after state.borrow() had taken them back")
 
     def _lose(self, reason: str) -> None:
-        current = self._current() if self._current is not None else None
+        current = self._current()
         if current is not None:
-            current.source = None
-            current.lost = reason
-        self._current = None
+            current.lose(reason)
+        self._current = nobody
         self._lent = None
         raise BorrowError(f"The state's tensors are lost: {reason}. Go on from a state that was kept before.")
 

@@ -127,7 +127,7 @@ class _Replay:
         self._cancelled: tuple[int, str] | None = None
         """The phase that a verdict ended; the log's further lines of it are skipped."""
         tensors = Tensors(Spec({}, {}, torch.device("cpu")), nn.Identity(), None, None)
-        tensors.lost = _NO_WEIGHTS
+        tensors.lose(_NO_WEIGHTS)
         self._state = TrainState(progress=Progress(), tensors=tensors, key=Key(seed=0))
 
     def process(self, line: Line) -> bool:

@@ -210,10 +210,14 @@ class Tensors:
             and self._lent is not None
             and self._lent != versions_of(_weights(self.owned).values())
         ):
-            self.owned, self.lost = None, "somebody wrote to its tensors, which state.borrow() had lent for reading"
+            self.lose("somebody wrote to its tensors, which state.borrow() had lent for reading")
         if self.owned is None:
             raise StateError(f"This state's tensors are lost: {self.lost}. Go on from a state that was kept before.")
         return self.owned
+
+    def lose(self, reason: str) -> None:
+        """Give the value up: whoever asks for it is told why."""
+        self.source, self.owned, self.lost = None, None, reason
 
     def lend(self) -> AbstractContextManager[Mapping[str, Tensor]]:
         """Lend the parameters and buffers of the handle's own copy for a block."""

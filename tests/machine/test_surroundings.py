@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -24,6 +25,7 @@ from nntrain import (
     accuracy,
     advance,
     fit_step,
+    on,
     state_before,
 )
 from nntrain.values.tensors import Snapshot, copied_snapshot
@@ -132,6 +134,34 @@ def test_a_subscriber_or_a_sink_may_wait_for_threads_that_read_the_state(event: 
     assert not done.is_alive()
     assert len(read) > 4
     assert read[-1] == 1.0
+
+
+def test_a_thread_that_reads_while_another_has_the_optimizer_write_waits_for_it() -> None:
+    begun = threading.Event()
+
+    class Slow(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            begun.set()
+            time.sleep(0.1)
+            return super().step(closure)
+
+    def second(state: TrainState) -> Tensor:
+        assert begun.wait(60)
+        return state.params["0.weight"]
+
+    @on("after_batch")
+    def reads(state: TrainState, batch: Batch, output: BatchOutput) -> TrainState:
+        begun.clear()
+        if state.progress.phase == "eval":
+            return state
+        with ThreadPoolExecutor(2) as pool:
+            late = pool.submit(second, state)
+            early = pool.submit(state.params.__getitem__, "0.weight")
+            assert torch.equal(early.result(60), late.result(60))
+        return state
+
+    state = learner_of(model(), [reads], optimizer=Slow).fit(1, print_stats=False).state
+    assert state == learner_of(model(), optimizer=Slow).fit(1, print_stats=False).state
 
 
 class Scales(nn.Module):

@@ -20,7 +20,7 @@ class Flight:
     handle meanwhile makes the workspace write at once; nobody can tell.
     """
 
-    __slots__ = ("closure", "due", "handle", "launch", "lr_scale", "step")
+    __slots__ = ("closure", "due", "handle", "launch", "lr_scale", "step", "writing")
 
     def __init__(self, step: int | None, lr_scale: float) -> None:
         self.step: int | None = step
@@ -35,3 +35,5 @@ class Flight:
         """On the value after this batch. Weak: a value that nobody holds need not be made."""
         self.due: bool = False
         """Whether that value is still to be written."""
+        self.writing: bool = False
+        """Whether the optimizer is amid writing it: what it calls is not to read that value. Other threads wait."""

@@ -108,8 +108,6 @@ class Workspace:
         self._enable_grad = torch.enable_grad()  # made once: that takes longer than to enter it
         self._flight: Flight | None = None
         """The batch that is on its way."""
-        self._writing: Tensors | None = None
-        """The handle on the value that the optimizer writes: what it calls is not to read it. Other threads wait."""
         self._param_list = list(self.params.values())
         self._lent: list[int] | None = None
         """The versions of the live tensors when the current value was lent, if it was."""
@@ -195,9 +193,9 @@ class Workspace:
 
     def _settle(self, handle: Tensors) -> None:
         """Make the live tensors hold the value of a handle that is pending or live."""
-        if handle is self._writing:
-            raise StateError("This state cannot be read yet: its optimizer is amid writing it; read it after the step.")
         flight = self._flight
+        if flight is not None and flight.writing and self.is_pending(handle):
+            raise StateError("This state cannot be read yet: its optimizer is amid writing it; read it after the step.")
         if flight is not None and flight.due and self.is_pending(handle):
             # The reader may be in another mode, in which the optimizer would make tensors that cannot be trained with.
             with torch.inference_mode(False), torch.no_grad():
@@ -467,7 +465,7 @@ class Workspace:
     def _optimize(self, flight: Flight, handle: Tensors, step: int) -> None:
         try:
             flight.due = False
-            self._writing = handle
+            flight.writing = True
             if flight.closure is None:
                 self.optimizer.step(step, flight.lr_scale, None, flight.launch)
             else:  # it evaluates the model again, and draws its noise anew
@@ -480,7 +478,7 @@ class Workspace:
             self._writes.restore()
             raise
         finally:
-            self._writing = None
+            flight.writing = False
             flight.closure = flight.launch = None
             self._clear_gradients()
 

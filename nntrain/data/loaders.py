@@ -164,6 +164,15 @@ def rows_of(loader: object) -> Rows | None:
     return Rows(size, samples) if isinstance(size, int) and isinstance(samples, int) else None
 
 
+def sizes_of(items: Iterable[Batch] | Loader[Batch], name: str) -> dict[str, int]:
+    """Return how many batches a loader has, their size and their samples, as far as that is known."""
+    rows = rows_of(as_loader(items, name))
+    found = {"batches": length_of(items)}
+    if rows is not None:
+        found |= {"batch_size": rows.batch_size, "samples": rows.samples}
+    return {what: count for what, count in found.items() if count is not None}
+
+
 def check_data(dls: object) -> None:
     """Raise `ConfigError` or `DataError` for what has no batches to train and to evaluate on."""
     for name in ("train", "valid"):

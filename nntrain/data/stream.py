@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic
 
 import torch
 
-from nntrain.data.loaders import Batch, Loader, SequenceLoader
+from nntrain.data.loaders import Batch, Loader, SequenceLoader, rows_of
 from nntrain.values.key import Key
+from nntrain.values.log_event import Note
+from nntrain.values.progress import Progress
+from nntrain.values.sums import Sums
+from nntrain.values.trees import first_length
 
 
 class Stream(Generic[Batch]):
@@ -51,6 +55,31 @@ class Stream(Generic[Batch]):
             return None
         self._position = (key, epoch, index + 1)
         return (batch,)
+
+    def check_place(self, place: Progress, sums: Sums, samples: int, warn: Callable[[Note], None]) -> None:
+        """Warn where a state that was made elsewhere has other samples behind it than the loader has there.
+
+        `samples` are those of the batch at its `place`: where they are not the rows that it should have, samples are
+        not counted by rows, and nothing can be told.
+        """
+        behind, after = self._rows_before(place.batch), self._rows_before(place.batch + 1)
+        if sums.batches != place.batch or behind is None or after != behind + samples or behind == place.samples:
+            return
+        text = (
+            f"The state stands amid a phase ({place.phase}, epoch {place.epoch}) with {place.samples} samples in "
+            f"{place.batch} batches behind it; in the learner's data that many batches have {behind}. With other data, "
+            f"or another batch size, some samples are taken twice in this phase, or not at all. Go on with the data "
+            f"that it was trained on, and change them between two epochs."
+        )
+        warn(Note("data.changed", text))
+
+    def _rows_before(self, batch: int) -> int | None:
+        """Return how many rows the batches before a batch of that number have, None where that is not known."""
+        if self._ready is not None:
+            lengths = [first_length(item) for item in self._ready[:batch]]
+            return None if None in lengths else sum(length or 0 for length in lengths)
+        rows = rows_of(self.loader)
+        return None if rows is None else rows.before(batch)
 
     def close(self) -> None:
         """Close the running iterator and its workers."""

@@ -17,11 +17,11 @@ from nntrain.live.flight import Flight
 from nntrain.live.outside import Outside
 from nntrain.live.workspace import Workspace
 from nntrain.metrics.measured import MetricFn, measure
-from nntrain.task.batches import tensors_of, to_device
+from nntrain.task.batches import to_device
 from nntrain.task.supervised import Supervised, Unpacked
 from nntrain.values.output import BatchOutput
 from nntrain.values.sums import Weight, WeightedSums
-from nntrain.values.trees import described
+from nntrain.values.trees import described, tensors_of
 
 Batch = TypeVar("Batch")
 BatchIn_contra = TypeVar("BatchIn_contra", contravariant=True)

@@ -222,23 +222,6 @@ class Workspace:
 
     # -- stepping -------------------------------------------------------------------------------------------------
 
-    def ready(self, handle: Tensors) -> None:
-        """Make the live tensors hold the handle's value, whoever's it is."""
-        with self.lock:
-            if self._flight is not None:
-                self.abandon()
-            if handle.source is self and handle.generation == self._generation:
-                self._current = weakref.ref(handle)
-            if self._current() is handle:
-                if self._lent is not None:
-                    self._check_lent(handle)
-                    self._lent = None
-                return
-            if handle.spec is not self.spec:
-                self.check_fit(handle)
-            self._load(handle)
-            self._hold(handle)
-
     def check_fit(self, handle: Tensors) -> None:
         """Raise `StateError` with what is missing, unexpected or differently shaped."""
         misfits = self.spec.misfits(handle.spec)
@@ -250,8 +233,22 @@ class Workspace:
             )
 
     def begin(self, handle: Tensors, *, step: int | None, lr_scale: float = 1.0) -> Flight:
-        """Begin a batch from a handle's value: the optimizer's step of number `step`, or a batch of eval (None)."""
-        self.ready(handle)
+        """Begin a batch from a handle's value, whoever's it is, which is to be `held`.
+
+        It is the optimizer's step of number `step`, or a batch of eval (None).
+        """
+        if self._flight is not None:
+            self.abandon()
+        if handle.source is self and handle.generation == self._generation:
+            self._current = weakref.ref(handle)
+        if self._current() is not handle:
+            if handle.spec is not self.spec:
+                self.check_fit(handle)
+            self._load(handle)
+            self._hold(handle)
+        elif self._lent is not None:
+            self._check_lent(handle)
+            self._lent = None
         flight = self._flight = Flight(step, lr_scale)
         return flight
 

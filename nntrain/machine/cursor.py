@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from nntrain.values.key import Key
 from nntrain.values.progress import Phase, Progress
-from nntrain.values.record import assembled, evolved
+from nntrain.values.record import assembled
 from nntrain.values.state import TrainState
 from nntrain.values.sums import Sums, WeightedSums
 from nntrain.values.tensors import Tensors
@@ -68,24 +68,30 @@ class Position:
         """Where the training stands, as the state has it."""
         if self._progress is None:
             place = self.start.progress
-            changed = {"batch": self.batch, "step": self.step, "samples": self.samples}
-            self._progress = place if self.batch == place.batch else evolved(place, **changed)
+            if self.batch == place.batch:
+                self._progress = place
+            else:
+                fields = place.__dict__.copy()
+                fields["batch"], fields["step"], fields["samples"] = self.batch, self.step, self.samples
+                self._progress = assembled(Progress, fields, place.__pydantic_fields_set__)
         return self._progress
 
     def state(self, tensors: Tensors) -> TrainState:
         """Return the state, with its tensors."""
-        place, sums = self.start.progress, self.start.sums
-        fields = {**self.start.fields, "tensors": tensors}
-        if self.batch != place.batch:
+        start = self.start
+        fields = start.fields.copy()
+        fields["tensors"] = tensors
+        if self.batch != start.progress.batch:
+            place, sums = start.progress, start.sums
             fields["progress"] = self.progress
-            fields["sums"] = evolved(
-                sums,
-                weighted=self.weighted,
-                samples=sums.samples + self.samples - place.samples,
-                batches=sums.batches + self.batch - place.batch,
-                seconds=self.seconds,
-            )
-        return assembled(TrainState, fields, self.start.given)
+            counts = {
+                "weighted": self.weighted,
+                "samples": sums.samples + self.samples - place.samples,
+                "batches": sums.batches + self.batch - place.batch,
+                "seconds": self.seconds,
+            }
+            fields["sums"] = assembled(Sums, counts, sums.__pydantic_fields_set__)
+        return assembled(TrainState, fields, start.given)
 
 
 class Cursor:

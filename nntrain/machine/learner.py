@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
@@ -12,7 +11,7 @@ from typing import Generic, TypedDict, TypeVar, Unpack
 import torch
 from torch import Tensor, nn
 
-from nntrain.data.loaders import TrainValid, as_loader, check_data, description_of, length_of, on_device, rows_of
+from nntrain.data.loaders import TrainValid, as_loader, check_data, description_of, on_device, sizes_of
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError
 from nntrain.live.compiled import compile_options
@@ -22,9 +21,9 @@ from nntrain.live.recorded import recorded
 from nntrain.live.workspace import Workspace, as_device
 from nntrain.machine.machine import Machine, ordinary_tensors
 from nntrain.machine.steps import check_epochs, fold, with_goal
-from nntrain.machine.telling import News
-from nntrain.metrics.measured import MetricFn, named_metrics
+from nntrain.metrics.measured import MetricFn, check_monitors, named_metrics
 from nntrain.sinks.interest import Sink, check_sink, interest_of, sink_name
+from nntrain.sinks.news import News
 from nntrain.sinks.print_stats import PrintStats
 from nntrain.sinks.transition import RunInfo
 from nntrain.subscribers.asking import listeners, subscriber_name
@@ -115,7 +114,6 @@ class Learner(Generic[Batch]):
             problem = None if given is None else call_problem(given, "batch")
             if problem is not None:
                 raise ConfigError(f"{name} is {given!r:.80}; expected a function of the batch: {problem}.")
-        _check_untrained(self.loss_fn)
         named_metrics(self.metric_fn)
         if isinstance(self.metric_fn, Mapping):
             object.__setattr__(self, "metric_fn", FrozenMapping(self.metric_fn))
@@ -133,22 +131,10 @@ class Learner(Generic[Batch]):
         listeners(self.subs)
         for sink in self.sinks:
             check_sink(sink)
-        self._check_monitors()
-        object.__setattr__(self, "device", as_device(self.device))
-
-    def _check_monitors(self) -> None:
-        """Raise `ConfigError` where a subscriber or sink reads a value that no phase will have."""
-        there = ["loss", *named_metrics(self.metric_fn)]
         monitors = [(subscriber_name(one), getattr(one, "monitors", ())) for one in self.subs]
         monitors += [(sink_name(sink), interest_of(sink).monitors) for sink in self.sinks]
-        for name, given in monitors:
-            for monitor in (given,) if isinstance(given, str) else given:
-                if monitor not in there:
-                    like = difflib.get_close_matches(monitor, there, n=1)
-                    meant = f" Did you mean {like[0]!r}?" if like else ""
-                    named = function_name(self.metric_fn)
-                    give = f' Name the metric: metric_fn={{"{monitor}": {named}}}.' if "metric" in there[1:] else ""
-                    raise ConfigError(f"{name} monitors {monitor!r}; there are {', '.join(there)}.{meant or give}")
+        check_monitors(monitors, self.metric_fn)
+        object.__setattr__(self, "device", as_device(self.device))
 
     def __repr__(self) -> str:
         config = self._config
@@ -263,28 +249,8 @@ class Learner(Generic[Batch]):
             "sinks": [sink_name(sink) for sink in self.sinks],
         }
         for phase, batches in (("train", self.dls.train), ("valid", self.dls.valid)):
-            count = length_of(batches)
-            if count is not None:
-                config[f"{phase}_batches"] = count
-            rows = rows_of(as_loader(batches, phase))
-            if rows is not None:
-                config[f"{phase}_batch_size"] = rows.batch_size
-            if rows is not None and rows.samples is not None:
-                config[f"{phase}_samples"] = rows.samples
+            config |= {f"{phase}_{name}": count for name, count in sizes_of(batches, phase).items()}
         return config
-
-
-def _check_untrained(loss_fn: object) -> None:
-    """Raise `ConfigError` for a loss that is a module with parameters to train, which no optimizer would."""
-    if not isinstance(loss_fn, nn.Module):
-        return
-    names = [name for name, param in loss_fn.named_parameters() if param.requires_grad]
-    if names:
-        raise ConfigError(
-            f"loss_fn {type(loss_fn).__name__} has parameters of its own: {', '.join(names)}. A learner trains the "
-            f"model's only. Make the loss a part of the model (a module that holds both, whose forward returns what "
-            f"the loss needs of them), or, if they are not to be trained, freeze them: loss_fn.requires_grad_(False)."
-        )
 
 
 def _constant(lr: float, step: int) -> float:  # noqa: ARG001 - a schedule takes the step

@@ -16,24 +16,23 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import torch
 
-from nntrain.data.loaders import SequenceLoader, rows_of
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError, DataError, StateError
 from nntrain.live.engine import Engine, Passed
+from nntrain.live.turn import Turn
 from nntrain.live.workspace import Workspace
 from nntrain.machine.cursor import Cursor, Position
 from nntrain.machine.interrupts import Interrupts
 from nntrain.machine.table import TABLE, Step, leave, moved_to
-from nntrain.machine.telling import News, Telling
-from nntrain.machine.turn import Turn
+from nntrain.machine.telling import Telling
 from nntrain.sinks.audience import Watcher
 from nntrain.sinks.interest import Sink
+from nntrain.sinks.news import News
 from nntrain.sinks.transition import RunInfo
 from nntrain.subscribers.asking import Listener, Published, publish
-from nntrain.task.batches import first_length, to_device
+from nntrain.task.batches import to_device
 from nntrain.values.history import EpochStats, History
 from nntrain.values.key import Key
-from nntrain.values.log_event import Note
 from nntrain.values.output import BatchOutput
 from nntrain.values.progress import Phase, Place
 from nntrain.values.randomness import restoring_rng, seed_all
@@ -209,7 +208,8 @@ class Machine(Generic[Batch]):
                     reached = cursor.now[0]
                     if others:
                         others = False
-                        self._check_data(before, found.samples)
+                        stream = self.streams[before.start.phase]
+                        stream.check_place(before.progress, before.start.sums, found.samples, self.news.warn)
                     if reached.start is not before.start:  # a subscriber answered another state
                         watching = telling.watching_reached(before, reached, watching)
                     news = not watching and telling.has_news(reached.start)
@@ -232,35 +232,6 @@ class Machine(Generic[Batch]):
             if step.state is not cursor.now[2]:
                 cursor = Cursor(step.state)
             del found, step
-
-    def _check_data(self, before: Position, samples: int) -> None:
-        """Warn where a state that was made elsewhere has other samples behind it than this learner's data have there.
-
-        `samples` are those of the batch after `before`: where they are not the rows that it should have, samples are
-        not counted by rows, and nothing can be told.
-        """
-        start = before.start
-        behind, after = (self._rows_before(start.phase, number) for number in (before.batch, before.batch + 1))
-        counts = start.sums.batches == before.batch and behind is not None and after == behind + samples
-        if counts and behind != before.samples:
-            self.news.warn(
-                Note(
-                    "data.changed",
-                    f"The state stands amid a phase ({start.phase}, epoch {start.epoch}) with {before.samples} samples "
-                    f"in {before.batch} batches behind it; in the learner's data that many batches have {behind}. With "
-                    f"other data, or another batch size, some samples are taken twice in this phase, or not at all. Go "
-                    f"on with the data that it was trained on, and change them between two epochs.",
-                )
-            )
-
-    def _rows_before(self, phase: Phase, batch: int) -> int | None:
-        """Return how many rows the batches before a batch of that number have, None where that is not known."""
-        loader = self.streams[phase].loader
-        if isinstance(loader, SequenceLoader) and isinstance(loader.items, (list, tuple)):
-            lengths = [first_length(item) for item in loader.items[:batch]]
-            return None if None in lengths else sum(length or 0 for length in lengths)
-        rows = rows_of(loader)
-        return None if rows is None else rows.before(batch)
 
     def _batch(self, cursor: Cursor, given: tuple[Batch] | None, *, seen: bool) -> Step | Passed:
         """Take one batch, and move the cursor past it; or return where a verdict, or the end of the data, leads to.

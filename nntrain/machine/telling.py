@@ -3,67 +3,23 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from nntrain.errors import DataWarning, add_note
+from nntrain.errors import add_note
 from nntrain.live.engine import Passed
 from nntrain.machine.cursor import Position, Start
 from nntrain.machine.table import Step
 from nntrain.sinks.audience import Audience, Watcher
+from nntrain.sinks.news import News, loss_warning
 from nntrain.sinks.transition import BatchRan, RunInfo, Transition
-from nntrain.values.history import not_finite_since
-from nntrain.values.log_event import NOT_FINITE, LogEvent, Note, WarningEvent
-from nntrain.values.progress import Place, Progress
+from nntrain.values.progress import Progress
 from nntrain.values.record import evolved
 from nntrain.values.state import TrainState, remember_state
 
 _GROUP: Final = 64
 _GROUP_SECONDS: Final = 0.5
 """How many unwatched batches, and how much time, a group may hold."""
-
-
-class News:
-    """What came up beside a learner's transitions, until it is told with one of them."""
-
-    def __init__(self) -> None:
-        self.notes: list[Note] = []
-        self.queued_events: list[LogEvent] = []
-        """The events of sinks, which any thread may add to."""
-        self._noted: tuple[Note, ...] = ()
-
-    def warn(self, note: Note) -> None:
-        """Warn whoever runs the training, and tell the log."""
-        self.notes.append(note)
-        warnings.warn(note.text, DataWarning, stacklevel=2)
-
-    def take_notes(self, at: Place) -> tuple[Note, ...]:
-        """Return the notes that came up; where a fit begins, those of the fits before it too, which hold of it."""
-        new = tuple(self.notes)
-        self.notes.clear()
-        self._noted += new
-        return self._noted if at == "before_fit" else new
-
-    def take_events(self) -> tuple[LogEvent, ...]:
-        """Return the queued events."""
-        if not self.queued_events:
-            return ()
-        taken = tuple(self.queued_events)
-        del self.queued_events[: len(taken)]  # another thread may have added to it
-        return taken
-
-
-def _loss_warning(state: TrainState) -> tuple[LogEvent, ...]:
-    """Return what is to be told of a training that ends without a finite loss; nothing of any other."""
-    since = not_finite_since(state.history)
-    if since is None:
-        return ()
-    text = (
-        f"the {since.phase} loss has not been finite since epoch {since.epoch}. With NanGuard() in subs=[...] the fit "
-        f"stops at the first such batch and names the tensor; with Rollback() it goes back, and on with a lower lr."
-    )
-    return (WarningEvent(code=NOT_FINITE, text=text),)
 
 
 class Telling:
@@ -131,22 +87,25 @@ class Telling:
 
         `watching` are those who want the batch that it was, where nothing else is to be told.
         """
-        audience, logged = self.audience, step.state.logged
+        audience, news, logged = self.audience, self._news, step.state.logged
         if step.state.progress.at == "finished":
-            logged += _loss_warning(step.state)
+            logged += loss_warning(step.state.history)
         if step.state.logged or step.state.loaded:
             step = step._replace(state=evolved(self.queued(step.state), logged=()))
         unwatched = (
             step.event == "after_batch"
             and step.verdict is None
             and audience.began
-            and not (self._news.notes or self._news.queued_events or logged)
+            and not (news.notes or news.queued_events or logged)
         )
         audience.began = True
         try:
             listening = watching if unwatched else audience.at(began.at)
-            if listening:
-                news = self._news
+            if unwatched and listening:
+                run = self._info(step.state.key.seed)
+                transition = Transition.of_batch(began, step.state, run, step.output, step.lr_scale)
+                audience.tell(listening, transition, news.take_events)
+            elif listening:
                 transition = Transition(
                     at=began.at,
                     progress=began,
@@ -163,7 +122,7 @@ class Telling:
                 )
                 if transition.logged or transition.notes:  # another thread may just have queued it
                     listening = audience.at(began.at)
-                audience.tell(listening, transition, self._news.take_events)
+                audience.tell(listening, transition, news.take_events)
         except BaseException as error:
             self.failure(error, step.state, began)
             raise

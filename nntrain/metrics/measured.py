@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import difflib
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Never
 
 from torch import Tensor
@@ -28,6 +29,21 @@ def named_metrics(metric_fn: MetricFn | Mapping[str, MetricFn]) -> Mapping[str, 
             raise ConfigError(f"A metric is named {name!r}; expected a string other than 'loss', which is taken.")
         _check_metric(name, metric)
     return metrics
+
+
+def check_monitors(
+    monitors: Iterable[tuple[str, str | Collection[str]]], metric_fn: MetricFn | Mapping[str, MetricFn]
+) -> None:
+    """Raise `ConfigError` where somebody, by name, reads a value that no phase will have."""
+    there = ["loss", *named_metrics(metric_fn)]
+    for name, given in monitors:
+        for monitor in (given,) if isinstance(given, str) else given:
+            if monitor not in there:
+                like = difflib.get_close_matches(monitor, there, n=1)
+                meant = f" Did you mean {like[0]!r}?" if like else ""
+                named = function_name(metric_fn)
+                give = f' Name the metric: metric_fn={{"{monitor}": {named}}}.' if "metric" in there[1:] else ""
+                raise ConfigError(f"{name} monitors {monitor!r}; there are {', '.join(there)}.{meant or give}")
 
 
 def _check_metric(name: str, metric: object) -> None:

@@ -7,14 +7,13 @@ makes one of.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from nntrain.errors import DataError
-from nntrain.values.trees import contents, described, tree_map
+from nntrain.values.trees import contents, described, first_length, tree_map
 
 Tree = TypeVar("Tree")
 
@@ -63,16 +62,6 @@ def structure(tree: object, tensors: list[Tensor]) -> object:
     return type(tree), *[(name, structure(part, tensors)) for name, part in held.named()]
 
 
-def tensors_of(tree: object) -> Iterator[Tensor]:
-    """Yield the tensors of a batch."""
-    if isinstance(tree, Tensor):
-        yield tree
-        return
-    held = contents(tree)
-    for _, part in held.named() if held is not None else ():
-        yield from tensors_of(part)
-
-
 def sample_count(batch: object) -> int:
     """Return the first dimension of a batch's first tensor that has one. Raises `DataError` where there is none."""
     found = first_length(batch)
@@ -83,8 +72,3 @@ def sample_count(batch: object) -> int:
             f"how much it weighs in the means: Learner(..., weigh=lambda batch: ...)."
         )
     return found
-
-
-def first_length(tree: object) -> int | None:
-    """Return the first dimension of a batch's first tensor that has one, None where there is none."""
-    return next((tensor.size(0) for tensor in tensors_of(tree) if tensor.ndim), None)

@@ -10,11 +10,11 @@ from typing import Any, Generic, Never, Protocol, SupportsIndex, TypeVar, cast, 
 from torch import Tensor, nn
 
 from nntrain.errors import ConfigError, DataError, LossError, add_note
-from nntrain.task.batches import first_length, sample_count, tensors_of
+from nntrain.task.batches import sample_count
 from nntrain.values.calls import call_problem, class_of_calls, function_name, remembers_calls
 from nntrain.values.log_event import Note
 from nntrain.values.sums import Weight
-from nntrain.values.trees import described, fields_of, is_record
+from nntrain.values.trees import described, fields_of, first_length, is_record, tensors_of
 
 Batch = TypeVar("Batch")
 Unpacked = tuple[tuple[object, ...], Mapping[str, object], object]
@@ -42,6 +42,20 @@ def check_loss_fn(loss_fn: object) -> None:
     problem = call_problem(loss_fn, "preds", "target")
     if problem is not None:
         raise ConfigError(f"loss_fn {function_name(loss_fn)} cannot be called with (preds, target): {problem}.")
+    _check_untrained(loss_fn)
+
+
+def _check_untrained(loss_fn: object) -> None:
+    """Raise `ConfigError` for a loss that is a module with parameters to train, which no optimizer would."""
+    if not isinstance(loss_fn, nn.Module):
+        return
+    names = [name for name, param in loss_fn.named_parameters() if param.requires_grad]
+    if names:
+        raise ConfigError(
+            f"loss_fn {type(loss_fn).__name__} has parameters of its own: {', '.join(names)}. A learner trains the "
+            f"model's only. Make the loss a part of the model (a module that holds both, whose forward returns what "
+            f"the loss needs of them), or, if they are not to be trained, freeze them: loss_fn.requires_grad_(False)."
+        )
 
 
 @runtime_checkable

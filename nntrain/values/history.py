@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from itertools import takewhile
-
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
@@ -54,14 +51,3 @@ class History(tuple[EpochStats, ...]):
             mode="left_to_right",
             serialization=core_schema.plain_serializer_function_ser_schema(tuple, return_schema=plain),
         )
-
-
-def not_finite_since(history: tuple[EpochStats, ...]) -> EpochStats | None:
-    """Return the first of the last phases of one kind, train or else eval, whose losses are all NaN or infinite."""
-    kinds: tuple[Phase, ...] = ("train", "eval")
-    for kind in kinds:
-        newest_first = (stats for stats in reversed(history) if stats.phase == kind)
-        lost = list(takewhile(lambda stats: not math.isfinite(stats.loss), newest_first))
-        if lost:
-            return lost[-1]
-    return None

@@ -21,7 +21,8 @@ from nntrain.values.log_event import LogEvent
 from nntrain.values.modules import module_with
 from nntrain.values.progress import Progress
 from nntrain.values.record import FrozenMapping, Record, RecordT, evolved
-from nntrain.values.slots import Slot, Unread, unshared
+from nntrain.values.sharing import unshared
+from nntrain.values.slots import Slot, Unread
 from nntrain.values.sums import Sums
 from nntrain.values.tensors import Tensors
 

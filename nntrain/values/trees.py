@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -134,6 +134,21 @@ def fields_of(record: object) -> dict[str, Any]:
     kind: Any = type(record)
     names = getattr(kind, "__attrs_attrs__", None) or dataclasses.fields(kind)
     return {field.name: getattr(record, field.name) for field in names}
+
+
+def tensors_of(tree: object) -> Iterator[Tensor]:
+    """Yield the tensors of a tree."""
+    if isinstance(tree, Tensor):
+        yield tree
+        return
+    held = contents(tree)
+    for _, part in held.named() if held is not None else ():
+        yield from tensors_of(part)
+
+
+def first_length(tree: object) -> int | None:
+    """Return the first dimension of a tree's first tensor that has one, None where there is none."""
+    return next((tensor.size(0) for tensor in tensors_of(tree) if tensor.ndim), None)
 
 
 def detached(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:

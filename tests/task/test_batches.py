@@ -20,9 +20,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from nntrain import DataLoaders, Learner, batch_step, fit_step
 from nntrain.errors import ConfigError, DataError, DataWarning
 from nntrain.log import JsonLog, WarningEvent, read
-from nntrain.task.batches import sample_count, tensors_of, to_device
+from nntrain.task.batches import sample_count, to_device
 from nntrain.task.supervised import unpacked
-from nntrain.values.trees import clone_tree, described, tree_map
+from nntrain.values.trees import clone_tree, described, tensors_of, tree_map
 
 X, Y = torch.ones(4, 3), torch.tensor([0, 1, 0, 1])
 META = torch.device("meta")

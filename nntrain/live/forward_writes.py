@@ -60,6 +60,7 @@ class ForwardWrites:
         self._old_versions: list[int] = []
         """What is kept before a pass: the live tensors, their copies, and their versions then; none if it is stale."""
         self._others: dict[str, Tensor] = {}
+        self._other_tensors: list[Tensor] = []
         self._other_versions: list[int] = []
         self._keep_all_of(self._written)
 
@@ -80,8 +81,9 @@ class ForwardWrites:
         wanted = self._untrained if looking else self._written
         if len(wanted) != len(self._kept):
             self._keep_all_of(wanted)
-        watched = self._others.values() if training is not None else ()
-        self._other_versions = [live._version for live in watched]
+        self._other_versions = [] if training is None else [live._version for live in self._other_tensors]
+        if not self._kept:
+            return
         versions = [live._version for live in self._kept.values()]
         if versions == self._old_versions:
             return
@@ -95,6 +97,7 @@ class ForwardWrites:
     def _keep_all_of(self, names: Collection[str]) -> None:
         self._kept = {name: live for name, live in self._all.items() if name in names}
         self._others = {name: live for name, live in self._all.items() if name not in names}
+        self._other_tensors = list(self._others.values())
         self._old, self._old_versions, self._other_versions = [], [], []
 
     def _let_go(self) -> None:
@@ -135,7 +138,7 @@ class ForwardWrites:
             if training:
                 reached = {name for name, live in self._all.items() if live.grad is not None}
                 self._untrained = {name for name in self._all if name in self._written or name not in reached}
-        if self._other_versions and self._other_versions != [live._version for live in self._others.values()]:
+        if self._other_versions and self._other_versions != [live._version for live in self._other_tensors]:
             self._find_unforeseen()
         self._other_versions = []  # what is written after the pass is the optimizer's
         if self._silent[training]:

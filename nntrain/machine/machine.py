@@ -247,7 +247,7 @@ class Machine(Generic[Batch]):
             return self._finish_phase(cursor.state())
         batch, position = to_device(found[0], workspace.device), before
         if self._before_batch:
-            asked = self._ask_before(cursor.state(), batch)
+            asked = self._ask_before(cursor.state(), before, batch)
             if asked.verdict is not None:
                 return leave(asked, "before_batch")
             if asked.state is not cursor.now[2]:
@@ -283,12 +283,13 @@ class Machine(Generic[Batch]):
             return leave(Published(cursor.state(), verdict, by), "after_batch")
         return passed
 
-    def _ask_before(self, state: TrainState, batch: Batch) -> Published:
-        place, key = state.progress, state.key
-        if self._asking != (key, place.epoch, place.phase):
-            self._asking = key, place.epoch, place.phase
-            self._asking_bits = key.stream(_EVENTS, _PLACES["batch"], place.epoch, _PHASES[place.phase])
-        seed_all(self._generators, self._asking_bits(place.batch))
+    def _ask_before(self, state: TrainState, at: Position, batch: Batch) -> Published:
+        start = at.start
+        phase = start.key, start.epoch, start.phase
+        if self._asking != phase:
+            self._asking = phase
+            self._asking_bits = start.key.stream(_EVENTS, _PLACES["batch"], start.epoch, _PHASES[start.phase])
+        seed_all(self._generators, self._asking_bits(at.batch))
         return self._publish("before_batch", state, batch)
 
     def _ask_after(self, shown: list[TrainState], batch: Batch, output: BatchOutput) -> Published:

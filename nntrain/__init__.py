@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nntrain.values.history import EpochStats
     from nntrain.values.key import Key
     from nntrain.values.log_event import LogEvent
-    from nntrain.values.output import BatchOutput
+    from nntrain.values.output import BatchOutput, StepOutput
     from nntrain.values.progress import Phase, Progress
     from nntrain.values.record import Record
     from nntrain.values.slots import Slot
@@ -62,6 +62,7 @@ __all__ = [
     "RunInfo",
     "Sink",
     "Slot",
+    "StepOutput",
     "Subscriber",
     "TrainState",
     "Transition",
@@ -94,7 +95,7 @@ _HOMES: Final = {
     "nntrain.values.history": "EpochStats",
     "nntrain.values.key": "Key",
     "nntrain.values.log_event": "LogEvent",
-    "nntrain.values.output": "BatchOutput",
+    "nntrain.values.output": "BatchOutput StepOutput",
     "nntrain.values.progress": "Phase Progress",
     "nntrain.values.record": "Record",
     "nntrain.values.slots": "Slot",

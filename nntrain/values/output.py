@@ -1,14 +1,39 @@
-"""What a batch gave, as subscribers and sinks see it."""
+"""What a batch gave: as the task returns it, and as subscribers and sinks see it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any, Generic
 
 from torch import Tensor
+from typing_extensions import TypeVar
 
+from nntrain.values.sums import Weight
 from nntrain.values.trees import detached
+
+Preds_co = TypeVar("Preds_co", covariant=True, default=Any)
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput(Generic[Preds_co]):
+    """What a task makes of a batch.
+
+    Args:
+        loss: 0-dim, a mean over `weight`. In training it has a gradient; in eval it may be None.
+        preds: what the model returned, for subscribers and metrics: a tensor, or a tree of tensors.
+        target: what metrics compare `preds` with.
+        weight: over how much the loss, `parts` and the metrics are means: a number of 0 or more or a 0-dim tensor, which
+            stays on its device. By default the batch's samples.
+        parts: further 0-dim means, by name, told beside the loss, as the terms that it is the sum of.
+    """
+
+    loss: Tensor | None
+    preds: Preds_co = None  # type: ignore[assignment] # a task without predictions is one of `StepOutput[None]`
+    target: object = None
+    weight: Weight | None = None
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ class StepOutput(Generic[Preds_co]):
         loss: 0-dim, a mean over `weight`. In training it has a gradient; in eval it may be None.
         preds: what the model returned, for subscribers and metrics: a tensor, or a tree of tensors.
         target: what metrics compare `preds` with.
-        weight: over how much the loss, `parts` and the metrics are means: a number of 0 or more or a 0-dim tensor, which
-            stays on its device. By default the batch's samples.
+        weight: over how much the loss, `parts` and the metrics are means: a number of 0 or more, or a 0-dim tensor,
+            which stays on its device. By default the batch's samples.
         parts: further 0-dim means, by name, told beside the loss, as the terms that it is the sum of.
     """
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from nntrain.errors import LossError
 from nntrain.live.compiled import CompileOptions
 from nntrain.live.engine import Pass, Passed
 from nntrain.live.flight import Flight
 from nntrain.live.inputs import Inputs
-from nntrain.values.output import BatchOutput
+from nntrain.task.task import source_of, weight_of
+from nntrain.values.output import BatchOutput, StepOutput
 from nntrain.values.randomness import seed_all
 from nntrain.values.sums import WeightedSums
 from nntrain.values.trees import detached
@@ -30,39 +34,64 @@ class Eager(Generic[Batch]):
         self._pass = plain
         self._inputs = Inputs()
         self.names: tuple[str, ...] = plain.names
+        self.knows_parts: bool = plain.knows_parts
         device = plain.workspace.device
         reuses = compile_options is not None and compile_options.get("mode") in _REUSING and device.type == "cuda"
         self._own = _clone if reuses else plain.workspace.own
         self._sums_device = None if device.type == "cpu" else device
+        self._no_loss = torch.tensor(math.nan, device=device)
 
     def run(self, batch: Batch, weighted: WeightedSums, flight: Flight, *, bits: int, seen: bool) -> Passed:  # noqa: ARG002 - the output always has memory of its own
         """Pass a batch through."""
         plain, train = self._pass, flight.step is not None
-        workspace, own = plain.workspace, self._own
+        workspace = plain.workspace
         seed_all(workspace.generators, bits)
+        plain.begin(train=train)
         watched = self._inputs.acts[train]
-        parts, weight = plain.prepare(self._inputs.given(batch, train=train) if watched else batch, train=train)
-        first: list[tuple[Tensor, Any]] = []
+        given = self._inputs.given(batch, train=train) if watched else batch
+        first: list[StepOutput[Any]] = []
 
-        def forward() -> Tensor:
-            preds, loss = plain.evaluate(parts, train=train)
+        def forward() -> Tensor | None:
+            output = plain.evaluate(given, train=train)
             if not first:
-                first.append((own(loss), own(preds) if isinstance(preds, Tensor) else detached(preds, own)))
-            return loss
+                first.append(without_graph(output, self._own))
+            return output.loss
 
         try:
             workspace.compute(forward)
         finally:
             if watched:
                 self._inputs.taken_back()
-        ((loss, preds),) = first
-        measured = plain.measure(preds, parts[2])
+        (output,) = first
+        measured = plain.measure(output, batch)
+        loss = self._no_loss if output.loss is None else output.loss
         means: list[Tensor | float] = [loss, *measured.values()]
         if self._sums_device is None:
             means = [float(mean) for mean in means]
-        after = weighted.add(means, weight, self._sums_device, self.names)
+        weight = weight_of(output, batch, plain.task)
+        names = self.names if not output.parts else tuple(measured)
+        if weighted.metrics != names and weighted.tolist():
+            raise LossError(
+                f"{source_of(plain.task)} returned the parts {', '.join(output.parts) or '(none)'}; with the metrics "
+                f"that is other than {', '.join(weighted.metrics) or '(nothing)'}, of which this phase has means "
+                f"already. They are over all of its batches: return the same parts for each."
+            )
+        after = weighted.add(means, weight, self._sums_device, names)
         samples = weight if isinstance(weight, int) else 0
-        return Passed(BatchOutput(loss, preds, MappingProxyType(measured)), samples, after, means, flight.lr_scale)
+        shown = BatchOutput(loss, output.preds, MappingProxyType(measured))
+        return Passed(shown, samples, after, means, flight.lr_scale)
+
+
+def without_graph(output: StepOutput[Any], own: Callable[[Tensor], Tensor]) -> StepOutput[Any]:
+    """Return what a task made with each tensor as `own` returns it, which detaches it from the graph."""
+    loss, preds, parts = output.loss, output.preds, output.parts
+    return StepOutput(
+        None if loss is None else own(loss),
+        own(preds) if isinstance(preds, Tensor) else detached(preds, own),
+        output.target,
+        output.weight,
+        {name: own(part) for name, part in parts.items()} if parts else parts,
+    )
 
 
 def _clone(tensor: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ second is rehearsed (on a stream of its own, with all it writes put back), recor
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,17 +26,18 @@ import torch
 from torch import Tensor
 
 from nntrain.errors import DataError
-from nntrain.live.eager import Eager
-from nntrain.live.engine import Engine, Pass, Passed
+from nntrain.live.eager import Eager, without_graph
+from nntrain.live.engine import Pass, Passed, Runner
 from nntrain.live.flight import Flight
 from nntrain.live.forward_writes import copy_all
 from nntrain.live.workspace import Workspace
 from nntrain.task.batches import structure
+from nntrain.task.task import weight_of
 from nntrain.values.log_event import Note
 from nntrain.values.output import BatchOutput
 from nntrain.values.randomness import seed_all
 from nntrain.values.sums import WeightedSums
-from nntrain.values.trees import described, detached, tree_map
+from nntrain.values.trees import described, tree_map
 
 Batch = TypeVar("Batch")
 Tell = Callable[[Note], None]
@@ -181,6 +183,7 @@ class Recorded(Generic[Batch]):
 
     def __init__(self, plain: Pass[Batch], eager: Eager[Batch], recorder: Recorder, tell: Tell) -> None:
         self.names: tuple[str, ...] = plain.names
+        self.knows_parts: bool = plain.knows_parts
         self._pass = plain
         self._eager = eager
         self._workspace = plain.workspace
@@ -210,7 +213,8 @@ class Recorded(Generic[Batch]):
             flight.launch = recording.write
         output = recording.output.copied() if seen else recording.output
         means = (output.loss, *output.metrics.values())
-        return Passed(output, recording.samples, weighted.plus(recording.summed, self.names), means, flight.lr_scale)
+        after = weighted.plus(recording.summed, tuple(output.metrics))
+        return Passed(output, recording.samples, after, means, flight.lr_scale)
 
     def _recording(self, batch: Batch, shape: _Shape, *, train: bool, bits: int) -> _Recording | None:
         if shape in self._recordings:
@@ -240,22 +244,25 @@ class Recorded(Generic[Batch]):
         made: list[tuple[BatchOutput, Tensor, list[Tensor | None], int]] = []
 
         def whole() -> None:
-            parts, weight = plain.prepare(own, train=train)
+            plain.begin(train=train)
             with torch.set_grad_enabled(train):
-                preds, loss = plain.evaluate(parts, train=train)
-                if train:
-                    loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+                output = plain.evaluate(own, train=train)
+                if train and output.loss is not None:
+                    output.loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
             grads = workspace.gradients()
             if any(grad is not None and grad.layout != torch.strided for grad in grads):
                 raise TypeError("the model has sparse gradients")
             workspace.keep_identity()
-            taken = detached(preds, torch.detach)
-            output = BatchOutput(loss.detach(), taken, MappingProxyType(plain.measure(taken, parts[2])))
-            means = [output.loss, *output.metrics.values()]
+            taken = without_graph(output, torch.detach)
+            measured = plain.measure(taken, own)
+            loss = torch.full((), math.nan, device=workspace.device) if taken.loss is None else taken.loss
+            means = [loss, *measured.values()]
             if not all(isinstance(mean, Tensor) for mean in means):
                 raise TypeError("a metric returns a Python number, which waits for the device; return a tensor")
+            weight = weight_of(taken, own, plain.task)
             summed = WeightedSums.summed(means, weight, workspace.device)
-            made.append((output, summed, grads, weight if isinstance(weight, int) else 0))
+            shown = BatchOutput(loss, taken.preds, MappingProxyType(measured))
+            made.append((shown, summed, grads, weight if isinstance(weight, int) else 0))
 
         launches: list[Callable[[], None]] = []
         seed_all(workspace.generators, bits)
@@ -287,7 +294,7 @@ def _once(tell: Tell) -> Tell:
     return tell_once
 
 
-def recorded(plain: Pass[Batch], eager: Eager[Batch], tell: Tell) -> Engine[Batch]:
+def recorded(plain: Pass[Batch], eager: Eager[Batch], tell: Tell) -> Runner[Batch]:
     """Return the engine that records, where that can be; where not, the eager one, and a note says why."""
     workspace = plain.workspace
     recorder = recorder_for(workspace.device)

@@ -30,7 +30,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -263,7 +263,7 @@ class Workspace:
         """Whether a batch of training is in flight."""
         return self._flight is not None and self._flight.step is not None
 
-    def compute(self, forward: Callable[[], Tensor]) -> None:
+    def compute(self, forward: Callable[[], Tensor | None]) -> None:
         """Run `forward` (which returns the loss) and, in training, the backward pass."""
         flight, writes = self._flight, self._writes
         if flight is None:
@@ -333,9 +333,9 @@ class Workspace:
         for param, grad in zip(self._param_list, grads, strict=True):
             param.grad = grad
 
-    def _backward(self, forward: Callable[[], Tensor]) -> Tensor:
+    def _backward(self, forward: Callable[[], Tensor | None]) -> Tensor:
         with self._enable_grad:
-            loss = forward()
+            loss = cast(Tensor, forward())  # in training there is one
             self._writes.forwarded(training=True)
             if type(loss) is Tensor and not loss.is_complex():
                 # What `backward` comes to for one loss, less its looks at what it may be given: 7 µs a batch.
@@ -346,7 +346,7 @@ class Workspace:
                 loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
         return loss
 
-    def _closure_over(self, forward: Callable[[], Tensor], first_loss: Tensor) -> Callable[[], Tensor]:
+    def _closure_over(self, forward: Callable[[], Tensor | None], first_loss: Tensor) -> Callable[[], Tensor]:
         """Return the closure for optimizers that evaluate several times; the first evaluation is made already."""
         first = [first_loss]
         noise = [source.get_state() for source in self.generators]

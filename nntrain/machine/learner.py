@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
-from typing import Generic, TypedDict, TypeVar, Unpack
+from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,9 @@ from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError
 from nntrain.live.compiled import compile_options
 from nntrain.live.eager import Eager
-from nntrain.live.engine import Pass
+from nntrain.live.engine import Engine, Pass
 from nntrain.live.recorded import recorded
-from nntrain.live.workspace import Workspace, as_device
+from nntrain.live.workspace import Workspace
 from nntrain.machine.machine import Machine, ordinary_tensors
 from nntrain.machine.steps import check_epochs, fold, with_goal
 from nntrain.metrics.measured import MetricFn, check_monitors, named_metrics
@@ -28,10 +28,11 @@ from nntrain.sinks.print_stats import PrintStats
 from nntrain.sinks.transition import RunInfo
 from nntrain.subscribers.asking import listeners, subscriber_name
 from nntrain.subscribers.protocol import Listening
-from nntrain.task.supervised import LossFn, Supervised, Unpacked, check_loss_fn, unpacked
+from nntrain.task.supervised import LossFn, Supervised, Unpacked, unpacked
+from nntrain.task.task import Task, check_task, source_of
 from nntrain.update.optimizer import OptimizerFactory, check_optim_class
 from nntrain.update.schedules import Schedule, check_lr
-from nntrain.values.calls import call_problem, function_name
+from nntrain.values.calls import function_name
 from nntrain.values.key import Key
 from nntrain.values.modules import check_model
 from nntrain.values.progress import Phase, Progress
@@ -42,6 +43,7 @@ from nntrain.values.verdicts import Outcome
 
 Batch = TypeVar("Batch")
 
+UpdateRule = Any  # TODO
 _FACTORY = 4  # what the key is folded with for the weights that a model factory draws
 
 
@@ -61,6 +63,9 @@ class Changes(TypedDict, Generic[Batch], total=False):
     weigh: Callable[[Batch], int | Tensor] | None
     compile: bool | Mapping[str, object]
     capture: bool
+    engine: Engine | None
+    task: Task[Batch, Any] | None
+    update: UpdateRule | None
 
 
 @dataclass(frozen=True, eq=True, repr=False)
@@ -77,15 +82,14 @@ class Learner(Generic[Batch]):
         lr: the learning rate, or a function of the step (0, 1, ...) that gives it.
         subs: the subscribers, asked by `order`, then as listed.
         sinks: the sinks, told of each transition.
-        device: where to train; by default where the model is.
         unpack: tells a batch's inputs from its target: batch to (positional inputs, keyword inputs, target).
         weigh: tells how much a batch weighs in the means of its phase: an int, or a 0-dim tensor, which may be on a
             device and is then read once, at the phase's end. By default it is its samples: the first dimension of the
             target or, where that has none, of the batch's first tensor.
-        compile: whether `torch.compile` is to compile the model with the loss, and the optimizer's step; or its
-            options, like `{"mode": "max-autotune"}`.
-        capture: whether to record each shape of batch once as CUDA graphs, and then launch these. What cannot be
-            recorded, and everything on a CPU, runs plainly; the log says so.
+        engine: how batches are run: `Engine(device="cuda", compile=True)`. `device`, `compile` and `capture` are its
+            arguments, and may be given by themselves.
+        task: what a batch means, and `update` what its gradients become, in place of a loss and an optimizer: that is
+            `Learner.of`.
 
     Raises `ConfigError` or `SubscriberError` for arguments that cannot be meant, before anything runs.
     """
@@ -103,26 +107,24 @@ class Learner(Generic[Batch]):
     weigh: Callable[[Batch], int | Tensor] | None = field(default=None, kw_only=True)
     compile: bool | Mapping[str, object] = field(default=False, kw_only=True)
     capture: bool = field(default=False, kw_only=True)
+    engine: Engine | None = field(default=None, kw_only=True)
+    task: Task[Batch, Any] | None = field(default=None, kw_only=True)
+    update: UpdateRule | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         """Check every argument, and make sequences into tuples."""
         check_model(self.model)
         check_data(self.dls)
-        check_loss_fn(self.loss_fn)
-        check_optim_class(self.optim_class)
-        for name, given in (("unpack", self.unpack), ("weigh", self.weigh)):
-            problem = None if given is None else call_problem(given, "batch")
-            if problem is not None:
-                raise ConfigError(f"{name} is {given!r:.80}; expected a function of the batch: {problem}.")
-        named_metrics(self.metric_fn)
+        self._check_twice()
+        task = self._task
+        if not isinstance(task, Supervised):
+            check_task(task)
+        if self.update is None:
+            check_optim_class(self.optim_class)
+            check_lr(self.lr)
+        metrics = self._metrics
         if isinstance(self.metric_fn, Mapping):
             object.__setattr__(self, "metric_fn", FrozenMapping(self.metric_fn))
-        check_lr(self.lr)
-        compile_options(self.compile)
-        if not isinstance(self.capture, bool):
-            raise ConfigError(f"capture is {self.capture!r}; expected True or False.")
-        if isinstance(self.compile, Mapping):
-            object.__setattr__(self, "compile", FrozenMapping(self.compile))
         for name in ("subs", "sinks"):
             given = getattr(self, name)
             if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
@@ -131,18 +133,88 @@ class Learner(Generic[Batch]):
         listeners(self.subs)
         for sink in self.sinks:
             check_sink(sink)
-        monitors = [(subscriber_name(one), getattr(one, "monitors", ())) for one in self.subs]
-        monitors += [(sink_name(sink), interest_of(sink).monitors) for sink in self.sinks]
-        check_monitors(monitors, self.metric_fn)
-        object.__setattr__(self, "device", as_device(self.device))
+        if isinstance(task, Supervised):  # the parts of another's loss are known when it has run
+            monitors = [(subscriber_name(one), getattr(one, "monitors", ())) for one in self.subs]
+            monitors += [(sink_name(sink), interest_of(sink).monitors) for sink in self.sinks]
+            check_monitors(monitors, self.metric_fn if self.task is None else metrics)
+
+    def _check_twice(self) -> None:
+        """Raise `ConfigError` where a thing is said in two ways; say in all of them how batches are run."""
+        engine = Engine(self.device, self.compile, self.capture)
+        if self.engine is not None:
+            if not isinstance(self.engine, Engine):
+                raise ConfigError(f"engine is {self.engine!r:.80}; expected one like Engine(device='cuda').")
+            if engine not in {Engine(), self.engine}:
+                raise ConfigError(f"{engine} is given beside {self.engine}; say it in one of the two.")
+            engine = self.engine
+        for name, value in (("engine", engine), *vars(engine).items()):
+            object.__setattr__(self, name, value)
+        for part, names in (("task", ("loss_fn", "unpack", "weigh")), ("update", ("optim_class", "lr"))):
+            said = [name for name in names if getattr(self, name) is not _UNSAID[name]]
+            if said and getattr(self, part) is not None:
+                raise ConfigError(
+                    f"{', '.join(said)} is given beside {part}, which says that already. Change that: "
+                    f"replace({part}=...)."
+                )
+
+    @classmethod
+    def of(
+        cls,
+        model: ModelSource,
+        dls: TrainValid[Batch],
+        task: Task[Batch, Any],
+        update: UpdateRule,
+        *,
+        metrics: Mapping[str, MetricFn] | None = None,
+        subs: Sequence[Listening[Batch]] = (),
+        sinks: Sequence[Sink] = (),
+        engine: Engine | None = None,
+    ) -> Learner[Batch]:
+        """Return a learner of a task and an update rule of your own.
+
+        Args:
+            model: as `Learner` takes it.
+            dls: as `Learner` takes it.
+            task: what a batch means: a function of (model, batch) that returns a `StepOutput`.
+            update: what gradients become: a rule of `nntrain.update`, like `optimizer(torch.optim.AdamW, lr=1e-3)`.
+            metrics: names to functions of (preds, target), means over the weight.
+            subs: the subscribers.
+            sinks: the sinks.
+            engine: how batches are run.
+
+        Raises `ConfigError` or `SubscriberError` for arguments that cannot be meant, before anything runs.
+        """
+        if task is None or update is None:
+            raise ConfigError(f"{'task' if task is None else 'update'} is None; Learner.of needs both.")
+        return cls(
+            model,
+            dls,
+            _UNSAID["loss_fn"],
+            {} if metrics is None else metrics,
+            _UNSAID["optim_class"],
+            _UNSAID["lr"],
+            subs,
+            sinks=sinks,
+            engine=engine,
+            task=task,
+            update=update,
+        )
+
+    @property
+    def _task(self) -> Task[Batch, Any]:
+        return self.task or Supervised(self.loss_fn, self.metric_fn, self.unpack, self.weigh)
+
+    @property
+    def _metrics(self) -> Mapping[str, MetricFn]:
+        """The metrics by name: those of the task, and the learner's own."""
+        own = named_metrics(self.metric_fn)
+        return {**named_metrics(self.task.metric_fn), **own} if isinstance(self.task, Supervised) else own
 
     def __repr__(self) -> str:
         config = self._config
         lr = config["lr_schedule"] if callable(self.lr) else config["lr"]
-        return (
-            f"Learner({config['model']}, {config['loss_fn']}, {config['optimizer']}, lr={lr}, "
-            f"subs={config['subscribers']})"
-        )
+        made, task = ("Learner", config["loss_fn"]) if self.task is None else ("Learner.of", config["task"])
+        return f"{made}({config['model']}, {task}, {config['optimizer']}, lr={lr}, subs={config['subscribers']})"
 
     def __getstate__(self) -> dict[str, object]:
         """Return what a copy is made of: the arguments, and no workspace."""
@@ -165,8 +237,7 @@ class Learner(Generic[Batch]):
         with ordinary_tensors():
             workspace = Workspace(self.model, self.optim_class, self.lr, device, bits=bits, compile_options=options)
         news = News()
-        metrics = named_metrics(self.metric_fn)
-        passing = Pass(workspace, Supervised(self.loss_fn, self.unpack, self.weigh, news.warn), metrics, options)
+        passing = Pass(workspace, self._task, self._metrics, options, news.warn)
         eager = Eager(passing, options)
         streams: dict[Phase, Stream[Batch]] = {
             "train": Stream(on_device(as_loader(self.dls.train, "train", news.notes.append), workspace.device), 0),
@@ -225,6 +296,12 @@ class Learner(Generic[Batch]):
         unknown = [name for name in changes if name not in names]
         if unknown:
             raise ConfigError(f"A Learner has no {', '.join(unknown)}; it has {', '.join(sorted(names))}.")
+        engine = {"device": None, "compile": False, "capture": False, "engine": None}
+        if not engine.keys().isdisjoint(changes):
+            now = (
+                {} if "engine" in changes else {name: getattr(self, name) for name in ("device", "compile", "capture")}
+            )
+            return dataclasses.replace(self, **{**engine, **now, **changes})
         return dataclasses.replace(self, **changes)
 
     @cached_property
@@ -237,8 +314,12 @@ class Learner(Generic[Batch]):
             config["parameters"] = sum(param.numel() for param in params)
             config["trainable_parameters"] = sum(param.numel() for param in params if param.requires_grad)
         config |= {
-            "loss_fn": function_name(self.loss_fn),
-            "metrics": list(named_metrics(self.metric_fn)),
+            **(
+                {"loss_fn": function_name(self.loss_fn)}
+                if self.task is None
+                else {"task": source_of(self.task).removeprefix("task ")}
+            ),
+            "metrics": list(self._metrics),
             "optimizer": function_name(self.optim_class),
             "compile": compile_options(self.compile) is not None,
             "compile_options": dict(self.compile) if isinstance(self.compile, Mapping) else {},
@@ -251,6 +332,26 @@ class Learner(Generic[Batch]):
         for phase, batches in (("train", self.dls.train), ("valid", self.dls.valid)):
             config |= {f"{phase}_{name}": count for name, count in sizes_of(batches, phase).items()}
         return config
+
+
+def _no_loss(*_: object) -> Tensor:
+    """Stand for the loss function of a learner whose task has the loss."""
+    raise ConfigError("This learner has a task, and no loss_fn.")
+
+
+def _no_optimizer(*_: object, **named: object) -> torch.optim.Optimizer:
+    """Stand for the optimizer of a learner that has an update rule."""
+    raise ConfigError(f"This learner has an update rule, and no optim_class (with {', '.join(named)}).")
+
+
+_UNSAID: Final[Mapping[str, Any]] = {
+    "loss_fn": _no_loss,
+    "unpack": unpacked,
+    "weigh": None,
+    "optim_class": _no_optimizer,
+    "lr": 0.0,
+}
+"""What stands in the place of what a task or an update rule says."""
 
 
 def _constant(lr: float, step: int) -> float:  # noqa: ARG001 - a schedule takes the step

@@ -18,7 +18,7 @@ import torch
 
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError, DataError, StateError
-from nntrain.live.engine import Engine, Passed
+from nntrain.live.engine import Passed, Runner
 from nntrain.live.turn import Turn
 from nntrain.live.workspace import Workspace
 from nntrain.machine.cursor import Cursor, Position
@@ -86,7 +86,7 @@ class Machine(Generic[Batch]):
 
     workspace: Workspace
     streams: Mapping[Phase, Stream[Batch]]
-    engine: Engine[Batch]
+    engine: Runner[Batch]
     heard_by: Mapping[Event, tuple[Listener, ...]]
     sinks: tuple[Sink, ...]
     info: Callable[[int], RunInfo]
@@ -123,6 +123,8 @@ class Machine(Generic[Batch]):
     def check_sums(self, state: TrainState) -> None:
         """Raise `StateError` for a state in the middle of a phase whose sums are of other metrics."""
         theirs, ours = state.sums.weighted.metrics, self.engine.names
+        if not self.engine.knows_parts:  # they come before the metrics
+            theirs = theirs[len(theirs) - len(ours) :]
         if state.progress.at == "batch" and state.sums.batches and theirs != ours:
             raise StateError(
                 f"The state is amid a phase, whose sums are of the metrics {', '.join(theirs) or '(none)'}; "
@@ -318,7 +320,7 @@ class Machine(Generic[Batch]):
             epoch=place.epoch,
             phase=place.phase,
             loss=loss,
-            metrics=FrozenMapping(dict(zip(self.engine.names, metrics, strict=True))),
+            metrics=FrozenMapping(dict(zip(sums.weighted.metrics, metrics, strict=True))),
             samples=round(sums.weight),
             batches=sums.batches,
             seconds=sums.seconds,

@@ -138,7 +138,7 @@ def fold(
     """
     machine = machine_of(learner)
     audience = Audience((*sinks, *machine.sinks), grouping=machine.takes_batches_in_groups)
-    telling = Telling(audience, machine.news, machine.info, machine.engine.names)
+    telling = Telling(audience, machine.news, machine.info)
     machine.check_sums(cell[0])
     audience.check(cell[0])
     with machine.running(), held_back(terminate=audience.has_last_words) as interrupts:

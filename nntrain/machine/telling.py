@@ -25,13 +25,10 @@ _GROUP_SECONDS: Final = 0.5
 class Telling:
     """Tells the sinks of one run. Nothing is locked meanwhile, so that a sink may have another thread read a state."""
 
-    def __init__(
-        self, audience: Audience, news: News, info: Callable[[int], RunInfo], metrics: tuple[str, ...]
-    ) -> None:
+    def __init__(self, audience: Audience, news: News, info: Callable[[int], RunInfo]) -> None:
         self.audience = audience
         self._news = news
         self._info = info
-        self._metrics = metrics
         self.pending: list[BatchRan] = []
         """The group of unwatched batches that is still to be told of."""
         self.to_nobody: bool = not audience.at("batch")
@@ -68,7 +65,7 @@ class Telling:
     def add(self, after: Position, passed: Passed) -> None:
         """Add an unwatched batch to the group, and tell of the group when it is full."""
         loss, *metrics = passed.means
-        named = dict(zip(self._metrics, metrics, strict=True))
+        named = dict(zip(passed.weighted.metrics, metrics, strict=True))
         place = after.start.epoch, after.start.phase, after.batch, after.step, after.samples
         self.pending.append(BatchRan(*place, loss, named, time.monotonic(), passed.lr_scale))
         if len(self.pending) == _GROUP or self.pending[-1].when - self.pending[0].when > _GROUP_SECONDS:

@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
-from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack
+from typing import Any, Final, Generic, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from nntrain.data.loaders import TrainValid, as_loader, check_data, description_of, on_device, sizes_of
 from nntrain.data.stream import Stream
@@ -42,12 +43,13 @@ from nntrain.values.tensors import ModelSource
 from nntrain.values.verdicts import Outcome
 
 Batch = TypeVar("Batch")
+Preds = TypeVar("Preds", default=Any)
 
 UpdateRule = Any  # TODO
 _FACTORY = 4  # what the key is folded with for the weights that a model factory draws
 
 
-class Changes(TypedDict, Generic[Batch], total=False):
+class Changes(TypedDict, Generic[Batch, Preds], total=False):
     """The arguments of a `Learner`, each of which `replace` may change."""
 
     model: ModelSource
@@ -56,7 +58,7 @@ class Changes(TypedDict, Generic[Batch], total=False):
     metric_fn: MetricFn | Mapping[str, MetricFn]
     optim_class: OptimizerFactory
     lr: float | Schedule
-    subs: Sequence[Listening[Batch]]
+    subs: Sequence[Listening[Batch, Any]]
     sinks: Sequence[Sink]
     device: torch.device | str | None
     unpack: Callable[[Batch], Unpacked]
@@ -64,12 +66,12 @@ class Changes(TypedDict, Generic[Batch], total=False):
     compile: bool | Mapping[str, object]
     capture: bool
     engine: Engine | None
-    task: Task[Batch, Any] | None
+    task: Task[Batch, Preds] | None
     update: UpdateRule | None
 
 
 @dataclass(frozen=True, eq=True, repr=False)
-class Learner(Generic[Batch]):
+class Learner(Generic[Batch, Preds]):
     """All that never changes in a training. Immutable; `replace` makes another.
 
     Args:
@@ -100,7 +102,7 @@ class Learner(Generic[Batch]):
     metric_fn: MetricFn | Mapping[str, MetricFn]
     optim_class: OptimizerFactory
     lr: float | Schedule
-    subs: Sequence[Listening[Batch]] = ()
+    subs: Sequence[Listening[Batch, Any]] = ()
     sinks: Sequence[Sink] = field(default=(), kw_only=True)
     device: torch.device | str | None = field(default=None, kw_only=True)
     unpack: Callable[[Batch], Unpacked] = field(default=unpacked, kw_only=True)
@@ -108,7 +110,7 @@ class Learner(Generic[Batch]):
     compile: bool | Mapping[str, object] = field(default=False, kw_only=True)
     capture: bool = field(default=False, kw_only=True)
     engine: Engine | None = field(default=None, kw_only=True)
-    task: Task[Batch, Any] | None = field(default=None, kw_only=True)
+    task: Task[Batch, Preds] | None = field(default=None, kw_only=True)
     update: UpdateRule | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -162,14 +164,14 @@ class Learner(Generic[Batch]):
         cls,
         model: ModelSource,
         dls: TrainValid[Batch],
-        task: Task[Batch, Any],
+        task: Task[Batch, Preds],
         update: UpdateRule,
         *,
         metrics: Mapping[str, MetricFn] | None = None,
-        subs: Sequence[Listening[Batch]] = (),
+        subs: Sequence[Listening[Batch, Preds]] = (),
         sinks: Sequence[Sink] = (),
         engine: Engine | None = None,
-    ) -> Learner[Batch]:
+    ) -> Learner[Batch, Preds]:
         """Return a learner of a task and an update rule of your own.
 
         Args:
@@ -201,7 +203,7 @@ class Learner(Generic[Batch]):
         )
 
     @property
-    def _task(self) -> Task[Batch, Any]:
+    def _task(self) -> Task[Batch, Preds]:
         return self.task or Supervised(self.loss_fn, self.metric_fn, self.unpack, self.weigh)
 
     @property
@@ -290,7 +292,7 @@ class Learner(Generic[Batch]):
             sinks=(PrintStats(),) if printing else (),
         )
 
-    def replace(self, **changes: Unpack[Changes[Batch]]) -> Learner[Batch]:
+    def replace(self, **changes: Unpack[Changes[Batch, Preds]]) -> Learner[Batch, Preds]:
         """Make a learner with some arguments changed, and a workspace of its own."""
         names = {one.name for one in dataclasses.fields(self)}
         unknown = [name for name in changes if name not in names]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Never, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Generic, Never, Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from nntrain.errors import ConfigError, DataError, add_note
 from nntrain.metrics.measured import MetricFn, named_metrics
@@ -19,7 +20,7 @@ from nntrain.values.record import FrozenMapping
 from nntrain.values.sums import Weight
 from nntrain.values.trees import described, fields_of, first_length, is_record, tensors_of
 
-Batch = TypeVar("Batch")
+Batch = TypeVar("Batch", default=Any)
 Unpacked = tuple[tuple[object, ...], Mapping[str, object], object]
 """Positional inputs of the model, keyword inputs of the model, target."""
 

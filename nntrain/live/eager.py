@@ -34,7 +34,7 @@ class Eager(Generic[Batch]):
         self._pass = plain
         self._inputs = Inputs()
         self.names: tuple[str, ...] = plain.names
-        self.knows_parts: bool = plain.knows_parts
+        self.supervised: bool = plain.supervised
         device = plain.workspace.device
         reuses = compile_options is not None and compile_options.get("mode") in _REUSING and device.type == "cuda"
         self._own = _clone if reuses else plain.workspace.own
@@ -68,7 +68,7 @@ class Eager(Generic[Batch]):
         means: list[Tensor | float] = [loss, *measured.values()]
         if self._sums_device is None:
             means = [float(mean) for mean in means]
-        weight = weight_of(output, batch, plain.task)
+        weight = weight_of(output, batch, plain.task, checked=self.supervised)
         names = self.names if not output.parts else tuple(measured)
         if weighted.metrics != names and weighted.tolist():
             raise LossError(

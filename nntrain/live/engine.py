@@ -82,8 +82,8 @@ class Runner(Protocol[BatchIn_contra]):
         ...
 
     @property
-    def knows_parts(self) -> bool:
-        """Whether it is known, before a pass, that the task returns no parts beside its loss."""
+    def supervised(self) -> bool:
+        """Whether the task is the original's: without parts, and with a weight that it has checked."""
         ...
 
     def run(self, batch: BatchIn_contra, weighted: WeightedSums, flight: Flight, *, bits: int, seen: bool) -> Passed:
@@ -110,7 +110,7 @@ class Pass(Generic[Batch]):
         self.task = task
         self._metrics = metrics
         self.names: tuple[str, ...] = tuple(metrics)
-        self.knows_parts: bool = isinstance(task, Supervised)
+        self.supervised: bool = isinstance(task, Supervised)
         self._warn = warn
         self._warned = False
         self._compiles = options is not None

@@ -183,7 +183,7 @@ class Recorded(Generic[Batch]):
 
     def __init__(self, plain: Pass[Batch], eager: Eager[Batch], recorder: Recorder, tell: Tell) -> None:
         self.names: tuple[str, ...] = plain.names
-        self.knows_parts: bool = plain.knows_parts
+        self.supervised: bool = plain.supervised
         self._pass = plain
         self._eager = eager
         self._workspace = plain.workspace
@@ -259,7 +259,7 @@ class Recorded(Generic[Batch]):
             means = [loss, *measured.values()]
             if not all(isinstance(mean, Tensor) for mean in means):
                 raise TypeError("a metric returns a Python number, which waits for the device; return a tensor")
-            weight = weight_of(taken, own, plain.task)
+            weight = weight_of(taken, own, plain.task, checked=self.supervised)
             summed = WeightedSums.summed(means, weight, workspace.device)
             shown = BatchOutput(loss, taken.preds, MappingProxyType(measured))
             made.append((shown, summed, grads, weight if isinstance(weight, int) else 0))

@@ -123,7 +123,7 @@ class Machine(Generic[Batch]):
     def check_sums(self, state: TrainState) -> None:
         """Raise `StateError` for a state in the middle of a phase whose sums are of other metrics."""
         theirs, ours = state.sums.weighted.metrics, self.engine.names
-        if not self.engine.knows_parts:  # they come before the metrics
+        if not self.engine.supervised:  # they come before the metrics
             theirs = theirs[len(theirs) - len(ours) :]
         if state.progress.at == "batch" and state.sums.batches and theirs != ours:
             raise StateError(

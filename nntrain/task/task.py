@@ -79,14 +79,22 @@ def _check_parts(output: StepOutput[Any], task: object) -> None:
             raise LossError(f"{source_of(task)} returned part {name} as {given}; expected one number, a 0-dim tensor.")
 
 
-def weight_of(output: StepOutput[Any], batch: object, task: object) -> Weight:
-    """Return how much a batch weighs: what the task said, else its samples.
+def weight_of(output: StepOutput[Any], batch: object, task: object, *, checked: bool) -> Weight:
+    """Return how much a batch weighs: what the task said, if that is `checked` or right, else its samples.
 
     These are the first dimension of the target; where that has none, of the batch's first tensor. Raises `DataError`.
     """
     weight = output.weight
     if weight is not None:
-        return weight if type(weight) is int and weight > 0 else checked_weight(weight, source_of(task))
+        if checked or (type(weight) is int and weight > 0):
+            return weight
+        weight = checked_weight(weight, source_of(task))
+        if not isinstance(weight, Tensor) and not weight:
+            raise DataError(
+                f"{source_of(task)} returned the weight 0: a mean over nothing, which is NaN as a rule. Leave such "
+                f"batches out of the data, or answer CancelBatch in before_batch."
+            )
+        return weight
     samples = first_length(output.target)
     if samples is None:
         samples = sample_count(batch)

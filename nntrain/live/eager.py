@@ -42,6 +42,7 @@ class Eager(Generic[Batch]):
         seed_all(workspace.generators, bits)
         watched = self._inputs.acts[train]
         parts, weight = plain.prepare(self._inputs.given(batch, train=train) if watched else batch, train=train)
+        flight.weight = weight
         first: list[tuple[Tensor, Any]] = []
 
         def forward() -> Tensor:

@@ -29,8 +29,10 @@ from nntrain.sinks.transition import RunInfo
 from nntrain.subscribers.asking import listeners, subscriber_name
 from nntrain.subscribers.protocol import Listening
 from nntrain.task.supervised import LossFn, Supervised, Unpacked, check_loss_fn, unpacked
-from nntrain.update.optimizer import OptimizerFactory, check_optim_class
+from nntrain.update.rule import UpdateRule
 from nntrain.update.schedules import Schedule, check_lr
+from nntrain.update.torch_optimizer import OptimizerFactory, check_optim_class
+from nntrain.update.torch_rule import optimizer
 from nntrain.values.calls import call_problem, function_name
 from nntrain.values.key import Key
 from nntrain.values.modules import check_model
@@ -61,6 +63,7 @@ class Changes(TypedDict, Generic[Batch], total=False):
     weigh: Callable[[Batch], int | Tensor] | None
     compile: bool | Mapping[str, object]
     capture: bool
+    update: UpdateRule | None
 
 
 @dataclass(frozen=True, eq=True, repr=False)
@@ -103,6 +106,7 @@ class Learner(Generic[Batch]):
     weigh: Callable[[Batch], int | Tensor] | None = field(default=None, kw_only=True)
     compile: bool | Mapping[str, object] = field(default=False, kw_only=True)
     capture: bool = field(default=False, kw_only=True)
+    update: UpdateRule | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         """Check every argument, and make sequences into tuples."""
@@ -163,7 +167,8 @@ class Learner(Generic[Batch]):
         device = None if self.device is None else torch.device(self.device)
         options = compile_options(self.compile)
         with ordinary_tensors():
-            workspace = Workspace(self.model, self.optim_class, self.lr, device, bits=bits, compile_options=options)
+            update = self.update or optimizer(self.optim_class, lr=self.lr)
+            workspace = Workspace(self.model, update, device, bits=bits, compile_options=options)
         news = News()
         metrics = named_metrics(self.metric_fn)
         passing = Pass(workspace, Supervised(self.loss_fn, self.unpack, self.weigh, news.warn), metrics, options)

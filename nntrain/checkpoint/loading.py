@@ -157,7 +157,8 @@ def load(path: str | os.PathLike[str], learner: HasMachine[Batch]) -> TrainState
     workspace = machine.workspace
     began = time.perf_counter()
     with open_checkpoint(path) as content:
-        _check_fit(content, workspace.spec, workspace.optimizer.fresh.kind, len(workspace.optimizer.fresh.options))
+        update = workspace.optimizer
+        _check_fit(content, workspace.spec, update.kind, len(update.fresh.options), update.rules)
         trained_on = next(
             (one.device for name, one in content.head.tensors.items() if name.startswith("params/")), "cpu"
         )
@@ -259,7 +260,7 @@ def _stays_on_cpu(name: str, tensor: Tensor, device: str, trained_on: str) -> bo
     return device == "cpu" and not tensor.ndim and not name.startswith(("params/", "buffers/"))
 
 
-def _check_fit(content: Content, spec: Spec, kind: str, groups: int) -> None:
+def _check_fit(content: Content, spec: Spec, kind: str, groups: int, rules: tuple[str, ...]) -> None:
     theirs = Spec(content.shapes("params"), content.shapes("buffers"), spec.device)
     misfits = spec.misfits(theirs)
     optimizer = content.plain("kind")
@@ -269,6 +270,13 @@ def _check_fit(content: Content, spec: Spec, kind: str, groups: int) -> None:
         ((_, kept),) = content.parts["groups"].items()
         if optimizer == kind and len(kept) != groups:
             misfits.append(f"the optimizer has {len(kept)} parameter groups, expected {groups}")
+        ((_, remembered),) = content.parts.get("rules", {"map": {}}).items()
+        others = [name for name in remembered if name not in rules]
+        if others:
+            there = ", ".join(rules) or "none"
+            misfits.append(
+                f"it has what the update rules {', '.join(others)} remember, the learner's rules are {there}"
+            )
     if misfits:
         raise _misfit(content, misfits)
 

@@ -173,7 +173,11 @@ class Checkpoint:
             if by_count or self._files.is_best(now, state.history):
                 self.wait()
                 self._save(transition, began, background=self._background)
-        elif transition.event == "after_batch" and self.wants(now.phase, now.step) and self._failure is None:
+        elif (
+            (transition.event == "after_batch" or now.step > place.step)  # a short window is written after them
+            and self.wants(now.phase, now.step)
+            and self._failure is None
+        ):
             self._save(transition, began, background=self._background)
         failure, self._failure = self._failure, None
         if failure is not None:

@@ -68,7 +68,7 @@ class Eager(Generic[Batch]):
         means: list[Tensor | float] = [loss, *measured.values()]
         if self._sums_device is None:
             means = [float(mean) for mean in means]
-        weight = weight_of(output, batch, plain.task, checked=self.supervised)
+        weight = flight.weight = weight_of(output, batch, plain.task, checked=self.supervised)
         names = self.names if not output.parts else tuple(measured)
         if weighted.metrics != names and weighted.tolist():
             raise LossError(

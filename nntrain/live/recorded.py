@@ -36,7 +36,7 @@ from nntrain.task.task import weight_of
 from nntrain.values.log_event import Note
 from nntrain.values.output import BatchOutput
 from nntrain.values.randomness import seed_all
-from nntrain.values.sums import WeightedSums
+from nntrain.values.sums import Weight, WeightedSums
 from nntrain.values.trees import described, tree_map
 
 Batch = TypeVar("Batch")
@@ -165,7 +165,7 @@ class _Recording:
 
     launch: Callable[[], None]
     inputs: list[Tensor]
-    samples: int
+    weight: Weight
     output: BatchOutput
     summed: Tensor
     written: list[Tensor]
@@ -209,12 +209,14 @@ class Recorded(Generic[Batch]):
         workspace = self._workspace
         seed_all(workspace.generators, bits)
         workspace.replay(lambda: recording.run(tensors), recording.written)
+        flight.weight = recording.weight
         if train:
             flight.launch = recording.write
         output = recording.output.copied() if seen else recording.output
         means = (output.loss, *output.metrics.values())
+        samples = recording.weight if isinstance(recording.weight, int) else 0
         after = weighted.plus(recording.summed, tuple(output.metrics))
-        return Passed(output, recording.samples, after, means, flight.lr_scale)
+        return Passed(output, samples, after, means, flight.lr_scale)
 
     def _recording(self, batch: Batch, shape: _Shape, *, train: bool, bits: int) -> _Recording | None:
         if shape in self._recordings:
@@ -241,7 +243,7 @@ class Recorded(Generic[Batch]):
         own: Batch = tree_map(batch, torch.clone)
         inputs: list[Tensor] = []
         structure(own, inputs)
-        made: list[tuple[BatchOutput, Tensor, list[Tensor | None], int]] = []
+        made: list[tuple[BatchOutput, Tensor, list[Tensor | None], Weight]] = []
 
         def whole() -> None:
             plain.begin(train=train)
@@ -262,7 +264,7 @@ class Recorded(Generic[Batch]):
             weight = weight_of(taken, own, plain.task, checked=self.supervised)
             summed = WeightedSums.summed(means, weight, workspace.device)
             shown = BatchOutput(loss, taken.preds, MappingProxyType(measured))
-            made.append((shown, summed, grads, weight if isinstance(weight, int) else 0))
+            made.append((shown, summed, grads, weight))
 
         launches: list[Callable[[], None]] = []
         seed_all(workspace.generators, bits)
@@ -273,10 +275,10 @@ class Recorded(Generic[Batch]):
         made.clear()
         seed_all(workspace.generators, bits)
         workspace.rehearse(lambda: launches.append(self._recorder.record(whole)), train=train)
-        ((output, summed, grads, samples),) = made
+        ((output, summed, grads, weight),) = made
         (launch,) = launches
         write = _Write(workspace, grads, self._recorder, self._tell)
-        return _Recording(launch, inputs, samples, output, summed, written, write)
+        return _Recording(launch, inputs, weight, output, summed, written, write)
 
     def _note(self, code: str, text: str) -> None:
         self._tell(Note(code, text))
@@ -303,6 +305,9 @@ def recorded(plain: Pass[Batch], eager: Eager[Batch], tell: Tell) -> Runner[Batc
         return eager
     if workspace.needs_closure:
         tell(Note("capture.optimizer", f"{workspace.optimizer.kind} evaluates the model itself; nothing is recorded"))
+        return eager
+    if workspace.optimizer.scales_loss:
+        tell(Note("capture.optimizer", "an update rule changes the loss in Python; nothing is recorded"))
         return eager
     return Recorded(plain, eager, recorder, tell)
 

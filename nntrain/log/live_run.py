@@ -70,7 +70,7 @@ class LiveRun:
             fields: dict[str, Any] = {
                 "loss": one.loss,
                 "metrics": FrozenMapping(one.metrics),
-                "lr": None if lr_at is None else float(lr_at(one.step - 1)) * one.lr_scale,
+                "lr": None if lr_at is None else float(lr_at(max(one.step - 1, 0))) * one.lr_scale,
                 "samples_per_s": rate,
             }
             # Only the first event of a group is validated: the others have the same fields, of the same types.

@@ -123,7 +123,13 @@ def _step_event(transition: Transition, every: int) -> Iterator[PlacedEvent | Ba
         yield PlacedEvent(progress, EpochStarted())
     elif stats is not None:
         yield PlacedEvent(
-            evolved(progress, epoch=stats.epoch, phase=stats.phase, samples=stats.samples),
+            evolved(
+                progress,
+                epoch=stats.epoch,
+                phase=stats.phase,
+                samples=stats.samples,
+                step=transition.state.progress.step,  # with the one that wrote a short window
+            ),
             EpochFinished(loss=stats.loss, metrics=stats.metrics, batches=stats.batches, seconds=stats.seconds),
         )
     elif output is not None and every and transition.state.progress.batch % every == 0:

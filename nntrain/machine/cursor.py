@@ -57,11 +57,13 @@ class Position:
         )
         return cls(start, place.batch, place.step, place.samples, sums.weighted, sums.seconds)
 
-    def after(self, samples: int, weighted: WeightedSums, seconds: float) -> Position:
-        """Return where the training stands after one batch more of so many samples, which took `seconds`."""
-        start = self.start
-        step = self.step + start.train
-        return Position(start, self.batch + 1, step, self.samples + samples, weighted, self.seconds + seconds)
+    def after(self, samples: int, weighted: WeightedSums, seconds: float, *, steps: bool) -> Position:
+        """Return where the training stands after one batch more of so many samples, which took `seconds`.
+
+        `steps` says whether the optimizer writes with it.
+        """
+        step = self.step + steps
+        return Position(self.start, self.batch + 1, step, self.samples + samples, weighted, self.seconds + seconds)
 
     @property
     def progress(self) -> Progress:

@@ -31,8 +31,11 @@ from nntrain.subscribers.asking import listeners, subscriber_name
 from nntrain.subscribers.protocol import Listening
 from nntrain.task.supervised import LossFn, Supervised, Unpacked, unpacked
 from nntrain.task.task import Task, check_task, source_of
-from nntrain.update.optimizer import OptimizerFactory, check_optim_class
+from nntrain.update.chaining import optimizer_of
+from nntrain.update.rule import UpdateRule
 from nntrain.update.schedules import Schedule, check_lr
+from nntrain.update.torch_optimizer import OptimizerFactory, check_optim_class
+from nntrain.update.torch_rule import optimizer
 from nntrain.values.calls import function_name
 from nntrain.values.key import Key
 from nntrain.values.modules import check_model
@@ -45,7 +48,6 @@ from nntrain.values.verdicts import Outcome
 Batch = TypeVar("Batch")
 Preds = TypeVar("Preds", default=Any)
 
-UpdateRule = Any  # TODO
 _FACTORY = 4  # what the key is folded with for the weights that a model factory draws
 
 
@@ -124,6 +126,8 @@ class Learner(Generic[Batch, Preds]):
         if self.update is None:
             check_optim_class(self.optim_class)
             check_lr(self.lr)
+        else:
+            optimizer_of(self.update)
         metrics = self._metrics
         if isinstance(self.metric_fn, Mapping):
             object.__setattr__(self, "metric_fn", FrozenMapping(self.metric_fn))
@@ -207,6 +211,10 @@ class Learner(Generic[Batch, Preds]):
         return self.task or Supervised(self.loss_fn, self.metric_fn, self.unpack, self.weigh)
 
     @property
+    def _update(self) -> UpdateRule:
+        return self.update or optimizer(self.optim_class, lr=self.lr)
+
+    @property
     def _metrics(self) -> Mapping[str, MetricFn]:
         """The metrics by name: those of the task, and the learner's own."""
         own = named_metrics(self.metric_fn)
@@ -214,9 +222,13 @@ class Learner(Generic[Batch, Preds]):
 
     def __repr__(self) -> str:
         config = self._config
+        if self.task is not None:
+            return f"Learner.of({config['model']}, {config['task']}, {self._update!r}, subs={config['subscribers']})"
         lr = config["lr_schedule"] if callable(self.lr) else config["lr"]
-        made, task = ("Learner", config["loss_fn"]) if self.task is None else ("Learner.of", config["task"])
-        return f"{made}({config['model']}, {task}, {config['optimizer']}, lr={lr}, subs={config['subscribers']})"
+        return (
+            f"Learner({config['model']}, {config['loss_fn']}, {config['optimizer']}, lr={lr}, "
+            f"subs={config['subscribers']})"
+        )
 
     def __getstate__(self) -> dict[str, object]:
         """Return what a copy is made of: the arguments, and no workspace."""
@@ -237,7 +249,7 @@ class Learner(Generic[Batch, Preds]):
         device = None if self.device is None else torch.device(self.device)
         options = compile_options(self.compile)
         with ordinary_tensors():
-            workspace = Workspace(self.model, self.optim_class, self.lr, device, bits=bits, compile_options=options)
+            workspace = Workspace(self.model, self._update, device, bits=bits, compile_options=options)
         news = News()
         passing = Pass(workspace, self._task, self._metrics, options, news.warn)
         eager = Eager(passing, options)
@@ -248,8 +260,8 @@ class Learner(Generic[Batch, Preds]):
         data = {phase: dict(description_of(stream.loader)) for phase, stream in streams.items()}
         # Nothing of a machine refers to its learner: memory on a device is to be free when the learner is, not when
         # Python next looks for cycles.
-        lr_at = self.lr if callable(self.lr) else partial(_constant, float(self.lr))
         config = {**self._config, "data": data}
+        lr_at = optimizer_of(self._update).lr_at
         told = partial(RunInfo, repr(self), config, str(workspace.device), lr_at, news.queued_events.append)
         return Machine(
             workspace=workspace,
@@ -315,6 +327,8 @@ class Learner(Generic[Batch, Preds]):
             params = list(model.parameters())
             config["parameters"] = sum(param.numel() for param in params)
             config["trainable_parameters"] = sum(param.numel() for param in params if param.requires_grad)
+        made = optimizer_of(self._update)
+        lr = made.hyperparameters.get("lr")
         config |= {
             **(
                 {"loss_fn": function_name(self.loss_fn)}
@@ -322,12 +336,13 @@ class Learner(Generic[Batch, Preds]):
                 else {"task": source_of(self.task).removeprefix("task ")}
             ),
             "metrics": list(self._metrics),
-            "optimizer": function_name(self.optim_class),
+            "optimizer": function_name(made.optim_class),
             "compile": compile_options(self.compile) is not None,
             "compile_options": dict(self.compile) if isinstance(self.compile, Mapping) else {},
             "capture": self.capture,
-            "lr": float(self.lr(0) if callable(self.lr) else self.lr),
-            "lr_schedule": function_name(self.lr) if callable(self.lr) else "constant",
+            "lr": made.lr_at(0),
+            "lr_schedule": function_name(lr) if callable(lr) else "constant",
+            **({"update": repr(self.update)} if self.update is not None else {}),
             "subscribers": [subscriber_name(subscriber) for subscriber in self.subs],
             "sinks": [sink_name(sink) for sink in self.sinks],
         }
@@ -354,7 +369,3 @@ _UNSAID: Final[Mapping[str, Any]] = {
     "lr": 0.0,
 }
 """What stands in the place of what a task or an update rule says."""
-
-
-def _constant(lr: float, step: int) -> float:  # noqa: ARG001 - a schedule takes the step
-    return lr

@@ -108,6 +108,7 @@ class Machine(Generic[Batch]):
         self._asking_bits: Callable[[int], int] = int
         self._before_batch = bool(self.heard_by["before_batch"])
         self._after_batch = bool(self.heard_by["after_batch"])
+        self._accumulates = self.workspace.window > 1
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -123,9 +124,8 @@ class Machine(Generic[Batch]):
     def check_sums(self, state: TrainState) -> None:
         """Raise `StateError` for a state in the middle of a phase whose sums are of other metrics."""
         theirs, ours = state.sums.weighted.metrics, self.engine.names
-        if not self.engine.supervised:  # they come before the metrics
-            theirs = theirs[len(theirs) - len(ours) :]
-        if state.progress.at == "batch" and state.sums.batches and theirs != ours:
+        parts = 0 if self.engine.supervised else len(theirs) - len(ours)  # of a loss: they come before the metrics
+        if state.progress.at == "batch" and state.sums.batches and theirs[max(parts, 0) :] != ours:
             raise StateError(
                 f"The state is amid a phase, whose sums are of the metrics {', '.join(theirs) or '(none)'}; "
                 f"the learner has {', '.join(ours) or 'none'}. Finish the phase with a learner of the same metrics: "
@@ -193,7 +193,7 @@ class Machine(Generic[Batch]):
     ) -> Step:
         """Take batches until the phase is left, or a step is to be returned for another reason."""
         watching: Sequence[Watcher] = ()
-        grouped = False
+        grouped, ahead = False, None
         begun, start = self._running, cursor.now[0].start
         self._running = start.key, start.epoch, start.phase
         others = given is None and cursor.now[0].batch > 0 and begun != self._running
@@ -201,7 +201,8 @@ class Machine(Generic[Batch]):
             before = cursor.now[0]
             try:
                 if not telling.to_nobody:
-                    watching = telling.watching(before)
+                    ahead = self._step_ahead(cursor) if self._accumulates else before.step + before.start.train
+                    watching = telling.watching(before, ahead)
                     grouped = not watching and telling.groups_next(before)
                     if watching and telling.pending:
                         telling.tell_group(before)
@@ -213,7 +214,7 @@ class Machine(Generic[Batch]):
                         stream = self.streams[before.start.phase]
                         stream.check_place(before.progress, before.start.sums, found.samples, self.news.warn)
                     if reached.start is not before.start:  # a subscriber answered another state
-                        watching = telling.watching_reached(before, reached, watching)
+                        watching = telling.watching_reached(before, reached, watching, ahead)
                     news = not watching and telling.has_news(reached.start)
                     if grouped and not news:
                         telling.add(reached, found)
@@ -246,6 +247,9 @@ class Machine(Generic[Batch]):
         before, tensors = cursor.now[:2]
         found = given if given is not None else self._next_batch(before)
         if found is None:
+            del tensors
+            if self._accumulates and before.start.train:
+                self._write_rest(cursor)
             return self._finish_phase(cursor.state())
         batch, position = to_device(found[0], workspace.device), before
         if self._before_batch:
@@ -266,7 +270,8 @@ class Machine(Generic[Batch]):
                 bits = self._noise_of(position)
                 passed = self.engine.run(batch, position.weighted, flight, bits=bits, seen=seen or self._after_batch)
                 tensors = workspace.pending(tensors)
-            position = position.after(passed.samples, passed.weighted, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            position = position.after(passed.samples, passed.weighted, seconds, steps=flight.steps)
             if self._after_batch:
                 shown = [position.state(tensors)]
                 del tensors  # only the state that is shown holds it: if that is not wanted, it is never written
@@ -284,6 +289,33 @@ class Machine(Generic[Batch]):
         if verdict is not None:
             return leave(Published(cursor.state(), verdict, by), "after_batch")
         return passed
+
+    def _write_rest(self, cursor: Cursor) -> None:
+        """Write the gradients that wait for more batches, of which the phase has none. A failure is as in `_batch`."""
+        workspace = self.workspace
+        before, tensors = cursor.now[:2]
+        if not workspace.collected(tensors):
+            return
+        try:
+            with workspace.held(tensors):
+                workspace.begin_rest(tensors, step=before.step, lr_scale=before.start.lr_scale)
+                tensors = workspace.pending(tensors)
+            state = evolved(moved_to(cursor.state(), step=before.step + 1), tensors=tensors)
+            cursor.now = Position.of(state), tensors, state  # lets the value before go, before the optimizer writes
+            workspace.commit(tensors)
+        except BaseException:
+            reached = cursor.now[1]
+            remains = workspace.land(reached)
+            if reached.lost is not None:
+                cursor.now = before, remains, None
+            raise
+
+    def _step_ahead(self, cursor: Cursor) -> int | None:
+        """Return the number of steps after the next batch; None where it is one to train on that writes none."""
+        position, tensors, _ = cursor.now
+        if not position.start.train:
+            return position.step
+        return position.step + 1 if self.workspace.collected(tensors) + 1 >= self.workspace.window else None
 
     def _ask_before(self, state: TrainState, at: Position, batch: Batch) -> Published:
         start = at.start
@@ -335,4 +367,6 @@ class Machine(Generic[Batch]):
         if key is not self._noise_key:
             self._noise_key, self._noise = key, (key.derived(_NOISE), key.derived(_EVAL_NOISE))
         train, evaluation = self._noise
-        return (train + at.step if start.train else evaluation + (start.epoch << 32) + at.batch) & _BITS
+        if start.train and not self._accumulates:
+            return (train + at.step) & _BITS
+        return ((train if start.train else evaluation) + (start.epoch << 32) + at.batch) & _BITS

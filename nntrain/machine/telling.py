@@ -36,17 +36,22 @@ class Telling:
 
     # -- which batches are watched --------------------------------------------------------------------------------
 
-    def watching(self, at: Position) -> Sequence[Watcher]:
-        """Return those who are to be told of the batch after `at` by itself, with its state."""
+    def watching(self, at: Position, step: int | None) -> Sequence[Watcher]:
+        """Return those who are to be told of the batch after `at` by itself, with its state.
+
+        `step` is the number of steps after it; None where it is one of training that makes none.
+        """
         start = at.start
         if self.has_news(start):
             return self.audience.at("batch")
-        return self.audience.of_batch(start.phase, at.batch + 1, at.step + start.train)
+        return self.audience.of_batch(start.phase, at.batch + 1, step)
 
-    def watching_reached(self, before: Position, reached: Position, watching: Sequence[Watcher]) -> Sequence[Watcher]:
+    def watching_reached(
+        self, before: Position, reached: Position, watching: Sequence[Watcher], step: int | None
+    ) -> Sequence[Watcher]:
         """Return those who are to be told of the batch at `reached`: `watching`, if it is the next after `before`."""
-        start, was = reached.start, before.start
-        if (reached.batch, start.phase, reached.step) == (before.batch + 1, was.phase, before.step + was.train):
+        start, was, ahead = reached.start, before.start, before.step if step is None else step
+        if (reached.batch, start.phase, reached.step) == (before.batch + 1, was.phase, ahead):
             return watching
         return self.audience.of_batch(start.phase, reached.batch, reached.step)
 

@@ -28,7 +28,7 @@ from nntrain import (
 )
 from nntrain.checkpoint import load, save
 from nntrain.errors import ConfigError, DataError, LossError, StateError
-from nntrain.log import BatchEvent, JsonLog, PhaseEvent, read
+from nntrain.log import BatchFinished, EpochFinished, JsonLog, read
 from nntrain.update import optimizer
 
 Batch = tuple[Tensor, Tensor]
@@ -162,9 +162,9 @@ def test_parts_are_told_beside_the_loss_everywhere(tmp_path: Any) -> None:
         not output.metrics["small"].requires_grad for output in outputs if isinstance(output.metrics["small"], Tensor)
     )
     events = [line.event for line in read(file)]
-    told = [event.metrics for event in events if isinstance(event, PhaseEvent)]
+    told = [event.metrics for event in events if isinstance(event, EpochFinished)]
     assert told == [dict(stats.metrics) for stats in state.history]
-    of_log = [event.metrics["fits"] for event in events if isinstance(event, BatchEvent)]
+    of_log = [event.metrics["fits"] for event in events if isinstance(event, BatchFinished)]
     assert of_log == [float(output.metrics["fits"]) for output in outputs]
     plain = of(lambda model, batch: StepOutput(two_terms(model, batch).loss)).fit(2, print_stats=False).state
     assert all(torch.equal(param, state.params[name]) for name, param in plain.params.items())
@@ -223,7 +223,7 @@ def with_named(**named: Any) -> Any:
 @pytest.mark.parametrize(
     ("task", "error", "said"),
     [
-        (lambda model, batch: model(batch[0]).mean(), LossError, "returned float32; expected a StepOutput"),
+        (lambda model, batch: model(batch[0]).mean(), LossError, r"returned float32\[\]; expected a StepOutput"),
         (lambda model, batch: None, LossError, "returned None"),
         (wrong_loss(lambda preds, target: None), LossError, "returned no loss in training"),
         (wrong_loss(lambda preds, target: 1.0), LossError, r"returned 1\.0; expected one number as a 0-dim tensor"),
@@ -300,7 +300,7 @@ def test_a_state_amid_a_phase_of_other_metrics_is_refused() -> None:
     state = learner.init(0, epochs=1)
     for _ in range(3):
         state = advance(learner, state).state
-    with pytest.raises(StateError, match="whose sums are of the metrics fits, small, accuracy"):
+    with pytest.raises(StateError, match="the metrics fits, small, accuracy; the learner has error"):
         advance(of(two_terms, metrics={"error": accuracy}), state)
 
 

@@ -12,7 +12,7 @@ from nntrain.live.compiled import CompileOptions
 from nntrain.live.engine import Pass, Passed
 from nntrain.live.flight import Flight
 from nntrain.live.inputs import Inputs
-from nntrain.values.output import BatchOutput
+from nntrain.values.output import BatchOutput, StepOutput
 from nntrain.values.randomness import seed_all
 from nntrain.values.sums import WeightedSums
 from nntrain.values.trees import detached
@@ -56,11 +56,14 @@ class Eager(Generic[Batch]):
             if watched:
                 self._inputs.taken_back()
         ((loss, preds),) = first
+        memory = plain.remember(weighted, StepOutput(loss, preds, parts[2], weight)) if plain.remembers else None
         measured = plain.measure(preds, parts[2])
         means: list[Tensor | float] = [loss, *measured.values()]
         if self._sums_device is None:
             means = [float(mean) for mean in means]
         after = weighted.add(means, weight, self._sums_device, self.names)
+        if memory is not None:
+            after = after.remembering(memory)
         samples = weight if isinstance(weight, int) else 0
         return Passed(BatchOutput(loss, preds, MappingProxyType(measured)), samples, after, means, flight.lr_scale)
 

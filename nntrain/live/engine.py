@@ -16,10 +16,12 @@ from nntrain.live.compiled import CompileOptions, compiled
 from nntrain.live.flight import Flight
 from nntrain.live.outside import Outside
 from nntrain.live.workspace import Workspace
-from nntrain.metrics.measured import MetricFn, measure
+from nntrain.metrics.measured import measure
+from nntrain.metrics.phase import PhaseMetrics
 from nntrain.task.batches import to_device
 from nntrain.task.supervised import Supervised, Unpacked
-from nntrain.values.output import BatchOutput
+from nntrain.values.memory import Memory
+from nntrain.values.output import BatchOutput, StepOutput
 from nntrain.values.sums import Weight, WeightedSums
 from nntrain.values.trees import described, tensors_of
 
@@ -64,13 +66,15 @@ class Pass(Generic[Batch]):
         self,
         workspace: Workspace,
         task: Supervised[Batch],
-        metrics: Mapping[str, MetricFn],
+        metrics: PhaseMetrics,
         compile_options: CompileOptions | None,
     ) -> None:
         self.workspace = workspace
         self._task = task
-        self._metrics = metrics
-        self.names: tuple[str, ...] = tuple(metrics)
+        self._metrics = metrics.functions
+        self.names: tuple[str, ...] = tuple(metrics.functions)
+        self.remembers: PhaseMetrics | None = metrics if metrics.whole else None
+        """The metrics, where one of them has a memory."""
         traceable = task.traceable(workspace.module)
         self._compiled = None if compile_options is None else compiled(traceable, compile_options)
         self._training: bool | None = None
@@ -114,6 +118,15 @@ class Pass(Generic[Batch]):
         if self._looks and train:
             self._outside.check_graph(loss)
         return preds, loss
+
+    def remember(self, weighted: WeightedSums, output: StepOutput[Any]) -> Mapping[str, Memory]:
+        """Return what the metrics of a whole phase remember with a batch more; to be called before `measure`."""
+        if self.remembers is None:
+            return {}
+        if self._looks:
+            with self._outside.watched():
+                return self.remembers.update(weighted.memory, output)
+        return self.remembers.update(weighted.memory, output)
 
     def measure(self, preds: object, target: object) -> dict[str, Tensor | float]:
         """Return each metric of a batch."""

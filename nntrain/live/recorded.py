@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ from nntrain.live.forward_writes import copy_all
 from nntrain.live.workspace import Workspace
 from nntrain.task.batches import structure
 from nntrain.values.log_event import Note
-from nntrain.values.output import BatchOutput
+from nntrain.values.output import BatchOutput, StepOutput
 from nntrain.values.randomness import seed_all
 from nntrain.values.sums import WeightedSums
 from nntrain.values.trees import described, detached, tree_map
@@ -165,6 +165,8 @@ class _Recording:
     inputs: list[Tensor]
     samples: int
     output: BatchOutput
+    measured: StepOutput[Any]
+    """The output, target and weight where the recording puts them, for metrics that remember: these run plainly."""
     summed: Tensor
     written: list[Tensor]
     """The buffers that the model writes."""
@@ -210,7 +212,10 @@ class Recorded(Generic[Batch]):
             flight.launch = recording.write
         output = recording.output.copied() if seen else recording.output
         means = (output.loss, *output.metrics.values())
-        return Passed(output, recording.samples, weighted.plus(recording.summed, self.names), means, flight.lr_scale)
+        after = weighted.plus(recording.summed, self.names)
+        if self._pass.remembers:
+            after = after.remembering(self._pass.remember(weighted, recording.measured))
+        return Passed(output, recording.samples, after, means, flight.lr_scale)
 
     def _recording(self, batch: Batch, shape: _Shape, *, train: bool, bits: int) -> _Recording | None:
         if shape in self._recordings:
@@ -237,7 +242,7 @@ class Recorded(Generic[Batch]):
         own: Batch = tree_map(batch, torch.clone)
         inputs: list[Tensor] = []
         structure(own, inputs)
-        made: list[tuple[BatchOutput, Tensor, list[Tensor | None], int]] = []
+        made: list[tuple[BatchOutput, StepOutput[Any], Tensor, list[Tensor | None], int]] = []
 
         def whole() -> None:
             parts, weight = plain.prepare(own, train=train)
@@ -255,7 +260,8 @@ class Recorded(Generic[Batch]):
             if not all(isinstance(mean, Tensor) for mean in means):
                 raise TypeError("a metric returns a Python number, which waits for the device; return a tensor")
             summed = WeightedSums.summed(means, weight, workspace.device)
-            made.append((output, summed, grads, weight if isinstance(weight, int) else 0))
+            measured = StepOutput(output.loss, taken, parts[2], weight)
+            made.append((output, measured, summed, grads, weight if isinstance(weight, int) else 0))
 
         launches: list[Callable[[], None]] = []
         seed_all(workspace.generators, bits)
@@ -266,10 +272,10 @@ class Recorded(Generic[Batch]):
         made.clear()
         seed_all(workspace.generators, bits)
         workspace.rehearse(lambda: launches.append(self._recorder.record(whole)), train=train)
-        ((output, summed, grads, samples),) = made
+        ((output, measured, summed, grads, samples),) = made
         (launch,) = launches
         write = _Write(workspace, grads, self._recorder, self._tell)
-        return _Recording(launch, inputs, samples, output, summed, written, write)
+        return _Recording(launch, inputs, samples, output, measured, summed, written, write)
 
     def _note(self, code: str, text: str) -> None:
         self._tell(Note(code, text))
@@ -294,6 +300,9 @@ def recorded(plain: Pass[Batch], eager: Eager[Batch], tell: Tell) -> Engine[Batc
     if recorder is None:
         tell(Note("capture.device", f"capture=True does nothing on {workspace.device}; it is for CUDA"))
         return eager
+    if plain.remembers:
+        named = ", ".join(plain.remembers.whole)
+        tell(Note("capture.metric", f"what {named} remembers is updated after each recorded pass, and not recorded"))
     if workspace.needs_closure:
         tell(Note("capture.optimizer", f"{workspace.optimizer.kind} evaluates the model itself; nothing is recorded"))
         return eager

@@ -21,7 +21,8 @@ from nntrain.live.recorded import recorded
 from nntrain.live.workspace import Workspace, as_device
 from nntrain.machine.machine import Machine, ordinary_tensors
 from nntrain.machine.steps import check_epochs, fold, with_goal
-from nntrain.metrics.measured import MetricFn, check_monitors, named_metrics
+from nntrain.metrics.measured import AnyMetric, check_monitors, named_metrics
+from nntrain.metrics.phase import PhaseMetrics
 from nntrain.sinks.interest import Sink, check_sink, interest_of, sink_name
 from nntrain.sinks.news import News
 from nntrain.sinks.print_stats import PrintStats
@@ -51,7 +52,7 @@ class Changes(TypedDict, Generic[Batch], total=False):
     model: ModelSource
     dls: TrainValid[Batch]
     loss_fn: LossFn
-    metric_fn: MetricFn | Mapping[str, MetricFn]
+    metric_fn: AnyMetric | Mapping[str, AnyMetric]
     optim_class: OptimizerFactory
     lr: float | Schedule
     subs: Sequence[Listening[Batch]]
@@ -72,7 +73,8 @@ class Learner(Generic[Batch]):
         dls: the batches: `DataLoaders`, or anything with `.train` and `.valid`.
         loss_fn: (preds, target) to a 0-dim tensor, the mean over the batch's samples.
         metric_fn: a mapping of names to functions of (preds, target) that give one number, like `{"accuracy":
-            accuracy}`; a function alone is named "metric".
+            accuracy}`, of which a phase has the mean, or to a `Metric`, which is of the whole phase. One alone is named
+            "metric".
         optim_class: anything that makes an optimizer from parameters and `lr`: `torch.optim.SGD`, a partial ...
         lr: the learning rate, or a function of the step (0, 1, ...) that gives it.
         subs: the subscribers, asked by `order`, then as listed.
@@ -93,7 +95,7 @@ class Learner(Generic[Batch]):
     model: ModelSource
     dls: TrainValid[Batch]
     loss_fn: LossFn
-    metric_fn: MetricFn | Mapping[str, MetricFn]
+    metric_fn: AnyMetric | Mapping[str, AnyMetric]
     optim_class: OptimizerFactory
     lr: float | Schedule
     subs: Sequence[Listening[Batch]] = ()
@@ -165,7 +167,7 @@ class Learner(Generic[Batch]):
         with ordinary_tensors():
             workspace = Workspace(self.model, self.optim_class, self.lr, device, bits=bits, compile_options=options)
         news = News()
-        metrics = named_metrics(self.metric_fn)
+        metrics = PhaseMetrics(named_metrics(self.metric_fn), workspace.device)
         passing = Pass(workspace, Supervised(self.loss_fn, self.unpack, self.weigh, news.warn), metrics, options)
         eager = Eager(passing, options)
         streams: dict[Phase, Stream[Batch]] = {
@@ -182,6 +184,7 @@ class Learner(Generic[Batch]):
             workspace=workspace,
             streams=streams,
             engine=recorded(passing, eager, news.notes.append) if self.capture else eager,
+            metrics=metrics,
             heard_by=listeners(self.subs),
             sinks=tuple(self.sinks),
             info=lru_cache(maxsize=None)(told),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from nntrain.values.tensors import plain_layout
 from nntrain.values.trees import described, tensors_of
 
 Result = TypeVar("Result")
+_CONTIGUOUS: Final = torch.contiguous_format
 
 
 class PhaseMetrics:
@@ -94,7 +95,7 @@ class PhaseMetrics:
                 return leaf
             plain = type(leaf) is Tensor and leaf.layout == torch.strided
             if plain and not leaf.requires_grad and not leaf.is_inference():
-                return leaf.clone() if leaf.untyped_storage()._cdata in taken else leaf
+                return leaf if leaf.untyped_storage()._cdata not in taken else leaf.clone(memory_format=_CONTIGUOUS)
             own = leaf.detach().clone()
             special = plain_layout(own)
             if special is not None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nntrain.machine.steps import advance, batch_step, epoch_step, fit_step
     from nntrain.metrics.functions import accuracy
     from nntrain.metrics.measured import MetricFn
+    from nntrain.metrics.metric import Metric
     from nntrain.sinks import PrintStats
     from nntrain.sinks.interest import Interest, Sink
     from nntrain.sinks.transition import BatchRan, RunInfo, Transition
@@ -53,6 +54,7 @@ __all__ = [
     "Loader",
     "LogEvent",
     "LossFn",
+    "Metric",
     "MetricFn",
     "NNTrainError",
     "NanGuard",
@@ -92,6 +94,7 @@ _HOMES: Final = {
     "nntrain.machine.steps": "advance batch_step epoch_step fit_step",
     "nntrain.metrics.functions": "accuracy",
     "nntrain.metrics.measured": "MetricFn",
+    "nntrain.metrics.metric": "Metric",
     "nntrain.sinks": "PrintStats",
     "nntrain.sinks.interest": "Interest Sink",
     "nntrain.sinks.transition": "BatchRan RunInfo Transition",

@@ -23,6 +23,7 @@ from nntrain.values.bits import same_bits
 from nntrain.values.flattening import Flattener, Tree, unflattened
 from nntrain.values.history import EpochStats, History
 from nntrain.values.key import Key
+from nntrain.values.memory import Memory, as_made
 from nntrain.values.progress import Progress
 from nntrain.values.record import FrozenMapping
 from nntrain.values.slots import Unread, slot_record
@@ -58,7 +59,7 @@ def flatten_state(state: TrainState, flattener: Flattener) -> Flattened:
         tree = flattener.tree(state, "")
     except ConfigError as error:
         raise CheckpointError("the state", "unsavable", str(error).removesuffix(".")) from error
-    makers = _constructors(state.tensors.spec, state.tensors.template, [])
+    makers = _constructors(state.tensors.spec, state.tensors.template, [], {})
     snapshot: Snapshot = flattener.known(state.tensors)
     _check_memory(tree["state"], flattener.tensors, snapshot.optim)
     slots: Mapping[str, Mapping[str, object]] = unflattened(tree["state"]["slots"], flattener.tensors, makers)
@@ -144,20 +145,30 @@ _SUMS: Final = {"totals": "weighted"}
 
 
 def state_of(
-    tree: Tree, tensors: Mapping[str, Tensor], spec: Spec, template: ModelSource, misfits: list[str]
+    tree: Tree,
+    tensors: Mapping[str, Tensor],
+    spec: Spec,
+    template: ModelSource,
+    misfits: list[str],
+    *,
+    empty: Mapping[str, Memory],
 ) -> TrainState:
     """Return the state of a tree; adds a line to `misfits` for each slot whose fields its record does not accept.
 
+    `empty` is what each metric remembers of no batch: what it remembers in the state gets its classes.
+
     Raises `ValueError`, `TypeError` or `KeyError` for what is not the tree of a state.
     """
-    state = unflattened(tree, tensors, _constructors(spec, template, misfits))
+    state = unflattened(tree, tensors, _constructors(spec, template, misfits, empty))
     if not isinstance(state, TrainState):
         raise ValueError("it has no state")  # noqa: TRY004 - a file is wrong, not an argument
     return state
 
 
-def _constructors(spec: Spec, template: ModelSource, misfits: list[str]) -> dict[str, Callable[[Any], object]]:
-    """Return the constructors, by tag, of the values that flatten themselves."""
+def _constructors(
+    spec: Spec, template: ModelSource, misfits: list[str], empty: Mapping[str, Memory]
+) -> dict[str, Callable[[Any], object]]:
+    """Return the constructors, by tag, of the values that flatten themselves; metrics' memory as those in `empty`."""
 
     def totals(parts: Mapping[str, Any]) -> WeightedSums:
         values, metrics = parts["values"], parts["metrics"]
@@ -166,7 +177,12 @@ def _constructors(spec: Spec, template: ModelSource, misfits: list[str]) -> dict
         named = isinstance(metrics, tuple) and all(isinstance(one, str) for one in metrics)
         if not ((plain or on_device) and named and len(values) in {0, 1 + len(metrics), 2 + len(metrics)}):
             raise ValueError(f"its running sums are {values!r:.80}, of the metrics {metrics!r:.80}")
-        return WeightedSums(values, metrics)
+        return WeightedSums(values, metrics, memory_of(parts.get("memory", {})), has_loss=parts.get("has_loss", True))
+
+    def memory_of(found: object) -> dict[str, Memory]:
+        if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+            raise ValueError(f"its metrics' memory is {found!r:.80}")
+        return {name: as_made(empty.get(name), tree) for name, tree in found.items()}
 
     def tensors_of(parts: Mapping[str, Any]) -> Tensors:
         snapshot = _snapshot(parts)

@@ -167,7 +167,8 @@ def load(path: str | os.PathLike[str], learner: HasMachine[Batch]) -> TrainState
             stays = _stays_on_cpu(name, tensor, content.head.tensors[name].device, trained_on)
             tensors[name] = tensor if stays else tensor.to(workspace.device)
         misfits: list[str] = []
-        state = _build_state(content, tensors, workspace.spec, workspace.template, misfits)
+        empty = machine.metrics.init()
+        state = _build_state(content, tensors, workspace.spec, workspace.template, misfits, empty=empty)
         if misfits:
             raise _misfit(content, misfits)
         changed = changes(content.run or {}, learner, state)
@@ -236,12 +237,18 @@ class _TrackedTensors(dict[str, Tensor]):
 
 
 def _build_state(
-    content: Content, tensors: Mapping[str, Tensor], spec: Spec, template: ModelSource, misfits: list[str]
+    content: Content,
+    tensors: Mapping[str, Tensor],
+    spec: Spec,
+    template: ModelSource,
+    misfits: list[str],
+    *,
+    empty: Mapping[str, object],
 ) -> TrainState:
     """Return the state of a checkpoint. Raises `CheckpointError` where the file has tensors that are no part of it."""
     asked = _TrackedTensors(tensors)
     with content.damage_reported():
-        state = state_of(content.tree, asked, spec, template, misfits)
+        state = state_of(content.tree, asked, spec, template, misfits, empty=empty)
     foreign = [name for name in tensors if name not in asked.used]
     if foreign:
         raise CheckpointError(
@@ -257,7 +264,7 @@ def _stays_on_cpu(name: str, tensor: Tensor, device: str, trained_on: str) -> bo
     """
     if device != trained_on:
         return device == "cpu"
-    return device == "cpu" and not tensor.ndim and not name.startswith(("params/", "buffers/"))
+    return device == "cpu" and not tensor.ndim and not name.startswith(("params/", "buffers/", "sums/"))
 
 
 def _check_fit(content: Content, spec: Spec, kind: str, groups: int, rules: tuple[str, ...]) -> None:
@@ -351,7 +358,7 @@ def _read(content: Content) -> Flattened:
     """Read a checkpoint's state as a tree and tensors, without a learner; all of it is checked."""
     tensors = dict(content.tensors())
     spec = Spec(content.shapes("params"), content.shapes("buffers"), torch.device("cpu"))
-    _build_state(content, tensors, spec, torch.nn.Identity(), [])
+    _build_state(content, tensors, spec, torch.nn.Identity(), [], empty={})
     return Flattened(content.tree, tensors)
 
 

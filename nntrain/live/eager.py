@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
@@ -63,12 +64,13 @@ class Eager(Generic[Batch]):
             if watched:
                 self._inputs.taken_back()
         (output,) = first
+        weight = flight.weight = weight_of(output, batch, plain.task, checked=self.supervised)
+        memory = plain.remember(weighted, replace(output, weight=weight)) if plain.remembers else None
         measured = plain.measure(output, batch)
         loss = self._no_loss if output.loss is None else output.loss
         means: list[Tensor | float] = [loss, *measured.values()]
         if self._sums_device is None:
             means = [float(mean) for mean in means]
-        weight = flight.weight = weight_of(output, batch, plain.task, checked=self.supervised)
         names = self.names if not output.parts else tuple(measured)
         if weighted.metrics != names and weighted.tolist():
             raise LossError(
@@ -77,8 +79,10 @@ class Eager(Generic[Batch]):
                 f"already. They are over all of its batches: return the same parts for each."
             )
         after = weighted.add(means, weight, self._sums_device, names)
+        if memory is not None or output.loss is None:
+            after = after.remembering(memory or {}, has_loss=output.loss is not None)
         samples = weight if isinstance(weight, int) else 0
-        shown = BatchOutput(loss, output.preds, MappingProxyType(measured))
+        shown = BatchOutput(loss, output.preds, MappingProxyType(measured), output.loss is not None)
         return Passed(shown, samples, after, means, flight.lr_scale)
 
 

@@ -19,10 +19,12 @@ from nntrain.live.compiled import CompileOptions, compile_options, compiled, com
 from nntrain.live.flight import Flight
 from nntrain.live.outside import Outside
 from nntrain.live.workspace import Workspace, as_device
-from nntrain.metrics.measured import MetricFn, measure
+from nntrain.metrics.measured import measure
+from nntrain.metrics.phase import PhaseMetrics
 from nntrain.task.supervised import Supervised
 from nntrain.task.task import Task, check_output, source_of
 from nntrain.values.log_event import Note
+from nntrain.values.memory import Memory
 from nntrain.values.output import BatchOutput, StepOutput
 from nntrain.values.randomness import restoring_rng
 from nntrain.values.record import FrozenMapping
@@ -102,14 +104,16 @@ class Pass(Generic[Batch]):
         self,
         workspace: Workspace,
         task: Task[Batch, Any],
-        metrics: Mapping[str, MetricFn],
+        metrics: PhaseMetrics,
         options: CompileOptions | None,
         warn: Callable[[Note], None],
     ) -> None:
         self.workspace = workspace
         self.task = task
-        self._metrics = metrics
-        self.names: tuple[str, ...] = tuple(metrics)
+        self._metrics = metrics.functions
+        self.names: tuple[str, ...] = tuple(metrics.functions)
+        self.remembers: PhaseMetrics | None = metrics if metrics.whole else None
+        """The metrics, where one of them has a memory."""
         self.supervised: bool = isinstance(task, Supervised)
         self._warn = warn
         self._warned = False
@@ -147,6 +151,15 @@ class Pass(Generic[Batch]):
         if self._looks and train and output.loss is not None:
             self._outside.check_graph(output.loss)
         return output
+
+    def remember(self, weighted: WeightedSums, output: StepOutput[Any]) -> Mapping[str, Memory]:
+        """Return what the metrics of a whole phase remember with a batch more; to be called before `measure`."""
+        if self.remembers is None:
+            return {}
+        if self._looks:
+            with self._outside.watched():
+                return self.remembers.update(weighted.memory, output)
+        return self.remembers.update(weighted.memory, output)
 
     def measure(self, output: StepOutput[Any], batch: Batch) -> dict[str, Tensor | float]:
         """Return each part of a batch's loss, and each metric."""

@@ -18,9 +18,9 @@ import math
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ from nntrain.live.workspace import Workspace
 from nntrain.task.batches import structure
 from nntrain.task.task import weight_of
 from nntrain.values.log_event import Note
-from nntrain.values.output import BatchOutput
+from nntrain.values.output import BatchOutput, StepOutput
 from nntrain.values.randomness import seed_all
 from nntrain.values.sums import Weight, WeightedSums
 from nntrain.values.trees import described, tree_map
@@ -167,6 +167,8 @@ class _Recording:
     inputs: list[Tensor]
     weight: Weight
     output: BatchOutput
+    measured: StepOutput[Any]
+    """The output, target and weight where the recording puts them, for metrics that remember: these run plainly."""
     summed: Tensor
     written: list[Tensor]
     """The buffers that the model writes."""
@@ -216,6 +218,9 @@ class Recorded(Generic[Batch]):
         means = (output.loss, *output.metrics.values())
         samples = recording.weight if isinstance(recording.weight, int) else 0
         after = weighted.plus(recording.summed, tuple(output.metrics))
+        if self._pass.remembers or not output.has_loss:
+            memory = self._pass.remember(weighted, recording.measured)
+            after = after.remembering(memory, has_loss=output.has_loss)
         return Passed(output, samples, after, means, flight.lr_scale)
 
     def _recording(self, batch: Batch, shape: _Shape, *, train: bool, bits: int) -> _Recording | None:
@@ -243,7 +248,7 @@ class Recorded(Generic[Batch]):
         own: Batch = tree_map(batch, torch.clone)
         inputs: list[Tensor] = []
         structure(own, inputs)
-        made: list[tuple[BatchOutput, Tensor, list[Tensor | None], Weight]] = []
+        made: list[tuple[BatchOutput, StepOutput[Any], Tensor, list[Tensor | None], Weight]] = []
 
         def whole() -> None:
             plain.begin(train=train)
@@ -263,8 +268,8 @@ class Recorded(Generic[Batch]):
                 raise TypeError("a metric returns a Python number, which waits for the device; return a tensor")
             weight = weight_of(taken, own, plain.task, checked=self.supervised)
             summed = WeightedSums.summed(means, weight, workspace.device)
-            shown = BatchOutput(loss, taken.preds, MappingProxyType(measured))
-            made.append((shown, summed, grads, weight))
+            shown = BatchOutput(loss, taken.preds, MappingProxyType(measured), taken.loss is not None)
+            made.append((shown, replace(taken, weight=weight), summed, grads, weight))
 
         launches: list[Callable[[], None]] = []
         seed_all(workspace.generators, bits)
@@ -275,10 +280,10 @@ class Recorded(Generic[Batch]):
         made.clear()
         seed_all(workspace.generators, bits)
         workspace.rehearse(lambda: launches.append(self._recorder.record(whole)), train=train)
-        ((output, summed, grads, weight),) = made
+        ((output, measured, summed, grads, weight),) = made
         (launch,) = launches
         write = _Write(workspace, grads, self._recorder, self._tell)
-        return _Recording(launch, inputs, weight, output, summed, written, write)
+        return _Recording(launch, inputs, weight, output, measured, summed, written, write)
 
     def _note(self, code: str, text: str) -> None:
         self._tell(Note(code, text))
@@ -303,6 +308,9 @@ def recorded(plain: Pass[Batch], eager: Eager[Batch], tell: Tell) -> Runner[Batc
     if recorder is None:
         tell(Note("capture.device", f"capture=True does nothing on {workspace.device}; it is for CUDA"))
         return eager
+    if plain.remembers:
+        named = ", ".join(plain.remembers.whole)
+        tell(Note("capture.metric", f"what {named} remembers is updated after each recorded pass, and not recorded"))
     if workspace.needs_closure:
         tell(Note("capture.optimizer", f"{workspace.optimizer.kind} evaluates the model itself; nothing is recorded"))
         return eager

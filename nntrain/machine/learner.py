@@ -22,7 +22,8 @@ from nntrain.live.recorded import recorded
 from nntrain.live.workspace import Workspace
 from nntrain.machine.machine import Machine, ordinary_tensors
 from nntrain.machine.steps import check_epochs, fold, with_goal
-from nntrain.metrics.measured import MetricFn, check_monitors, named_metrics
+from nntrain.metrics.measured import AnyMetric, check_monitors, named_metrics
+from nntrain.metrics.phase import PhaseMetrics
 from nntrain.sinks.interest import Sink, check_sink, interest_of, sink_name
 from nntrain.sinks.news import News
 from nntrain.sinks.print_stats import PrintStats
@@ -57,7 +58,7 @@ class Changes(TypedDict, Generic[Batch, Preds], total=False):
     model: ModelSource
     dls: TrainValid[Batch]
     loss_fn: LossFn
-    metric_fn: MetricFn | Mapping[str, MetricFn]
+    metric_fn: AnyMetric | Mapping[str, AnyMetric]
     optim_class: OptimizerFactory
     lr: float | Schedule
     subs: Sequence[Listening[Batch, Any]]
@@ -81,7 +82,8 @@ class Learner(Generic[Batch, Preds]):
         dls: the batches: `DataLoaders`, or anything with `.train` and `.valid`.
         loss_fn: (preds, target) to a 0-dim tensor, the mean over the batch's samples.
         metric_fn: a mapping of names to functions of (preds, target) that give one number, like `{"accuracy":
-            accuracy}`; a function alone is named "metric".
+            accuracy}`, of which a phase has the mean, or to a `Metric`, which is of the whole phase. One alone is named
+            "metric".
         optim_class: anything that makes an optimizer from parameters and `lr`: `torch.optim.SGD`, a partial ...
         lr: the learning rate, or a function of the step (0, 1, ...) that gives it.
         subs: the subscribers, asked by `order`, then as listed.
@@ -101,7 +103,7 @@ class Learner(Generic[Batch, Preds]):
     model: ModelSource
     dls: TrainValid[Batch]
     loss_fn: LossFn
-    metric_fn: MetricFn | Mapping[str, MetricFn]
+    metric_fn: AnyMetric | Mapping[str, AnyMetric]
     optim_class: OptimizerFactory
     lr: float | Schedule
     subs: Sequence[Listening[Batch, Any]] = ()
@@ -171,7 +173,7 @@ class Learner(Generic[Batch, Preds]):
         task: Task[Batch, Preds],
         update: UpdateRule,
         *,
-        metrics: Mapping[str, MetricFn] | None = None,
+        metrics: Mapping[str, AnyMetric] | None = None,
         subs: Sequence[Listening[Batch, Preds]] = (),
         sinks: Sequence[Sink] = (),
         engine: Engine | None = None,
@@ -215,7 +217,7 @@ class Learner(Generic[Batch, Preds]):
         return self.update or optimizer(self.optim_class, lr=self.lr)
 
     @property
-    def _metrics(self) -> Mapping[str, MetricFn]:
+    def _metrics(self) -> Mapping[str, AnyMetric]:
         """The metrics by name: those of the task, and the learner's own."""
         own = named_metrics(self.metric_fn)
         return {**named_metrics(self.task.metric_fn), **own} if isinstance(self.task, Supervised) else own
@@ -251,7 +253,8 @@ class Learner(Generic[Batch, Preds]):
         with ordinary_tensors():
             workspace = Workspace(self.model, self._update, device, bits=bits, compile_options=options)
         news = News()
-        passing = Pass(workspace, self._task, self._metrics, options, news.warn)
+        metrics = PhaseMetrics(self._metrics, workspace.device)
+        passing = Pass(workspace, self._task, metrics, options, news.warn)
         eager = Eager(passing, options)
         streams: dict[Phase, Stream[Batch]] = {
             "train": Stream(on_device(as_loader(self.dls.train, "train", news.notes.append), workspace.device), 0),
@@ -267,6 +270,7 @@ class Learner(Generic[Batch, Preds]):
             workspace=workspace,
             streams=streams,
             engine=recorded(passing, eager, news.notes.append) if self.capture else eager,
+            metrics=metrics,
             heard_by=listeners(self.subs),
             sinks=tuple(self.sinks),
             info=lru_cache(maxsize=None)(told),

@@ -25,6 +25,7 @@ from nntrain.machine.cursor import Cursor, Position
 from nntrain.machine.interrupts import Interrupts
 from nntrain.machine.table import TABLE, Step, leave, moved_to
 from nntrain.machine.telling import Telling
+from nntrain.metrics.phase import PhaseMetrics
 from nntrain.sinks.audience import Watcher
 from nntrain.sinks.interest import Sink
 from nntrain.sinks.news import News
@@ -87,6 +88,7 @@ class Machine(Generic[Batch]):
     workspace: Workspace
     streams: Mapping[Phase, Stream[Batch]]
     engine: Runner[Batch]
+    metrics: PhaseMetrics
     heard_by: Mapping[Event, tuple[Listener, ...]]
     sinks: tuple[Sink, ...]
     info: Callable[[int], RunInfo]
@@ -123,7 +125,8 @@ class Machine(Generic[Batch]):
 
     def check_sums(self, state: TrainState) -> None:
         """Raise `StateError` for a state in the middle of a phase whose sums are of other metrics."""
-        theirs, ours = state.sums.weighted.metrics, self.engine.names
+        weighted, own = state.sums.weighted, self.engine.names
+        theirs, ours = (*weighted.metrics, *weighted.memory), (*own, *self.metrics.whole)
         parts = 0 if self.engine.supervised else len(theirs) - len(ours)  # of a loss: they come before the metrics
         if state.progress.at == "batch" and state.sums.batches and theirs[max(parts, 0) :] != ours:
             raise StateError(
@@ -343,19 +346,22 @@ class Machine(Generic[Batch]):
     def _finish_phase(self, state: TrainState) -> Step:
         """Take the phase's means, once its batches are exhausted; a phase without a finished batch has none."""
         sums, place = state.sums, state.progress
+        weighted = sums.weighted
         after = moved_to(state, at="after_epoch")
         if not sums.batches:
             return Step(after)
         # One NaN for all: a log tells that a value is none, and not which.
-        loss, *metrics = (mean if mean == mean else math.nan for mean in sums.means())  # noqa: PLR0124
+        loss, *means = (mean if mean == mean else math.nan for mean in sums.means())  # noqa: PLR0124
+        named = dict(zip(weighted.metrics, means, strict=True))
         stats = EpochStats(
             epoch=place.epoch,
             phase=place.phase,
             loss=loss,
-            metrics=FrozenMapping(dict(zip(sums.weighted.metrics, metrics, strict=True))),
+            metrics=FrozenMapping(self.metrics.values(named, weighted.memory)),
             samples=round(sums.weight),
             batches=sums.batches,
             seconds=sums.seconds,
+            has_loss=sums.weighted.has_loss,
         )
         return Step(evolved(after, history=History((*state.history, stats))), stats=stats)
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Never
 
 from torch import Tensor
 
 from nntrain.errors import ConfigError, MetricError, add_note
+from nntrain.metrics.metric import Metric, is_metric
 from nntrain.values.calls import call_problem, class_of_calls, function_name, remembers_calls
 from nntrain.values.trees import described
 
 MetricFn = Callable[[Never, Never], Tensor]
 """A function of (preds, target) to one number, a 0-dim tensor. A float will do at run time; it waits for the device."""
 
+AnyMetric = MetricFn | Metric[Any]
+"""What a name of a learner's metrics stands for: a mean over the samples, or something of a whole phase."""
 
-def named_metrics(metric_fn: MetricFn | Mapping[str, MetricFn]) -> Mapping[str, MetricFn]:
+
+def named_metrics(metric_fn: AnyMetric | Mapping[str, AnyMetric]) -> Mapping[str, AnyMetric]:
     """Return metrics by name; a single one is named "metric". Raises `ConfigError` for what is no metric."""
     if metric_fn is None or isinstance(metric_fn, (str, list, tuple, set, frozenset)):
         raise ConfigError(
@@ -28,17 +33,32 @@ def named_metrics(metric_fn: MetricFn | Mapping[str, MetricFn]) -> Mapping[str, 
         if name == "loss" or not isinstance(name, str):
             raise ConfigError(f"A metric is named {name!r}; expected a string other than 'loss', which is taken.")
         _check_metric(name, metric)
+    values = [one for name, metric in metrics.items() for one in value_names(name, metric)]
+    twice = [one for one in values if values.count(one) > 1]
+    if twice:
+        raise ConfigError(f"Two metrics give a value named {twice[0]!r}. Name one of them otherwise.")
     return metrics
 
 
+def value_names(name: str, metric: object) -> Sequence[str]:
+    """Return what the values of a metric are called, as far as it says so."""
+    keys: Sequence[str] | None = getattr(metric, "names", None) if is_metric(metric) else None
+    return [name] if keys is None else [f"{name}/{key}" for key in keys]
+
+
 def check_monitors(
-    monitors: Iterable[tuple[str, str | Collection[str]]], metric_fn: MetricFn | Mapping[str, MetricFn]
+    monitors: Iterable[tuple[str, str | Collection[str]]], metric_fn: AnyMetric | Mapping[str, AnyMetric]
 ) -> None:
-    """Raise `ConfigError` where somebody, by name, reads a value that no phase will have."""
-    there = ["loss", *named_metrics(metric_fn)]
+    """Raise `ConfigError` where somebody, by name, reads a value that no phase will have.
+
+    A `Metric` that does not say its `names` may have any.
+    """
+    metrics = named_metrics(metric_fn)
+    there = ["loss", *(one for name, metric in metrics.items() for one in value_names(name, metric))]
+    unsaid = [name for name, one in metrics.items() if is_metric(one) and getattr(one, "names", None) is None]
     for name, given in monitors:
         for monitor in (given,) if isinstance(given, str) else given:
-            if monitor not in there:
+            if monitor not in there and not any(monitor.startswith(f"{one}/") for one in unsaid):
                 like = difflib.get_close_matches(monitor, there, n=1)
                 meant = f" Did you mean {like[0]!r}?" if like else ""
                 named = function_name(metric_fn)
@@ -48,13 +68,20 @@ def check_monitors(
 
 def _check_metric(name: str, metric: object) -> None:
     expected = "expected a function of (preds, target)"
+    if is_metric(metric):
+        _check_whole(name, metric)
+        return
     if not callable(metric):
-        raise ConfigError(f"metric {name} is {metric!r:.80}; {expected}.")
+        raise ConfigError(f"metric {name} is {metric!r:.80}; {expected}, or a Metric.")
     if remembers_calls(metric):
+        meant = "a Metric, whose memory is in the state"
+        if any(kind.__module__.split(".")[0] == "torchmetrics" for kind in _owner(metric).__mro__):
+            call = f"{_owner(metric).__name__}(...)"
+            meant = f"nntrain.metrics.from_torchmetrics({call}), whose memory is in the state"
         raise ConfigError(
             f"metric {name} is {function_name(metric)}, which collects all that it is called with, train and eval "
-            f"together, and in no state; {expected}, as those in torchmetrics.functional are. Its number is taken for "
-            f"each batch; that of a phase is their mean over the samples."
+            f"together, and in no state; expected {meant}, or a function of (preds, target), as those in "
+            f"torchmetrics.functional are, whose number is taken for each batch; that of a phase is their mean."
         )
     kind = class_of_calls(metric)
     if kind is not None:
@@ -62,6 +89,38 @@ def _check_metric(name: str, metric: object) -> None:
     problem = call_problem(metric, "preds", "target")
     if problem is not None:
         raise ConfigError(f"metric {name} ({function_name(metric)}) cannot be called with (preds, target): {problem}.")
+
+
+def _check_whole(name: str, metric: object) -> None:
+    """Raise `ConfigError` for what is meant as a `Metric`, and is none."""
+    kind = class_of_calls(metric)
+    if kind is not None:
+        raise ConfigError(f"metric {name} is the class {kind.__name__}; expected an instance: {kind.__name__}(...).")
+    arguments = {"init": (), "update": ("memory", "output"), "merge": ("one", "other"), "compute": ("memory",)}
+    of = f"metric {name} ({function_name(metric)})"
+    lacking = [one for one in arguments if not callable(getattr(metric, one, None))]
+    if lacking:
+        raise ConfigError(
+            f"{of} has no {', '.join(lacking)}; expected a Metric, with init(), update(memory, output), "
+            f"merge(one, other) and compute(memory)."
+        )
+    for method, given in arguments.items():
+        problem = call_problem(getattr(metric, method), *given)
+        if problem is not None:
+            raise ConfigError(f"{method} of {of} cannot be called with ({', '.join(given)}): {problem}.")
+    names: object = getattr(metric, "names", None)
+    if names is not None and not (
+        isinstance(names, (tuple, list)) and names and all(isinstance(one, str) and one for one in names)
+    ):
+        raise ConfigError(f"names of {of} is {names!r:.80}; expected a tuple of strings, the names that compute gives.")
+
+
+def _owner(function: object) -> type:
+    """Return the class of an object, a method's object, a partial's function, or a class itself."""
+    while isinstance(function, partial):
+        function = function.func
+    owner = getattr(function, "__self__", function)
+    return owner if isinstance(owner, type) else type(owner)
 
 
 def _probably_meant(given: Collection[object] | None) -> str:

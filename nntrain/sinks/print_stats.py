@@ -36,7 +36,7 @@ class PrintStats:
 
 def stats_line(stats: EpochStats) -> str:
     """Return the line of one phase: the epoch, the phase padded to five, loss and metrics to three places."""
-    values = {"loss": stats.loss, **stats.metrics}
+    values = {**({"loss": stats.loss} if stats.has_loss else {}), **stats.metrics}
     return " | ".join(
         [
             f"epoch={stats.epoch:02d}",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 from nntrain.errors import ConfigError, DataError, add_note
-from nntrain.metrics.measured import MetricFn, named_metrics
+from nntrain.metrics.measured import AnyMetric, named_metrics
 from nntrain.task.batches import sample_count, to_device
 from nntrain.task.task import checked_weight
 from nntrain.values.calls import call_problem, class_of_calls, function_name, remembers_calls
@@ -76,7 +76,7 @@ class Supervised(Generic[Batch]):
     """The task of a batch that has inputs and a target. Made by `supervised`."""
 
     loss_fn: LossFn
-    metric_fn: MetricFn | Mapping[str, MetricFn]
+    metric_fn: AnyMetric | Mapping[str, AnyMetric]
     unpack: Callable[[Batch], Unpacked]
     weigh: Callable[[Batch], int | Tensor] | None
 
@@ -183,7 +183,7 @@ def _beside(model: nn.Module, parts: Unpacked) -> Unpacked:
 
 def supervised(
     loss_fn: LossFn,
-    metric_fn: MetricFn | Mapping[str, MetricFn] | None = None,
+    metric_fn: AnyMetric | Mapping[str, AnyMetric] | None = None,
     unpack: Callable[[Batch], Unpacked] | None = None,
     weigh: Callable[[Batch], int | Tensor] | None = None,
 ) -> Supervised[Batch]:

@@ -72,4 +72,7 @@ def same_tensor(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
     """Return a strided tensor's elements, in their order, as bytes: its own memory where it is contiguous."""
-    return tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+    flat = tensor.resolve_conj().resolve_neg().contiguous().reshape(-1)
+    if flat.stride(0) != 1:  # of one element, which is contiguous whatever its stride is
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8)

@@ -25,6 +25,8 @@ class EpochStats(Record, frozen=True):
     samples: int
     batches: int
     seconds: float = 0.0
+    has_loss: bool = True
+    """Whether the phase's task gave a loss: in eval it need not, and `loss` is NaN then."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, EpochStats):

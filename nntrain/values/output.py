@@ -41,15 +41,20 @@ class StepOutput(Generic[Preds_co]):
 class BatchOutput(Generic[Shown_co]):
     """What a batch gave: `loss` (0-dim) and `preds` (what the model returned), both detached from the graph.
 
-    `metrics` are the batch's own, by name: 0-dim tensors, or numbers where the metric gives such.
+    `metrics` are the batch's own, by name, after the parts of its loss: 0-dim tensors, or numbers where the metric gives
+    such.
     """
 
     loss: Tensor
     preds: Shown_co
     """The model's own output: a tensor, or a tree of tensors. Where its type is not said, `isinstance` tells which."""
     metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
+    has_loss: bool = True
+    """Whether the task gave a loss: in eval it need not, and `loss` is NaN then."""
 
     def copied(self) -> BatchOutput[Shown_co]:
         """Return the same output in memory of its own: an engine may use its memory again for the next batch."""
         metrics = {name: one.clone() if isinstance(one, Tensor) else one for name, one in self.metrics.items()}
-        return BatchOutput(self.loss.clone(), detached(self.preds, Tensor.clone), MappingProxyType(metrics))
+        return BatchOutput(
+            self.loss.clone(), detached(self.preds, Tensor.clone), MappingProxyType(metrics), self.has_loss
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from pydantic import GetCoreSchemaHandler
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from nntrain.values.bits import same_bits, same_tensor
 from nntrain.values.flattening import Flat, Flattener
+from nntrain.values.memory import Memory, as_plain, memory_map
 from nntrain.values.record import Record
 
 Weight = int | float | Tensor
@@ -25,14 +27,31 @@ class WeightedSums(Flat):
     On a CPU reading a number out of a tensor waits for nothing, so the sums are Python floats. On a device they are
     one float64 tensor there, and nothing waits until the phase is done. Weights that are no ints are summed as one more
     value, the last: `Sums.samples` does not count them.
+
+    What has no sum goes along: `memory` is what the metrics of a whole phase remember, by their names. Nobody writes to
+    it: `nntrain.metrics.phase` sees to that.
     """
 
-    __slots__ = ("_values", "metrics")
+    __slots__ = ("_values", "has_loss", "memory", "metrics")
 
-    def __init__(self, values: Sequence[float] | Tensor = (), metrics: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        values: Sequence[float] | Tensor = (),
+        metrics: tuple[str, ...] = (),
+        memory: Mapping[str, Memory] = MappingProxyType({}),
+        *,
+        has_loss: bool = True,
+    ) -> None:
         self._values = values
         self.metrics: tuple[str, ...] = metrics
         """The names of the metrics, in the order of the sums; the loss comes before them."""
+        self.memory: Mapping[str, Memory] = memory
+        self.has_loss: bool = has_loss
+        """Whether the last batch had a loss, which in eval it need not; without one its mean is NaN."""
+
+    def remembering(self, memory: Mapping[str, Memory], *, has_loss: bool = True) -> WeightedSums:
+        """Return the same sums with another memory, of batches that had a loss or had none."""
+        return WeightedSums(self._values, self.metrics, memory, has_loss=has_loss)
 
     def add(
         self, means: Sequence[Tensor | float], samples: Weight, device: torch.device | None, metrics: tuple[str, ...]
@@ -93,9 +112,15 @@ class WeightedSums(Flat):
         return WeightedSums(torch.add(before.to(means.device), means, alpha=samples), metrics)
 
     def flat(self, flattener: Flattener) -> tuple[str, Mapping[str, object]]:  # noqa: ARG002 - of one tensor at most
-        """Return the sums, on a device as the tensor that they are, and the metrics' names."""
+        """Return the sums, on a device as the tensor that they are, the metrics' names, and the memory if any."""
         values = self._values
-        return "totals", {"values": values if isinstance(values, Tensor) else list(values), "metrics": self.metrics}
+        parts: dict[str, object] = {
+            "values": values if isinstance(values, Tensor) else list(values),
+            "metrics": self.metrics,
+        }
+        if self.memory:
+            parts["memory"] = as_plain(dict(self.memory))
+        return "totals", parts if self.has_loss else {**parts, "has_loss": False}
 
     def tolist(self) -> list[float]:
         """Read the sums of the loss and each metric; on a device, this waits for it."""
@@ -114,7 +139,9 @@ class WeightedSums(Flat):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, WeightedSums):
             return NotImplemented
-        if self.metrics != other.metrics:
+        if (self.metrics, self.has_loss) != (other.metrics, other.has_loss):
+            return False
+        if not same_bits(dict(self.memory), dict(other.memory)):
             return False
         mine, theirs = self._values, other._values
         if isinstance(mine, Tensor) and isinstance(theirs, Tensor):
@@ -137,6 +164,10 @@ class WeightedSums(Flat):
         )
 
 
+def _copied(leaf: Memory) -> Memory:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
 class Sums(Record, Flat, frozen=True):
     """A phase's running sums: of loss and metrics over `samples`, the `batches` that ran, the `seconds` spent.
 
@@ -147,6 +178,11 @@ class Sums(Record, Flat, frozen=True):
     samples: int = 0
     batches: int = 0
     seconds: float = 0.0
+
+    @property
+    def memory(self) -> Mapping[str, Memory]:
+        """What each `Metric` remembers of the phase, by its name. Every access gives a copy."""
+        return {name: memory_map(tree, _copied) for name, tree in self.weighted.memory.items()}
 
     @property
     def weight(self) -> float:

@@ -1,0 +1,176 @@
+"""The metrics of a learner over a phase: means of the batches' values, and what `Metric`s remember of all batches.
+
+Invariant: a memory that is in a state is never written again. `update`, `merge` and `compute` get containers of their
+own, and are refused where they write to a tensor; a tensor of the batch itself is copied before it is remembered, since
+whoever made the batch may use its memory again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import torch
+from torch import Tensor
+
+from nntrain.errors import MetricError, add_note
+from nntrain.metrics.metric import Metric, is_metric
+from nntrain.values.memory import Memory, memory_leaves, memory_map, memory_problem
+from nntrain.values.output import StepOutput
+from nntrain.values.tensors import plain_layout
+from nntrain.values.trees import described, tensors_of
+
+Result = TypeVar("Result")
+_CONTIGUOUS: Final = torch.contiguous_format
+
+
+class PhaseMetrics:
+    """A learner's metrics, told apart once: `functions`, whose means are summed, and `whole`, which have a memory."""
+
+    def __init__(self, metrics: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
+        self.names: tuple[str, ...] = tuple(metrics)
+        """All, in the order in which they are told."""
+        self.whole: dict[str, Metric[Any]] = {name: one for name, one in metrics.items() if is_metric(one)}
+        self.functions = {name: one for name, one in metrics.items() if name not in self.whole}
+        self._device = torch.device(device)
+        self._looked_at: set[str] = set()
+        """The metrics whose memory was seen to be a tree that a checkpoint can hold."""
+
+    def init(self) -> dict[str, Memory]:
+        """Return the memory of no batch, by the metrics' names. Raises `MetricError` for what is none."""
+        return {name: self._init(name, metric) for name, metric in self.whole.items()}
+
+    def update(self, memory: Mapping[str, Memory], output: StepOutput[Any]) -> dict[str, Memory]:
+        """Return the memory of a batch more. An empty one is that of a phase that begins. Raises `MetricError`."""
+        memory = memory or self.init()
+        taken = _storages((output.loss, output.preds, output.target, output.weight, dict(output.parts)))
+        return {name: self._updated(name, metric, memory[name], output, taken) for name, metric in self.whole.items()}
+
+    def values(self, means: Mapping[str, float], memory: Mapping[str, Memory]) -> dict[str, float]:
+        """Return the values of a finished phase, of `means` by name and of what the metrics remember.
+
+        Named numbers are called by the metric's name and their own, `"auc/far"`. Raises `MetricError`.
+        """
+        if not self.whole:
+            return dict(means)
+        found = {name: mean for name, mean in means.items() if name not in self.functions}
+        for name in self.names:
+            metric = self.whole.get(name)
+            news = {name: means[name]} if metric is None else computed(name, metric, memory[name])
+            twice = [one for one in news if one in found or one == "loss"]
+            if twice:
+                raise MetricError(
+                    f"metric {name} gave a value named {twice[0]!r}, which another has. Rename one of them."
+                )
+            found |= news
+        return found
+
+    def _init(self, name: str, metric: Metric[Any]) -> Memory:
+        try:
+            made = metric.init()
+        except Exception as error:
+            add_note(error, f"nntrain: raised by init of metric {name}")
+            raise
+        self._check(name, "init", made, made)
+        return memory_map(made, lambda leaf: leaf.to(self._device, copy=True) if isinstance(leaf, Tensor) else leaf)
+
+    def _updated(
+        self, name: str, metric: Metric[Any], memory: Memory, output: StepOutput[Any], taken: set[int]
+    ) -> Memory:
+        try:
+            after = _pure(name, "update", memory, lambda lent: metric.update(lent, output))
+        except Exception as error:
+            if not isinstance(error, MetricError):
+                given = f"preds {described(output.preds)}, target {described(output.target)}"
+                add_note(error, f"nntrain: raised by update of metric {name}; {given}")
+            raise
+        if name not in self._looked_at or after is None:
+            self._check(name, "update", after, metric.init())
+            self._looked_at.add(name)
+        before = {id(leaf) for leaf in memory_leaves(memory)}
+
+        def own(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor) or id(leaf) in before:
+                return leaf
+            plain = type(leaf) is Tensor and leaf.layout == torch.strided
+            if plain and not leaf.requires_grad and not leaf.is_inference():
+                return leaf if leaf.untyped_storage()._cdata not in taken else leaf.clone(memory_format=_CONTIGUOUS)
+            own = leaf.detach().clone()
+            special = plain_layout(own)
+            if special is not None:
+                raise MetricError(f"metric {name} remembers a tensor that is {special}; expected plain ones.")
+            return own
+
+        return memory_map(after, own)
+
+    @staticmethod
+    def _check(name: str, method: str, memory: Memory, template: Memory) -> None:
+        problem = "it is None" if memory is None else memory_problem(memory, template)
+        if problem is not None:
+            given = described(memory) if isinstance(memory, Tensor) else f"{memory!r:.80}"
+            raise MetricError(
+                f"{method} of metric {name} returned {given}; expected its memory, a tree (tuple, list, dict or "
+                f"record) of tensors and numbers: {problem}."
+            )
+
+
+def computed(name: str, metric: Metric[Any], memory: Memory) -> dict[str, float]:
+    """Return a metric's value by its name, or its values by `"name/key"`. Raises `MetricError` for no number."""
+    try:
+        value: object = _pure(name, "compute", memory, metric.compute)
+    except Exception as error:
+        if not isinstance(error, MetricError):
+            add_note(error, f"nntrain: raised by compute of metric {name}")
+        raise
+    said: object = getattr(metric, "names", None)
+    if not isinstance(value, Mapping):
+        if said is not None:
+            raise MetricError(
+                f"compute of metric {name} returned {value!r:.80}; expected numbers by its names, {said!r}."
+            )
+        return {name: _number(name, value)}
+    odd = [key for key in value if not isinstance(key, str) or not key]
+    if odd:
+        raise MetricError(f"compute of metric {name} named a number {odd[0]!r}; expected a string that is not empty.")
+    if said is not None and set(said) != set(value):  # type: ignore[call-overload] # checked when the learner was made
+        raise MetricError(f"compute of metric {name} returned {', '.join(value) or 'nothing'}; its names are {said!r}.")
+    return {f"{name}/{key}": _number(f"{name}/{key}", one) for key, one in value.items()}
+
+
+def merged(name: str, metric: Metric[Any], one: Memory, other: Memory) -> Memory:
+    """Return the memory of the samples of both. Raises `MetricError` where the merge writes to one of them."""
+    return _pure(name, "merge", (one, other), lambda both: metric.merge(*both))
+
+
+def _pure(name: str, method: str, memory: Memory, call: Callable[[Memory], Result]) -> Result:
+    """Call with a memory in containers that are the caller's own; refuse what writes to its tensors."""
+    tensors = [leaf for leaf in memory_leaves(memory) if isinstance(leaf, Tensor)]
+    versions = [tensor._version for tensor in tensors]
+    result = call(memory_map(memory, _same))
+    if versions != [tensor._version for tensor in tensors]:
+        raise MetricError(
+            f"{method} of metric {name} writes to the memory that it was given, which a state may hold. Return another "
+            f"one: memory + new, and not memory += new, memory.add_(new) or memory[index] = new."
+        )
+    return result
+
+
+def _same(leaf: Memory) -> Memory:
+    return leaf
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, (int, float)) or (isinstance(value, Tensor) and not value.ndim and not value.is_complex()):
+        number = float(value)
+        return number if number == number else math.nan  # noqa: PLR0124 - one NaN for all, as of the means
+    given = described(value) if isinstance(value, Tensor) else repr(value)[:80]
+    raise MetricError(
+        f"compute of metric {name} returned {given}; expected a number, as a float or a 0-dim tensor, or a mapping of "
+        f"names to such."
+    )
+
+
+def _storages(tree: object) -> set[int]:
+    """Return where the tensors of a tree have their memory."""
+    return {one.untyped_storage()._cdata for one in tensors_of(tree) if one.layout == torch.strided}

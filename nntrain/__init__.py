@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from nntrain.data.loaders import Loader
     from nntrain.errors import NNTrainError
     from nntrain.live.engine import Engine
+    from nntrain.live.objective import Objective
     from nntrain.machine.learner import Learner
     from nntrain.machine.steps import advance, batch_step, epoch_step, fit_step
     from nntrain.metrics.functions import accuracy
@@ -58,6 +59,7 @@ __all__ = [
     "MetricFn",
     "NNTrainError",
     "NanGuard",
+    "Objective",
     "Outcome",
     "Phase",
     "PrintStats",
@@ -90,6 +92,7 @@ _HOMES: Final = {
     "nntrain.data.loaders": "Loader",
     "nntrain.errors": "NNTrainError",
     "nntrain.live.engine": "Engine",
+    "nntrain.live.objective": "Objective",
     "nntrain.machine.learner": "Learner",
     "nntrain.machine.steps": "advance batch_step epoch_step fit_step",
     "nntrain.metrics.functions": "accuracy",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
@@ -16,6 +16,7 @@ from nntrain.live.compiled import CompileOptions
 from nntrain.live.engine import Pass, Passed
 from nntrain.live.flight import Flight
 from nntrain.live.inputs import Inputs
+from nntrain.live.objective import joined
 from nntrain.task.task import source_of, weight_of
 from nntrain.values.output import BatchOutput, StepOutput
 from nntrain.values.randomness import seed_all
@@ -31,8 +32,11 @@ _REUSING = ("reduce-overhead", "max-autotune")
 class Eager(Generic[Batch]):
     """Runs a pass operation by operation, or as `torch.compile` has compiled it."""
 
-    def __init__(self, plain: Pass[Batch], compile_options: CompileOptions | None) -> None:
-        self._pass = plain
+    def __init__(self, passes: Mapping[str, Pass[Batch]], compile_options: CompileOptions | None) -> None:
+        self._passes = passes
+        """By the names of the objectives. The pass of a learner that has one task and no objectives has none."""
+        self._several = "" not in passes
+        self._pass = plain = next(iter(passes.values()))
         self._inputs = Inputs()
         self.names: tuple[str, ...] = plain.names
         self.supervised: bool = plain.supervised
@@ -45,25 +49,15 @@ class Eager(Generic[Batch]):
     def run(self, batch: Batch, weighted: WeightedSums, flight: Flight, *, bits: int, seen: bool) -> Passed:  # noqa: ARG002 - the output always has memory of its own
         """Pass a batch through."""
         plain, train = self._pass, flight.step is not None
-        workspace = plain.workspace
-        seed_all(workspace.generators, bits)
+        seed_all(plain.workspace.generators, bits)
         plain.begin(train=train)
         watched = self._inputs.acts[train]
         given = self._inputs.given(batch, train=train) if watched else batch
-        first: list[StepOutput[Any]] = []
-
-        def forward() -> Tensor | None:
-            output = plain.evaluate(given, train=train)
-            if not first:
-                first.append(without_graph(output, self._own))
-            return output.loss
-
         try:
-            workspace.compute(forward)
+            output = self._outputs(given, train=train) if self._several else self._output(plain, given, train=train)
         finally:
             if watched:
                 self._inputs.taken_back()
-        (output,) = first
         weight = flight.weight = weight_of(output, batch, plain.task, checked=self.supervised)
         memory = plain.remember(weighted, replace(output, weight=weight)) if plain.remembers else None
         measured = plain.measure(output, batch)
@@ -84,6 +78,30 @@ class Eager(Generic[Batch]):
         samples = weight if isinstance(weight, int) else 0
         shown = BatchOutput(loss, output.preds, MappingProxyType(measured), output.loss is not None)
         return Passed(shown, samples, after, means, flight.lr_scale)
+
+    def _output(self, plain: Pass[Batch], batch: Batch, *, train: bool) -> StepOutput[Any]:
+        first: list[StepOutput[Any]] = []
+
+        def forward() -> Tensor | None:
+            output = plain.evaluate(batch, train=train)
+            if not first:
+                first.append(without_graph(output, self._own))
+            return output.loss
+
+        plain.workspace.compute(forward)
+        return first[0]
+
+    def _outputs(self, batch: Batch, *, train: bool) -> StepOutput[Any]:
+        """Evaluate all objectives in order; all but the last write at once, if they do."""
+        outputs: dict[str, StepOutput[Any]] = {}
+        for name, plain in self._passes.items():
+            plain.begin(train=train)
+            outputs[name] = self._output(plain, batch, train=train)
+            if len(outputs) > 1:  # of the first one it is done with the metrics
+                plain.looked()
+            if train and len(outputs) < len(self._passes):
+                plain.workspace.write_part(name)
+        return joined(outputs)
 
 
 def without_graph(output: StepOutput[Any], own: Callable[[Tensor], Tensor]) -> StepOutput[Any]:

@@ -167,11 +167,16 @@ class Pass(Generic[Batch]):
             with self._outside.watched():
                 found = measure(self._metrics, output.preds, output.target)
             self._look_at(batch, output)
-            self._watched[self._training is True] = True
-            self._looks = False
+            self.looked()
         else:
             found = measure(self._metrics, output.preds, output.target)
         return {**output.parts, **found} if output.parts else found
+
+    def looked(self) -> None:
+        """End the look at a first pass."""
+        if self._looks:
+            self._watched[self._training is True] = True
+            self._looks = False
 
     def _look_at(self, batch: Batch, output: StepOutput[Any]) -> None:
         """Refuse parts that are named as metrics are; warn, once, where the samples of a batch are not clear."""

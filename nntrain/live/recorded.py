@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -301,12 +301,16 @@ def _once(tell: Tell) -> Tell:
     return tell_once
 
 
-def recorded(plain: Pass[Batch], eager: Eager[Batch], tell: Tell) -> Runner[Batch]:
+def recorded(passes: Mapping[str, Pass[Batch]], eager: Eager[Batch], tell: Tell) -> Runner[Batch]:
     """Return the engine that records, where that can be; where not, the eager one, and a note says why."""
+    plain = next(iter(passes.values()))
     workspace = plain.workspace
     recorder = recorder_for(workspace.device)
     if recorder is None:
         tell(Note("capture.device", f"capture=True does nothing on {workspace.device}; it is for CUDA"))
+        return eager
+    if "" not in passes:
+        tell(Note("capture.optimizer", "several objectives write one after the other; nothing is recorded"))
         return eager
     if plain.remembers:
         named = ", ".join(plain.remembers.whole)

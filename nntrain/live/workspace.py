@@ -45,6 +45,7 @@ from nntrain.update.accumulating import collected_in
 from nntrain.update.chaining import live_update
 from nntrain.update.live_update import Live
 from nntrain.update.rule import UpdateRule
+from nntrain.update.several import LiveSeveral
 from nntrain.values.bits import same_bits
 from nntrain.values.borrowing import borrow
 from nntrain.values.modules import make_module
@@ -60,7 +61,7 @@ class Workspace:
     def __init__(
         self,
         template: ModelSource,
-        update: UpdateRule,
+        update: UpdateRule | Mapping[str, UpdateRule],
         device: torch.device | None,
         *,
         bits: int,
@@ -93,13 +94,18 @@ class Workspace:
             for tensor in (*self.params.values(), *self.buffers.values())
             if tensor.layout == torch.strided
         }
-        self.optimizer: Live = live_update(
-            update, self.params, None if compile_options is None else partial(compiled, options=compile_options)
+        compiles = None if compile_options is None else partial(compiled, options=compile_options)
+        self.optimizer: Live | LiveSeveral = (
+            LiveSeveral(update, self.params, compiles)
+            if isinstance(update, Mapping)
+            else live_update(update, self.params, compiles)
         )
         self.window: int = self.optimizer.window
         """How many batches make a step of the optimizer."""
         self._scaled = self.optimizer.loss if self.optimizer.scales_loss else None
         self.needs_closure: bool = self.optimizer.needs_closure
+        self.writes_within: bool = self.needs_closure or (isinstance(update, Mapping) and len(update) > 1)
+        """Whether the model is evaluated after a write of the same batch, so that the value before has a copy."""
         self.empties_autocast_cache: bool = False
         """Whether the caller is in an autocast context. It keeps what it cast until it ends, but the weights change."""
         self._fresh_bits: int | None = bits
@@ -294,6 +300,19 @@ class Workspace:
             forward()
             writes.forwarded(training=False)
         writes.ran(training=train)
+
+    def write_part(self, name: str) -> None:
+        """Let one of several rules write amid the pass, after the value before has got its copy."""
+        flight, several = self._flight, self.optimizer
+        if flight is None or flight.step is None or not isinstance(several, LiveSeveral):
+            raise RuntimeError("no batch of several objectives was begun")
+        self._detach()
+        try:
+            several.write(name, flight.step, flight.lr_scale, flight.weight)
+        finally:
+            self._clear_gradients()
+        self._writes.stepped()
+        self._written()
 
     def replay(self, recording: Callable[[], None], written: list[Tensor]) -> None:
         """Run a recording of what `compute` does. `written` are the tensors that it writes, past torch's counting."""

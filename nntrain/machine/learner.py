@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
-from typing import Any, Final, Generic, TypedDict, Unpack
+from typing import Any, Final, Generic, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from nntrain.errors import ConfigError
 from nntrain.live.compiled import compile_options
 from nntrain.live.eager import Eager
 from nntrain.live.engine import Engine, Pass
+from nntrain.live.objective import Objective, check_objectives
 from nntrain.live.recorded import recorded
 from nntrain.live.workspace import Workspace
 from nntrain.machine.machine import Machine, ordinary_tensors
@@ -71,6 +72,7 @@ class Changes(TypedDict, Generic[Batch, Preds], total=False):
     engine: Engine | None
     task: Task[Batch, Preds] | None
     update: UpdateRule | None
+    objectives: Sequence[Objective] | None
 
 
 @dataclass(frozen=True, eq=True, repr=False)
@@ -94,8 +96,8 @@ class Learner(Generic[Batch, Preds]):
             target or, where that has none, of the batch's first tensor.
         engine: how batches are run: `Engine(device="cuda", compile=True)`. `device`, `compile` and `capture` are its
             arguments, and may be given by themselves.
-        task: what a batch means, and `update` what its gradients become, in place of a loss and an optimizer: that is
-            `Learner.of`.
+        task: what a batch means, and `update` what its gradients become, in place of a loss and an optimizer; or
+            `objectives`, several such pairs: that is `Learner.of`.
 
     Raises `ConfigError` or `SubscriberError` for arguments that cannot be meant, before anything runs.
     """
@@ -116,20 +118,23 @@ class Learner(Generic[Batch, Preds]):
     engine: Engine | None = field(default=None, kw_only=True)
     task: Task[Batch, Preds] | None = field(default=None, kw_only=True)
     update: UpdateRule | None = field(default=None, kw_only=True)
+    objectives: Sequence[Objective] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         """Check every argument, and make sequences into tuples."""
         check_model(self.model)
         check_data(self.dls)
         self._check_twice()
-        task = self._task
-        if not isinstance(task, Supervised):
-            check_task(task)
-        if self.update is None:
+        if self.objectives is not None:
+            object.__setattr__(self, "objectives", check_objectives(self.objectives))
+        elif self.update is None:
             check_optim_class(self.optim_class)
             check_lr(self.lr)
-        else:
-            optimizer_of(self.update)
+        parts = self._parts.values()
+        for task, update in parts if self.objectives is None else ():
+            if not isinstance(task, Supervised):
+                check_task(task)
+            optimizer_of(update)
         metrics = self._metrics
         if isinstance(self.metric_fn, Mapping):
             object.__setattr__(self, "metric_fn", FrozenMapping(self.metric_fn))
@@ -141,7 +146,8 @@ class Learner(Generic[Batch, Preds]):
         listeners(self.subs)
         for sink in self.sinks:
             check_sink(sink)
-        if isinstance(task, Supervised):  # the parts of another's loss are known when it has run
+        if self.objectives is None and all(isinstance(task, Supervised) for task, _ in parts):
+            # The parts of another's loss are known when it has run.
             monitors = [(subscriber_name(one), getattr(one, "monitors", ())) for one in self.subs]
             monitors += [(sink_name(sink), interest_of(sink).monitors) for sink in self.sinks]
             check_monitors(monitors, self.metric_fn if self.task is None else metrics)
@@ -157,7 +163,9 @@ class Learner(Generic[Batch, Preds]):
             engine = self.engine
         for name, value in (("engine", engine), *vars(engine).items()):
             object.__setattr__(self, name, value)
-        for part, names in (("task", ("loss_fn", "unpack", "weigh")), ("update", ("optim_class", "lr"))):
+        loss, rate = ("loss_fn", "unpack", "weigh"), ("optim_class", "lr")
+        said_by = {"task": loss, "update": rate, "objectives": (*loss, *rate, "task", "update")}
+        for part, names in said_by.items():
             said = [name for name in names if getattr(self, name) is not _UNSAID[name]]
             if said and getattr(self, part) is not None:
                 raise ConfigError(
@@ -165,6 +173,7 @@ class Learner(Generic[Batch, Preds]):
                     f"replace({part}=...)."
                 )
 
+    @overload
     @classmethod
     def of(
         cls,
@@ -173,6 +182,33 @@ class Learner(Generic[Batch, Preds]):
         task: Task[Batch, Preds],
         update: UpdateRule,
         *,
+        metrics: Mapping[str, AnyMetric] = ...,
+        subs: Sequence[Listening[Batch, Preds]] = ...,
+        sinks: Sequence[Sink] = ...,
+        engine: Engine = ...,
+    ) -> Learner[Batch, Preds]: ...
+    @overload
+    @classmethod
+    def of(
+        cls,
+        model: ModelSource,
+        dls: TrainValid[Batch],
+        *,
+        objectives: Sequence[Objective],
+        metrics: Mapping[str, AnyMetric] = ...,
+        subs: Sequence[Listening[Batch, Preds]] = ...,
+        sinks: Sequence[Sink] = ...,
+        engine: Engine = ...,
+    ) -> Learner[Batch, Preds]: ...
+    @classmethod
+    def of(
+        cls,
+        model: ModelSource,
+        dls: TrainValid[Batch],
+        task: Task[Batch, Preds] | None = None,
+        update: UpdateRule | None = None,
+        *,
+        objectives: Sequence[Objective] | None = None,
         metrics: Mapping[str, AnyMetric] | None = None,
         subs: Sequence[Listening[Batch, Preds]] = (),
         sinks: Sequence[Sink] = (),
@@ -185,15 +221,20 @@ class Learner(Generic[Batch, Preds]):
             dls: as `Learner` takes it.
             task: what a batch means: a function of (model, batch) that returns a `StepOutput`.
             update: what gradients become: a rule of `nntrain.update`, like `optimizer(torch.optim.AdamW, lr=1e-3)`.
-            metrics: names to functions of (preds, target), means over the weight.
+            objectives: several tasks, each with a rule over parameters of its own, in place of `task` and `update`.
+            metrics: names to functions of (preds, target), means over the weight, or to `Metric`s. With objectives,
+                predictions and targets are mappings by the objectives' names.
             subs: the subscribers.
             sinks: the sinks.
             engine: how batches are run.
 
         Raises `ConfigError` or `SubscriberError` for arguments that cannot be meant, before anything runs.
         """
-        if task is None or update is None:
-            raise ConfigError(f"{'task' if task is None else 'update'} is None; Learner.of needs both.")
+        if objectives is None and (task is None or update is None):
+            raise ConfigError(
+                f"{'task' if task is None else 'update'} is None; Learner.of needs a task and an update rule, or "
+                f"objectives=[Objective(name, task, update), ...]."
+            )
         return cls(
             model,
             dls,
@@ -206,15 +247,23 @@ class Learner(Generic[Batch, Preds]):
             engine=engine,
             task=task,
             update=update,
+            objectives=objectives,
         )
 
     @property
-    def _task(self) -> Task[Batch, Preds]:
-        return self.task or Supervised(self.loss_fn, self.metric_fn, self.unpack, self.weigh)
+    def _parts(self) -> dict[str, tuple[Task[Batch, Any], UpdateRule]]:
+        """The tasks with their rules, by the objectives' names; without objectives there is one, without a name."""
+        if self.objectives is not None:
+            return {one.name: (one.task, one.update) for one in self.objectives}
+        task = self.task or Supervised(self.loss_fn, self.metric_fn, self.unpack, self.weigh)
+        return {"": (task, self.update or optimizer(self.optim_class, lr=self.lr))}
 
     @property
-    def _update(self) -> UpdateRule:
-        return self.update or optimizer(self.optim_class, lr=self.lr)
+    def _said(self) -> dict[str, str]:
+        """The tasks with their rules, in words, by the objectives' names."""
+        return {
+            name: f"{source_of(task).removeprefix('task ')}, {update!r}" for name, (task, update) in self._parts.items()
+        }
 
     @property
     def _metrics(self) -> Mapping[str, AnyMetric]:
@@ -224,8 +273,9 @@ class Learner(Generic[Batch, Preds]):
 
     def __repr__(self) -> str:
         config = self._config
-        if self.task is not None:
-            return f"Learner.of({config['model']}, {config['task']}, {self._update!r}, subs={config['subscribers']})"
+        if self.objectives is not None or self.task is not None:
+            said = [name and f"{name}: " + said for name, said in self._said.items()]
+            return f"Learner.of({config['model']}, {', '.join(said)}, subs={config['subscribers']})"
         lr = config["lr_schedule"] if callable(self.lr) else config["lr"]
         return (
             f"Learner({config['model']}, {config['loss_fn']}, {config['optimizer']}, lr={lr}, "
@@ -251,11 +301,13 @@ class Learner(Generic[Batch, Preds]):
         device = None if self.device is None else torch.device(self.device)
         options = compile_options(self.compile)
         with ordinary_tensors():
-            workspace = Workspace(self.model, self._update, device, bits=bits, compile_options=options)
+            rules = {name: update for name, (_, update) in self._parts.items()}
+            update = rules if self.objectives is not None else rules[""]
+            workspace = Workspace(self.model, update, device, bits=bits, compile_options=options)
         news = News()
         metrics = PhaseMetrics(self._metrics, workspace.device)
-        passing = Pass(workspace, self._task, metrics, options, news.warn)
-        eager = Eager(passing, options)
+        passes = {name: Pass(workspace, task, metrics, options, news.warn) for name, (task, _) in self._parts.items()}
+        eager = Eager(passes, options)
         streams: dict[Phase, Stream[Batch]] = {
             "train": Stream(on_device(as_loader(self.dls.train, "train", news.notes.append), workspace.device), 0),
             "eval": Stream(on_device(as_loader(self.dls.valid, "valid", news.notes.append), workspace.device), 1),
@@ -264,12 +316,12 @@ class Learner(Generic[Batch, Preds]):
         # Nothing of a machine refers to its learner: memory on a device is to be free when the learner is, not when
         # Python next looks for cycles.
         config = {**self._config, "data": data}
-        lr_at = optimizer_of(self._update).lr_at
+        lr_at = optimizer_of(next(iter(rules.values()))).lr_at
         told = partial(RunInfo, repr(self), config, str(workspace.device), lr_at, news.queued_events.append)
         return Machine(
             workspace=workspace,
             streams=streams,
-            engine=recorded(passing, eager, news.notes.append) if self.capture else eager,
+            engine=recorded(passes, eager, news.notes.append) if self.capture else eager,
             metrics=metrics,
             heard_by=listeners(self.subs),
             sinks=tuple(self.sinks),
@@ -331,22 +383,25 @@ class Learner(Generic[Batch, Preds]):
             params = list(model.parameters())
             config["parameters"] = sum(param.numel() for param in params)
             config["trainable_parameters"] = sum(param.numel() for param in params if param.requires_grad)
-        made = optimizer_of(self._update)
-        lr = made.hyperparameters.get("lr")
+        task, rule = next(iter(self._parts.values()))
+        made = [optimizer_of(update) for _, update in self._parts.values()]
+        lr = made[0].hyperparameters.get("lr")
         config |= {
             **(
-                {"loss_fn": function_name(self.loss_fn)}
+                {"objectives": self._said}
+                if self.objectives is not None
+                else {"loss_fn": function_name(self.loss_fn)}
                 if self.task is None
-                else {"task": source_of(self.task).removeprefix("task ")}
+                else {"task": source_of(task).removeprefix("task ")}
             ),
             "metrics": list(self._metrics),
-            "optimizer": function_name(made.optim_class),
+            "optimizer": ", ".join(function_name(one.optim_class) for one in made),
             "compile": compile_options(self.compile) is not None,
             "compile_options": dict(self.compile) if isinstance(self.compile, Mapping) else {},
             "capture": self.capture,
-            "lr": made.lr_at(0),
+            "lr": made[0].lr_at(0),
             "lr_schedule": function_name(lr) if callable(lr) else "constant",
-            **({"update": repr(self.update)} if self.update is not None else {}),
+            **({"update": repr(rule)} if self.update is not None else {}),
             "subscribers": [subscriber_name(subscriber) for subscriber in self.subs],
             "sinks": [sink_name(sink) for sink in self.sinks],
         }
@@ -371,5 +426,7 @@ _UNSAID: Final[Mapping[str, Any]] = {
     "weigh": None,
     "optim_class": _no_optimizer,
     "lr": 0.0,
+    "task": None,
+    "update": None,
 }
 """What stands in the place of what a task or an update rule says."""

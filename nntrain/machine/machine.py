@@ -264,7 +264,7 @@ class Machine(Generic[Batch]):
             del asked
         # Where another value is brought in, or the optimizer evaluates the model while it writes, the value before has
         # a copy of its own, and is kept in case of a failure.
-        kept = cursor.now[1] if workspace.needs_closure or tensors is not cursor.now[1] else None
+        kept = cursor.now[1] if workspace.writes_within or tensors is not cursor.now[1] else None
         state, verdict, by = None, None, ""
         try:
             step = position.step if position.start.train else None

@@ -41,8 +41,7 @@ class StepOutput(Generic[Preds_co]):
 class BatchOutput(Generic[Shown_co]):
     """What a batch gave: `loss` (0-dim) and `preds` (what the model returned), both detached from the graph.
 
-    `metrics` are the batch's own, by name, after the parts of its loss: 0-dim tensors, or numbers where the metric gives
-    such.
+    `metrics` are the parts of its loss and its metrics, by name: 0-dim tensors, or numbers where a metric gives such.
     """
 
     loss: Tensor

@@ -90,18 +90,18 @@ class SequenceLoader(Generic[Batch]):
 def as_loader(items: Iterable[Batch] | Loader[Batch], name: str, tell: Tell = ignored) -> Loader[Batch]:
     """Return a `Loader` of anything that can be iterated again.
 
-    `name` is for the error; `tell` takes a note where an order may not be that of a straight run.
+    `name` is for the error, like "dls.train"; `tell` takes a note where an order may not be that of a straight run.
     """
     if callable(getattr(items, "batches", None)) and isinstance(items, Loader):
         return items
     if isinstance(items, Iterator) or not isinstance(items, Iterable):
         raise ConfigError(
-            f"dls.{name} is {type(items).__name__}, which cannot be read once per epoch. "
+            f"{name} is {type(items).__name__}, which cannot be read once per epoch. "
             f"Pass a list of batches or a torch DataLoader."
         )
     if getattr(items, "persistent_workers", False):
         raise ConfigError(
-            f"dls.{name} keeps its workers from epoch to epoch (persistent_workers=True), and in them randomness "
+            f"{name} keeps its workers from epoch to epoch (persistent_workers=True), and in them randomness "
             f"that no state holds. Make the DataLoader with persistent_workers=False."
         )
     if isinstance(items, Sequence):
@@ -181,6 +181,6 @@ def check_data(dls: object) -> None:
                 f"dls is {type(dls).__name__} without .{name}; expected DataLoaders(train, valid) "
                 f"or DataLoaders.from_hf_dd(dataset_dict)."
             )
-        as_loader(getattr(dls, name), name)
+        as_loader(getattr(dls, name), f"dls.{name}")
         if length_of(getattr(dls, name)) == 0:
             raise DataError(f"dls.{name} has no batch; expected at least one. Check what it was made from.")

@@ -242,8 +242,8 @@ class Learner(Generic[Batch, Preds]):
         passing = Pass(workspace, self._task, self._metrics, options, news.warn)
         eager = Eager(passing, options)
         streams: dict[Phase, Stream[Batch]] = {
-            "train": Stream(on_device(as_loader(self.dls.train, "train", news.notes.append), workspace.device), 0),
-            "eval": Stream(on_device(as_loader(self.dls.valid, "valid", news.notes.append), workspace.device), 1),
+            "train": Stream(on_device(as_loader(self.dls.train, "dls.train", news.notes.append), workspace.device), 0),
+            "eval": Stream(on_device(as_loader(self.dls.valid, "dls.valid", news.notes.append), workspace.device), 1),
         }
         data = {phase: dict(description_of(stream.loader)) for phase, stream in streams.items()}
         # Nothing of a machine refers to its learner: memory on a device is to be free when the learner is, not when
@@ -332,7 +332,7 @@ class Learner(Generic[Batch, Preds]):
             "sinks": [sink_name(sink) for sink in self.sinks],
         }
         for phase, batches in (("train", self.dls.train), ("valid", self.dls.valid)):
-            config |= {f"{phase}_{name}": count for name, count in sizes_of(batches, phase).items()}
+            config |= {f"{phase}_{name}": count for name, count in sizes_of(batches, f"dls.{phase}").items()}
         return config
 
 

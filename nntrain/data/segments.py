@@ -23,7 +23,6 @@ from nntrain.errors import ConfigError, DataError
 from nntrain.values.key import Key
 from nntrain.values.randomness import restoring_rng
 
-
 _NONE: Final = object()
 """Stands for the batch after the last."""
 
@@ -161,7 +160,7 @@ class Segments(Generic[Batch]):
 
 
 def segments(loader: Iterable[Batch] | Loader[Batch], batches: int) -> Segments[Batch]:
-    """Return a loader whose epoch e is batches k * e to k * (e + 1) of the endless run through the data; k is `batches`.
+    """Return a loader whose epoch e is batches k*e to k*(e+1) of the endless run through the data; k is `batches`.
 
     That run is the epochs of `loader` one after the other: 0, 1, 2 ..., each in an order of its own where the loader
     shuffles. A segment goes on over their ends. So "validate every 1000 steps" is `segments(loader, batches=1000)` as

@@ -85,8 +85,10 @@ class Machine(Generic[Batch]):
     """A learner, made ready to step: its workspace, its data, who listens."""
 
     workspace: Workspace
-    streams: Mapping[Phase, Stream[Batch]]
-    engine: Runner[Batch]
+    workspace: Workspace
+    streams: Mapping[str, Stream[Batch]]
+    """The data: "train", and the sets that are evaluated in their order, by name."""
+    engine: BatchEngine[Batch]
     heard_by: Mapping[Event, tuple[Listener, ...]]
     sinks: tuple[Sink, ...]
     info: Callable[[int], RunInfo]
@@ -100,7 +102,8 @@ class Machine(Generic[Batch]):
 
     def __post_init__(self) -> None:
         self._generators = self.workspace.generators
-        self._running: tuple[Key, int, Phase] | None = None
+        self._sets = tuple(name for name in self.streams if name != "train")
+        self._running: tuple[Key, int, str] | None = None
         """Which phase this machine is in: a state in the middle of another was made elsewhere."""
         self._noise_key: Key | None = None
         self._noise = (0, 0)
@@ -121,7 +124,15 @@ class Machine(Generic[Batch]):
             yield
 
     def check_sums(self, state: TrainState) -> None:
-        """Raise `StateError` for a state in the middle of a phase whose sums are of other metrics."""
+        """Raise `StateError` for a state amid a phase of a set that is not there, or whose sums are of other
+        metrics."""
+        place = state.progress
+        if place.phase == "eval" and place.data not in self._sets and place.at != "finished":
+            raise StateError(
+                f"The state stands in the eval phase of {place.data or 'a set without a name'}; dls.valid has "
+                f"{', '.join(name or 'one without a name' for name in self._sets) or 'nothing to evaluate on'}. Finish "
+                f"the epoch with a learner of the same sets."
+            )
         theirs, ours = state.sums.weighted.metrics, self.engine.names
         if not self.engine.knows_parts:  # they come before the metrics
             theirs = theirs[len(theirs) - len(ours) :]
@@ -171,7 +182,7 @@ class Machine(Generic[Batch]):
             bits = state.key.derived(_EVENTS, _PLACES[at], place.epoch, _PHASES[place.phase])
             seed_all(self._generators, bits)
             published = self._publish(at, state)
-        return leave(published, at)
+        return leave(published, at, self._sets)
 
     def _publish(self, event: Event, state: TrainState, *rest: object) -> Published:
         """Ask those who listen to an event; check that the state which they answered is one for this learner."""
@@ -195,7 +206,7 @@ class Machine(Generic[Batch]):
         watching: Sequence[Watcher] = ()
         grouped = False
         begun, start = self._running, cursor.now[0].start
-        self._running = start.key, start.epoch, start.phase
+        self._running = start.key, start.epoch, start.data
         others = given is None and cursor.now[0].batch > 0 and begun != self._running
         while True:
             before = cursor.now[0]
@@ -210,7 +221,7 @@ class Machine(Generic[Batch]):
                     reached = cursor.now[0]
                     if others:
                         others = False
-                        stream = self.streams[before.start.phase]
+                        stream = self.streams[before.start.data]
                         stream.check_place(before.progress, before.start.sums, found.samples, self.news.warn)
                     if reached.start is not before.start:  # a subscriber answered another state
                         watching = telling.watching_reached(before, reached, watching)
@@ -251,7 +262,7 @@ class Machine(Generic[Batch]):
         if self._before_batch:
             asked = self._ask_before(cursor.state(), before, batch)
             if asked.verdict is not None:
-                return leave(asked, "before_batch")
+                return leave(asked, "before_batch", self._sets)
             if asked.state is not cursor.now[2]:
                 position, tensors = Position.of(asked.state), asked.state.tensors
             del asked
@@ -282,7 +293,7 @@ class Machine(Generic[Batch]):
                 cursor.now = before, remains if kept is None else kept, None
             raise
         if verdict is not None:
-            return leave(Published(cursor.state(), verdict, by), "after_batch")
+            return leave(Published(cursor.state(), verdict, by), "after_batch", self._sets)
         return passed
 
     def _ask_before(self, state: TrainState, at: Position, batch: Batch) -> Published:
@@ -303,9 +314,12 @@ class Machine(Generic[Batch]):
 
     def _next_batch(self, at: Position) -> tuple[Batch] | None:
         start = at.start
-        found = self.streams[start.phase].batch(start.key, start.epoch, at.batch)
+        if at.step >= start.until:
+            return None
+        stream = self.streams[start.data]
+        found = stream.batch(start.key, start.epoch, at.batch)
         if found is None and at.batch == 0:
-            raise DataError(f"dls.{'train' if start.train else 'valid'} gave no batch; expected at least one.")
+            raise DataError(f"{stream.name} gave no batch; expected at least one.")
         return found
 
     def _finish_phase(self, state: TrainState) -> Step:
@@ -319,6 +333,7 @@ class Machine(Generic[Batch]):
         stats = EpochStats(
             epoch=place.epoch,
             phase=place.phase,
+            data=place.data,
             loss=loss,
             metrics=FrozenMapping(dict(zip(sums.weighted.metrics, metrics, strict=True))),
             samples=round(sums.weight),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Never
 
 from torch import Tensor
@@ -32,18 +32,30 @@ def named_metrics(metric_fn: MetricFn | Mapping[str, MetricFn]) -> Mapping[str, 
 
 
 def check_monitors(
-    monitors: Iterable[tuple[str, str | Collection[str]]], metric_fn: MetricFn | Mapping[str, MetricFn]
+    monitors: Iterable[tuple[str, str | Collection[str]]],
+    metric_fn: MetricFn | Mapping[str, MetricFn],
+    sets: Sequence[str] = ("",),
 ) -> None:
-    """Raise `ConfigError` where somebody, by name, reads a value that no phase will have."""
-    there = ["loss", *named_metrics(metric_fn)]
+    """Raise `ConfigError` where somebody, by name, reads a value that no phase will have, or one of several might.
+
+    `sets` are those that are evaluated, "" for one without a name.
+    """
+    values = ["loss", *named_metrics(metric_fn)]
+    for name in values:
+        if name.partition("/")[0] in sets and "/" in name:
+            raise ConfigError(f"A metric is named {name!r}, as if it were one of the set {name.partition('/')[0]!r}.")
+    there = [f"{one}/{value}" for one in ("train", *(one or "eval" for one in sets)) for value in values]
+    if len(sets) == 1:
+        there = [*values, *there]
     for name, given in monitors:
         for monitor in (given,) if isinstance(given, str) else given:
             if monitor not in there:
                 like = difflib.get_close_matches(monitor, there, n=1)
                 meant = f" Did you mean {like[0]!r}?" if like else ""
                 named = function_name(metric_fn)
-                give = f' Name the metric: metric_fn={{"{monitor}": {named}}}.' if "metric" in there[1:] else ""
-                raise ConfigError(f"{name} monitors {monitor!r}; there are {', '.join(there)}.{meant or give}")
+                give = f' Name the metric: metric_fn={{"{monitor}": {named}}}.' if "metric" in values else ""
+                shown = values if len(sets) == 1 else there
+                raise ConfigError(f"{name} monitors {monitor!r}; there are {', '.join(shown)}.{meant or give}")
 
 
 def _check_metric(name: str, metric: object) -> None:

@@ -20,7 +20,9 @@ class Progress(Record, frozen=True):
     `at` is the machine's place. `epochs` is the fit's goal: the number of epochs that lie behind when it is done.
     `epoch` counts from 0 and is the one that runs, or comes next. `batch` is the position in the phase's data: the
     batches that lie behind, cancelled ones too. `step` counts the optimizer's steps since `init`. `samples` are those
-    of this phase that count in its means; weights on a device are not counted here, which would wait for it.
+    of this phase that count in its means; weights on a device are not counted here, which would wait for it. `data` is
+    the name of the set that is evaluated, "" where it has none, and in training. `until` is the goal of a fit that is
+    given in steps: how many lie behind when it is done; `epochs` is then 0, and no goal.
     """
 
     at: Place = "before_fit"
@@ -30,3 +32,5 @@ class Progress(Record, frozen=True):
     batch: int = Field(default=0, ge=0)
     step: int = Field(default=0, ge=0)
     samples: int = Field(default=0, ge=0)
+    data: str = ""
+    until: int | None = Field(default=None, ge=1)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from nntrain.data.loaders import Loader
     from nntrain.errors import NNTrainError
     from nntrain.live.engine import Engine
+    from nntrain.machine.evaluate import evaluate, predict
     from nntrain.machine.learner import Learner
     from nntrain.machine.steps import advance, batch_step, epoch_step, fit_step
     from nntrain.metrics.functions import accuracy
@@ -74,9 +75,11 @@ __all__ = [
     "advance",
     "batch_step",
     "epoch_step",
+    "evaluate",
     "fit_step",
     "hf_ds_collate_fn",
     "on",
+    "predict",
     "state_before",
     "supervised",
 ]
@@ -88,6 +91,7 @@ _HOMES: Final = {
     "nntrain.data.loaders": "Loader",
     "nntrain.errors": "NNTrainError",
     "nntrain.live.engine": "Engine",
+    "nntrain.machine.evaluate": "evaluate predict",
     "nntrain.machine.learner": "Learner",
     "nntrain.machine.steps": "advance batch_step epoch_step fit_step",
     "nntrain.metrics.functions": "accuracy",

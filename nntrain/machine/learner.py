@@ -144,11 +144,11 @@ class Learner(Generic[Batch, Preds]):
         listeners(self.subs)
         for sink in self.sinks:
             check_sink(sink)
-        if isinstance(task, Supervised):  # the parts of another's loss are known when it has run
-            monitors = [(subscriber_name(one), getattr(one, "monitors", ())) for one in self.subs]
-            monitors += [(sink_name(sink), interest_of(sink).monitors) for sink in self.sinks]
-            sets = tuple(eval_sets(self.dls.valid))
-            check_monitors(monitors, self.metric_fn if self.task is None else metrics, sets)
+        monitors = [(subscriber_name(one), getattr(one, "monitors", ())) for one in self.subs]
+        monitors += [(sink_name(sink), interest_of(sink).monitors) for sink in self.sinks]
+        named = self.metric_fn if self.task is None else metrics
+        # The parts of another task's loss are known when it has run.
+        check_monitors(monitors, named if isinstance(task, Supervised) else None, tuple(eval_sets(self.dls.valid)))
 
     def _check_twice(self) -> None:
         """Raise `ConfigError` where a thing is said in two ways; say in all of them how batches are run."""
@@ -266,6 +266,7 @@ class Learner(Generic[Batch, Preds]):
         return Machine(
             workspace=workspace,
             streams=streams,
+            task=self._task,
             engine=recorded(passing, eager, news.notes.append) if self.capture else eager,
             heard_by=listeners(self.subs),
             sinks=tuple(self.sinks),

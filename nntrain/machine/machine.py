@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import torch
 
@@ -31,6 +31,7 @@ from nntrain.sinks.news import News
 from nntrain.sinks.transition import RunInfo
 from nntrain.subscribers.asking import Listener, Published, publish
 from nntrain.task.batches import to_device
+from nntrain.task.task import Task
 from nntrain.values.history import EpochStats, History
 from nntrain.values.key import Key
 from nntrain.values.output import BatchOutput
@@ -85,10 +86,10 @@ class Machine(Generic[Batch]):
     """A learner, made ready to step: its workspace, its data, who listens."""
 
     workspace: Workspace
-    workspace: Workspace
     streams: Mapping[str, Stream[Batch]]
     """The data: "train", and the sets that are evaluated in their order, by name."""
-    engine: BatchEngine[Batch]
+    task: Task[Batch, Any]
+    engine: Runner[Batch]
     heard_by: Mapping[Event, tuple[Listener, ...]]
     sinks: tuple[Sink, ...]
     info: Callable[[int], RunInfo]
@@ -351,3 +352,8 @@ class Machine(Generic[Batch]):
             self._noise_key, self._noise = key, (key.derived(_NOISE), key.derived(_EVAL_NOISE))
         train, evaluation = self._noise
         return (train + at.step if start.train else evaluation + (start.epoch << 32) + at.batch) & _BITS
+
+
+def eval_noise(key: Key, epoch: int, batch: int) -> int:
+    """Return what the noise of a batch of eval is seeded with."""
+    return (key.derived(_EVAL_NOISE) + (epoch << 32) + batch) & _BITS

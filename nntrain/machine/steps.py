@@ -36,7 +36,7 @@ def advance(learner: HasMachine[Batch], state: TrainState) -> Outcome:
 
     A fresh state needs a goal first: `learner.init(seed, epochs=...)`. Raises `ConfigError` on a finished state.
     """
-    _check_state(state)
+    check_state(state)
     _check_goes_on(state)
     if _has_no_goal(state.progress):
         raise ConfigError("This state has no goal: make it with learner.init(seed, epochs=...), or use fit_step.")
@@ -49,7 +49,7 @@ def batch_step(learner: HasMachine[Batch], state: TrainState, batch: Batch) -> O
     From a state before an epoch or a fit it begins the phase without publishing the phase's events.
     Returns `Cancelled` with the verdict of any scope.
     """
-    _check_state(state)
+    check_state(state)
     at = state.progress.at
     if at in {"after_epoch", "after_fit"}:
         raise ConfigError(f"The state stands at {at}: its phase has no batch left. Take advance(learner, state) first.")
@@ -64,7 +64,7 @@ def epoch_step(learner: HasMachine[Batch], state: TrainState) -> Outcome:
     Returns `Cancelled` where the phase, or the fit, was cancelled; a cancelled batch does not cancel its phase. Raises
     `ConfigError` on a finished state.
     """
-    _check_state(state)
+    check_state(state)
     _check_goes_on(state)
     if state.progress.at in {"before_fit", "after_fit"}:
         state = moved_to(state, at="before_epoch")
@@ -82,7 +82,7 @@ def fit_step(
     goal, and has its statistics and its eval; more steps than an epoch has are more epochs, and cancelled batches are
     none. Returns `Cancelled` where the fit was cancelled. Raises `ConfigError` for a goal that cannot be meant.
     """
-    _check_state(state)
+    check_state(state)
     cell = [with_goal(state, epochs, steps)]
     del state
     return fold(learner, cell, lambda step: step.state.progress.at == "finished")
@@ -136,7 +136,8 @@ def _check_goes_on(state: TrainState) -> None:
         raise ConfigError("This state's fit is finished. Begin another: fit_step(learner, state, epochs=...).")
 
 
-def _check_state(state: object) -> None:
+def check_state(state: object) -> None:
+    """Raise `ConfigError` for what is no state."""
     if isinstance(state, (Completed, Cancelled)):
         raise ConfigError(f"Got a {type(state).__name__}; a step takes its state: outcome.state.")
     if not isinstance(state, TrainState):

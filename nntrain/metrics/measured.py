@@ -33,18 +33,22 @@ def named_metrics(metric_fn: MetricFn | Mapping[str, MetricFn]) -> Mapping[str, 
 
 def check_monitors(
     monitors: Iterable[tuple[str, str | Collection[str]]],
-    metric_fn: MetricFn | Mapping[str, MetricFn],
+    metric_fn: MetricFn | Mapping[str, MetricFn] | None,
     sets: Sequence[str] = ("",),
 ) -> None:
     """Raise `ConfigError` where somebody, by name, reads a value that no phase will have, or one of several might.
 
-    `sets` are those that are evaluated, "" for one without a name.
+    `sets` are those that are evaluated, "" for one without a name. With None for the metrics, any value may be there.
     """
+    labels = ["train", *(one or "eval" for one in sets)]
+    if metric_fn is None:
+        _check_labels(monitors, labels)
+        return
     values = ["loss", *named_metrics(metric_fn)]
     for name in values:
         if name.partition("/")[0] in sets and "/" in name:
             raise ConfigError(f"A metric is named {name!r}, as if it were one of the set {name.partition('/')[0]!r}.")
-    there = [f"{one}/{value}" for one in ("train", *(one or "eval" for one in sets)) for value in values]
+    there = [f"{one}/{value}" for one in labels for value in values]
     if len(sets) == 1:
         there = [*values, *there]
     for name, given in monitors:
@@ -56,6 +60,15 @@ def check_monitors(
                 give = f' Name the metric: metric_fn={{"{monitor}": {named}}}.' if "metric" in values else ""
                 shown = values if len(sets) == 1 else there
                 raise ConfigError(f"{name} monitors {monitor!r}; there are {', '.join(shown)}.{meant or give}")
+
+
+def _check_labels(monitors: Iterable[tuple[str, str | Collection[str]]], labels: Sequence[str]) -> None:
+    """Raise `ConfigError` where a monitor does not say of which set it is, and there is not one."""
+    for name, given in monitors:
+        for monitor in (given,) if isinstance(given, str) else given:
+            if len(labels) != 2 and monitor.partition("/")[0] not in labels:
+                there = ", ".join(f"{label}/{monitor.rpartition('/')[2]}" for label in labels)
+                raise ConfigError(f"{name} monitors {monitor!r}; say of which phase: {there}.")
 
 
 def _check_metric(name: str, metric: object) -> None:

@@ -183,11 +183,12 @@ def test_goals_that_cannot_be_meant(goal: dict[str, Any], message: str) -> None:
     learner = learner_of()
     state = learner.init()
     amid = advance(learner, learner.init(epochs=2)).state
-    for call in (
+    calls: list[Callable[[], object]] = [
         lambda: learner.fit(**goal),
         lambda: fit_step(learner, state, **goal),
         lambda: fit_step(learner, amid, **goal),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(ConfigError) as caught:
             call()
         assert str(caught.value).startswith(message)

@@ -213,7 +213,8 @@ def changes(run: Mapping[str, Any], learner: HasMachine[Batch], state: TrainStat
     """
     config = learner.machine.info(state.key.seed).config
     names = [name for name in _COMPARED if name in config]
-    names += [name for name in config if name.startswith(("train_", "valid_", "valid/"))]
+    sizes = [name for name in config if name.startswith(("train_", "valid_", "valid/"))]
+    names += sorted(sizes, key=lambda name: not name.endswith("_batches"))
     now: Mapping[str, object] = json.loads(json.dumps({name: config[name] for name in names}, default=str))
     return {name: (run[name], value) for name, value in now.items() if name in run and run[name] != value}
 

@@ -34,7 +34,7 @@ class FitStarted(LogEvent, frozen=True):
     event: Literal["fit_started"] = "fit_started"
     epochs: int = Field(ge=0)
     resumed: bool
-    until: int | None = Field(default=None, ge=1)
+    until: int | None = Field(default=None, ge=0)
     data: str | None = None
 
 

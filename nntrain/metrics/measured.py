@@ -54,11 +54,11 @@ def check_monitors(
     for name, given in monitors:
         for monitor in (given,) if isinstance(given, str) else given:
             if monitor not in there:
-                like = difflib.get_close_matches(monitor, there, n=1)
+                shown = values if len(sets) == 1 else there
+                like = difflib.get_close_matches(monitor, shown, n=1) or difflib.get_close_matches(monitor, there, n=1)
                 meant = f" Did you mean {like[0]!r}?" if like else ""
                 named = function_name(metric_fn)
                 give = f' Name the metric: metric_fn={{"{monitor}": {named}}}.' if "metric" in values else ""
-                shown = values if len(sets) == 1 else there
                 raise ConfigError(f"{name} monitors {monitor!r}; there are {', '.join(shown)}.{meant or give}")
 
 

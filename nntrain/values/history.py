@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from nntrain.values.bits import same_bits
+from nntrain.values.flattening import Flat, Flattener
 from nntrain.values.progress import Phase
 from nntrain.values.record import FrozenMapping, Record
 
 
-class EpochStats(Record, frozen=True):
+class EpochStats(Record, Flat, frozen=True):
     """The statistics of one finished phase.
 
     `loss` and `metrics` are means over `samples`, so that a short last batch counts for what it is: over the sum of
@@ -43,6 +46,11 @@ class EpochStats(Record, frozen=True):
             return values[monitor] if self.phase == "eval" else None
         label, _, name = monitor.partition("/")
         return values.get(name) if label == self.label else None
+
+    def flat(self, flattener: Flattener) -> tuple[str, Mapping[str, object]]:  # noqa: ARG002 - of no tensor
+        """Return the fields; `data` only where it says something, so that older versions read them."""
+        fields = dict(self.__dict__)
+        return "record", fields if self.data else {name: one for name, one in fields.items() if name != "data"}
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, EpochStats):

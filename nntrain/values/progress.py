@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Final, Literal
 
 from pydantic import Field
 
+from nntrain.values.flattening import Flat, Flattener
 from nntrain.values.record import Record
 
 Phase = Literal["train", "eval"]
@@ -14,7 +16,10 @@ Place = Literal["before_fit", "before_epoch", "batch", "after_epoch", "after_fit
 """Where the machine can stand. `nntrain.machine.table` has the table of what leads where."""
 
 
-class Progress(Record, frozen=True):
+_LATER: Final[Mapping[str, object]] = {"data": "", "until": None}
+
+
+class Progress(Record, Flat, frozen=True):
     """Where a training stands.
 
     `at` is the machine's place. `epochs` is the fit's goal: the number of epochs that lie behind when it is done.
@@ -34,3 +39,8 @@ class Progress(Record, frozen=True):
     samples: int = Field(default=0, ge=0)
     data: str = ""
     until: int | None = Field(default=None, ge=1)
+
+    def flat(self, flattener: Flattener) -> tuple[str, Mapping[str, object]]:  # noqa: ARG002 - of no tensor
+        """Return the fields; those that came later only where they say something, so that older versions read them."""
+        fields = dict(self.__dict__)
+        return "record", {name: value for name, value in fields.items() if name not in _LATER or value != _LATER[name]}

@@ -112,9 +112,9 @@ class Parquet(Tables):
 class Csv(Tables):
     """Writes `epochs.csv` and `batches.csv`: `Tables`, with `NaN`, `inf` and `-inf`; an absent value is an empty cell.
 
-    Times are RFC 3339 in UTC. A spreadsheet reads a cell that begins with `=`, `+`, `-` or `@` as a formula. The only
-    free text in a cell is `run_id`: if it begins so, it gets an apostrophe before it. Names of metrics have the prefix
-    `metric.`, and numbers are numbers.
+    Times are RFC 3339 in UTC. A spreadsheet reads a cell that begins with `=`, `+`, `-` or `@` as a formula. Free text
+    in a cell is only `run_id` and `data`: if it begins so, it gets an apostrophe before it. Names of metrics have the
+    prefix `metric.`, and numbers are numbers.
     """
 
     ending = "csv"

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from nntrain.errors import NNTrainError
     from nntrain.live.engine import Engine
     from nntrain.live.objective import Objective
+    from nntrain.machine.evaluate import evaluate, predict
     from nntrain.machine.learner import Learner
     from nntrain.machine.steps import advance, batch_step, epoch_step, fit_step
     from nntrain.metrics.functions import accuracy
@@ -78,9 +79,11 @@ __all__ = [
     "advance",
     "batch_step",
     "epoch_step",
+    "evaluate",
     "fit_step",
     "hf_ds_collate_fn",
     "on",
+    "predict",
     "state_before",
     "supervised",
 ]
@@ -93,6 +96,7 @@ _HOMES: Final = {
     "nntrain.errors": "NNTrainError",
     "nntrain.live.engine": "Engine",
     "nntrain.live.objective": "Objective",
+    "nntrain.machine.evaluate": "evaluate predict",
     "nntrain.machine.learner": "Learner",
     "nntrain.machine.steps": "advance batch_step epoch_step fit_step",
     "nntrain.metrics.functions": "accuracy",

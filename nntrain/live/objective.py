@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nntrain.errors import ConfigError
 from nntrain.task.supervised import Supervised
@@ -86,3 +86,12 @@ def joined(outputs: Mapping[str, StepOutput[Any]]) -> StepOutput[Any]:
         next((one.weight for one in outputs.values() if one.weight is not None), None),
         parts,
     )
+
+
+def task_of(objectives: Sequence[Objective]) -> Task[Any, Any]:
+    """Return what a batch means to all objectives, where none of them writes."""
+
+    def task(model: nn.Module, batch: object) -> StepOutput[Any]:
+        return joined({one.name: one.task(model, batch) for one in objectives})
+
+    return task

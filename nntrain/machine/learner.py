@@ -12,17 +12,26 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import TypeVar
 
-from nntrain.data.loaders import TrainValid, as_loader, check_data, description_of, on_device, sizes_of
+from nntrain.data.loaders import (
+    TrainValid,
+    as_loader,
+    check_data,
+    description_of,
+    eval_sets,
+    on_device,
+    sizes_of,
+    sources,
+)
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError
 from nntrain.live.compiled import compile_options
 from nntrain.live.eager import Eager
 from nntrain.live.engine import Engine, Pass
-from nntrain.live.objective import Objective, check_objectives
+from nntrain.live.objective import Objective, check_objectives, task_of
 from nntrain.live.recorded import recorded
 from nntrain.live.workspace import Workspace
 from nntrain.machine.machine import Machine, ordinary_tensors
-from nntrain.machine.steps import check_epochs, fold, with_goal
+from nntrain.machine.steps import check_epochs, check_goal, fold, with_goal
 from nntrain.metrics.measured import AnyMetric, check_monitors, named_metrics
 from nntrain.metrics.phase import PhaseMetrics
 from nntrain.sinks.interest import Sink, check_sink, interest_of, sink_name
@@ -41,7 +50,7 @@ from nntrain.update.torch_rule import optimizer
 from nntrain.values.calls import function_name
 from nntrain.values.key import Key
 from nntrain.values.modules import check_model
-from nntrain.values.progress import Phase, Progress
+from nntrain.values.progress import Progress
 from nntrain.values.record import FrozenMapping
 from nntrain.values.state import TrainState
 from nntrain.values.tensors import ModelSource
@@ -146,11 +155,12 @@ class Learner(Generic[Batch, Preds]):
         listeners(self.subs)
         for sink in self.sinks:
             check_sink(sink)
-        if self.objectives is None and all(isinstance(task, Supervised) for task, _ in parts):
-            # The parts of another's loss are known when it has run.
-            monitors = [(subscriber_name(one), getattr(one, "monitors", ())) for one in self.subs]
-            monitors += [(sink_name(sink), interest_of(sink).monitors) for sink in self.sinks]
-            check_monitors(monitors, self.metric_fn if self.task is None else metrics)
+        monitors = [(subscriber_name(one), getattr(one, "monitors", ())) for one in self.subs]
+        monitors += [(sink_name(sink), interest_of(sink).monitors) for sink in self.sinks]
+        named = self.metric_fn if self.task is None else metrics
+        # The parts of another task's loss are known when it has run.
+        known = self.objectives is None and all(isinstance(task, Supervised) for task, _ in parts)
+        check_monitors(monitors, named if known else None, tuple(eval_sets(self.dls.valid)))
 
     def _check_twice(self) -> None:
         """Raise `ConfigError` where a thing is said in two ways; say in all of them how batches are run."""
@@ -308,11 +318,13 @@ class Learner(Generic[Batch, Preds]):
         metrics = PhaseMetrics(self._metrics, workspace.device)
         passes = {name: Pass(workspace, task, metrics, options, news.warn) for name, (task, _) in self._parts.items()}
         eager = Eager(passes, options)
-        streams: dict[Phase, Stream[Batch]] = {
-            "train": Stream(on_device(as_loader(self.dls.train, "train", news.notes.append), workspace.device), 0),
-            "eval": Stream(on_device(as_loader(self.dls.valid, "valid", news.notes.append), workspace.device), 1),
+        streams = {
+            "train" if train else name: Stream(
+                on_device(as_loader(items, where, news.notes.append), workspace.device), 0 if train else 1, where
+            )
+            for where, name, items, train in sources(self.dls)
         }
-        data = {phase: dict(description_of(stream.loader)) for phase, stream in streams.items()}
+        data = {name or "eval": dict(description_of(stream.loader)) for name, stream in streams.items()}
         # Nothing of a machine refers to its learner: memory on a device is to be free when the learner is, not when
         # Python next looks for cycles.
         config = {**self._config, "data": data}
@@ -321,6 +333,7 @@ class Learner(Generic[Batch, Preds]):
         return Machine(
             workspace=workspace,
             streams=streams,
+            task=self._parts[""][0] if self.objectives is None else task_of(self.objectives),
             engine=recorded(passes, eager, news.notes.append) if self.capture else eager,
             metrics=metrics,
             heard_by=listeners(self.subs),
@@ -344,15 +357,19 @@ class Learner(Generic[Batch, Preds]):
             tensors = machine.workspace.fresh(bits)
         return TrainState(progress=Progress(epochs=epochs), tensors=tensors, key=key)
 
-    def fit(self, epochs: int, seed: int = 0, *, print_stats: bool = True) -> Outcome:
-        """Train `epochs` epochs from a fresh state, and print a line for each phase unless told not to.
+    def fit(
+        self, epochs: int | None = None, seed: int = 0, *, steps: int | None = None, print_stats: bool = True
+    ) -> Outcome:
+        """Train `epochs` epochs, or `steps` optimizer steps, from a fresh state; print a line for each phase.
 
-        Raises what the caller's code raises, with a note that says where; `nntrain.state_before(error)` then gives
-        the training as it stood before.
+        With `print_stats=False` it prints none. With `steps` the last train phase is cut at the goal, and has its
+        statistics and its eval. Raises `ConfigError` for a goal that cannot be meant, for both and for neither. Raises
+        what the caller's code raises, with a note that says where; `nntrain.state_before(error)` then gives the
+        training as it stood before.
         """
         printing = print_stats and not any(isinstance(sink, PrintStats) for sink in self.sinks)
-        check_epochs(epochs)
-        cell = [with_goal(self.init(seed), epochs)]
+        check_goal(epochs, steps)
+        cell = [with_goal(self.init(seed), epochs, steps)]
         return fold(
             self,
             cell,
@@ -405,8 +422,9 @@ class Learner(Generic[Batch, Preds]):
             "subscribers": [subscriber_name(subscriber) for subscriber in self.subs],
             "sinks": [sink_name(sink) for sink in self.sinks],
         }
-        for phase, batches in (("train", self.dls.train), ("valid", self.dls.valid)):
-            config |= {f"{phase}_{name}": count for name, count in sizes_of(batches, phase).items()}
+        for where, name, items, train in sources(self.dls):
+            of = "train" if train else f"valid/{name}" if name else "valid"
+            config |= {f"{of}_{what}": count for what, count in sizes_of(items, where).items()}
         return config
 
 

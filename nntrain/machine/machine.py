@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import torch
 
@@ -32,6 +32,7 @@ from nntrain.sinks.news import News
 from nntrain.sinks.transition import RunInfo
 from nntrain.subscribers.asking import Listener, Published, publish
 from nntrain.task.batches import to_device
+from nntrain.task.task import Task
 from nntrain.values.history import EpochStats, History
 from nntrain.values.key import Key
 from nntrain.values.output import BatchOutput
@@ -86,7 +87,9 @@ class Machine(Generic[Batch]):
     """A learner, made ready to step: its workspace, its data, who listens."""
 
     workspace: Workspace
-    streams: Mapping[Phase, Stream[Batch]]
+    streams: Mapping[str, Stream[Batch]]
+    """The data: "train", and the sets that are evaluated in their order, by name."""
+    task: Task[Batch, Any]
     engine: Runner[Batch]
     metrics: PhaseMetrics
     heard_by: Mapping[Event, tuple[Listener, ...]]
@@ -102,7 +105,8 @@ class Machine(Generic[Batch]):
 
     def __post_init__(self) -> None:
         self._generators = self.workspace.generators
-        self._running: tuple[Key, int, Phase] | None = None
+        self._sets = tuple(name for name in self.streams if name != "train")
+        self._running: tuple[Key, int, str] | None = None
         """Which phase this machine is in: a state in the middle of another was made elsewhere."""
         self._noise_key: Key | None = None
         self._noise = (0, 0)
@@ -124,7 +128,15 @@ class Machine(Generic[Batch]):
             yield
 
     def check_sums(self, state: TrainState) -> None:
-        """Raise `StateError` for a state in the middle of a phase whose sums are of other metrics."""
+        """Raise `StateError` for a state amid a phase of a set that is not there, or whose sums are of other
+        metrics."""
+        place = state.progress
+        if place.phase == "eval" and place.data not in self._sets and place.at != "finished":
+            raise StateError(
+                f"The state stands in the eval phase of {place.data or 'a set without a name'}; dls.valid has "
+                f"{', '.join(name or 'one without a name' for name in self._sets) or 'nothing to evaluate on'}. Finish "
+                f"the epoch with a learner of the same sets."
+            )
         weighted, own = state.sums.weighted, self.engine.names
         theirs, ours = (*weighted.metrics, *weighted.memory), (*own, *self.metrics.whole)
         parts = 0 if self.engine.supervised else len(theirs) - len(ours)  # of a loss: they come before the metrics
@@ -174,7 +186,7 @@ class Machine(Generic[Batch]):
             bits = state.key.derived(_EVENTS, _PLACES[at], place.epoch, _PHASES[place.phase])
             seed_all(self._generators, bits)
             published = self._publish(at, state)
-        return leave(published, at)
+        return leave(published, at, self._sets)
 
     def _publish(self, event: Event, state: TrainState, *rest: object) -> Published:
         """Ask those who listen to an event; check that the state which they answered is one for this learner."""
@@ -198,7 +210,7 @@ class Machine(Generic[Batch]):
         watching: Sequence[Watcher] = ()
         grouped, ahead = False, None
         begun, start = self._running, cursor.now[0].start
-        self._running = start.key, start.epoch, start.phase
+        self._running = start.key, start.epoch, start.data
         others = given is None and cursor.now[0].batch > 0 and begun != self._running
         while True:
             before = cursor.now[0]
@@ -214,7 +226,7 @@ class Machine(Generic[Batch]):
                     reached = cursor.now[0]
                     if others:
                         others = False
-                        stream = self.streams[before.start.phase]
+                        stream = self.streams[before.start.data]
                         stream.check_place(before.progress, before.start.sums, found.samples, self.news.warn)
                     if reached.start is not before.start:  # a subscriber answered another state
                         watching = telling.watching_reached(before, reached, watching, ahead)
@@ -258,7 +270,7 @@ class Machine(Generic[Batch]):
         if self._before_batch:
             asked = self._ask_before(cursor.state(), before, batch)
             if asked.verdict is not None:
-                return leave(asked, "before_batch")
+                return leave(asked, "before_batch", self._sets)
             if asked.state is not cursor.now[2]:
                 position, tensors = Position.of(asked.state), asked.state.tensors
             del asked
@@ -290,7 +302,7 @@ class Machine(Generic[Batch]):
                 cursor.now = before, remains if kept is None else kept, None
             raise
         if verdict is not None:
-            return leave(Published(cursor.state(), verdict, by), "after_batch")
+            return leave(Published(cursor.state(), verdict, by), "after_batch", self._sets)
         return passed
 
     def _write_rest(self, cursor: Cursor) -> None:
@@ -338,9 +350,12 @@ class Machine(Generic[Batch]):
 
     def _next_batch(self, at: Position) -> tuple[Batch] | None:
         start = at.start
-        found = self.streams[start.phase].batch(start.key, start.epoch, at.batch)
+        if at.step >= start.until:
+            return None
+        stream = self.streams[start.data]
+        found = stream.batch(start.key, start.epoch, at.batch)
         if found is None and at.batch == 0:
-            raise DataError(f"dls.{'train' if start.train else 'valid'} gave no batch; expected at least one.")
+            raise DataError(f"{stream.name} gave no batch; expected at least one.")
         return found
 
     def _finish_phase(self, state: TrainState) -> Step:
@@ -356,6 +371,7 @@ class Machine(Generic[Batch]):
         stats = EpochStats(
             epoch=place.epoch,
             phase=place.phase,
+            data=place.data,
             loss=loss,
             metrics=FrozenMapping(self.metrics.values(named, weighted.memory)),
             samples=round(sums.weight),
@@ -373,6 +389,11 @@ class Machine(Generic[Batch]):
         if key is not self._noise_key:
             self._noise_key, self._noise = key, (key.derived(_NOISE), key.derived(_EVAL_NOISE))
         train, evaluation = self._noise
-        if start.train and not self._accumulates:
-            return (train + at.step) & _BITS
-        return ((train if start.train else evaluation) + (start.epoch << 32) + at.batch) & _BITS
+        if not start.train or self._accumulates:
+            return ((train if start.train else evaluation) + (start.epoch << 32) + at.batch) & _BITS
+        return (train + at.step) & _BITS
+
+
+def eval_noise(key: Key, epoch: int, batch: int) -> int:
+    """Return what the noise of a batch of eval is seeded with."""
+    return (key.derived(_EVAL_NOISE) + (epoch << 32) + batch) & _BITS

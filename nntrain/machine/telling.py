@@ -72,7 +72,7 @@ class Telling:
         loss, *metrics = passed.means
         named = dict(zip(passed.weighted.metrics, metrics, strict=True))
         place = after.start.epoch, after.start.phase, after.batch, after.step, after.samples
-        self.pending.append(BatchRan(*place, loss, named, time.monotonic(), passed.lr_scale))
+        self.pending.append(BatchRan(*place, loss, named, time.monotonic(), passed.lr_scale, after.start.progress.data))
         if len(self.pending) == _GROUP or self.pending[-1].when - self.pending[0].when > _GROUP_SECONDS:
             self.tell_group(after)
 
@@ -142,7 +142,7 @@ class Telling:
         lost = state.tensors.lost is not None
         add_note(
             error,
-            f"nntrain: in {began.phase} of epoch {began.epoch}, at {began.at}"
+            f"nntrain: in {began.phase}{f' ({began.data})' if began.data else ''} of epoch {began.epoch}, at {began.at}"
             + (f" {began.batch}" if began.at == "batch" else "")
             + f", step {began.step}; "
             + ("the state before it is lost" if lost else "nntrain.state_before(error) gives the state before it"),

@@ -204,9 +204,12 @@ class TrainState(Record, Flat, frozen=True):
             said = f"loss={self.history[-1].loss:.4g}, " if self.history else ""
         spec = self.tensors.spec
         count = sum(math.prod(shape) for shape, _ in spec.params.values())
+        epoch = f"{place.epoch}/{place.epochs}" if place.until is None else f"{place.epoch}"
+        step = f"{place.step}" if place.until is None else f"{place.step}/{place.until}"
+        phase = f"{place.phase}, data={place.data}" if place.data else place.phase
         return (
-            f"TrainState(at={place.at}, epoch={place.epoch}/{place.epochs}, phase={place.phase}, batch={place.batch}, "
-            f"step={place.step}, {said}parameters={count:,}, device={spec.device})"
+            f"TrainState(at={place.at}, epoch={epoch}, phase={phase}, batch={place.batch}, step={step}, {said}"
+            f"parameters={count:,}, device={spec.device})"
         )
 
     __str__ = __repr__

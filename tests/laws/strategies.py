@@ -10,7 +10,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import torch
 from hypothesis import strategies as st
@@ -31,7 +31,12 @@ class Loaders(NamedTuple):
     """The smallest thing that a learner takes for its data."""
 
     train: Sequence[Batch]
-    valid: Sequence[Batch]
+    valid: Sequence[Batch] | Mapping[str, Sequence[Batch]] | None
+
+
+Sets = Literal["one", "named", "none"]
+"""What is evaluated: one set, two by name, or nothing."""
+ALL_SETS: Final[tuple[Sets, ...]] = ("one", "named", "none")
 
 
 class KeyedLoaders(NamedTuple):
@@ -137,6 +142,7 @@ class Setup:
     data_seed: int = 0
     device: torch.device = CPU
     capture: bool = False
+    sets: Sets = "one"
 
     def on(self, device: torch.device) -> Setup:
         """Give the same on another device."""
@@ -170,7 +176,14 @@ class Setup:
 
     def loaders(self) -> Loaders:
         """Make lists of batches."""
-        return Loaders(self.batches("train"), self.batches("valid"))
+        valid = self.batches("valid")
+        sets = {"one": valid, "named": {"near": valid, "far": [*valid, *valid[:1]]}, "none": None}
+        return Loaders(self.batches("train"), sets[self.sets])
+
+    @property
+    def monitor(self) -> str:
+        """A loss to monitor."""
+        return {"one": "loss", "named": "far/loss", "none": "train/loss"}[self.sets]
 
     def learner(
         self, subs: Sequence[Subscriber[Batch]] = (), sinks: Sequence[Sink] = (), device: torch.device | None = None
@@ -191,7 +204,9 @@ class Setup:
 
 
 def setups(
-    models: Sequence[str] = tuple(MODELS), optimizers: Sequence[str] = tuple(OPTIMIZERS)
+    models: Sequence[str] = tuple(MODELS),
+    optimizers: Sequence[str] = tuple(OPTIMIZERS),
+    sets: Sequence[Sets] = ("one",),
 ) -> st.SearchStrategy[Setup]:
     """Draw configurations: the last batch may be shorter."""
     full = st.integers(2, 6)
@@ -208,6 +223,7 @@ def setups(
         valid=full.flatmap(sizes),
         data_seed=st.integers(0, 1000),
         capture=st.booleans(),
+        sets=st.sampled_from(list(sets)),
     )
 
 

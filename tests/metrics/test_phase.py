@@ -67,7 +67,8 @@ class Counts(Metric[Any]):
     """Counts samples; what it does otherwise is given by name."""
 
     def __init__(self, **methods: Callable[..., Any]) -> None:
-        self._methods = {"init": _nothing, "update": _counted, "compute": _number, **methods}
+        self._methods: dict[str, Callable[..., Any]] = {"init": _nothing, "update": _counted, "compute": _number}
+        self._methods |= methods
 
     def init(self) -> Any:
         return self._methods["init"]()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeGuard, TypeVar
 
 from torch import Tensor
 
@@ -50,7 +50,7 @@ class Metric(Protocol[Memory]):
 METHODS: Final = ("init", "update", "merge", "compute")
 
 
-def is_metric(thing: object) -> bool:
+def is_metric(thing: object) -> TypeGuard[Metric[Any]]:
     """Return whether a thing is meant as a `Metric`, or is a class of such: it may lack one or two of the methods.
 
     What collects by itself, as an object of torchmetrics (`update`, `compute` and `reset`), is not meant.

@@ -1,7 +1,8 @@
 """The metrics of a learner over a phase: means of the batches' values, and what `Metric`s remember of all batches.
 
 Invariant: a memory that is in a state is never written again. `update`, `merge` and `compute` get containers of their
-own, and are refused where they write to a tensor; a tensor of the batch itself is copied before it is remembered, since
+own, and are refused where they write to a tensor: the first time it is a copy's, so that no state is touched; an update
+that writes only later is refused after it did. A tensor of the batch itself is copied before it is remembered, since
 whoever made the batch may use its memory again.
 """
 
@@ -61,7 +62,7 @@ class PhaseMetrics:
             twice = [one for one in news if one in found or one == "loss"]
             if twice:
                 raise MetricError(
-                    f"metric {name} gave a value named {twice[0]!r}, which another has. Rename one of them."
+                    f"metric {name} gave a value named {twice[0]!r}, as another does. Rename one of them."
                 )
             found |= news
         return found
@@ -79,13 +80,14 @@ class PhaseMetrics:
         self, name: str, metric: Metric[Any], memory: Memory, output: StepOutput[Any], taken: set[int]
     ) -> Memory:
         try:
-            after = _pure(name, "update", memory, lambda lent: metric.update(lent, output))
+            first = name not in self._looked_at
+            after = _pure(name, "update", memory, lambda lent: metric.update(lent, output), copies=first)
         except Exception as error:
             if not isinstance(error, MetricError):
                 given = f"preds {described(output.preds)}, target {described(output.target)}"
                 add_note(error, f"nntrain: raised by update of metric {name}; {given}")
             raise
-        if name not in self._looked_at or after is None:
+        if first or after is None:
             self._check(name, "update", after, metric.init())
             self._looked_at.add(name)
         before = {id(leaf) for leaf in memory_leaves(memory)}
@@ -108,7 +110,7 @@ class PhaseMetrics:
     def _check(name: str, method: str, memory: Memory, template: Memory) -> None:
         problem = "it is None" if memory is None else memory_problem(memory, template)
         if problem is not None:
-            given = described(memory) if isinstance(memory, Tensor) else f"{memory!r:.80}"
+            given = "None" if memory is None else f"{described(memory):.80}"
             raise MetricError(
                 f"{method} of metric {name} returned {given}; expected its memory, a tree (tuple, list, dict or "
                 f"record) of tensors and numbers: {problem}."
@@ -118,7 +120,7 @@ class PhaseMetrics:
 def computed(name: str, metric: Metric[Any], memory: Memory) -> dict[str, float]:
     """Return a metric's value by its name, or its values by `"name/key"`. Raises `MetricError` for no number."""
     try:
-        value: object = _pure(name, "compute", memory, metric.compute)
+        value: object = _pure(name, "compute", memory, metric.compute, copies=True)
     except Exception as error:
         if not isinstance(error, MetricError):
             add_note(error, f"nntrain: raised by compute of metric {name}")
@@ -126,9 +128,7 @@ def computed(name: str, metric: Metric[Any], memory: Memory) -> dict[str, float]
     said: object = getattr(metric, "names", None)
     if not isinstance(value, Mapping):
         if said is not None:
-            raise MetricError(
-                f"compute of metric {name} returned {value!r:.80}; expected numbers by its names, {said!r}."
-            )
+            raise MetricError(f"compute of metric {name} returned {value!r:.80}; expected a mapping of {said!r}.")
         return {name: _number(name, value)}
     odd = [key for key in value if not isinstance(key, str) or not key]
     if odd:
@@ -140,14 +140,15 @@ def computed(name: str, metric: Metric[Any], memory: Memory) -> dict[str, float]
 
 def merged(name: str, metric: Metric[Any], one: Memory, other: Memory) -> Memory:
     """Return the memory of the samples of both. Raises `MetricError` where the merge writes to one of them."""
-    return _pure(name, "merge", (one, other), lambda both: metric.merge(*both))
+    return _pure(name, "merge", (one, other), lambda both: metric.merge(*both), copies=True)
 
 
-def _pure(name: str, method: str, memory: Memory, call: Callable[[Memory], Result]) -> Result:
-    """Call with a memory in containers that are the caller's own; refuse what writes to its tensors."""
-    tensors = [leaf for leaf in memory_leaves(memory) if isinstance(leaf, Tensor)]
+def _pure(name: str, method: str, memory: Memory, call: Callable[[Memory], Result], *, copies: bool) -> Result:
+    """Call with a memory in containers that are the caller's own; refuse what writes to its tensors, or to `copies`."""
+    lent = memory_map(memory, _copied if copies else _same)
+    tensors = [leaf for leaf in memory_leaves(lent) if isinstance(leaf, Tensor)]
     versions = [tensor._version for tensor in tensors]
-    result = call(memory_map(memory, _same))
+    result = call(lent)
     if versions != [tensor._version for tensor in tensors]:
         raise MetricError(
             f"{method} of metric {name} writes to the memory that it was given, which a state may hold. Return another "
@@ -158,6 +159,10 @@ def _pure(name: str, method: str, memory: Memory, call: Callable[[Memory], Resul
 
 def _same(leaf: Memory) -> Memory:
     return leaf
+
+
+def _copied(leaf: Memory) -> Memory:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _number(name: str, value: object) -> float:

@@ -50,7 +50,7 @@ def from_torchmetrics(
         import torchmetrics
     except ImportError as error:
         raise MissingExtraError(
-            "from_torchmetrics needs torchmetrics, which is not installed: pip install nntrain[torchmetrics]."
+            "from_torchmetrics needs torchmetrics, which is not installed: pip install 'nntrain[torchmetrics]'."
         ) from error
     if isinstance(metric, type):
         name = metric.__name__
@@ -290,8 +290,10 @@ def _numbers(result: object, key: tuple[str, ...], kind: str) -> Iterator[tuple[
         )
     elif isinstance(result, (int, float)):
         yield "/".join(key), float(result)
-    elif isinstance(result, Mapping):
-        for name, part in result.items():
+    elif isinstance(result, Mapping) or (
+        isinstance(result, tuple) and not any(getattr(one, "ndim", 1) for one in result)
+    ):
+        for name, part in result.items() if isinstance(result, Mapping) else enumerate(result):
             yield from _numbers(part, (*key, str(name)), kind)
     else:
         raise MetricError(

@@ -4,11 +4,12 @@ from nntrain.testing.commutativity import Clash, clashes
 from nntrain.testing.dry_run import Answered, DryRun, dry_run
 from nntrain.testing.laws import Law, LawBrokenError
 from nntrain.testing.loader import check_loader
-from nntrain.testing.metric import Samples, check_metric
+from nntrain.testing.metric import check_metric
 from nntrain.testing.plans import MakeLearner, Pair, Plan, small_learner
 from nntrain.testing.schedule import check_schedule
 from nntrain.testing.sink import check_sink
 from nntrain.testing.subscriber import check_subscriber
+from nntrain.testing.whole_metric import Samples
 
 __all__ = [
     "Answered",

@@ -18,6 +18,8 @@ Law = Literal[
     "effects",
     "order",
     "means",
+    "batching",
+    "merge",
 ]
 """The laws that the kit checks; `docs/reference/testing.md` says what each demands."""
 

@@ -1,25 +1,24 @@
-"""`check_metric`: that the sample-weighted mean of a metric over batches is its value over all samples."""
+"""`check_metric`: that the value of a metric over batches is its value over all samples, as a mean or as a `Metric`."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from nntrain.errors import ConfigError
 from nntrain.metrics.measured import MetricFn
+from nntrain.metrics.metric import Metric, is_metric
 from nntrain.testing.copies import copy_parts
 from nntrain.testing.examples import check_examples, expect_callable, st
 from nntrain.testing.laws import Law, LawBrokenError
 from nntrain.testing.purity import probe_call
+from nntrain.testing.whole_metric import Samples, check_whole, close
 from nntrain.values.bits import same_bits
+from nntrain.values.output import StepOutput
 from nntrain.values.trees import described
-
-Samples = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
-"""Makes so many samples of (preds, target), drawn from a generator."""
-_CLOSE = 1e-4
 
 
 def classification_samples(count: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -28,20 +27,30 @@ def classification_samples(count: int, source: torch.Generator) -> tuple[Tensor,
 
 
 def check_metric(
-    metric: MetricFn,
+    metric: MetricFn | Metric[Any],
+    outputs: Sequence[StepOutput[Any]] | None = None,
     *,
     samples: Samples = classification_samples,
     examples: int = 50,
     device: torch.device | str = "cpu",
 ) -> None:
-    """Check that a metric, or a loss function, can be averaged over batches, weighted by their samples.
+    """Check a metric, or a loss function: that it can be averaged over batches, or is a `Metric` of a whole phase.
 
-    `samples` makes its arguments: by default scores of four classes and class numbers.
+    `samples` makes the predictions and the target: by default scores of four classes and class numbers. A `Metric` may
+    be given the `outputs` of batches in their place: these are cut into no other batches, and merged in any order.
 
     Raises `LawBrokenError`: it returns no 0-dim tensor on the predictions' device ("answers"), writes to its arguments
     ("immutability"), returns another number for the same ("determinism"), depends on the order of the samples
     ("order"), is not a mean over them ("means": the F1 of all samples is not the mean of the batches' F1), has effects.
+    A `Metric` breaks the law of "answers" by a memory that is no tree of tensors and numbers, or a value that is no
+    number; "immutability" by a write to its memory; "batching" by another value for other batches of the same samples;
+    "merge" by a value that depends on how parts were put together, or on an empty one among them.
     """
+    if is_metric(metric):
+        check_whole(metric, outputs, samples, examples, torch.device(device))
+        return
+    if outputs is not None:
+        raise ConfigError("outputs are for a Metric; a function of (preds, target) is given samples.")
     expect_callable(metric, "metric", "a function of (preds, target) to a 0-dim tensor")
     name = getattr(metric, "__name__", type(metric).__name__)
     drawn = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(0, 1000))
@@ -78,19 +87,13 @@ def _check(
     if not same_bits(whole, again):
         raise broken("determinism", f"gave {whole}, and then {again} for the same")
     turned = measured(preds.flip(0), target.flip(0))
-    if not _close(whole, turned):
+    if not close(whole, turned):
         raise broken("order", f"depends on the order of the samples: {whole}, and {turned} the other way round")
     of_parts = [measured(*(one.to(device) for one in part)) for part in parts]
     mean = (of_parts[0] * first + of_parts[1] * second) / (first + second)
-    if not _close(whole, mean):
+    if not close(whole, mean):
         raise broken(
             "means",
             f"is no mean over the samples: {whole} of all, but {mean} as the weighted mean of {of_parts[0]} and "
             f"{of_parts[1]}",
         )
-
-
-def _close(one: float, other: float) -> bool:
-    if not (math.isfinite(one) and math.isfinite(other)):
-        return same_bits(one, other) or (math.isnan(one) and math.isnan(other))
-    return math.isclose(one, other, rel_tol=_CLOSE, abs_tol=_CLOSE)

@@ -7,7 +7,7 @@ models. A file holds no class: a record is written as its fields, and made again
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
 from torch import Tensor
@@ -18,6 +18,12 @@ from nntrain.values.trees import fields_of, is_record
 Memory = Any
 """A tree of tensors and numbers."""
 _NUMBERS: Final = (bool, int, float, type(None))
+
+
+class _Key(NamedTuple):
+    """What a dict has as a key, and is no string."""
+
+    name: object
 
 
 def memory_map(tree: Memory, change: Callable[[Any], Any]) -> Memory:
@@ -55,7 +61,7 @@ def memory_problem(tree: Memory, template: Memory) -> str | None:
     """
     for where, leaf in _named(tree, ""):
         if not isinstance(leaf, Tensor) and type(leaf) not in _NUMBERS:
-            return f"{where or 'it'} is a {type(leaf).__name__}"
+            return f"{where or 'it'} is of type {type(leaf.name if isinstance(leaf, _Key) else leaf).__name__}"
     return _unlike(tree, as_made(template, as_plain(tree)), "")
 
 
@@ -115,8 +121,8 @@ def _remade(record: Any, fields: Mapping[str, Any]) -> Any:
 
 def _named(tree: Memory, where: str) -> Iterator[tuple[str, Any]]:
     """Yield each leaf with where it stands."""
-    if isinstance(tree, dict) and any(not isinstance(name, str) for name in tree):
-        yield f"a key of {where or 'it'}", next(name for name in tree if not isinstance(name, str))
+    if type(tree) is dict:
+        yield from ((f"a key of {where or 'it'}", _Key(name)) for name in tree if type(name) is not str)
     parts: Any = tree if type(tree) is dict else None
     if type(tree) in {list, tuple}:
         parts = {str(index): part for index, part in enumerate(tree)}
@@ -131,7 +137,8 @@ def _named(tree: Memory, where: str) -> Iterator[tuple[str, Any]]:
 def _unlike(tree: Memory, back: Memory, where: str) -> str | None:
     """Return where a tree has a record that would not come back from a file."""
     if type(tree) is not type(back):
-        return f"{where or 'it'} is a {type(tree).__name__} where init() has none, and would not come back from a file"
+        kind = type(tree).__name__
+        return f"{where or 'it'} is of type {kind} where init() has none, and would not come back from a file"
     fields = _fields(tree)
     parts: Any = tree if fields is None else fields
     backs: Any = back if fields is None else _fields(back)

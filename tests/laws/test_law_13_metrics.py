@@ -82,7 +82,11 @@ def samples(count: int, seed: int) -> Batch:
 
 
 def split(data: Batch, sizes: list[int]) -> list[Batch]:
-    return list(zip(data[0].split(sizes), data[1].split(sizes), strict=True))
+    return list(zip(torch.split(data[0], sizes), torch.split(data[1], sizes), strict=True))
+
+
+def batches_of(sizes: list[int], seed: int) -> list[Batch]:
+    return split(samples(sum(sizes) + 2, seed), [*sizes, 2])
 
 
 def close(name: str, one: float, other: float) -> bool:
@@ -143,7 +147,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 def phases_have_the_values_of_all_their_samples(train: list[int], valid: list[int], seed: int, capture: bool) -> None:
     """Both phases of two epochs: in training each batch meets other weights."""
     collects = Collects()
-    batches = [split(samples(sum(sizes) + 2, seed + at), [*sizes, 2]) for at, sizes in enumerate((train, valid))]
+    batches = batches_of(train, seed), batches_of(valid, seed + 1)
     originals = theirs()
     metrics = {name: make() for name, make in OWN.items()} | {f"tm_{name}": one for name, one in adapted().items()}
     outcome = learner_of(metrics, *batches, subs=(collects,), capture=capture).fit(2, print_stats=False)
@@ -199,7 +203,7 @@ def any_transition_is_gone_on_from_by_a_new_learner(
 ) -> None:
     """Through a file, with what the metrics remember; and no kept state has changed (law 1)."""
     path = tmp_path_factory.getbasetemp() / "law13.safetensors"
-    batches = [split(samples(sum(sizes) + 2, seed + at), [*sizes, 2]) for at, sizes in enumerate((train, valid))]
+    batches = batches_of(train, seed), batches_of(valid, seed + 1)
 
     def make() -> Learner[Batch]:
         metrics = {name: make() for name, make in OWN.items()} | {f"tm_{name}": one for name, one in adapted().items()}

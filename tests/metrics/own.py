@@ -1,4 +1,4 @@
-"""Metrics of a whole phase as users write them, with memories of each kind, and the plain functions that they are to equal."""
+"""Metrics of a whole phase as users write them, with memories of each kind, and what they are to come to."""
 
 from __future__ import annotations
 

@@ -22,9 +22,11 @@ from nntrain import (
     EarlyStopping,
     Interest,
     Key,
+    Metric,
     NanGuard,
     PrintStats,
     Rollback,
+    StepOutput,
     Subscriber,
     TrainState,
     Transition,
@@ -34,10 +36,12 @@ from nntrain import (
 from nntrain.data import load_digits
 from nntrain.errors import ConfigError
 from nntrain.log import JsonLog
+from nntrain.metrics import from_torchmetrics
 from nntrain.subscribers.protocol import AnswerBatch
 from nntrain.testing import LawBrokenError, check_loader, check_metric, check_schedule, check_sink, clashes
 from nntrain.values.record import evolved
 from tests.laws.strategies import KeyedLoader
+from tests.metrics.own import CLASSES, F1, OWN
 
 NUMBERS = itertools.count()
 
@@ -203,6 +207,89 @@ BROKEN_METRICS: dict[str, tuple[Any, str, str]] = {
 def test_metrics_that_break_a_law_are_told(metric: Any, law: str, said: str) -> None:
     with pytest.raises(LawBrokenError, match=said) as caught:
         check_metric(metric)
+    assert caught.value.law == law
+
+
+class Wrong(F1):
+    """A metric of the whole phase; which of its methods is wrong is given by name."""
+
+    def __init__(self, **methods: Callable[..., Any]) -> None:
+        self.methods = methods
+
+    def __getattribute__(self, name: str) -> Any:
+        methods = object.__getattribute__(self, "__dict__").get("methods", {})
+        return methods[name] if name in methods else object.__getattribute__(self, name)
+
+
+class Grows(Metric[Any]):
+    """A mean of the batches' values: of how they were cut."""
+
+    def init(self) -> Any:
+        return torch.zeros(()), 0
+
+    def update(self, memory: Any, output: StepOutput[Any], /) -> Any:
+        return memory[0] + output.preds.amax(), memory[1] + 1
+
+    def merge(self, one: Any, other: Any, /) -> Any:
+        return one[0] + other[0], one[1] + other[1]
+
+    def compute(self, memory: Any, /) -> Any:
+        return memory[0] / max(memory[1], 1)
+
+
+def three_classes(count: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
+    return torch.randn(count, CLASSES, generator=source), torch.randint(0, CLASSES, (count,), generator=source)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_metrics_of_a_phase_pass(name: str, device: torch.device) -> None:
+    check_metric(OWN[name](), samples=three_classes, examples=8, device=device)
+
+
+def test_metrics_of_a_phase_pass_with_outputs_of_ones_own() -> None:
+    source = torch.Generator().manual_seed(0)
+    outputs = [StepOutput(None, *three_classes(count, source), count) for count in (3, 1, 4)]
+    check_metric(F1(), outputs, examples=5)
+    with pytest.raises(LawBrokenError, match=r"(?s)breaks the law of merge.*the 3 outputs that were given"):
+        check_metric(Wrong(merge=lambda one, other: one), outputs, examples=5)
+
+
+def test_metrics_of_torchmetrics_pass() -> None:
+    pytest.importorskip("torchmetrics", reason="torchmetrics is not installed: nntrain[torchmetrics]")
+    from torchmetrics.classification import MulticlassF1Score
+
+    check_metric(from_torchmetrics(MulticlassF1Score(CLASSES)), samples=three_classes, examples=5)
+
+
+def _in_place(memory: Tensor, output: StepOutput[Any]) -> Tensor:
+    return memory.add_(len(output.preds))
+
+
+BROKEN_WHOLE: dict[str, tuple[Any, str, str]] = {
+    "no tree": (Wrong(init=object), "answers", "is refused: init of metric metric returned object"),
+    "no number": (Wrong(compute=lambda memory: memory), "answers", r"is refused: compute .* returned int64\[3, 3\]"),
+    "in place": (Wrong(update=_in_place), "immutability", "is refused: update of metric metric writes to the memory"),
+    "of the batch": (
+        Wrong(update=lambda m, o: m + o.preds.mul_(2).long().sum()),
+        "immutability",
+        "what the batch gave",
+    ),
+    "merge in place": (
+        Wrong(merge=lambda one, other: one.add_(other)),
+        "immutability",
+        "merge of metric metric writes",
+    ),
+    "batches": (Grows(), "batching", "in several batches"),
+    "merge": (Wrong(merge=lambda one, other: one - other), "merge", "where parts, one of them empty, were merged"),
+    "chance": (Wrong(compute=lambda memory: torch.rand(())), "determinism", "for the same"),
+    "a print": (Wrong(compute=lambda memory: print("x") or memory.sum()), "effects", "prints"),
+}
+
+
+@pytest.mark.parametrize(("metric", "law", "said"), BROKEN_WHOLE.values(), ids=BROKEN_WHOLE)
+def test_metrics_of_a_phase_that_break_a_law_are_told(metric: Any, law: str, said: str) -> None:
+    with pytest.raises(LawBrokenError, match=said) as caught:
+        check_metric(metric, samples=three_classes, examples=5)
     assert caught.value.law == law
 
 
@@ -412,6 +499,12 @@ MEANT: dict[str, tuple[Callable[[], object], str]] = {
         lambda: check_metric(untyped(3)),
         r"metric is 3; expected a function of \(preds, target\)",
     ),
+    "outputs for a function": (
+        lambda: check_metric(accuracy, [StepOutput(None)]),
+        r"outputs are for a Metric; a function of \(preds, target\) is given samples",
+    ),
+    "no outputs": (lambda: check_metric(F1(), []), "outputs is empty; expected what a few batches gave"),
+    "a metric's class": (lambda: check_metric(untyped(F1)), "metric metric is the class F1; expected an instance"),
     "a word for a schedule": (
         lambda: check_schedule(untyped("cosine")),
         "schedule is 'cosine'; expected a function of",

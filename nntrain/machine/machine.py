@@ -389,9 +389,9 @@ class Machine(Generic[Batch]):
         if key is not self._noise_key:
             self._noise_key, self._noise = key, (key.derived(_NOISE), key.derived(_EVAL_NOISE))
         train, evaluation = self._noise
-        if not start.train or self._accumulates:
-            return ((train if start.train else evaluation) + (start.epoch << 32) + at.batch) & _BITS
-        return (train + at.step) & _BITS
+        if start.train and self._accumulates:  # several batches have one step
+            return (key.derived(_NOISE, start.epoch) + at.batch) & _BITS
+        return (train + at.step if start.train else evaluation + (start.epoch << 32) + at.batch) & _BITS
 
 
 def eval_noise(key: Key, epoch: int, batch: int) -> int:

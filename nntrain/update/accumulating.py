@@ -79,7 +79,7 @@ class BoundAccumulate(Bound):
         weight = torch.where(weight != 0, weight, 1.0) if isinstance(weight, Tensor) else weight or 1.0
         gradients.clear()
         if sums:
-            means = torch._foreach_div(list(sums.values()), weight)
+            means = torch._foreach_div(list(sums.values()), weight)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
             gradients.update({name: mean.to(self._dtypes[name]) for name, mean in zip(sums, means, strict=True)})
         self.empty()
 
@@ -100,11 +100,11 @@ class BoundAccumulate(Bound):
             share = weight / memory["unit"]
             found = list(gradients.values())
             if isinstance(share, Tensor) or share != 1.0:
-                found = list(torch._foreach_mul(found, share))
+                found = [*torch._foreach_mul(found, share)]  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
         memory["weight"] = memory["weight"] + share
         known = {name: gradient for name, gradient in zip(gradients, found, strict=True) if name in sums}
         if known:
-            torch._foreach_add_([sums[name] for name in known], list(known.values()))
+            torch._foreach_add_([sums[name] for name in known], list(known.values()))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
         for name, gradient in zip(gradients, found, strict=True):
             if name not in known:
                 wide = torch.promote_types(gradient.dtype, torch.float32)  # halves would lose what is small in a sum

@@ -46,7 +46,7 @@ class BoundEma(Bound):
         average: dict[str, Tensor] = self.memory["weights"]
         if average:
             weights = [self._params[name] for name in average]
-            torch._foreach_lerp_(list(average.values()), weights, self._share)
+            torch._foreach_lerp_(list(average.values()), weights, self._share)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
         else:
             self.memory["weights"] = {name: param.clone() for name, param in self._params.items()}
         return True

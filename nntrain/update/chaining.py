@@ -16,7 +16,7 @@ from nntrain.update.live_update import Live, LiveUpdate
 from nntrain.update.rule import UpdateRule
 from nntrain.update.torch_optimizer import Compiled
 from nntrain.update.torch_rule import OptimizerRule
-from nntrain.values.calls import class_of_calls
+from nntrain.values.calls import class_of_calls, function_name
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,8 @@ def check_rule(rule: object) -> None:
         meant = f"optimizer({made.__name__}, lr=...)" if issubclass(made, torch.optim.Optimizer) else "an instance"
         raise ConfigError(f"Got {given}; {expected}. Pass {meant}.")
     if not callable(getattr(rule, "bind", None)):
-        wanted = f" Pass {rule.__name__}(...)." if rule in _MAKERS and hasattr(rule, "__name__") else ""
+        wanted = f" Call it first: {function_name(rule)}(...)." if callable(rule) else ""
         raise ConfigError(f"Got {rule!r:.80}; {expected}.{wanted}")
-
-
-_MAKERS: tuple[object, ...] = (chain,)
 
 
 def optimizer_of(rule: UpdateRule) -> OptimizerRule:

@@ -48,7 +48,7 @@ class BoundClipNorm(Bound):
         if gradients:
             found = list(gradients.values())
             norm = torch.nn.utils.get_total_norm(found)
-            torch._foreach_mul_(found, torch.clamp(self._most / (norm + 1e-6), max=1.0))
+            torch._foreach_mul_(found, torch.clamp(self._most / (norm + 1e-6), max=1.0))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
         return True
 
 
@@ -89,8 +89,8 @@ class BoundClipValue(Bound):
         """Bound the gradients."""
         if gradients:
             found = list(gradients.values())
-            torch._foreach_clamp_min_(found, -self._most)
-            torch._foreach_clamp_max_(found, self._most)
+            torch._foreach_clamp_min_(found, -self._most)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
+            torch._foreach_clamp_max_(found, self._most)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
         return True
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nntrain import BatchOutput, Learner, Sink, Slot, Subscriber, TrainState, accuracy, advance
+from nntrain.update import UpdateRule, accumulate, chain, clip_norm, ema, optimizer
 from nntrain.values.bits import same_bits
 from nntrain.values.key import Key
 
@@ -127,6 +128,8 @@ OPTIMIZERS: Final[Mapping[str, Callable[..., torch.optim.Optimizer]]] = {
     "adamw": functools.partial(torch.optim.AdamW, weight_decay=0.1, amsgrad=True),
     "lbfgs": functools.partial(torch.optim.LBFGS, max_iter=3, history_size=2),
 }
+CHAIN: Final = "chain"
+"""The optimizer of a setup that trains by a chain of rules around AdamW: every second batch is a step."""
 PLAIN_OPTIMIZERS: Final = ("sgd", "momentum", "adam", "adamw")
 
 
@@ -156,7 +159,18 @@ class Setup:
 
     def make_optimizer(self) -> Callable[..., torch.optim.Optimizer]:
         """Give what makes the optimizer."""
-        return OPTIMIZERS[self.optimizer]
+        return OPTIMIZERS.get(self.optimizer, torch.optim.AdamW)
+
+    def make_update(self, make: Callable[..., torch.optim.Optimizer]) -> UpdateRule | None:
+        """Give the chain around the optimizer, None where it is alone."""
+        if self.optimizer != CHAIN:
+            return None
+        return chain(
+            accumulate(2),
+            clip_norm(0.5),
+            optimizer(make, lr=self.lr, weight_decay=lambda step: 0.1 / (1 + step)),
+            ema(0.9),
+        )
 
     def batches(self, phase: str) -> list[Batch]:
         """Make the batches of a phase, the same each time."""
@@ -200,12 +214,13 @@ class Setup:
             sinks=sinks,
             device=self.device if device is None else device,
             capture=self.capture,
+            update=self.make_update(self.make_optimizer()),
         )
 
 
 def setups(
     models: Sequence[str] = tuple(MODELS),
-    optimizers: Sequence[str] = tuple(OPTIMIZERS),
+    optimizers: Sequence[str] = (*OPTIMIZERS, CHAIN),
     sets: Sequence[Sets] = ("one",),
 ) -> st.SearchStrategy[Setup]:
     """Draw configurations: the last batch may be shorter."""

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from nntrain import Learner, Outcome, Sink, Subscriber, TrainState, accuracy
 from nntrain.values.key import Key
 from nntrain.values.output import BatchOutput
-from tests.laws.strategies import Batch, Setup
+from tests.laws.strategies import Batch, Setup, learner_with
 
 POINTS: Final = (
     "before_fit",
@@ -203,7 +203,8 @@ class Fused:
                 made.step = fused_step  # type: ignore[assignment] # on this one optimizer
             return made
 
-        return Learner(
+        return learner_with(
+            setup.make_update(optimizer),
             FusedModel(setup.make_model(), fuse),
             FusedLoaders(FusedLoader(setup.batches("train"), fuse), FusedLoader(setup.batches("valid"), fuse)),
             loss_fn,
@@ -214,5 +215,4 @@ class Fused:
             sinks=sinks,
             device=setup.device,
             capture=setup.capture,
-            update=setup.make_update(optimizer),
         )

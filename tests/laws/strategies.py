@@ -10,7 +10,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
 from hypothesis import strategies as st
@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from nntrain import BatchOutput, Learner, Sink, Slot, Subscriber, TrainState, accuracy, advance
+from nntrain import BatchOutput, Engine, Learner, Sink, Slot, Subscriber, TrainState, accuracy, advance, supervised
 from nntrain.update import UpdateRule, accumulate, chain, clip_norm, ema, optimizer
 from nntrain.values.bits import same_bits
 from nntrain.values.key import Key
@@ -203,7 +203,8 @@ class Setup:
         self, subs: Sequence[Subscriber[Batch]] = (), sinks: Sequence[Sink] = (), device: torch.device | None = None
     ) -> Learner[Batch]:
         """Make a learner that shares no memory with any other."""
-        return Learner(
+        return learner_with(
+            self.make_update(self.make_optimizer()),
             self.make_model(),
             self.loaders(),
             cross_entropy,
@@ -214,8 +215,30 @@ class Setup:
             sinks=sinks,
             device=self.device if device is None else device,
             capture=self.capture,
-            update=self.make_update(self.make_optimizer()),
         )
+
+
+def learner_with(
+    update: UpdateRule | None,
+    model: Any,
+    dls: Any,
+    loss_fn: Any,
+    metric_fn: Any,
+    optim_class: Any,
+    lr: Any,
+    subs: Sequence[Any] = (),
+    *,
+    sinks: Sequence[Any] = (),
+    unpack: Any = None,
+    weigh: Any = None,
+    **engine: Any,
+) -> Learner[Any]:
+    """Make the original's learner, with an update rule in place of the optimizer if there is one."""
+    if update is None:
+        more = {name: one for name, one in (("unpack", unpack), ("weigh", weigh)) if one is not None}
+        return Learner(model, dls, loss_fn, metric_fn, optim_class, lr, subs, sinks=sinks, **more, **engine)
+    task: Any = supervised(loss_fn, metric_fn, unpack, weigh)
+    return Learner.of(model, dls, task, update, subs=subs, sinks=sinks, engine=Engine(**engine))
 
 
 def setups(

@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy
 import nntrain
 from nntrain import BatchOutput, DataLoaders, Learner, Subscriber, TrainState, accuracy, advance, fit_step, state_before
 from nntrain.update import accumulate, chain, clip_norm, ema, optimizer
+from tests.laws.strategies import learner_with
 
 Batch = tuple[Tensor, Tensor]
 PACKAGE: Final = Path(nntrain.__file__).parent
@@ -73,7 +74,7 @@ def learner_of(optimizer: str, subs: Sequence[Subscriber[Batch]], sinks: Sequenc
         model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.2), nn.Linear(4, 2))
     dls = DataLoaders(DATA, DATA[:2])
     optim_class, update = OPTIMIZERS.get(optimizer, torch.optim.Adam), None if optimizer in OPTIMIZERS else RULES
-    return Learner(model, dls, cross_entropy, accuracy, optim_class, 0.05, list(subs), sinks=list(sinks), update=update)
+    return learner_with(update, model, dls, cross_entropy, accuracy, optim_class, 0.05, list(subs), sinks=list(sinks))
 
 
 class AtLine:

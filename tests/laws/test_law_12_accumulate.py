@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from nntrain import Learner, TrainState, accuracy, advance, fit_step
 from nntrain.update import UpdateRule, accumulate, chain, clip_norm, ema, optimizer
-from tests.laws.strategies import CLASSES, Loaders
+from tests.laws.strategies import CLASSES, Loaders, learner_with
 
 Weighed = tuple[Tensor, Tensor, Tensor]
 """Inputs, target, and how much each sample weighs."""
@@ -51,7 +51,8 @@ def loss_fn(preds: Tensor, target: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def learner_of(batches: Sequence[Weighed], update: UpdateRule | None, weigh: Any) -> Learner[Any]:
-    return Learner(
+    return learner_with(
+        update,
         make_model(),
         Loaders(batches, batches[:1]),  # type: ignore[arg-type] # of three tensors
         loss_fn,
@@ -60,7 +61,6 @@ def learner_of(batches: Sequence[Weighed], update: UpdateRule | None, weigh: Any
         0.1,
         unpack=lambda batch: ((batch[0],), {}, (batch[1], batch[2])),
         weigh=weigh,
-        update=update,
     )
 
 

@@ -47,6 +47,7 @@ from nntrain.update import (
     optimizer,
 )
 from nntrain.update.accumulating import Accumulate
+from tests.laws.strategies import learner_with
 
 Batch = tuple[Tensor, Tensor]
 SOURCE = torch.Generator().manual_seed(0)
@@ -75,7 +76,7 @@ class Net(nn.Module):
 def learner_of(update: UpdateRule, subs: Sequence[Subscriber[Batch]] = (), **more: Any) -> Learner[Batch]:
     more = {"model": make_model(), **more}
     model = more.pop("model")
-    return Learner(model, DataLoaders(DATA, DATA[:2]), cross_entropy, accuracy, SGD, 0.1, subs, update=update, **more)
+    return learner_with(update, model, DataLoaders(DATA, DATA[:2]), cross_entropy, accuracy, SGD, 0.1, subs, **more)
 
 
 def fitted(update: UpdateRule, epochs: int = 2, **more: Any) -> TrainState:

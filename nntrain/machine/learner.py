@@ -21,7 +21,7 @@ from nntrain.live.recorded import recorded
 from nntrain.live.workspace import Workspace, as_device
 from nntrain.machine.machine import Machine, ordinary_tensors
 from nntrain.machine.steps import check_epochs, fold, with_goal
-from nntrain.metrics.measured import AnyMetric, check_monitors, named_metrics
+from nntrain.metrics.measured import MetricLike, check_monitors, named_metrics
 from nntrain.metrics.phase import PhaseMetrics
 from nntrain.sinks.interest import Sink, check_sink, interest_of, sink_name
 from nntrain.sinks.news import News
@@ -52,7 +52,7 @@ class Changes(TypedDict, Generic[Batch], total=False):
     model: ModelSource
     dls: TrainValid[Batch]
     loss_fn: LossFn
-    metric_fn: AnyMetric | Mapping[str, AnyMetric]
+    metric_fn: MetricLike | Mapping[str, MetricLike]
     optim_class: OptimizerFactory
     lr: float | Schedule
     subs: Sequence[Listening[Batch]]
@@ -95,7 +95,7 @@ class Learner(Generic[Batch]):
     model: ModelSource
     dls: TrainValid[Batch]
     loss_fn: LossFn
-    metric_fn: AnyMetric | Mapping[str, AnyMetric]
+    metric_fn: MetricLike | Mapping[str, MetricLike]
     optim_class: OptimizerFactory
     lr: float | Schedule
     subs: Sequence[Listening[Batch]] = ()

@@ -10,18 +10,18 @@ from typing import Any, Never
 from torch import Tensor
 
 from nntrain.errors import ConfigError, MetricError, add_note
-from nntrain.metrics.metric import Metric, is_metric
+from nntrain.metrics.metric import AnyMetric, is_metric
 from nntrain.values.calls import call_problem, class_of_calls, function_name, remembers_calls
 from nntrain.values.trees import described
 
 MetricFn = Callable[[Never, Never], Tensor]
 """A function of (preds, target) to one number, a 0-dim tensor. A float will do at run time; it waits for the device."""
 
-AnyMetric = MetricFn | Metric[Any]
+MetricLike = MetricFn | AnyMetric
 """What a name of a learner's metrics stands for: a mean over the samples, or something of a whole phase."""
 
 
-def named_metrics(metric_fn: AnyMetric | Mapping[str, AnyMetric]) -> Mapping[str, AnyMetric]:
+def named_metrics(metric_fn: MetricLike | Mapping[str, MetricLike]) -> Mapping[str, MetricLike]:
     """Return metrics by name; a single one is named "metric". Raises `ConfigError` for what is no metric."""
     if metric_fn is None or isinstance(metric_fn, (str, list, tuple, set, frozenset)):
         raise ConfigError(
@@ -47,7 +47,7 @@ def value_names(name: str, metric: object) -> Sequence[str]:
 
 
 def check_monitors(
-    monitors: Iterable[tuple[str, str | Collection[str]]], metric_fn: AnyMetric | Mapping[str, AnyMetric]
+    monitors: Iterable[tuple[str, str | Collection[str]]], metric_fn: MetricLike | Mapping[str, MetricLike]
 ) -> None:
     """Raise `ConfigError` where somebody, by name, reads a value that no phase will have.
 

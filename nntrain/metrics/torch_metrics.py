@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Collected = dict[str, Any]
 """The states of a torchmetrics metric by name, and how many updates they are of."""
-Inputs = Callable[[StepOutput[Any]], tuple[Any, ...] | Mapping[str, Any]]
+Inputs = Callable[[StepOutput], tuple[object, ...] | Mapping[str, object]]
 """What `update` of a torchmetrics metric is given of a batch: by position, or by name."""
 
 _MOST_NUMBERS: Final = 10_000
@@ -32,7 +32,7 @@ _ONE_AT_A_TIME: Final = threading.RLock()
 
 def from_torchmetrics(
     metric: torchmetrics.Metric | torchmetrics.MetricCollection, inputs: Inputs | None = None
-) -> Metric[Any]:
+) -> Metric[dict[str, object]]:
     """Return a metric of torchmetrics, or a collection of such, as a `Metric`: exact for any batches.
 
     Args:
@@ -224,7 +224,7 @@ class _Adapted(Metric[Collected]):
                     setattr(metric, name, [] if isinstance(default, list) else default)
 
 
-class _Collection(Metric[dict[str, Collected]]):
+class _Collection(Metric[Collected]):
     """Several metrics of torchmetrics under one name."""
 
     def __init__(self, metrics: Mapping[str, _Adapted]) -> None:
@@ -232,16 +232,16 @@ class _Collection(Metric[dict[str, Collected]]):
             raise ConfigError("from_torchmetrics got a MetricCollection without metrics.")
         self._metrics = dict(metrics)
 
-    def init(self) -> dict[str, Collected]:
+    def init(self) -> Collected:
         return {name: one.init() for name, one in self._metrics.items()}
 
-    def update(self, memory: dict[str, Collected], output: StepOutput[Any], /) -> dict[str, Collected]:
+    def update(self, memory: Collected, output: StepOutput[Any], /) -> Collected:
         return {name: one.update(memory[name], output) for name, one in self._metrics.items()}
 
-    def merge(self, one: dict[str, Collected], other: dict[str, Collected], /) -> dict[str, Collected]:
+    def merge(self, one: Collected, other: Collected, /) -> Collected:
         return {name: metric.merge(one[name], other[name]) for name, metric in self._metrics.items()}
 
-    def compute(self, memory: dict[str, Collected], /) -> dict[str, float]:
+    def compute(self, memory: Collected, /) -> dict[str, float]:
         found: dict[str, float] = {}
         for name, metric in self._metrics.items():
             value = metric.compute(memory[name])

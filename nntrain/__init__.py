@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from nntrain.data.images.hf import hf_ds_collate_fn
     from nntrain.data.loaders import Loader
     from nntrain.errors import NNTrainError
+    from nntrain.live.engine import Engine
+    from nntrain.live.objective import Objective
+    from nntrain.machine.evaluate import evaluate, predict
     from nntrain.machine.learner import Learner
     from nntrain.machine.steps import advance, batch_step, epoch_step, fit_step
     from nntrain.metrics.functions import accuracy
@@ -19,7 +22,8 @@ if TYPE_CHECKING:
     from nntrain.sinks.transition import BatchRan, RunInfo, Transition
     from nntrain.subscribers import EarlyStopping, NanGuard, Rollback
     from nntrain.subscribers.protocol import Subscriber, on
-    from nntrain.task.supervised import LossFn
+    from nntrain.task.supervised import LossFn, supervised
+    from nntrain.task.task import Task
     from nntrain.values.history import EpochStats
     from nntrain.values.key import Key
     from nntrain.values.log_event import LogEvent
@@ -44,6 +48,7 @@ __all__ = [
     "Completed",
     "DataLoaders",
     "EarlyStopping",
+    "Engine",
     "EpochStats",
     "Interest",
     "Key",
@@ -55,6 +60,7 @@ __all__ = [
     "MetricFn",
     "NNTrainError",
     "NanGuard",
+    "Objective",
     "Outcome",
     "Phase",
     "PrintStats",
@@ -66,16 +72,20 @@ __all__ = [
     "Slot",
     "StepOutput",
     "Subscriber",
+    "Task",
     "TrainState",
     "Transition",
     "accuracy",
     "advance",
     "batch_step",
     "epoch_step",
+    "evaluate",
     "fit_step",
     "hf_ds_collate_fn",
     "on",
+    "predict",
     "state_before",
+    "supervised",
 ]
 
 _HOMES: Final = {
@@ -84,6 +94,9 @@ _HOMES: Final = {
     "nntrain.data.images.hf": "hf_ds_collate_fn",
     "nntrain.data.loaders": "Loader",
     "nntrain.errors": "NNTrainError",
+    "nntrain.live.engine": "Engine",
+    "nntrain.live.objective": "Objective",
+    "nntrain.machine.evaluate": "evaluate predict",
     "nntrain.machine.learner": "Learner",
     "nntrain.machine.steps": "advance batch_step epoch_step fit_step",
     "nntrain.metrics.functions": "accuracy",
@@ -94,7 +107,8 @@ _HOMES: Final = {
     "nntrain.sinks.transition": "BatchRan RunInfo Transition",
     "nntrain.subscribers": "EarlyStopping NanGuard Rollback",
     "nntrain.subscribers.protocol": "Subscriber on",
-    "nntrain.task.supervised": "LossFn",
+    "nntrain.task.supervised": "LossFn supervised",
+    "nntrain.task.task": "Task",
     "nntrain.values.history": "EpochStats",
     "nntrain.values.key": "Key",
     "nntrain.values.log_event": "LogEvent",

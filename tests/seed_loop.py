@@ -3,12 +3,13 @@
 A learner that publishes six events around fit, epoch and batch, and three exceptions by which a subscriber cancels
 the rest of one of these scopes. It is the loop of the original blog post (itself after fastai's and miniai's): mutable,
 with exceptions as control flow, and short enough to be seen to be right. nntrain must publish the same events,
-print the same lines and end with the same weights.
+print the same lines and end with the same weights. Beyond the original it may evaluate several sets by name, or none,
+and train a number of steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, Final, ParamSpec, TextIO
 
 import torch
@@ -67,7 +68,7 @@ class Learner:
         self,
         model: nn.Module,
         train: Sequence[Batch],
-        valid: Sequence[Batch],
+        valid: Sequence[Batch] | Mapping[str, Sequence[Batch]] | None,
         *,
         loss_fn: Callable[[Tensor, Tensor], Tensor],
         metric_fn: Callable[[Tensor, Tensor], Tensor],
@@ -78,7 +79,8 @@ class Learner:
     ) -> None:
         self.model = model
         self.train = train
-        self.valid = valid
+        self.sets = valid if isinstance(valid, Mapping) else {} if valid is None else {"": valid}
+        self.steps: int | None = None
         self.loss_fn = loss_fn
         self.metric_fn = metric_fn
         self.optimizer = optim_class(model.parameters(), lr=lr)
@@ -86,6 +88,7 @@ class Learner:
         self.file = file
         self.epoch = 0
         self.phase = "train"
+        self.data = ""
         self.batch_index = 0
         self.batch: Batch = train[0]
         self.step = 0
@@ -102,35 +105,42 @@ class Learner:
                 method(self)
 
     @PublishEvents("fit")
-    def fit(self, epochs: int) -> None:
-        """Train, then evaluate, `epochs` times."""
-        for epoch in range(epochs):
+    def fit(self, epochs: int, steps: int | None = None) -> None:
+        """Train, then evaluate, `epochs` times, or until so many steps are taken."""
+        self.steps = steps
+        epoch = 0
+        while epoch < epochs if steps is None else self.step < steps:
             self.epoch = epoch
             self.one_epoch(train=True)
             with torch.no_grad():
-                self.one_epoch(train=False)
+                for name in self.sets:
+                    self.one_epoch(train=False, data=name)
+            epoch += 1
 
-    def one_epoch(self, *, train: bool) -> None:
+    def one_epoch(self, *, train: bool, data: str = "") -> None:
         """Run one phase: the model in its mode, the sums at nought."""
         self.phase = "train" if train else "eval"
+        self.data = data
         self.model.train(train)
         self.batch_index = 0
         self.samples = 0
         self.loss_sum = 0.0
         self.metric_sum = 0.0
-        self.all_batches(self.train if train else self.valid)
+        self.all_batches(self.train if train else self.sets[data])
 
     @PublishEvents("epoch")
     def all_batches(self, batches: Sequence[Batch]) -> None:
         """Run each batch of a phase, then finish its statistics."""
         for index, batch in enumerate(batches):
+            if self.phase == "train" and self.step == self.steps:
+                break
             self.batch_index = index
             self.batch = batch
             self.one_batch()
         if self.samples:
             loss, metric = self.loss_sum / self.samples, self.metric_sum / self.samples
             self.history.append((self.epoch, self.phase, loss, metric, self.samples))
-            line = f"epoch={self.epoch:02d} | {self.phase:<5} | loss={loss:.3f} | metric={metric:.3f}"
+            line = f"epoch={self.epoch:02d} | {self.data or self.phase:<5} | loss={loss:.3f} | metric={metric:.3f}"
             print(line, file=self.file)
 
     @PublishEvents("batch")

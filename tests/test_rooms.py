@@ -21,7 +21,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
         "errors": "",
         "values": "errors",
         "update": "errors values",
-        "task": "errors values",
+        "task": "errors values metrics",
         "metrics": "errors values",
         "data": "errors values",
         "live": "errors values update task metrics",

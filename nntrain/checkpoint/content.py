@@ -81,13 +81,14 @@ def flatten_state(state: TrainState, flattener: Flattener) -> Flattened:
 
 def _check_memory(parts: Mapping[str, Tree], tensors: Mapping[str, Tensor], optim: OptimState) -> None:
     """Raise `CheckpointError` for what an optimizer keeps that would come back different."""
-    state, groups, attributes = (
+    state, groups, attributes, rules = (
         unflattened(parts.get(part, {"map": {}}), tensors, {"sparse": sparse_of})
-        for part in ("optim", "groups", "attributes")
+        for part in ("optim", "groups", "attributes", "rules")
     )
     kept = {f"parameter {param}": (memory, state[param]) for param, memory in optim.state.items()}
     kept |= {f"group {index}": (group, groups[index]) for index, group in enumerate(optim.groups)}
     kept["its attributes"] = optim.attributes, attributes
+    kept |= {f"the rule {name}": (memory, rules[name]) for name, memory in optim.rules.items()}
     for where, (memory, back) in kept.items():
         for name, value in memory.items():
             if not same_bits(value, back[name]):
@@ -176,7 +177,7 @@ def _constructors(
         named = isinstance(metrics, tuple) and all(isinstance(one, str) for one in metrics)
         if not ((plain or on_device) and named and len(values) in {0, 1 + len(metrics), 2 + len(metrics)}):
             raise ValueError(f"its running sums are {values!r:.80}, of the metrics {metrics!r:.80}")
-        return WeightedSums(values, metrics, memory_of(parts.get("memory", {})))
+        return WeightedSums(values, metrics, memory_of(parts.get("memory", {})), has_loss=parts.get("has_loss", True))
 
     def memory_of(found: object) -> dict[str, Memory]:
         if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
@@ -220,9 +221,11 @@ def _snapshot(parts: Mapping[str, Any]) -> Snapshot:
     """Return the tensors of a state. pydantic does not check them, so this does. Raises `ValueError`."""
     params, buffers, state = parts["params"], parts["buffers"], parts["optim"]
     groups, options, attributes = parts["groups"], parts["options"], parts.get("attributes", {})
+    rules = parts.get("rules", {})
     if not isinstance(attributes, dict):
         raise ValueError("its attributes are not named values")  # noqa: TRY004 - a file is wrong, not an argument
-    for what, given, kind in (("params", params, Tensor), ("buffers", buffers, Tensor), ("optim", state, dict)):
+    named = (("params", params, Tensor), ("buffers", buffers, Tensor), ("optim", state, dict), ("rules", rules, dict))
+    for what, given, kind in named:
         if not (isinstance(given, dict) and all(isinstance(one, kind) for one in given.values())):
             raise ValueError(f"its {what} are not named {'tensors' if kind is Tensor else 'mappings'}")
     for what, given in (("groups", groups), ("options", options)):
@@ -233,7 +236,7 @@ def _snapshot(parts: Mapping[str, Any]) -> Snapshot:
     unknown = [name for name in state if name not in params]
     if unknown:
         raise ValueError(f"its optimizer has states of what is no parameter: {', '.join(unknown)}")
-    return Snapshot(params, buffers, OptimState(parts["kind"], state, groups, options, attributes))
+    return Snapshot(params, buffers, OptimState(parts["kind"], state, groups, options, attributes, rules))
 
 
 def _restore_slot(name: str, kept: type[BaseModel], fields: Mapping[str, object], misfits: list[str]) -> BaseModel:

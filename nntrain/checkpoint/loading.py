@@ -25,7 +25,7 @@ from nntrain.values.flattening import Tree, unflattened
 from nntrain.values.history import EpochStats, History
 from nntrain.values.key import Key
 from nntrain.values.log_event import CheckpointLoaded, LogEvent, WarningEvent
-from nntrain.values.progress import Phase, Progress
+from nntrain.values.progress import Progress
 from nntrain.values.record import FrozenMapping, Record, evolved
 from nntrain.values.state import TrainState
 from nntrain.values.tensors import ModelSource, Spec
@@ -157,7 +157,8 @@ def load(path: str | os.PathLike[str], learner: HasMachine[Batch]) -> TrainState
     workspace = machine.workspace
     began = time.perf_counter()
     with open_checkpoint(path) as content:
-        _check_fit(content, workspace.spec, workspace.optimizer.fresh.kind, len(workspace.optimizer.fresh.options))
+        update = workspace.optimizer
+        _check_fit(content, workspace.spec, update.kind, len(update.fresh.options), update.rules)
         trained_on = next(
             (one.device for name, one in content.head.tensors.items() if name.startswith("params/")), "cpu"
         )
@@ -171,7 +172,8 @@ def load(path: str | os.PathLike[str], learner: HasMachine[Batch]) -> TrainState
         if misfits:
             raise _misfit(content, misfits)
         changed = changes(content.run or {}, learner, state)
-        counted = changed.get(_BATCH_COUNTS[state.progress.phase])
+        read_of = _data_of(state.progress)
+        counted = changed.get(f"{read_of}_batches")
         if counted is not None and state.progress.at == "batch" and state.progress.batch:
             amid = f"it stands amid a phase of {counted[0]} batches; the learner's data have {counted[1]}"
             raise _misfit(content, [amid])
@@ -182,7 +184,7 @@ def load(path: str | os.PathLike[str], learner: HasMachine[Batch]) -> TrainState
         size, digest = content.head.bytes, content.head.digest
     seconds = time.perf_counter() - began
     loaded: list[LogEvent] = [CheckpointLoaded(path=os.fspath(path), bytes=size, seconds=seconds, digest=digest)]
-    other_data = [name for name in _DATA[state.progress.phase] if name in changed]
+    other_data = [name for name in (f"{read_of}_batch_size", f"{read_of}_samples") if name in changed]
     if other_data and state.progress.at == "batch" and state.progress.batch:
         said = " and ".join(f"{name} was {changed[name][0]}, and is {changed[name][1]}" for name in other_data)
         warnings.warn(
@@ -197,18 +199,13 @@ def load(path: str | os.PathLike[str], learner: HasMachine[Batch]) -> TrainState
     return evolved(state, loaded=tuple(loaded))
 
 
-_BATCH_COUNTS: Final[Mapping[Phase, str]] = {"train": "train_batches", "eval": "valid_batches"}
-_DATA: Final[Mapping[Phase, tuple[str, ...]]] = {
-    "train": ("train_batch_size", "train_samples"),
-    "eval": ("valid_batch_size", "valid_samples"),
-}
-_COMPARED: Final = (
-    *("lr", "lr_schedule", "loss_fn", "metrics", "subscribers"),
-    *_BATCH_COUNTS.values(),
-    *_DATA["train"],
-    *_DATA["eval"],
-)
-"""The settings of a run that should not change, or it goes on differently."""
+_COMPARED: Final = ("lr", "lr_schedule", "loss_fn", "metrics", "subscribers")
+"""The settings of a run that should not change, or it goes on differently: these, and the sizes of all its data."""
+
+
+def _data_of(place: Progress) -> str:
+    """Return what the settings call the data that a phase reads."""
+    return "train" if place.phase == "train" else f"valid/{place.data}" if place.data else "valid"
 
 
 def changes(run: Mapping[str, Any], learner: HasMachine[Batch], state: TrainState) -> dict[str, tuple[object, object]]:
@@ -217,9 +214,10 @@ def changes(run: Mapping[str, Any], learner: HasMachine[Batch], state: TrainStat
     Empty where the checkpoint has none, as those that `save` made.
     """
     config = learner.machine.info(state.key.seed).config
-    now: Mapping[str, object] = json.loads(
-        json.dumps({name: config[name] for name in _COMPARED if name in config}, default=str)
-    )
+    names = [name for name in _COMPARED if name in config]
+    sizes = [name for name in config if name.startswith(("train_", "valid_", "valid/"))]
+    names += sorted(sizes, key=lambda name: not name.endswith("_batches"))
+    now: Mapping[str, object] = json.loads(json.dumps({name: config[name] for name in names}, default=str))
     return {name: (run[name], value) for name, value in now.items() if name in run and run[name] != value}
 
 
@@ -266,7 +264,7 @@ def _stays_on_cpu(name: str, tensor: Tensor, device: str, trained_on: str) -> bo
     return device == "cpu" and not tensor.ndim and not name.startswith(("params/", "buffers/", "sums/"))
 
 
-def _check_fit(content: Content, spec: Spec, kind: str, groups: int) -> None:
+def _check_fit(content: Content, spec: Spec, kind: str, groups: int, rules: tuple[str, ...]) -> None:
     theirs = Spec(content.shapes("params"), content.shapes("buffers"), spec.device)
     misfits = spec.misfits(theirs)
     optimizer = content.plain("kind")
@@ -276,6 +274,13 @@ def _check_fit(content: Content, spec: Spec, kind: str, groups: int) -> None:
         ((_, kept),) = content.parts["groups"].items()
         if optimizer == kind and len(kept) != groups:
             misfits.append(f"the optimizer has {len(kept)} parameter groups, expected {groups}")
+        ((_, remembered),) = content.parts.get("rules", {"map": {}}).items()
+        others = [name for name in remembered if name not in rules]
+        if others:
+            there = ", ".join(rules) or "none"
+            misfits.append(
+                f"it has what the update rules {', '.join(others)} remember, the learner's rules are {there}"
+            )
     if misfits:
         raise _misfit(content, misfits)
 

@@ -54,8 +54,8 @@ class Checkpoint:
         every_epochs: save at the end of every so many epochs.
         every_minutes: save after the first batch that ends so many minutes after the last save.
         keep_last: how many of the newest files to keep; older ones are removed.
-        keep_best: also keep the best state by this value, "loss" or a metric of the eval phase; a better one is saved
-            as soon as it appears. None keeps none.
+        keep_best: also keep the best state by this value, "loss" or a metric of the eval phase, "far/loss" of a set by
+            name, or "train/loss"; a better one is saved as soon as the epoch ends. None keeps none.
         mode: whether the best value is the least ("min") or the greatest ("max").
         background: write in a thread, while the training goes on; the training waits for a copy of the tensors only.
             While the file before is still being written, saves by `every_steps` and `every_minutes` are put off, and
@@ -173,7 +173,11 @@ class Checkpoint:
             if by_count or self._files.is_best(now, state.history):
                 self.wait()
                 self._save(transition, began, background=self._background)
-        elif transition.event == "after_batch" and self.wants(now.phase, now.step) and self._failure is None:
+        elif (
+            (transition.event == "after_batch" or now.step > place.step)  # a short window is written after them
+            and self.wants(now.phase, now.step)
+            and self._failure is None
+        ):
             self._save(transition, began, background=self._background)
         failure, self._failure = self._failure, None
         if failure is not None:
@@ -390,18 +394,15 @@ class _Files:
 
     def _score(self, place: Progress, history: tuple[EpochStats, ...]) -> float | None:
         """Return the value to compare a state by, smaller is better; None for a state that is not at an epoch's end."""
-        if self.monitor is None or not history or history[-1].phase != "eval":
+        if self.monitor is None or not history:
             return None
-        last = history[-1]
-        # The end of the last phase counts, and all after it until a batch is trained on.
-        if (place.epoch, place.phase) != (last.epoch, "eval") and (place.epoch, place.batch) != (last.epoch + 1, 0):
+        # The end of an epoch's phase counts, and all after it until a batch is trained on.
+        last = history[-1].epoch
+        if place.epoch != last and (place.epoch, place.batch) != (last + 1, 0):
             return None
-        value = self._sign * _values(last).get(self.monitor, math.nan)
+        found = [stats.value(self.monitor) for stats in history if stats.epoch == last]
+        value = next((self._sign * one for one in reversed(found) if one is not None), math.nan)
         return None if math.isnan(value) else value
-
-
-def _values(stats: EpochStats) -> Mapping[str, float]:
-    return {"loss": stats.loss, **stats.metrics}
 
 
 def _check_whole(name: str, given: object) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from nntrain.cli.output import say
+from nntrain.errors import escape_untrusted
 
 if TYPE_CHECKING:
     from nntrain.checkpoint import Inspection
@@ -170,11 +171,13 @@ def _lines(seen: Inspection) -> Iterator[str]:
 def place_of(seen: Inspection) -> str:
     """Return in words where in its training a checkpoint was saved."""
     now = seen.progress
+    epochs, steps = ("", f" of {now.until:,}") if now.until is not None else (f" of {now.epochs:,}", "")
     if now.at == "finished":
-        where = f"finished, after {_count(now.epoch, 'epoch')} of {now.epochs:,}"
+        where = f"finished, after {_count(now.epoch, 'epoch')}{epochs}"
     else:
-        where = f"epoch {now.epoch:,} of {now.epochs:,}, {now.phase}, batch {now.batch:,} ({now.at})"
-    return f"{where}; step {now.step:,}"
+        phase = f"{now.phase} ({escape_untrusted(now.data)})" if now.data else now.phase
+        where = f"epoch {now.epoch:,}{epochs}, {phase}, batch {now.batch:,} ({now.at})"
+    return f"{where}; step {now.step:,}{steps}"
 
 
 def _json(seen: Inspection) -> bytes:

@@ -168,6 +168,7 @@ def replay(files: tuple[str, ...]) -> None:
             "run_id": run.run_id,
             "outcome": run.outcome,
             "epochs": run.epochs,
+            "until": run.until,
             "elapsed_s": run.elapsed_s,
             "missing_lines": run.missing,
             "history": run.history,

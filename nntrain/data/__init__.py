@@ -8,6 +8,7 @@ from nntrain.data.images.reference import hf_ds_collate_fn
 from nntrain.data.images.resident import ResidentLoader
 from nntrain.data.images.saved import load_saved
 from nntrain.data.images.streamed import HFLoader
+from nntrain.data.segments import segments
 
 __all__ = [
     "DataLoaders",
@@ -19,4 +20,5 @@ __all__ = [
     "load_digits",
     "load_fashion_mnist",
     "load_saved",
+    "segments",
 ]

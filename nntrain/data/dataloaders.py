@@ -10,8 +10,9 @@ from torch import Tensor
 
 from nntrain.data.images.hf import hf_loaders
 from nntrain.data.images.image_loader import ImageLoader
-from nntrain.data.loaders import Loader
+from nntrain.data.loaders import Loader, check_names, has_names
 from nntrain.errors import ConfigError, DataError
+from nntrain.values.record import FrozenMapping
 
 if TYPE_CHECKING:
     from datasets.dataset_dict import DatasetDict
@@ -24,10 +25,13 @@ class DataLoaders(Generic[Batch]):
     """Where the batches of the two phases come from.
 
     Each is anything that can be iterated anew every epoch: a torch `DataLoader`, a list of batches, a loader
-    with `batches(key, epoch, start)`. The batch type is inferred from the arguments.
+    with `batches(key, epoch, start)`. The batch type is inferred from the arguments. `valid` may be several of them by
+    name, `{"near": ..., "far": ...}`: an epoch is then a train phase, and an eval phase for each, in that order. With
+    None nothing is evaluated.
 
     Raises:
-        ConfigError: one of them is an iterator, which can be read only once, or is no source of batches.
+        ConfigError: one of them is an iterator, which can be read only once, or is no source of batches; or a set has a
+            name that is no text of one line, is "train", or has a "/".
         DataError: one of them is empty.
 
     >>> DataLoaders(train=[(1.0, 2), (3.0, 4)], valid=[(5.0, 6)]).valid
@@ -35,11 +39,19 @@ class DataLoaders(Generic[Batch]):
     """
 
     train: Iterable[Batch] | Loader[Batch]
-    valid: Iterable[Batch] | Loader[Batch]
+    valid: Iterable[Batch] | Loader[Batch] | Mapping[str, Iterable[Batch] | Loader[Batch]] | None
 
     def __post_init__(self) -> None:
         _check_source("train", self.train)
-        _check_source("valid", self.valid)
+        if self.valid is None:
+            return
+        if not has_names(self.valid) or type(self.valid).__module__.startswith("datasets."):  # a DatasetDict is a dict
+            _check_source("valid", self.valid)
+            return
+        check_names(self.valid)
+        for name, source in self.valid.items():
+            _check_source(f"valid[{name!r}]", source)
+        object.__setattr__(self, "valid", FrozenMapping(self.valid))
 
     @staticmethod
     def from_hf_dd(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, TypeGuard, TypeVar, cast, runtime_checkable
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader
@@ -61,8 +61,10 @@ class TrainValid(Protocol[BatchOut_co]):
         ...
 
     @property
-    def valid(self) -> Iterable[BatchOut_co] | Loader[BatchOut_co]:
-        """The batches to evaluate on."""
+    def valid(
+        self,
+    ) -> Iterable[BatchOut_co] | Loader[BatchOut_co] | Mapping[str, Iterable[BatchOut_co] | Loader[BatchOut_co]] | None:
+        """The batches to evaluate on: of one set, of several by name, or None."""
         ...
 
 
@@ -90,18 +92,18 @@ class SequenceLoader(Generic[Batch]):
 def as_loader(items: Iterable[Batch] | Loader[Batch], name: str, tell: Tell = ignored) -> Loader[Batch]:
     """Return a `Loader` of anything that can be iterated again.
 
-    `name` is for the error; `tell` takes a note where an order may not be that of a straight run.
+    `name` is for the error, like "dls.train"; `tell` takes a note where an order may not be that of a straight run.
     """
     if callable(getattr(items, "batches", None)) and isinstance(items, Loader):
         return items
     if isinstance(items, Iterator) or not isinstance(items, Iterable):
         raise ConfigError(
-            f"dls.{name} is {type(items).__name__}, which cannot be read once per epoch. "
+            f"{name} is {type(items).__name__}, which cannot be read once per epoch. "
             f"Pass a list of batches or a torch DataLoader."
         )
     if getattr(items, "persistent_workers", False):
         raise ConfigError(
-            f"dls.{name} keeps its workers from epoch to epoch (persistent_workers=True), and in them randomness "
+            f"{name} keeps its workers from epoch to epoch (persistent_workers=True), and in them randomness "
             f"that no state holds. Make the DataLoader with persistent_workers=False."
         )
     if isinstance(items, Sequence):
@@ -173,7 +175,52 @@ def sizes_of(items: Iterable[Batch] | Loader[Batch], name: str) -> dict[str, int
     return {what: count for what, count in found.items() if count is not None}
 
 
-def check_data(dls: object) -> None:
+class Source(NamedTuple, Generic[Batch]):
+    """Where the batches of a phase come from: what messages call it, the set's name, and the batches."""
+
+    where: str
+    name: str
+    items: Iterable[Batch] | Loader[Batch]
+    train: bool
+
+
+Valid = Iterable[Batch] | Loader[Batch] | Mapping[str, Iterable[Batch] | Loader[Batch]] | None
+
+
+def has_names(valid: object) -> TypeGuard[Mapping[str, Any]]:
+    """Return whether it is several sets by name, and no loader."""
+    return isinstance(valid, Mapping) and not callable(getattr(valid, "batches", None))
+
+
+def eval_sets(valid: Valid[Batch]) -> dict[str, Iterable[Batch] | Loader[Batch]]:
+    """Return what is to be evaluated, by name: nothing, one set without a name, or those of a mapping in its order."""
+    if valid is None:
+        return {}
+    return dict(valid) if has_names(valid) else {"": cast("Iterable[Batch] | Loader[Batch]", valid)}
+
+
+def sources(dls: TrainValid[Batch]) -> list[Source[Batch]]:
+    """Return where the batches of each phase of an epoch come from, in order."""
+    sets = eval_sets(dls.valid).items()
+    return [
+        Source("dls.train", "", dls.train, train=True),
+        *(Source(f"dls.valid[{name!r}]" if name else "dls.valid", name, items, train=False) for name, items in sets),
+    ]
+
+
+def check_names(sets: Mapping[Any, object]) -> None:
+    """Raise `ConfigError` for names of sets that cannot be told, written into a log or monitored."""
+    if not sets:
+        raise ConfigError("dls.valid is an empty mapping; expected loaders by name, or None to evaluate on nothing.")
+    for name in sets:
+        odd = not isinstance(name, str) or not name or not name.isprintable() or name.strip() != name
+        if odd or "/" in name or name == "train":
+            raise ConfigError(
+                f"dls.valid names a set {name!r}; expected a text of one line without '/', other than 'train'."
+            )
+
+
+def check_data(dls: TrainValid[Any]) -> None:
     """Raise `ConfigError` or `DataError` for what has no batches to train and to evaluate on."""
     for name in ("train", "valid"):
         if not hasattr(dls, name):
@@ -181,6 +228,9 @@ def check_data(dls: object) -> None:
                 f"dls is {type(dls).__name__} without .{name}; expected DataLoaders(train, valid) "
                 f"or DataLoaders.from_hf_dd(dataset_dict)."
             )
-        as_loader(getattr(dls, name), name)
-        if length_of(getattr(dls, name)) == 0:
-            raise DataError(f"dls.{name} has no batch; expected at least one. Check what it was made from.")
+    if has_names(dls.valid):
+        check_names(dls.valid)
+    for where, _, items, _ in sources(dls):
+        as_loader(items, where)
+        if length_of(items) == 0:
+            raise DataError(f"{where} has no batch; expected at least one. Check what it was made from.")

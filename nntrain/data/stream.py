@@ -22,8 +22,9 @@ class Stream(Generic[Batch]):
     numbers each time. The caller restores the generator.
     """
 
-    def __init__(self, loader: Loader[Batch], fold: int) -> None:
+    def __init__(self, loader: Loader[Batch], fold: int, name: str = "the loader") -> None:
         self.loader = loader
+        self.name = name
         self._fold = fold
         self._ready: Sequence[Batch] | None = None
         """The batches, where they are there already: a list or a tuple."""

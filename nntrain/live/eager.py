@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from nntrain.errors import LossError
 from nntrain.live.compiled import CompileOptions
 from nntrain.live.engine import Pass, Passed
 from nntrain.live.flight import Flight
 from nntrain.live.inputs import Inputs
+from nntrain.live.objective import joined
+from nntrain.task.task import source_of, weight_of
 from nntrain.values.output import BatchOutput, StepOutput
 from nntrain.values.randomness import seed_all
 from nntrain.values.sums import WeightedSums
@@ -26,46 +32,88 @@ _REUSING = ("reduce-overhead", "max-autotune")
 class Eager(Generic[Batch]):
     """Runs a pass operation by operation, or as `torch.compile` has compiled it."""
 
-    def __init__(self, plain: Pass[Batch], compile_options: CompileOptions | None) -> None:
-        self._pass = plain
+    def __init__(self, passes: Mapping[str, Pass[Batch]], compile_options: CompileOptions | None) -> None:
+        self._passes = passes
+        """By the names of the objectives. The pass of a learner that has one task and no objectives has none."""
+        self._several = "" not in passes
+        self._pass = plain = next(iter(passes.values()))
         self._inputs = Inputs()
         self.names: tuple[str, ...] = plain.names
+        self.supervised: bool = plain.supervised
         device = plain.workspace.device
         reuses = compile_options is not None and compile_options.get("mode") in _REUSING and device.type == "cuda"
         self._own = _clone if reuses else plain.workspace.own
         self._sums_device = None if device.type == "cpu" else device
+        self._no_loss = torch.tensor(math.nan, device=device)
 
     def run(self, batch: Batch, weighted: WeightedSums, flight: Flight, *, bits: int, seen: bool) -> Passed:  # noqa: ARG002 - the output always has memory of its own
         """Pass a batch through."""
         plain, train = self._pass, flight.step is not None
-        workspace, own = plain.workspace, self._own
-        seed_all(workspace.generators, bits)
+        seed_all(plain.workspace.generators, bits)
+        plain.begin(train=train)
         watched = self._inputs.acts[train]
-        parts, weight = plain.prepare(self._inputs.given(batch, train=train) if watched else batch, train=train)
-        first: list[tuple[Tensor, Any]] = []
-
-        def forward() -> Tensor:
-            preds, loss = plain.evaluate(parts, train=train)
-            if not first:
-                first.append((own(loss), own(preds) if isinstance(preds, Tensor) else detached(preds, own)))
-            return loss
-
+        given = self._inputs.given(batch, train=train) if watched else batch
         try:
-            workspace.compute(forward)
+            output = self._outputs(given, train=train) if self._several else self._output(plain, given, train=train)
         finally:
             if watched:
                 self._inputs.taken_back()
-        ((loss, preds),) = first
-        memory = plain.remember(weighted, StepOutput(loss, preds, parts[2], weight)) if plain.remembers else None
-        measured = plain.measure(preds, parts[2])
+        weight = flight.weight = weight_of(output, batch, plain.task, checked=self.supervised)
+        memory = plain.remember(weighted, replace(output, weight=weight)) if plain.remembers else None
+        measured = plain.measure(output, batch)
+        loss = self._no_loss if output.loss is None else output.loss
         means: list[Tensor | float] = [loss, *measured.values()]
         if self._sums_device is None:
             means = [float(mean) for mean in means]
-        after = weighted.add(means, weight, self._sums_device, self.names)
-        if memory is not None:
-            after = after.remembering(memory)
+        names = self.names if not output.parts else tuple(measured)
+        if weighted.metrics != names and weighted.tolist():
+            raise LossError(
+                f"{source_of(plain.task)} returned the parts {', '.join(output.parts) or '(none)'}; with the metrics "
+                f"that is other than {', '.join(weighted.metrics) or '(nothing)'}, of which this phase has means "
+                f"already. They are over all of its batches: return the same parts for each."
+            )
+        after = weighted.add(means, weight, self._sums_device, names)
+        if memory is not None or output.loss is None:
+            after = after.remembering(memory or {}, has_loss=output.loss is not None)
         samples = weight if isinstance(weight, int) else 0
-        return Passed(BatchOutput(loss, preds, MappingProxyType(measured)), samples, after, means, flight.lr_scale)
+        shown = BatchOutput(loss, output.preds, MappingProxyType(measured), output.loss is not None)
+        return Passed(shown, samples, after, means, flight.lr_scale)
+
+    def _output(self, plain: Pass[Batch], batch: Batch, *, train: bool) -> StepOutput[Any]:
+        first: list[StepOutput[Any]] = []
+
+        def forward() -> Tensor | None:
+            output = plain.evaluate(batch, train=train)
+            if not first:
+                first.append(without_graph(output, self._own))
+            return output.loss
+
+        plain.workspace.compute(forward)
+        return first[0]
+
+    def _outputs(self, batch: Batch, *, train: bool) -> StepOutput[Any]:
+        """Evaluate all objectives in order; all but the last write at once, if they do."""
+        outputs: dict[str, StepOutput[Any]] = {}
+        for name, plain in self._passes.items():
+            plain.begin(train=train)
+            outputs[name] = self._output(plain, batch, train=train)
+            if len(outputs) > 1:  # of the first one it is done with the metrics
+                plain.looked()
+            if train and len(outputs) < len(self._passes):
+                plain.workspace.write_part(name)
+        return joined(outputs)
+
+
+def without_graph(output: StepOutput[Any], own: Callable[[Tensor], Tensor]) -> StepOutput[Any]:
+    """Return what a task made with each tensor as `own` returns it, which detaches it from the graph."""
+    loss, preds, parts = output.loss, output.preds, output.parts
+    return StepOutput(
+        None if loss is None else own(loss),
+        own(preds) if isinstance(preds, Tensor) else detached(preds, own),
+        output.target,
+        output.weight,
+        {name: own(part) for name, part in parts.items()} if parts else parts,
+    )
 
 
 def _clone(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How a batch is passed through the model: one `Pass` for each learner, and an `Engine` that runs it.
+"""How a batch is passed through the model: one `Pass` for each learner, and a `Runner` of it.
 
 The pass is the forward pass with the loss, the backward pass and the metrics; the optimizer's write is put off. `Eager`
 runs it with Python at each batch, compiled or not; `Recorded` launches what it once recorded.
@@ -6,27 +6,60 @@ runs it with Python at each batch, compiled or not; `Recorded` launches what it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from nntrain.errors import add_note
-from nntrain.live.compiled import CompileOptions, compiled
+from nntrain.errors import ConfigError, LossError
+from nntrain.live.compiled import CompileOptions, compile_options, compiled, compiled_module
 from nntrain.live.flight import Flight
 from nntrain.live.outside import Outside
-from nntrain.live.workspace import Workspace
+from nntrain.live.workspace import Workspace, as_device
 from nntrain.metrics.measured import measure
 from nntrain.metrics.phase import PhaseMetrics
-from nntrain.task.batches import to_device
-from nntrain.task.supervised import Supervised, Unpacked
+from nntrain.task.supervised import Supervised
+from nntrain.task.task import Task, check_output, source_of
+from nntrain.values.log_event import Note
 from nntrain.values.memory import Memory
 from nntrain.values.output import BatchOutput, StepOutput
-from nntrain.values.sums import Weight, WeightedSums
-from nntrain.values.trees import described, tensors_of
+from nntrain.values.randomness import restoring_rng
+from nntrain.values.record import FrozenMapping
+from nntrain.values.sums import WeightedSums
 
 Batch = TypeVar("Batch")
 BatchIn_contra = TypeVar("BatchIn_contra", contravariant=True)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How a learner's batches are run, never what they compute.
+
+    Args:
+        device: where to train; by default where the model is.
+        compile: whether `torch.compile` is to compile the model, with the loss where that is a function of its own, and
+            the optimizer's step; or its options, like `{"mode": "max-autotune"}`.
+        capture: whether to record each shape of batch once as CUDA graphs, and then launch these. What cannot be
+            recorded, and everything on a CPU, runs plainly; the log says so.
+
+    Raises `ConfigError` for what cannot be meant.
+    """
+
+    device: torch.device | str | None = None
+    compile: bool | Mapping[str, object] = False
+    capture: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every argument."""
+        compile_options(self.compile)
+        if not isinstance(self.capture, bool):
+            raise ConfigError(f"capture is {self.capture!r}; expected True or False.")
+        if isinstance(self.compile, Mapping):
+            object.__setattr__(self, "compile", FrozenMapping(self.compile))
+        object.__setattr__(self, "device", as_device(self.device))
 
 
 class Passed(NamedTuple):
@@ -42,12 +75,17 @@ class Passed(NamedTuple):
     lr_scale: float
 
 
-class Engine(Protocol[BatchIn_contra]):
+class Runner(Protocol[BatchIn_contra]):
     """Runs a learner's pass. After `run`, the workspace waits for `commit`, `abandon` or, if it failed, `land`."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """The metrics, in the order in which they are summed."""
+        ...
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the task is the original's: without parts, and with a weight that it has checked."""
         ...
 
     def run(self, batch: BatchIn_contra, weighted: WeightedSums, flight: Flight, *, bits: int, seen: bool) -> Passed:
@@ -65,59 +103,55 @@ class Pass(Generic[Batch]):
     def __init__(
         self,
         workspace: Workspace,
-        task: Supervised[Batch],
+        task: Task[Batch, Any],
         metrics: PhaseMetrics,
-        compile_options: CompileOptions | None,
+        options: CompileOptions | None,
+        warn: Callable[[Note], None],
     ) -> None:
         self.workspace = workspace
-        self._task = task
+        self.task = task
         self._metrics = metrics.functions
+        self._metric_names = metrics.names
         self.names: tuple[str, ...] = tuple(metrics.functions)
         self.remembers: PhaseMetrics | None = metrics if metrics.whole else None
         """The metrics, where one of them has a memory."""
-        traceable = task.traceable(workspace.module)
-        self._compiled = None if compile_options is None else compiled(traceable, compile_options)
+        self.supervised: bool = isinstance(task, Supervised)
+        self._warn = warn
+        self._warned = False
+        self._compiles = options is not None
+        self._model: nn.Module = workspace.module
+        self._run: Task[Batch, Any] = task
+        if options is not None:
+            if isinstance(task, Supervised):
+                self._run = task.compiled(self._model, partial(compiled, options=options))
+            else:
+                self._model = compiled_module(self._model, options)
         self._training: bool | None = None
-        self._moves = False
-        """Whether the parts are to be moved: `unpack` takes them out of what cannot be moved by itself."""
-        self._outside: Outside = workspace.outside(task.loss_fn)
+        self._outside: Outside = workspace.outside(task.loss_fn if isinstance(task, Supervised) else task)
         self._watched: dict[bool, bool] = {}
         """Whether a pass was looked at, in training and in eval."""
         self._looks = True
 
-    def prepare(self, batch: Batch, *, train: bool) -> tuple[Unpacked, Weight]:
-        """Set the module's mode; return the batch's parts, and how much it weighs."""
-        module = self.workspace.module
-        begins = self._training is not train or module.training is not train
-        if begins:
+    def begin(self, *, train: bool) -> None:
+        """Set the module's mode."""
+        if self._training is not train or self.workspace.module.training is not train:
             if train:
                 self.workspace.check_trainable()
             self.workspace.switch(train=train)
-        parts, weight = self._task.parts(batch)
-        if begins:
-            self._task.look_at(batch, parts, weight)
-            self._moves = any(tensor.device != self.workspace.device for tensor in tensors_of(parts))
             self._training = train
             self._looks = not self._watched.get(train, False)
-        return (to_device(parts, self.workspace.device) if self._moves else parts), weight
 
-    def evaluate(self, parts: Unpacked, *, train: bool) -> tuple[Any, Tensor]:
-        """Return the predictions and the loss; of a first pass, refuse what uses weights outside the state."""
-        if self._compiled is None and not self._looks:
-            preds, found = self._task.evaluate(self.workspace.module, parts)
-        elif self._compiled is None:
+    def evaluate(self, batch: Batch, *, train: bool) -> StepOutput[Any]:
+        """Return what the task makes of a batch; of a first pass, refuse what uses weights outside the state."""
+        if self._looks and not self._compiles:  # what is compiled under a mode would be compiled anew without it
             with self._outside.watched():
-                preds, found = self._task.evaluate(self.workspace.module, parts)
-        else:  # what is compiled under a mode would be compiled anew without it
-            try:
-                preds, found = self._compiled(*parts)
-            except Exception as error:
-                add_note(error, f"nntrain: raised by the compiled model or loss_fn; the batch is {described(parts)}")
-                raise
-        loss = self._task.check(found, train=train)
-        if self._looks and train:
-            self._outside.check_graph(loss)
-        return preds, loss
+                found = self._run(self._model, batch)
+        else:
+            found = self._run(self._model, batch)
+        output = check_output(found, self.task, train=train)
+        if self._looks and train and output.loss is not None:
+            self._outside.check_graph(output.loss)
+        return output
 
     def remember(self, weighted: WeightedSums, output: StepOutput[Any]) -> Mapping[str, Memory]:
         """Return what the metrics of a whole phase remember with a batch more; to be called before `measure`."""
@@ -128,12 +162,33 @@ class Pass(Generic[Batch]):
                 return self.remembers.update(weighted.memory, output)
         return self.remembers.update(weighted.memory, output)
 
-    def measure(self, preds: object, target: object) -> dict[str, Tensor | float]:
-        """Return each metric of a batch."""
+    def measure(self, output: StepOutput[Any], batch: Batch) -> dict[str, Tensor | float]:
+        """Return each part of a batch's loss, and each metric."""
         if self._looks:
             with self._outside.watched():
-                found = measure(self._metrics, preds, target)
+                found = measure(self._metrics, output.preds, output.target)
+            self._look_at(batch, output)
+            self.looked()
+        else:
+            found = measure(self._metrics, output.preds, output.target)
+        return {**output.parts, **found} if output.parts else found
+
+    def looked(self) -> None:
+        """End the look at a first pass."""
+        if self._looks:
             self._watched[self._training is True] = True
             self._looks = False
-            return found
-        return measure(self._metrics, preds, target)
+
+    def _look_at(self, batch: Batch, output: StepOutput[Any]) -> None:
+        """Refuse parts that are named as metrics are; warn, once, where the samples of a batch are not clear."""
+        twice = [name for name in output.parts if name in self._metric_names]
+        if twice:
+            raise LossError(
+                f"{source_of(self.task)} named a part {twice[0]!r}, and so is a metric. Give one of them another name."
+            )
+        if isinstance(self.task, Supervised) and not self._warned:
+            with restoring_rng(self.workspace.generators):
+                odd = self.task.odd_batch(batch, output.weight)
+            if odd is not None:
+                self._warned = True
+                self._warn(odd)

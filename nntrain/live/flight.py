@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from nntrain.values.sums import Weight
 from nntrain.values.tensors import Tensors
 
 
@@ -20,11 +21,15 @@ class Flight:
     handle meanwhile makes the workspace write at once; nobody can tell.
     """
 
-    __slots__ = ("closure", "due", "handle", "launch", "lr_scale", "step", "writing")
+    __slots__ = ("closure", "due", "handle", "launch", "lr_scale", "step", "steps", "weight", "writing")
 
-    def __init__(self, step: int | None, lr_scale: float) -> None:
+    def __init__(self, step: int | None, lr_scale: float, *, steps: bool) -> None:
         self.step: int | None = step
         """The optimizer's step that this is; None in eval, where the optimizer writes nothing."""
+        self.steps: bool = steps
+        """Whether the optimizer is to write: not in eval, nor where gradients wait for those of more batches."""
+        self.weight: Weight | None = 1
+        """How much the batch weighs; None where there is none, and what waits is written."""
         self.lr_scale: float = lr_scale
         """What the learning rate is multiplied with."""
         self.closure: Callable[[], Tensor] | None = None

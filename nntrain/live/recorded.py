@@ -14,10 +14,11 @@ second is rehearsed (on a stream of its own, with all it writes put back), recor
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -25,17 +26,18 @@ import torch
 from torch import Tensor
 
 from nntrain.errors import DataError
-from nntrain.live.eager import Eager
-from nntrain.live.engine import Engine, Pass, Passed
+from nntrain.live.eager import Eager, without_graph
+from nntrain.live.engine import Pass, Passed, Runner
 from nntrain.live.flight import Flight
 from nntrain.live.forward_writes import copy_all
 from nntrain.live.workspace import Workspace
 from nntrain.task.batches import structure
+from nntrain.task.task import weight_of
 from nntrain.values.log_event import Note
 from nntrain.values.output import BatchOutput, StepOutput
 from nntrain.values.randomness import seed_all
-from nntrain.values.sums import WeightedSums
-from nntrain.values.trees import described, detached, tree_map
+from nntrain.values.sums import Weight, WeightedSums
+from nntrain.values.trees import described, tree_map
 
 Batch = TypeVar("Batch")
 Tell = Callable[[Note], None]
@@ -163,7 +165,7 @@ class _Recording:
 
     launch: Callable[[], None]
     inputs: list[Tensor]
-    samples: int
+    weight: Weight
     output: BatchOutput
     measured: StepOutput[Any]
     """The output, target and weight where the recording puts them, for metrics that remember: these run plainly."""
@@ -183,6 +185,7 @@ class Recorded(Generic[Batch]):
 
     def __init__(self, plain: Pass[Batch], eager: Eager[Batch], recorder: Recorder, tell: Tell) -> None:
         self.names: tuple[str, ...] = plain.names
+        self.supervised: bool = plain.supervised
         self._pass = plain
         self._eager = eager
         self._workspace = plain.workspace
@@ -208,14 +211,17 @@ class Recorded(Generic[Batch]):
         workspace = self._workspace
         seed_all(workspace.generators, bits)
         workspace.replay(lambda: recording.run(tensors), recording.written)
+        flight.weight = recording.weight
         if train:
             flight.launch = recording.write
         output = recording.output.copied() if seen else recording.output
         means = (output.loss, *output.metrics.values())
-        after = weighted.plus(recording.summed, self.names)
-        if self._pass.remembers:
-            after = after.remembering(self._pass.remember(weighted, recording.measured))
-        return Passed(output, recording.samples, after, means, flight.lr_scale)
+        samples = recording.weight if isinstance(recording.weight, int) else 0
+        after = weighted.plus(recording.summed, tuple(output.metrics))
+        if self._pass.remembers or not output.has_loss:
+            memory = self._pass.remember(weighted, recording.measured)
+            after = after.remembering(memory, has_loss=output.has_loss)
+        return Passed(output, samples, after, means, flight.lr_scale)
 
     def _recording(self, batch: Batch, shape: _Shape, *, train: bool, bits: int) -> _Recording | None:
         if shape in self._recordings:
@@ -242,26 +248,28 @@ class Recorded(Generic[Batch]):
         own: Batch = tree_map(batch, torch.clone)
         inputs: list[Tensor] = []
         structure(own, inputs)
-        made: list[tuple[BatchOutput, StepOutput[Any], Tensor, list[Tensor | None], int]] = []
+        made: list[tuple[BatchOutput, StepOutput[Any], Tensor, list[Tensor | None], Weight]] = []
 
         def whole() -> None:
-            parts, weight = plain.prepare(own, train=train)
+            plain.begin(train=train)
             with torch.set_grad_enabled(train):
-                preds, loss = plain.evaluate(parts, train=train)
-                if train:
-                    loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+                output = plain.evaluate(own, train=train)
+                if train and output.loss is not None:
+                    output.loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
             grads = workspace.gradients()
             if any(grad is not None and grad.layout != torch.strided for grad in grads):
                 raise TypeError("the model has sparse gradients")
             workspace.keep_identity()
-            taken = detached(preds, torch.detach)
-            output = BatchOutput(loss.detach(), taken, MappingProxyType(plain.measure(taken, parts[2])))
-            means = [output.loss, *output.metrics.values()]
+            taken = without_graph(output, torch.detach)
+            measured = plain.measure(taken, own)
+            loss = torch.full((), math.nan, device=workspace.device) if taken.loss is None else taken.loss
+            means = [loss, *measured.values()]
             if not all(isinstance(mean, Tensor) for mean in means):
                 raise TypeError("a metric returns a Python number, which waits for the device; return a tensor")
+            weight = weight_of(taken, own, plain.task, checked=self.supervised)
             summed = WeightedSums.summed(means, weight, workspace.device)
-            measured = StepOutput(output.loss, taken, parts[2], weight)
-            made.append((output, measured, summed, grads, weight if isinstance(weight, int) else 0))
+            shown = BatchOutput(loss, taken.preds, MappingProxyType(measured), taken.loss is not None)
+            made.append((shown, replace(taken, weight=weight), summed, grads, weight))
 
         launches: list[Callable[[], None]] = []
         seed_all(workspace.generators, bits)
@@ -272,10 +280,10 @@ class Recorded(Generic[Batch]):
         made.clear()
         seed_all(workspace.generators, bits)
         workspace.rehearse(lambda: launches.append(self._recorder.record(whole)), train=train)
-        ((output, measured, summed, grads, samples),) = made
+        ((output, measured, summed, grads, weight),) = made
         (launch,) = launches
         write = _Write(workspace, grads, self._recorder, self._tell)
-        return _Recording(launch, inputs, samples, output, measured, summed, written, write)
+        return _Recording(launch, inputs, weight, output, measured, summed, written, write)
 
     def _note(self, code: str, text: str) -> None:
         self._tell(Note(code, text))
@@ -293,18 +301,25 @@ def _once(tell: Tell) -> Tell:
     return tell_once
 
 
-def recorded(plain: Pass[Batch], eager: Eager[Batch], tell: Tell) -> Engine[Batch]:
+def recorded(passes: Mapping[str, Pass[Batch]], eager: Eager[Batch], tell: Tell) -> Runner[Batch]:
     """Return the engine that records, where that can be; where not, the eager one, and a note says why."""
+    plain = next(iter(passes.values()))
     workspace = plain.workspace
     recorder = recorder_for(workspace.device)
     if recorder is None:
         tell(Note("capture.device", f"capture=True does nothing on {workspace.device}; it is for CUDA"))
+        return eager
+    if "" not in passes:
+        tell(Note("capture.optimizer", "several objectives write one after the other; nothing is recorded"))
         return eager
     if plain.remembers:
         named = ", ".join(plain.remembers.whole)
         tell(Note("capture.metric", f"what {named} remembers is updated after each recorded pass, and not recorded"))
     if workspace.needs_closure:
         tell(Note("capture.optimizer", f"{workspace.optimizer.kind} evaluates the model itself; nothing is recorded"))
+        return eager
+    if workspace.optimizer.scales_loss:
+        tell(Note("capture.optimizer", "an update rule changes the loss in Python; nothing is recorded"))
         return eager
     return Recorded(plain, eager, recorder, tell)
 

@@ -30,7 +30,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +41,11 @@ from nntrain.live.compiled import CompileOptions, compiled
 from nntrain.live.flight import Flight, nobody
 from nntrain.live.forward_writes import ForwardWrites, copy_all, touch
 from nntrain.live.outside import Outside, stepping
-from nntrain.update.optimizer import LiveOptimizer, OptimizerFactory
-from nntrain.update.schedules import Schedule
+from nntrain.update.accumulating import collected_in
+from nntrain.update.chaining import live_update
+from nntrain.update.live_update import Live
+from nntrain.update.rule import UpdateRule
+from nntrain.update.several import LiveSeveral
 from nntrain.values.bits import same_bits
 from nntrain.values.borrowing import borrow
 from nntrain.values.modules import make_module
@@ -58,8 +61,7 @@ class Workspace:
     def __init__(
         self,
         template: ModelSource,
-        optim_class: OptimizerFactory,
-        lr: float | Schedule,
+        update: UpdateRule | Mapping[str, UpdateRule],
         device: torch.device | None,
         *,
         bits: int,
@@ -92,13 +94,18 @@ class Workspace:
             for tensor in (*self.params.values(), *self.buffers.values())
             if tensor.layout == torch.strided
         }
-        self.optimizer: LiveOptimizer = LiveOptimizer(
-            self.params,
-            optim_class,
-            lr,
-            None if compile_options is None else partial(compiled, options=compile_options),
+        compiles = None if compile_options is None else partial(compiled, options=compile_options)
+        self.optimizer: Live | LiveSeveral = (
+            LiveSeveral(update, self.params, compiles)
+            if isinstance(update, Mapping)
+            else live_update(update, self.params, compiles)
         )
+        self.window: int = self.optimizer.window
+        """How many batches make a step of the optimizer."""
+        self._scaled = self.optimizer.loss if self.optimizer.scales_loss else None
         self.needs_closure: bool = self.optimizer.needs_closure
+        self.writes_within: bool = self.needs_closure or (isinstance(update, Mapping) and len(update) > 1)
+        """Whether the model is evaluated after a write of the same batch, so that the value before has a copy."""
         self.empties_autocast_cache: bool = False
         """Whether the caller is in an autocast context. It keeps what it cast until it ends, but the weights change."""
         self._fresh_bits: int | None = bits
@@ -250,8 +257,21 @@ class Workspace:
         elif self._lent is not None:
             self._check_lent(handle)
             self._lent = None
-        flight = self._flight = Flight(step, lr_scale)
+        steps = step is not None and (self.window == 1 or self.optimizer.collected + 1 >= self.window)
+        flight = self._flight = Flight(step, lr_scale, steps=steps)
         return flight
+
+    def begin_rest(self, handle: Tensors, *, step: int, lr_scale: float) -> None:
+        """Begin the step that writes what waits for more batches, as `begin` does that of a batch."""
+        flight = self.begin(handle, step=step, lr_scale=lr_scale)
+        flight.weight, flight.steps = None, True
+        self._writes.save()
+
+    def collected(self, handle: Tensors) -> int:
+        """Return how many batches' gradients wait, in a handle's value, to be written with those of the next."""
+        if handle.source is self and handle.generation == self._generation:
+            return self.optimizer.collected
+        return handle.read(lambda snapshot: collected_in(snapshot.optim))
 
     def outside(self, loss_fn: object) -> Outside:
         """Return the watch over weights that are no part of a state."""
@@ -263,7 +283,7 @@ class Workspace:
         """Whether a batch of training is in flight."""
         return self._flight is not None and self._flight.step is not None
 
-    def compute(self, forward: Callable[[], Tensor]) -> None:
+    def compute(self, forward: Callable[[], Tensor | None]) -> None:
         """Run `forward` (which returns the loss) and, in training, the backward pass."""
         flight, writes = self._flight, self._writes
         if flight is None:
@@ -280,6 +300,19 @@ class Workspace:
             forward()
             writes.forwarded(training=False)
         writes.ran(training=train)
+
+    def write_part(self, name: str) -> None:
+        """Let one of several rules write amid the pass, after the value before has got its copy."""
+        flight, several = self._flight, self.optimizer
+        if flight is None or flight.step is None or not isinstance(several, LiveSeveral):
+            raise RuntimeError("no batch of several objectives was begun")
+        self._detach()
+        try:
+            several.write(name, flight.step, flight.lr_scale, flight.weight)
+        finally:
+            self._clear_gradients()
+        self._writes.stepped()
+        self._written()
 
     def replay(self, recording: Callable[[], None], written: list[Tensor]) -> None:
         """Run a recording of what `compute` does. `written` are the tensors that it writes, past torch's counting."""
@@ -333,10 +366,11 @@ class Workspace:
         for param, grad in zip(self._param_list, grads, strict=True):
             param.grad = grad
 
-    def _backward(self, forward: Callable[[], Tensor]) -> Tensor:
+    def _backward(self, forward: Callable[[], Tensor | None]) -> Tensor:
         with self._enable_grad:
-            loss = forward()
+            loss = cast(Tensor, forward())  # in training there is one
             self._writes.forwarded(training=True)
+            given, loss = loss, loss if self._scaled is None else self._scaled(loss)
             if type(loss) is Tensor and not loss.is_complex():
                 # What `backward` comes to for one loss, less its looks at what it may be given: 7 µs a batch.
                 _engine_run_backward(
@@ -344,9 +378,9 @@ class Workspace:
                 )
             else:  # a subclass may have a `backward` of its own, and of a complex loss torch says why there is none
                 loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
-        return loss
+        return given
 
-    def _closure_over(self, forward: Callable[[], Tensor], first_loss: Tensor) -> Callable[[], Tensor]:
+    def _closure_over(self, forward: Callable[[], Tensor | None], first_loss: Tensor) -> Callable[[], Tensor]:
         """Return the closure for optimizers that evaluate several times; the first evaluation is made already."""
         first = [first_loss]
         noise = [source.get_state() for source in self.generators]
@@ -471,7 +505,7 @@ class Workspace:
             flight.due = False
             flight.writing = True
             if flight.closure is None:
-                self.optimizer.step(step, flight.lr_scale, None, flight.launch)
+                self.optimizer.step(step, flight.lr_scale, None, flight.launch, flight.weight)
             else:  # it evaluates the model again, and draws its noise anew
                 with restoring_rng(self.generators):
                     self.optimizer.step(step, flight.lr_scale, flight.closure)

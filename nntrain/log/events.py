@@ -25,24 +25,31 @@ class RunStarted(LogEvent, frozen=True):
 
 
 class FitStarted(LogEvent, frozen=True):
-    """A fit began, or went on where it had stopped (`resumed`), towards `epochs` finished epochs."""
+    """A fit began, or went on where it had stopped (`resumed`), towards `epochs` finished epochs.
+
+    With a goal in steps it goes on until `until` optimizer steps are taken, and `epochs` is 0. `data` is the name of
+    the set, where it goes on amid the evaluation of one.
+    """
 
     event: Literal["fit_started"] = "fit_started"
     epochs: int = Field(ge=0)
     resumed: bool
+    until: int | None = Field(default=None, ge=0)
+    data: str | None = None
 
 
 class EpochStarted(LogEvent, frozen=True):
-    """A phase (train or eval) of an epoch began."""
+    """A phase (train or eval) of an epoch began; `data` is the name of the set that is evaluated, if it has one."""
 
     event: Literal["epoch_started"] = "epoch_started"
+    data: str | None = None
 
 
 class BatchFinished(LogEvent, frozen=True):
     """A batch ran: its own loss and metrics, means over its samples.
 
     `lr` is the learning rate that it was trained with; there is none in eval. `samples_per_s` is the rate since the
-    values before were read, where there is one.
+    values before were read, where there is one. `data` is the name of the set that is evaluated, if it has one.
     """
 
     level: ClassVar[Level] = "debug"
@@ -51,16 +58,21 @@ class BatchFinished(LogEvent, frozen=True):
     metrics: FrozenMapping[float]
     lr: float | None = None
     samples_per_s: float | None = Field(default=None, ge=0)
+    data: str | None = None
 
 
 class EpochFinished(LogEvent, frozen=True):
-    """A phase was finished: the means over its samples, the batches that ran, the seconds spent in them."""
+    """A phase was finished: the means over its samples, the batches that ran, the seconds spent in them.
+
+    `data` is the name of the set that was evaluated, if it has one.
+    """
 
     event: Literal["epoch_finished"] = "epoch_finished"
     loss: float
     metrics: FrozenMapping[float]
     batches: int = Field(ge=0)
     seconds: float
+    data: str | None = None
 
 
 class CancelledEvent(LogEvent, frozen=True):
@@ -83,27 +95,30 @@ class PastPhase(Record, frozen=True):
     samples: int = Field(ge=0)
     batches: int = Field(ge=0)
     seconds: float
+    data: str | None = None
 
     @classmethod
     def of(cls, stats: EpochStats) -> PastPhase:
         """Return the record of a phase's statistics."""
-        return cls(**{name: getattr(stats, name) for name in cls.model_fields})
+        return cls(**{**{name: getattr(stats, name) for name in cls.model_fields}, "data": stats.data or None})
 
     def stats(self) -> EpochStats:
         """Return the statistics."""
-        return EpochStats(**self.__dict__)
+        return EpochStats(**{**self.__dict__, "data": self.data or ""})
 
 
 class HistoryReplaced(LogEvent, frozen=True):
     """The training went on from another state than the one told before: what lies behind is another history now.
 
     Of the finished phases told so far the first `kept` still hold; `history` are those that come after them. It is
-    told when a kept state is gone on with, or one of another log, or where lines were lost.
+    told when a kept state is gone on with, or one of another log, or where lines were lost. `data` is the name of the
+    set, where that state stands amid the evaluation of one.
     """
 
     event: Literal["history_replaced"] = "history_replaced"
     kept: int = Field(ge=0)
     history: tuple[PastPhase, ...]
+    data: str | None = None
 
 
 class FitFinished(LogEvent, frozen=True):

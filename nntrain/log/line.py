@@ -71,6 +71,17 @@ class Line(Record, frozen=True):
     step: int = Field(ge=0)
     samples: int = Field(ge=0)
 
+    @property
+    def data(self) -> str:
+        """The name of the set that is evaluated, as far as nntrain's own event says it, else ""."""
+        data: str | None = getattr(self.event, "data", None) if type(self.event) in _OWN_CLASSES else None
+        return data or ""
+
+    @property
+    def label(self) -> str:
+        """What the phase is called: the name of its set, else "train" or "eval"."""
+        return self.data or self.phase
+
     def fields(self) -> dict[str, object]:
         """Return the line as plain JSON values, flat, in the order in which they are written."""
         event = self.event
@@ -176,7 +187,7 @@ def plain(value: object, path: str, nonfinite: dict[str, str]) -> object:
             named[name] = plain(item, f"{path}.{name}", nonfinite)
         return named
     if isinstance(value, BaseModel):
-        return plain(value.__dict__, path, nonfinite)
+        return plain({name: one for name, one in value.__dict__.items() if one is not None}, path, nonfinite)
     if isinstance(value, (list, tuple)):
         return [plain(item, f"{path}.{index}", nonfinite) for index, item in enumerate(value)]
     return plain(repr(value), path, nonfinite)

@@ -18,7 +18,7 @@ from nntrain.log.readout import read_out
 from nntrain.log.transition_events import LogState, PlacedEvent
 from nntrain.sinks.transition import BatchRan, RunInfo
 from nntrain.values.log_event import LogEvent
-from nntrain.values.progress import Phase, Progress
+from nntrain.values.progress import Progress
 from nntrain.values.record import FrozenMapping, evolved
 
 
@@ -36,8 +36,9 @@ class LiveRun:
     logged: LogState = field(default_factory=LogState)
     info: RunInfo | None = None
     """The machine's facts about the run. Kept alive, because the log finds a run by the `id` of this object."""
-    rate_from: tuple[int, Phase, int, float] | None = None
-    """Epoch, phase and samples of the last logged batch, and when it ran: the next rate is measured from there."""
+    rate_from: tuple[int, str, int, float] | None = None
+    """Epoch, phase (a set's name, where it has one) and samples of the last logged batch, and when it ran: the next
+    rate is measured from there."""
 
     lines_lost: bool = False
     """Whether lines were lost, so that a reader may not know the history."""
@@ -48,7 +49,7 @@ class LiveRun:
         progress, event = placed
         now = time.monotonic()
         if event.event == "epoch_started":
-            self.rate_from = (progress.epoch, progress.phase, 0, now)
+            self.rate_from = (progress.epoch, progress.data or progress.phase, 0, now)
         return self._line(event, progress, now, datetime.now(UTC))
 
     def history_lines(self) -> list[Line]:
@@ -57,7 +58,8 @@ class LiveRun:
         if not self.lines_lost or progress is None or history is None:
             return []
         self.lines_lost = False
-        return [self.line(PlacedEvent(progress, HistoryReplaced(kept=0, history=tuple(map(PastPhase.of, history)))))]
+        past = tuple(map(PastPhase.of, history))
+        return [self.line(PlacedEvent(progress, HistoryReplaced(kept=0, history=past, data=progress.data or None)))]
 
     def batch_lines(self, ran: Sequence[BatchRan]) -> Iterator[Line]:
         """Yield the lines of batches of one phase, each with the time at which the batch ran."""
@@ -70,8 +72,9 @@ class LiveRun:
             fields: dict[str, Any] = {
                 "loss": one.loss,
                 "metrics": FrozenMapping(one.metrics),
-                "lr": None if lr_at is None else float(lr_at(one.step - 1)) * one.lr_scale,
+                "lr": None if lr_at is None else float(lr_at(max(one.step - 1, 0))) * one.lr_scale,
                 "samples_per_s": rate,
+                "data": one.data or None,
             }
             # Only the first event of a group is validated: the others have the same fields, of the same types.
             event = BatchFinished(**fields) if first is None else evolved(first, **fields)
@@ -88,10 +91,11 @@ class LiveRun:
         for one in ran if read_at is None else ran[-1:]:
             when = one.when if read_at is None else read_at
             rate = None
-            if self.rate_from is not None and self.rate_from[:2] == (one.epoch, one.phase) and when > self.rate_from[3]:
+            label = one.data or one.phase
+            if self.rate_from is not None and self.rate_from[:2] == (one.epoch, label) and when > self.rate_from[3]:
                 rate = round((one.samples - self.rate_from[2]) / (when - self.rate_from[3]), 3)
             rates.append(rate if rate is None or rate > 0 else None)
-            self.rate_from = (one.epoch, one.phase, one.samples, when)
+            self.rate_from = (one.epoch, label, one.samples, when)
         return rates if read_at is None else rates * len(ran)
 
     def _line(self, event: LogEvent, progress: Progress | BatchRan, when: float, moment: datetime) -> Line:

@@ -37,7 +37,8 @@ _OUTCOMES: Final[Mapping[Ending, RunOutcome]] = {
 class Run(Record, frozen=True):
     """A run, rebuilt from its lines.
 
-    `history` is the history of the last logged state. `epochs` is the goal of the fit, in finished epochs. `last` is
+    `history` is the history of the last logged state. `epochs` is the goal of the fit, in finished epochs; of one with
+    a goal in steps it is 0, and `until` is the number of steps that lie behind when it is done. `last` is
     the last line. `events` are all lines but those of batches. `batches` are the lines of batches; if the training went
     back to an earlier state, without those after that state. `missing` counts the lines that were lost. `outcome` is
     `"running"` until the log says how the run ended.
@@ -47,6 +48,7 @@ class Run(Record, frozen=True):
     config: FrozenMapping[object] = FrozenMapping()
     history: History = History()
     epochs: int = 0
+    until: int | None = None
     outcome: RunOutcome = "running"
     started: datetime
     last: Line
@@ -93,6 +95,9 @@ class RunFold:
         self._config: Mapping[str, Any] = {}
         self._history: list[EpochStats] = []
         self._epochs = 0
+        self._until: int | None = None
+        self._sets: dict[str, int] = {}
+        """The names of the sets that are evaluated, and their order."""
         self._ending: Ending = "unknown"
         self._events: list[Line] = []
         self._batches: list[Line] = []
@@ -105,11 +110,12 @@ class RunFold:
         if self._keep_lines:
             (self._batches if isinstance(line.event, BatchFinished) else self._events).append(line)
         self._ending = ending(self._ending, line)
+        self._sets.setdefault(line.data, len(self._sets))
         match line.event:
             case RunStarted(config=config):
                 self._config = config
-            case FitStarted(epochs=epochs):
-                self._epochs = epochs
+            case FitStarted(epochs=epochs, until=until):
+                self._epochs, self._until = epochs, until
                 self._go_back_to(line)
             case EpochFinished() as event:
                 self._history.append(stats_of(line, event))
@@ -121,8 +127,11 @@ class RunFold:
 
     def _go_back_to(self, line: Line) -> None:
         """Drop the batches that come after the place of `line`, where the training goes on."""
-        while self._batches and _place(self._batches[-1]) > _place(line):
+        while self._batches and self._place(self._batches[-1]) > self._place(line):
             self._batches.pop()
+
+    def _place(self, line: Line) -> tuple[int, bool, int, int]:
+        return line.epoch, line.phase == "eval", self._sets[line.data], line.batch
 
     def run(self) -> Run:
         """Return the run so far."""
@@ -131,6 +140,7 @@ class RunFold:
             config=FrozenMapping(self._config),
             history=History(self._history),
             epochs=self._epochs,
+            until=self._until,
             outcome=_OUTCOMES[self._ending],
             started=self._first.timestamp,
             last=self.last,
@@ -155,6 +165,19 @@ def ending(before: Ending, line: Line) -> Ending:
             return before
 
 
+def phases_of(config: Mapping[str, object]) -> tuple[list[str], dict[str, int]]:
+    """Return the phases that an epoch of a run has, by its config, and how many batches each, as far as it says."""
+    data = config.get("data")
+    phases = [str(name) for name in data] if isinstance(data, Mapping) and "train" in data else ["train", "eval"]
+    batches: dict[str, int] = {}
+    for phase in phases:
+        of = {"train": "train", "eval": "valid"}.get(phase, f"valid/{phase}")
+        for given in (config.get(f"{of}_batches"), config.get(f"valid/{phase}_batches")):
+            if isinstance(given, int) and not isinstance(given, bool) and given > 0:
+                batches[phase] = given
+    return phases, batches
+
+
 def stats_of(line: Line, event: EpochFinished) -> EpochStats:
     """Return the statistics of a finished phase, from its line."""
     return EpochStats(
@@ -165,8 +188,5 @@ def stats_of(line: Line, event: EpochFinished) -> EpochStats:
         samples=line.samples,
         batches=event.batches,
         seconds=event.seconds,
+        data=line.data,
     )
-
-
-def _place(line: Line) -> tuple[int, bool, int]:
-    return line.epoch, line.phase == "eval", line.batch

@@ -19,13 +19,15 @@ from nntrain.values.log_event import CheckpointLoaded, CheckpointSaved, LogEvent
 
 def sentence(line: Line) -> str:
     """Return a sentence that says what a line says."""
+    label = word(line.label)
     match line.event:
-        case FitStarted(epochs=epochs, resumed=resumed):
-            return f"{'went on' if resumed else 'began'}, towards {whole(epochs)} epoch{'' if epochs == 1 else 's'}"
+        case FitStarted(epochs=epochs, resumed=resumed, until=until):
+            count, what = (epochs, "epoch") if until is None else (until, "step")
+            return f"{'went on' if resumed else 'began'}, towards {whole(count)} {what}{'' if count == 1 else 's'}"
         case BatchFinished(loss=loss):
-            return f"epoch {line.epoch} {line.phase}, batch {line.batch}: loss {number(loss)}"
+            return f"epoch {line.epoch} {label}, batch {line.batch}: loss {number(loss)}"
         case EpochFinished(loss=loss):
-            return f"epoch {line.epoch} {line.phase}: loss {number(loss)}"
+            return f"epoch {line.epoch} {label}: loss {number(loss)}"
         case CancelledEvent(scope=scope, reason=reason, subscriber=subscriber, at=at):
             return f"{subscriber} cancelled the {scope} at {at}" + (f": {reason}" if reason else "")
         case CheckpointSaved() | CheckpointLoaded():

@@ -87,14 +87,15 @@ def _events(logged: LogState, transition: Transition, every: int) -> Iterator[Pl
     if not logged.begun:
         yield PlacedEvent(progress, RunStarted(config=config_of(transition.run)))
     if transition.at == "before_fit":
-        yield PlacedEvent(progress, FitStarted(epochs=progress.epochs, resumed=False))
+        yield PlacedEvent(progress, _fit_started(progress, resumed=False))
     elif not logged.fitting or logged.progress is None or not _continues(logged.progress, progress):
         resumed = progress.phase == "eval" or bool(progress.step or progress.batch or progress.epoch)
-        yield PlacedEvent(progress, FitStarted(epochs=progress.epochs, resumed=resumed))
+        yield PlacedEvent(progress, _fit_started(progress, resumed=resumed))
     history = _history_before(transition)
     if history != logged.history:
         kept = sum(takewhile(bool, map(operator.eq, logged.history or (), history)))  # how many agree at the beginning
-        yield PlacedEvent(progress, HistoryReplaced(kept=kept, history=tuple(map(PastPhase.of, history[kept:]))))
+        past = tuple(map(PastPhase.of, history[kept:]))
+        yield PlacedEvent(progress, HistoryReplaced(kept=kept, history=past, data=progress.data or None))
     for note in transition.notes:
         yield PlacedEvent(progress, WarningEvent(code=note.code, text=note.text))
     yield from _step_event(transition, every)
@@ -120,11 +121,23 @@ def _step_event(transition: Transition, every: int) -> Iterator[PlacedEvent | Ba
     if transition.error is not None or transition.verdict is not None:
         return
     if transition.at == "before_epoch":
-        yield PlacedEvent(progress, EpochStarted())
+        yield PlacedEvent(progress, EpochStarted(data=progress.data or None))
     elif stats is not None:
         yield PlacedEvent(
-            evolved(progress, epoch=stats.epoch, phase=stats.phase, samples=stats.samples),
-            EpochFinished(loss=stats.loss, metrics=stats.metrics, batches=stats.batches, seconds=stats.seconds),
+            evolved(
+                progress,
+                epoch=stats.epoch,
+                phase=stats.phase,
+                samples=stats.samples,
+                step=transition.state.progress.step,  # with the one that wrote a short window
+            ),
+            EpochFinished(
+                loss=stats.loss,
+                metrics=stats.metrics,
+                batches=stats.batches,
+                seconds=stats.seconds,
+                data=stats.data or None,
+            ),
         )
     elif output is not None and every and transition.state.progress.batch % every == 0:
         now = transition.state.progress
@@ -138,13 +151,19 @@ def _step_event(transition: Transition, every: int) -> Iterator[PlacedEvent | Ba
             output.metrics,
             0.0,
             transition.lr_scale,
+            now.data,
         )
+
+
+def _fit_started(place: Progress, *, resumed: bool) -> FitStarted:
+    return FitStarted(epochs=place.epochs, resumed=resumed, until=place.until, data=place.data or None)
 
 
 def _continues(before: Progress, now: Progress) -> bool:
     """Return whether a training at `before` can get to `now` within the same phase, over any number of batches."""
     return (
-        (before.epochs, before.epoch, before.phase) == (now.epochs, now.epoch, now.phase)
+        (before.epochs, before.until, before.epoch, before.phase, before.data)
+        == (now.epochs, now.until, now.epoch, now.phase, now.data)
         and before.batch <= now.batch
         and before.step <= now.step
     )
@@ -159,10 +178,11 @@ def _history_before(transition: Transition) -> tuple[EpochStats, ...]:
 
 def _failure(error: BaseException, transition: Transition) -> RunFailed:
     progress = transition.progress
+    phase = f"{progress.phase} ({progress.data})" if progress.data else progress.phase
     return RunFailed(
         error_type=type(error).__name__,
         error_message=_message(error),
-        where=f"{transition.at}, {progress.phase} of epoch {progress.epoch}",
+        where=f"{transition.at}, {phase} of epoch {progress.epoch}",
         traceback="".join(traceback.format_exception(error)),
     )
 

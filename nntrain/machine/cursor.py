@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from nntrain.values.key import Key
@@ -22,7 +23,11 @@ class Start(NamedTuple):
     key: Key
     phase: Phase
     train: bool
+    data: str
+    """Which data it reads: "train", or the set's name."""
     epoch: int
+    until: float
+    """At which step the phase is cut: the fit's goal, in training."""
     lr_scale: float
 
 
@@ -53,15 +58,27 @@ class Position:
         place, sums = state.progress, state.sums
         train = place.phase == "train"
         start = Start(
-            fields, state.model_fields_set, place, sums, state.key, place.phase, train, place.epoch, state.lr_scale
+            fields=fields,
+            given=state.model_fields_set,
+            progress=place,
+            sums=sums,
+            key=state.key,
+            phase=place.phase,
+            train=train,
+            data="train" if train else place.data,
+            epoch=place.epoch,
+            until=place.until if train and place.until is not None else math.inf,
+            lr_scale=state.lr_scale,
         )
         return cls(start, place.batch, place.step, place.samples, sums.weighted, sums.seconds)
 
-    def after(self, samples: int, weighted: WeightedSums, seconds: float) -> Position:
-        """Return where the training stands after one batch more of so many samples, which took `seconds`."""
-        start = self.start
-        step = self.step + start.train
-        return Position(start, self.batch + 1, step, self.samples + samples, weighted, self.seconds + seconds)
+    def after(self, samples: int, weighted: WeightedSums, seconds: float, *, steps: bool) -> Position:
+        """Return where the training stands after one batch more of so many samples, which took `seconds`.
+
+        `steps` says whether the optimizer writes with it.
+        """
+        step = self.step + steps
+        return Position(self.start, self.batch + 1, step, self.samples + samples, weighted, self.seconds + seconds)
 
     @property
     def progress(self) -> Progress:

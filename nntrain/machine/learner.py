@@ -6,22 +6,33 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
-from typing import Generic, TypedDict, TypeVar, Unpack
+from typing import Any, Final, Generic, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
-from nntrain.data.loaders import TrainValid, as_loader, check_data, description_of, on_device, sizes_of
+from nntrain.data.loaders import (
+    TrainValid,
+    as_loader,
+    check_data,
+    description_of,
+    eval_sets,
+    on_device,
+    sizes_of,
+    sources,
+)
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError
 from nntrain.live.compiled import compile_options
 from nntrain.live.eager import Eager
-from nntrain.live.engine import Pass
+from nntrain.live.engine import Engine, Pass
+from nntrain.live.objective import Objective, check_objectives, task_of
 from nntrain.live.recorded import recorded
-from nntrain.live.workspace import Workspace, as_device
+from nntrain.live.workspace import Workspace
 from nntrain.machine.machine import Machine, ordinary_tensors
-from nntrain.machine.steps import check_epochs, fold, with_goal
-from nntrain.metrics.measured import MetricLike, check_monitors, named_metrics
+from nntrain.machine.steps import check_epochs, check_goal, fold, with_goal
+from nntrain.metrics.measured import AnyMetric, check_monitors, named_metrics
 from nntrain.metrics.phase import PhaseMetrics
 from nntrain.sinks.interest import Sink, check_sink, interest_of, sink_name
 from nntrain.sinks.news import News
@@ -29,43 +40,52 @@ from nntrain.sinks.print_stats import PrintStats
 from nntrain.sinks.transition import RunInfo
 from nntrain.subscribers.asking import listeners, subscriber_name
 from nntrain.subscribers.protocol import Listening
-from nntrain.task.supervised import LossFn, Supervised, Unpacked, check_loss_fn, unpacked
-from nntrain.update.optimizer import OptimizerFactory, check_optim_class
+from nntrain.task.supervised import LossFn, Supervised, Unpacked, unpacked
+from nntrain.task.task import Task, check_task, source_of
+from nntrain.update.chaining import optimizer_of
+from nntrain.update.rule import UpdateRule
 from nntrain.update.schedules import Schedule, check_lr
-from nntrain.values.calls import call_problem, function_name
+from nntrain.update.torch_optimizer import OptimizerFactory, check_optim_class
+from nntrain.update.torch_rule import optimizer
+from nntrain.values.calls import function_name
 from nntrain.values.key import Key
 from nntrain.values.modules import check_model
-from nntrain.values.progress import Phase, Progress
+from nntrain.values.progress import Progress
 from nntrain.values.record import FrozenMapping
 from nntrain.values.state import TrainState
 from nntrain.values.tensors import ModelSource
 from nntrain.values.verdicts import Outcome
 
 Batch = TypeVar("Batch")
+Preds = TypeVar("Preds", default=Any)
 
 _FACTORY = 4  # what the key is folded with for the weights that a model factory draws
 
 
-class Changes(TypedDict, Generic[Batch], total=False):
+class Changes(TypedDict, Generic[Batch, Preds], total=False):
     """The arguments of a `Learner`, each of which `replace` may change."""
 
     model: ModelSource
     dls: TrainValid[Batch]
     loss_fn: LossFn
-    metric_fn: MetricLike | Mapping[str, MetricLike]
+    metric_fn: AnyMetric | Mapping[str, AnyMetric]
     optim_class: OptimizerFactory
     lr: float | Schedule
-    subs: Sequence[Listening[Batch]]
+    subs: Sequence[Listening[Batch, Any]]
     sinks: Sequence[Sink]
     device: torch.device | str | None
     unpack: Callable[[Batch], Unpacked]
     weigh: Callable[[Batch], int | Tensor] | None
     compile: bool | Mapping[str, object]
     capture: bool
+    engine: Engine | None
+    task: Task[Batch, Preds] | None
+    update: UpdateRule | None
+    objectives: Sequence[Objective] | None
 
 
 @dataclass(frozen=True, eq=True, repr=False)
-class Learner(Generic[Batch]):
+class Learner(Generic[Batch, Preds]):
     """All that never changes in a training. Immutable; `replace` makes another.
 
     Args:
@@ -79,15 +99,14 @@ class Learner(Generic[Batch]):
         lr: the learning rate, or a function of the step (0, 1, ...) that gives it.
         subs: the subscribers, asked by `order`, then as listed.
         sinks: the sinks, told of each transition.
-        device: where to train; by default where the model is.
         unpack: tells a batch's inputs from its target: batch to (positional inputs, keyword inputs, target).
         weigh: tells how much a batch weighs in the means of its phase: an int, or a 0-dim tensor, which may be on a
             device and is then read once, at the phase's end. By default it is its samples: the first dimension of the
             target or, where that has none, of the batch's first tensor.
-        compile: whether `torch.compile` is to compile the model with the loss, and the optimizer's step; or its
-            options, like `{"mode": "max-autotune"}`.
-        capture: whether to record each shape of batch once as CUDA graphs, and then launch these. What cannot be
-            recorded, and everything on a CPU, runs plainly; the log says so.
+        engine: how batches are run: `Engine(device="cuda", compile=True)`. `device`, `compile` and `capture` are its
+            arguments, and may be given by themselves.
+        task: what a batch means, and `update` what its gradients become, in place of a loss and an optimizer; or
+            `objectives`, several such pairs: that is `Learner.of`.
 
     Raises `ConfigError` or `SubscriberError` for arguments that cannot be meant, before anything runs.
     """
@@ -95,36 +114,39 @@ class Learner(Generic[Batch]):
     model: ModelSource
     dls: TrainValid[Batch]
     loss_fn: LossFn
-    metric_fn: MetricLike | Mapping[str, MetricLike]
+    metric_fn: AnyMetric | Mapping[str, AnyMetric]
     optim_class: OptimizerFactory
     lr: float | Schedule
-    subs: Sequence[Listening[Batch]] = ()
+    subs: Sequence[Listening[Batch, Any]] = ()
     sinks: Sequence[Sink] = field(default=(), kw_only=True)
     device: torch.device | str | None = field(default=None, kw_only=True)
     unpack: Callable[[Batch], Unpacked] = field(default=unpacked, kw_only=True)
     weigh: Callable[[Batch], int | Tensor] | None = field(default=None, kw_only=True)
     compile: bool | Mapping[str, object] = field(default=False, kw_only=True)
     capture: bool = field(default=False, kw_only=True)
+    engine: Engine | None = field(default=None, kw_only=True)
+    task: Task[Batch, Preds] | None = field(default=None, kw_only=True)
+    update: UpdateRule | None = field(default=None, kw_only=True)
+    objectives: Sequence[Objective] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         """Check every argument, and make sequences into tuples."""
         check_model(self.model)
         check_data(self.dls)
-        check_loss_fn(self.loss_fn)
-        check_optim_class(self.optim_class)
-        for name, given in (("unpack", self.unpack), ("weigh", self.weigh)):
-            problem = None if given is None else call_problem(given, "batch")
-            if problem is not None:
-                raise ConfigError(f"{name} is {given!r:.80}; expected a function of the batch: {problem}.")
-        named_metrics(self.metric_fn)
+        self._check_twice()
+        if self.objectives is not None:
+            object.__setattr__(self, "objectives", check_objectives(self.objectives))
+        elif self.update is None:
+            check_optim_class(self.optim_class)
+            check_lr(self.lr)
+        parts = self._parts.values()
+        for task, update in parts if self.objectives is None else ():
+            if not isinstance(task, Supervised):
+                check_task(task)
+            optimizer_of(update)
+        metrics = self._metrics
         if isinstance(self.metric_fn, Mapping):
             object.__setattr__(self, "metric_fn", FrozenMapping(self.metric_fn))
-        check_lr(self.lr)
-        compile_options(self.compile)
-        if not isinstance(self.capture, bool):
-            raise ConfigError(f"capture is {self.capture!r}; expected True or False.")
-        if isinstance(self.compile, Mapping):
-            object.__setattr__(self, "compile", FrozenMapping(self.compile))
         for name in ("subs", "sinks"):
             given = getattr(self, name)
             if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
@@ -135,11 +157,135 @@ class Learner(Generic[Batch]):
             check_sink(sink)
         monitors = [(subscriber_name(one), getattr(one, "monitors", ())) for one in self.subs]
         monitors += [(sink_name(sink), interest_of(sink).monitors) for sink in self.sinks]
-        check_monitors(monitors, self.metric_fn)
-        object.__setattr__(self, "device", as_device(self.device))
+        named = self.metric_fn if self.task is None else metrics
+        # The parts of another task's loss are known when it has run.
+        known = self.objectives is None and all(isinstance(task, Supervised) for task, _ in parts)
+        check_monitors(monitors, named if known else None, tuple(eval_sets(self.dls.valid)))
+
+    def _check_twice(self) -> None:
+        """Raise `ConfigError` where a thing is said in two ways; say in all of them how batches are run."""
+        engine = Engine(self.device, self.compile, self.capture)
+        if self.engine is not None:
+            if not isinstance(self.engine, Engine):
+                raise ConfigError(f"engine is {self.engine!r:.80}; expected one like Engine(device='cuda').")
+            if engine not in {Engine(), self.engine}:
+                raise ConfigError(f"{engine} is given beside {self.engine}; say it in one of the two.")
+            engine = self.engine
+        for name, value in (("engine", engine), *vars(engine).items()):
+            object.__setattr__(self, name, value)
+        loss, rate = ("loss_fn", "unpack", "weigh"), ("optim_class", "lr")
+        said_by = {"task": loss, "update": rate, "objectives": (*loss, *rate, "task", "update")}
+        for part, names in said_by.items():
+            said = [name for name in names if getattr(self, name) is not _UNSAID[name]]
+            if said and getattr(self, part) is not None:
+                raise ConfigError(
+                    f"{', '.join(said)} is given beside {part}, which says that already. Change that: "
+                    f"replace({part}=...)."
+                )
+
+    @overload
+    @classmethod
+    def of(
+        cls,
+        model: ModelSource,
+        dls: TrainValid[Batch],
+        task: Task[Batch, Preds],
+        update: UpdateRule,
+        *,
+        metrics: Mapping[str, AnyMetric] = ...,
+        subs: Sequence[Listening[Batch, Preds]] = ...,
+        sinks: Sequence[Sink] = ...,
+        engine: Engine = ...,
+    ) -> Learner[Batch, Preds]: ...
+    @overload
+    @classmethod
+    def of(
+        cls,
+        model: ModelSource,
+        dls: TrainValid[Batch],
+        *,
+        objectives: Sequence[Objective],
+        metrics: Mapping[str, AnyMetric] = ...,
+        subs: Sequence[Listening[Batch, Preds]] = ...,
+        sinks: Sequence[Sink] = ...,
+        engine: Engine = ...,
+    ) -> Learner[Batch, Preds]: ...
+    @classmethod
+    def of(
+        cls,
+        model: ModelSource,
+        dls: TrainValid[Batch],
+        task: Task[Batch, Preds] | None = None,
+        update: UpdateRule | None = None,
+        *,
+        objectives: Sequence[Objective] | None = None,
+        metrics: Mapping[str, AnyMetric] | None = None,
+        subs: Sequence[Listening[Batch, Preds]] = (),
+        sinks: Sequence[Sink] = (),
+        engine: Engine | None = None,
+    ) -> Learner[Batch, Preds]:
+        """Return a learner of a task and an update rule of your own.
+
+        Args:
+            model: as `Learner` takes it.
+            dls: as `Learner` takes it.
+            task: what a batch means: a function of (model, batch) that returns a `StepOutput`.
+            update: what gradients become: a rule of `nntrain.update`, like `optimizer(torch.optim.AdamW, lr=1e-3)`.
+            objectives: several tasks, each with a rule over parameters of its own, in place of `task` and `update`.
+            metrics: names to functions of (preds, target), means over the weight, or to `Metric`s. With objectives,
+                predictions and targets are mappings by the objectives' names.
+            subs: the subscribers.
+            sinks: the sinks.
+            engine: how batches are run.
+
+        Raises `ConfigError` or `SubscriberError` for arguments that cannot be meant, before anything runs.
+        """
+        if objectives is None and (task is None or update is None):
+            raise ConfigError(
+                f"{'task' if task is None else 'update'} is None; Learner.of needs a task and an update rule, or "
+                f"objectives=[Objective(name, task, update), ...]."
+            )
+        return cls(
+            model,
+            dls,
+            _UNSAID["loss_fn"],
+            {} if metrics is None else metrics,
+            _UNSAID["optim_class"],
+            _UNSAID["lr"],
+            subs,
+            sinks=sinks,
+            engine=engine,
+            task=task,
+            update=update,
+            objectives=objectives,
+        )
+
+    @property
+    def _parts(self) -> dict[str, tuple[Task[Batch, Any], UpdateRule]]:
+        """The tasks with their rules, by the objectives' names; without objectives there is one, without a name."""
+        if self.objectives is not None:
+            return {one.name: (one.task, one.update) for one in self.objectives}
+        task = self.task or Supervised(self.loss_fn, self.metric_fn, self.unpack, self.weigh)
+        return {"": (task, self.update or optimizer(self.optim_class, lr=self.lr))}
+
+    @property
+    def _said(self) -> dict[str, str]:
+        """The tasks with their rules, in words, by the objectives' names."""
+        return {
+            name: f"{source_of(task).removeprefix('task ')}, {update!r}" for name, (task, update) in self._parts.items()
+        }
+
+    @property
+    def _metrics(self) -> Mapping[str, AnyMetric]:
+        """The metrics by name: those of the task, and the learner's own."""
+        own = named_metrics(self.metric_fn)
+        return {**named_metrics(self.task.metric_fn), **own} if isinstance(self.task, Supervised) else own
 
     def __repr__(self) -> str:
         config = self._config
+        if self.objectives is not None or self.task is not None:
+            said = [name and f"{name}: " + said for name, said in self._said.items()]
+            return f"Learner.of({config['model']}, {', '.join(said)}, subs={config['subscribers']})"
         lr = config["lr_schedule"] if callable(self.lr) else config["lr"]
         return (
             f"Learner({config['model']}, {config['loss_fn']}, {config['optimizer']}, lr={lr}, "
@@ -165,25 +311,30 @@ class Learner(Generic[Batch]):
         device = None if self.device is None else torch.device(self.device)
         options = compile_options(self.compile)
         with ordinary_tensors():
-            workspace = Workspace(self.model, self.optim_class, self.lr, device, bits=bits, compile_options=options)
+            rules = {name: update for name, (_, update) in self._parts.items()}
+            update = rules if self.objectives is not None else rules[""]
+            workspace = Workspace(self.model, update, device, bits=bits, compile_options=options)
         news = News()
-        metrics = PhaseMetrics(named_metrics(self.metric_fn), workspace.device)
-        passing = Pass(workspace, Supervised(self.loss_fn, self.unpack, self.weigh, news.warn), metrics, options)
-        eager = Eager(passing, options)
-        streams: dict[Phase, Stream[Batch]] = {
-            "train": Stream(on_device(as_loader(self.dls.train, "train", news.notes.append), workspace.device), 0),
-            "eval": Stream(on_device(as_loader(self.dls.valid, "valid", news.notes.append), workspace.device), 1),
+        metrics = PhaseMetrics(self._metrics, workspace.device)
+        passes = {name: Pass(workspace, task, metrics, options, news.warn) for name, (task, _) in self._parts.items()}
+        eager = Eager(passes, options)
+        streams = {
+            "train" if train else name: Stream(
+                on_device(as_loader(items, where, news.notes.append), workspace.device), 0 if train else 1, where
+            )
+            for where, name, items, train in sources(self.dls)
         }
-        data = {phase: dict(description_of(stream.loader)) for phase, stream in streams.items()}
+        data = {name or "eval": dict(description_of(stream.loader)) for name, stream in streams.items()}
         # Nothing of a machine refers to its learner: memory on a device is to be free when the learner is, not when
         # Python next looks for cycles.
-        lr_at = self.lr if callable(self.lr) else partial(_constant, float(self.lr))
         config = {**self._config, "data": data}
+        lr_at = optimizer_of(next(iter(rules.values()))).lr_at
         told = partial(RunInfo, repr(self), config, str(workspace.device), lr_at, news.queued_events.append)
         return Machine(
             workspace=workspace,
             streams=streams,
-            engine=recorded(passing, eager, news.notes.append) if self.capture else eager,
+            task=self._parts[""][0] if self.objectives is None else task_of(self.objectives),
+            engine=recorded(passes, eager, news.notes.append) if self.capture else eager,
             metrics=metrics,
             heard_by=listeners(self.subs),
             sinks=tuple(self.sinks),
@@ -206,15 +357,19 @@ class Learner(Generic[Batch]):
             tensors = machine.workspace.fresh(bits)
         return TrainState(progress=Progress(epochs=epochs), tensors=tensors, key=key)
 
-    def fit(self, epochs: int, seed: int = 0, *, print_stats: bool = True) -> Outcome:
-        """Train `epochs` epochs from a fresh state, and print a line for each phase unless told not to.
+    def fit(
+        self, epochs: int | None = None, seed: int = 0, *, steps: int | None = None, print_stats: bool = True
+    ) -> Outcome:
+        """Train `epochs` epochs, or `steps` optimizer steps, from a fresh state; print a line for each phase.
 
-        Raises what the caller's code raises, with a note that says where; `nntrain.state_before(error)` then gives
-        the training as it stood before.
+        With `print_stats=False` it prints none. With `steps` the last train phase is cut at the goal, and has its
+        statistics and its eval. Raises `ConfigError` for a goal that cannot be meant, for both and for neither. Raises
+        what the caller's code raises, with a note that says where; `nntrain.state_before(error)` then gives the
+        training as it stood before.
         """
         printing = print_stats and not any(isinstance(sink, PrintStats) for sink in self.sinks)
-        check_epochs(epochs)
-        cell = [with_goal(self.init(seed), epochs)]
+        check_goal(epochs, steps)
+        cell = [with_goal(self.init(seed), epochs, steps)]
         return fold(
             self,
             cell,
@@ -222,12 +377,18 @@ class Learner(Generic[Batch]):
             sinks=(PrintStats(),) if printing else (),
         )
 
-    def replace(self, **changes: Unpack[Changes[Batch]]) -> Learner[Batch]:
+    def replace(self, **changes: Unpack[Changes[Batch, Preds]]) -> Learner[Batch, Preds]:
         """Make a learner with some arguments changed, and a workspace of its own."""
         names = {one.name for one in dataclasses.fields(self)}
         unknown = [name for name in changes if name not in names]
         if unknown:
             raise ConfigError(f"A Learner has no {', '.join(unknown)}; it has {', '.join(sorted(names))}.")
+        engine = {"device": None, "compile": False, "capture": False, "engine": None}
+        if not engine.keys().isdisjoint(changes):
+            now = (
+                {} if "engine" in changes else {name: getattr(self, name) for name in ("device", "compile", "capture")}
+            )
+            return dataclasses.replace(self, **{**engine, **now, **changes})
         return dataclasses.replace(self, **changes)
 
     @cached_property
@@ -239,22 +400,51 @@ class Learner(Generic[Batch]):
             params = list(model.parameters())
             config["parameters"] = sum(param.numel() for param in params)
             config["trainable_parameters"] = sum(param.numel() for param in params if param.requires_grad)
+        task, rule = next(iter(self._parts.values()))
+        made = [optimizer_of(update) for _, update in self._parts.values()]
+        lr = made[0].hyperparameters.get("lr")
         config |= {
-            "loss_fn": function_name(self.loss_fn),
-            "metrics": list(named_metrics(self.metric_fn)),
-            "optimizer": function_name(self.optim_class),
+            **(
+                {"objectives": self._said}
+                if self.objectives is not None
+                else {"loss_fn": function_name(self.loss_fn)}
+                if self.task is None
+                else {"task": source_of(task).removeprefix("task ")}
+            ),
+            "metrics": list(self._metrics),
+            "optimizer": ", ".join(function_name(one.optim_class) for one in made),
             "compile": compile_options(self.compile) is not None,
             "compile_options": dict(self.compile) if isinstance(self.compile, Mapping) else {},
             "capture": self.capture,
-            "lr": float(self.lr(0) if callable(self.lr) else self.lr),
-            "lr_schedule": function_name(self.lr) if callable(self.lr) else "constant",
+            "lr": made[0].lr_at(0),
+            "lr_schedule": function_name(lr) if callable(lr) else "constant",
+            **({"update": repr(rule)} if self.update is not None else {}),
             "subscribers": [subscriber_name(subscriber) for subscriber in self.subs],
             "sinks": [sink_name(sink) for sink in self.sinks],
         }
-        for phase, batches in (("train", self.dls.train), ("valid", self.dls.valid)):
-            config |= {f"{phase}_{name}": count for name, count in sizes_of(batches, phase).items()}
+        for where, name, items, train in sources(self.dls):
+            of = "train" if train else f"valid/{name}" if name else "valid"
+            config |= {f"{of}_{what}": count for what, count in sizes_of(items, where).items()}
         return config
 
 
-def _constant(lr: float, step: int) -> float:  # noqa: ARG001 - a schedule takes the step
-    return lr
+def _no_loss(*_: object) -> Tensor:
+    """Stand for the loss function of a learner whose task has the loss."""
+    raise ConfigError("This learner has a task, and no loss_fn.")
+
+
+def _no_optimizer(*_: object, **named: object) -> torch.optim.Optimizer:
+    """Stand for the optimizer of a learner that has an update rule."""
+    raise ConfigError(f"This learner has an update rule, and no optim_class (with {', '.join(named)}).")
+
+
+_UNSAID: Final[Mapping[str, Any]] = {
+    "loss_fn": _no_loss,
+    "unpack": unpacked,
+    "weigh": None,
+    "optim_class": _no_optimizer,
+    "lr": 0.0,
+    "task": None,
+    "update": None,
+}
+"""What stands in the place of what a task or an update rule says."""

@@ -12,13 +12,13 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import torch
 
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError, DataError, StateError
-from nntrain.live.engine import Engine, Passed
+from nntrain.live.engine import Passed, Runner
 from nntrain.live.turn import Turn
 from nntrain.live.workspace import Workspace
 from nntrain.machine.cursor import Cursor, Position
@@ -32,6 +32,7 @@ from nntrain.sinks.news import News
 from nntrain.sinks.transition import RunInfo
 from nntrain.subscribers.asking import Listener, Published, publish
 from nntrain.task.batches import to_device
+from nntrain.task.task import Task
 from nntrain.values.history import EpochStats, History
 from nntrain.values.key import Key
 from nntrain.values.output import BatchOutput
@@ -86,8 +87,10 @@ class Machine(Generic[Batch]):
     """A learner, made ready to step: its workspace, its data, who listens."""
 
     workspace: Workspace
-    streams: Mapping[Phase, Stream[Batch]]
-    engine: Engine[Batch]
+    streams: Mapping[str, Stream[Batch]]
+    """The data: "train", and the sets that are evaluated in their order, by name."""
+    task: Task[Batch, Any]
+    engine: Runner[Batch]
     metrics: PhaseMetrics
     heard_by: Mapping[Event, tuple[Listener, ...]]
     sinks: tuple[Sink, ...]
@@ -102,7 +105,8 @@ class Machine(Generic[Batch]):
 
     def __post_init__(self) -> None:
         self._generators = self.workspace.generators
-        self._running: tuple[Key, int, Phase] | None = None
+        self._sets = tuple(name for name in self.streams if name != "train")
+        self._running: tuple[Key, int, str] | None = None
         """Which phase this machine is in: a state in the middle of another was made elsewhere."""
         self._noise_key: Key | None = None
         self._noise = (0, 0)
@@ -110,6 +114,7 @@ class Machine(Generic[Batch]):
         self._asking_bits: Callable[[int], int] = int
         self._before_batch = bool(self.heard_by["before_batch"])
         self._after_batch = bool(self.heard_by["after_batch"])
+        self._accumulates = self.workspace.window > 1
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -123,11 +128,19 @@ class Machine(Generic[Batch]):
             yield
 
     def check_sums(self, state: TrainState) -> None:
-        """Raise `StateError` for a state in the middle of a phase whose sums are of other metrics."""
-        weighted = state.sums.weighted
-        theirs = *weighted.metrics, *weighted.memory
-        ours = *self.engine.names, *self.metrics.whole
-        if state.progress.at == "batch" and state.sums.batches and theirs != ours:
+        """Raise `StateError` for a state amid a phase of a set that is not there, or whose sums are of other
+        metrics."""
+        place = state.progress
+        if place.phase == "eval" and place.data not in self._sets and place.at != "finished":
+            raise StateError(
+                f"The state stands in the eval phase of {place.data or 'a set without a name'}; dls.valid has "
+                f"{', '.join(name or 'one without a name' for name in self._sets) or 'nothing to evaluate on'}. Finish "
+                f"the epoch with a learner of the same sets."
+            )
+        weighted, own = state.sums.weighted, self.engine.names
+        theirs, ours = (*weighted.metrics, *weighted.memory), (*own, *self.metrics.whole)
+        parts = 0 if self.engine.supervised else len(theirs) - len(ours)  # of a loss: they come before the metrics
+        if state.progress.at == "batch" and state.sums.batches and theirs[max(parts, 0) :] != ours:
             raise StateError(
                 f"The state is amid a phase, whose sums are of the metrics {', '.join(theirs) or '(none)'}; "
                 f"the learner has {', '.join(ours) or 'none'}. Finish the phase with a learner of the same metrics: "
@@ -173,7 +186,7 @@ class Machine(Generic[Batch]):
             bits = state.key.derived(_EVENTS, _PLACES[at], place.epoch, _PHASES[place.phase])
             seed_all(self._generators, bits)
             published = self._publish(at, state)
-        return leave(published, at)
+        return leave(published, at, self._sets)
 
     def _publish(self, event: Event, state: TrainState, *rest: object) -> Published:
         """Ask those who listen to an event; check that the state which they answered is one for this learner."""
@@ -195,15 +208,16 @@ class Machine(Generic[Batch]):
     ) -> Step:
         """Take batches until the phase is left, or a step is to be returned for another reason."""
         watching: Sequence[Watcher] = ()
-        grouped = False
+        grouped, ahead = False, None
         begun, start = self._running, cursor.now[0].start
-        self._running = start.key, start.epoch, start.phase
+        self._running = start.key, start.epoch, start.data
         others = given is None and cursor.now[0].batch > 0 and begun != self._running
         while True:
             before = cursor.now[0]
             try:
                 if not telling.to_nobody:
-                    watching = telling.watching(before)
+                    ahead = self._step_ahead(cursor) if self._accumulates else before.step + before.start.train
+                    watching = telling.watching(before, ahead)
                     grouped = not watching and telling.groups_next(before)
                     if watching and telling.pending:
                         telling.tell_group(before)
@@ -212,10 +226,10 @@ class Machine(Generic[Batch]):
                     reached = cursor.now[0]
                     if others:
                         others = False
-                        stream = self.streams[before.start.phase]
+                        stream = self.streams[before.start.data]
                         stream.check_place(before.progress, before.start.sums, found.samples, self.news.warn)
                     if reached.start is not before.start:  # a subscriber answered another state
-                        watching = telling.watching_reached(before, reached, watching)
+                        watching = telling.watching_reached(before, reached, watching, ahead)
                     news = not watching and telling.has_news(reached.start)
                     if grouped and not news:
                         telling.add(reached, found)
@@ -248,18 +262,21 @@ class Machine(Generic[Batch]):
         before, tensors = cursor.now[:2]
         found = given if given is not None else self._next_batch(before)
         if found is None:
+            del tensors
+            if self._accumulates and before.start.train:
+                self._write_rest(cursor)
             return self._finish_phase(cursor.state())
         batch, position = to_device(found[0], workspace.device), before
         if self._before_batch:
             asked = self._ask_before(cursor.state(), before, batch)
             if asked.verdict is not None:
-                return leave(asked, "before_batch")
+                return leave(asked, "before_batch", self._sets)
             if asked.state is not cursor.now[2]:
                 position, tensors = Position.of(asked.state), asked.state.tensors
             del asked
         # Where another value is brought in, or the optimizer evaluates the model while it writes, the value before has
         # a copy of its own, and is kept in case of a failure.
-        kept = cursor.now[1] if workspace.needs_closure or tensors is not cursor.now[1] else None
+        kept = cursor.now[1] if workspace.writes_within or tensors is not cursor.now[1] else None
         state, verdict, by = None, None, ""
         try:
             step = position.step if position.start.train else None
@@ -268,7 +285,8 @@ class Machine(Generic[Batch]):
                 bits = self._noise_of(position)
                 passed = self.engine.run(batch, position.weighted, flight, bits=bits, seen=seen or self._after_batch)
                 tensors = workspace.pending(tensors)
-            position = position.after(passed.samples, passed.weighted, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            position = position.after(passed.samples, passed.weighted, seconds, steps=flight.steps)
             if self._after_batch:
                 shown = [position.state(tensors)]
                 del tensors  # only the state that is shown holds it: if that is not wanted, it is never written
@@ -284,8 +302,35 @@ class Machine(Generic[Batch]):
                 cursor.now = before, remains if kept is None else kept, None
             raise
         if verdict is not None:
-            return leave(Published(cursor.state(), verdict, by), "after_batch")
+            return leave(Published(cursor.state(), verdict, by), "after_batch", self._sets)
         return passed
+
+    def _write_rest(self, cursor: Cursor) -> None:
+        """Write the gradients that wait for more batches, of which the phase has none. A failure is as in `_batch`."""
+        workspace = self.workspace
+        before, tensors = cursor.now[:2]
+        if not workspace.collected(tensors):
+            return
+        try:
+            with workspace.held(tensors):
+                workspace.begin_rest(tensors, step=before.step, lr_scale=before.start.lr_scale)
+                tensors = workspace.pending(tensors)
+            state = evolved(moved_to(cursor.state(), step=before.step + 1), tensors=tensors)
+            cursor.now = Position.of(state), tensors, state  # lets the value before go, before the optimizer writes
+            workspace.commit(tensors)
+        except BaseException:
+            reached = cursor.now[1]
+            remains = workspace.land(reached)
+            if reached.lost is not None:
+                cursor.now = before, remains, None
+            raise
+
+    def _step_ahead(self, cursor: Cursor) -> int | None:
+        """Return the number of steps after the next batch; None where it is one to train on that writes none."""
+        position, tensors, _ = cursor.now
+        if not position.start.train:
+            return position.step
+        return position.step + 1 if self.workspace.collected(tensors) + 1 >= self.workspace.window else None
 
     def _ask_before(self, state: TrainState, at: Position, batch: Batch) -> Published:
         start = at.start
@@ -305,9 +350,12 @@ class Machine(Generic[Batch]):
 
     def _next_batch(self, at: Position) -> tuple[Batch] | None:
         start = at.start
-        found = self.streams[start.phase].batch(start.key, start.epoch, at.batch)
+        if at.step >= start.until:
+            return None
+        stream = self.streams[start.data]
+        found = stream.batch(start.key, start.epoch, at.batch)
         if found is None and at.batch == 0:
-            raise DataError(f"dls.{'train' if start.train else 'valid'} gave no batch; expected at least one.")
+            raise DataError(f"{stream.name} gave no batch; expected at least one.")
         return found
 
     def _finish_phase(self, state: TrainState) -> Step:
@@ -323,11 +371,13 @@ class Machine(Generic[Batch]):
         stats = EpochStats(
             epoch=place.epoch,
             phase=place.phase,
+            data=place.data,
             loss=loss,
             metrics=FrozenMapping(self.metrics.values(named, weighted.memory)),
             samples=round(sums.weight),
             batches=sums.batches,
             seconds=sums.seconds,
+            has_loss=sums.weighted.has_loss,
         )
         return Step(evolved(after, history=History((*state.history, stats))), stats=stats)
 
@@ -339,4 +389,11 @@ class Machine(Generic[Batch]):
         if key is not self._noise_key:
             self._noise_key, self._noise = key, (key.derived(_NOISE), key.derived(_EVAL_NOISE))
         train, evaluation = self._noise
+        if start.train and self._accumulates:  # several batches have one step
+            return (key.derived(_NOISE, start.epoch) + at.batch) & _BITS
         return (train + at.step if start.train else evaluation + (start.epoch << 32) + at.batch) & _BITS
+
+
+def eval_noise(key: Key, epoch: int, batch: int) -> int:
+    """Return what the noise of a batch of eval is seeded with."""
+    return (key.derived(_EVAL_NOISE) + (epoch << 32) + batch) & _BITS

@@ -5,6 +5,7 @@ A step moves a state along one row. Cancelling is a value: a verdict picks anoth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 from nntrain.subscribers.asking import Published
@@ -54,8 +55,11 @@ class Step(NamedTuple):
     """What the batch's learning rate was multiplied with."""
 
 
-def leave(published: Published, event: Event) -> Step:
-    """Return the step along the row of a place, from the event that was published there; of a batch, if cancelled."""
+def leave(published: Published, event: Event, sets: Sequence[str]) -> Step:
+    """Return the step along the row of a place, from the event that was published there; of a batch, if cancelled.
+
+    `sets` are those that are evaluated, by name.
+    """
     state, verdict = published.state, published.verdict
     place = state.progress
     if verdict is not None and verdict.scope == "fit":
@@ -65,11 +69,11 @@ def leave(published: Published, event: Event) -> Step:
     elif verdict is None and event == "before_epoch":
         after = moved_to(state, at="batch")
     elif event == "before_fit":
-        after = moved_to(state, at="after_fit" if place.epoch >= place.epochs else "before_epoch")
+        after = moved_to(state, at="after_fit" if reached_goal(place) else "before_epoch")
     elif event == "after_fit":
         after = moved_to(state, at="finished")
     else:
-        after = next_phase(state)
+        after = next_phase(state, sets)
     return Step(after, verdict, published.by, event)
 
 
@@ -78,23 +82,31 @@ def moved_to(state: TrainState, **changes: object) -> TrainState:
     return evolved(state, progress=evolved(state.progress, **changes))
 
 
-def next_phase(state: TrainState) -> TrainState:
-    """Return the state at the next phase: eval after train, then the next epoch, or `after_fit` at the goal."""
+def reached_goal(place: Progress) -> bool:
+    """Return whether the fit's goal lies behind: between two epochs, where a training stands before `place.epoch`."""
+    return place.epoch >= place.epochs if place.until is None else place.step >= place.until
+
+
+def next_phase(state: TrainState, sets: Sequence[str]) -> TrainState:
+    """Return the state at the next phase: eval of each set after train, then the next epoch, or `after_fit`."""
     place = state.progress
+    left = sets if place.phase == "train" else sets[sets.index(place.data) + 1 :]
     changes: dict[str, object] = {"at": "before_epoch", "batch": 0, "samples": 0}
-    if place.phase == "train":
-        changes["phase"] = "eval"
+    if left:
+        changes |= {"phase": "eval", "data": left[0]}
     else:
-        changes |= {"phase": "train", "epoch": place.epoch + 1}
-        if place.epoch + 1 >= place.epochs:
-            changes["at"] = "after_fit"
-    return evolved(moved_to(state, **changes), sums=Sums())
+        changes |= {"phase": "train", "data": "", "epoch": place.epoch + 1}
+    after = moved_to(state, **changes)
+    if not left and reached_goal(after.progress):
+        after = moved_to(after, at="after_fit")
+    return evolved(after, sums=Sums())
 
 
-def next_fit(state: TrainState, epochs: int) -> TrainState:
-    """Return the state at the beginning of a fit of `epochs` more epochs, counted on from those behind."""
+def next_fit(state: TrainState, epochs: int, steps: int | None = None) -> TrainState:
+    """Return the state at the beginning of a fit of so many more epochs, or `steps`, counted on from those behind."""
     place = state.progress
     begun = place.phase == "eval" or place.batch > 0
     epoch = place.epoch + begun
-    progress = Progress(at="before_fit", epochs=epoch + epochs, epoch=epoch, step=place.step)
-    return evolved(state, sums=Sums(), progress=progress)
+    begun_at = Progress(at="before_fit", epoch=epoch, step=place.step)
+    goal = {"epochs": epoch + epochs} if steps is None else {"until": place.step + steps}
+    return evolved(state, sums=Sums(), progress=evolved(begun_at, **goal))

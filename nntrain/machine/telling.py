@@ -25,13 +25,10 @@ _GROUP_SECONDS: Final = 0.5
 class Telling:
     """Tells the sinks of one run. Nothing is locked meanwhile, so that a sink may have another thread read a state."""
 
-    def __init__(
-        self, audience: Audience, news: News, info: Callable[[int], RunInfo], metrics: tuple[str, ...]
-    ) -> None:
+    def __init__(self, audience: Audience, news: News, info: Callable[[int], RunInfo]) -> None:
         self.audience = audience
         self._news = news
         self._info = info
-        self._metrics = metrics
         self.pending: list[BatchRan] = []
         """The group of unwatched batches that is still to be told of."""
         self.to_nobody: bool = not audience.at("batch")
@@ -39,17 +36,22 @@ class Telling:
 
     # -- which batches are watched --------------------------------------------------------------------------------
 
-    def watching(self, at: Position) -> Sequence[Watcher]:
-        """Return those who are to be told of the batch after `at` by itself, with its state."""
+    def watching(self, at: Position, step: int | None) -> Sequence[Watcher]:
+        """Return those who are to be told of the batch after `at` by itself, with its state.
+
+        `step` is the number of steps after it; None where it is one of training that makes none.
+        """
         start = at.start
         if self.has_news(start):
             return self.audience.at("batch")
-        return self.audience.of_batch(start.phase, at.batch + 1, at.step + start.train)
+        return self.audience.of_batch(start.phase, at.batch + 1, step)
 
-    def watching_reached(self, before: Position, reached: Position, watching: Sequence[Watcher]) -> Sequence[Watcher]:
+    def watching_reached(
+        self, before: Position, reached: Position, watching: Sequence[Watcher], step: int | None
+    ) -> Sequence[Watcher]:
         """Return those who are to be told of the batch at `reached`: `watching`, if it is the next after `before`."""
-        start, was = reached.start, before.start
-        if (reached.batch, start.phase, reached.step) == (before.batch + 1, was.phase, before.step + was.train):
+        start, was, ahead = reached.start, before.start, before.step if step is None else step
+        if (reached.batch, start.phase, reached.step) == (before.batch + 1, was.phase, ahead):
             return watching
         return self.audience.of_batch(start.phase, reached.batch, reached.step)
 
@@ -68,9 +70,9 @@ class Telling:
     def add(self, after: Position, passed: Passed) -> None:
         """Add an unwatched batch to the group, and tell of the group when it is full."""
         loss, *metrics = passed.means
-        named = dict(zip(self._metrics, metrics, strict=True))
+        named = dict(zip(passed.weighted.metrics, metrics, strict=True))
         place = after.start.epoch, after.start.phase, after.batch, after.step, after.samples
-        self.pending.append(BatchRan(*place, loss, named, time.monotonic(), passed.lr_scale))
+        self.pending.append(BatchRan(*place, loss, named, time.monotonic(), passed.lr_scale, after.start.progress.data))
         if len(self.pending) == _GROUP or self.pending[-1].when - self.pending[0].when > _GROUP_SECONDS:
             self.tell_group(after)
 
@@ -140,7 +142,7 @@ class Telling:
         lost = state.tensors.lost is not None
         add_note(
             error,
-            f"nntrain: in {began.phase} of epoch {began.epoch}, at {began.at}"
+            f"nntrain: in {began.phase}{f' ({began.data})' if began.data else ''} of epoch {began.epoch}, at {began.at}"
             + (f" {began.batch}" if began.at == "batch" else "")
             + f", step {began.step}; "
             + ("the state before it is lost" if lost else "nntrain.state_before(error) gives the state before it"),

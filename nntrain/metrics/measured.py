@@ -10,18 +10,18 @@ from typing import Any, Never
 from torch import Tensor
 
 from nntrain.errors import ConfigError, MetricError, add_note
-from nntrain.metrics.metric import AnyMetric, is_metric
+from nntrain.metrics.metric import WholePhaseMetric, is_metric
 from nntrain.values.calls import call_problem, class_of_calls, function_name, remembers_calls
 from nntrain.values.trees import described
 
 MetricFn = Callable[[Never, Never], Tensor]
 """A function of (preds, target) to one number, a 0-dim tensor. A float will do at run time; it waits for the device."""
 
-MetricLike = MetricFn | AnyMetric
+AnyMetric = MetricFn | WholePhaseMetric
 """What a name of a learner's metrics stands for: a mean over the samples, or something of a whole phase."""
 
 
-def named_metrics(metric_fn: MetricLike | Mapping[str, MetricLike]) -> Mapping[str, MetricLike]:
+def named_metrics(metric_fn: AnyMetric | Mapping[str, AnyMetric]) -> Mapping[str, AnyMetric]:
     """Return metrics by name; a single one is named "metric". Raises `ConfigError` for what is no metric."""
     if metric_fn is None or isinstance(metric_fn, (str, list, tuple, set, frozenset)):
         raise ConfigError(
@@ -47,23 +47,48 @@ def value_names(name: str, metric: object) -> Sequence[str]:
 
 
 def check_monitors(
-    monitors: Iterable[tuple[str, str | Collection[str]]], metric_fn: MetricLike | Mapping[str, MetricLike]
+    monitors: Iterable[tuple[str, str | Collection[str]]],
+    metric_fn: AnyMetric | Mapping[str, AnyMetric] | None,
+    sets: Sequence[str] = ("",),
 ) -> None:
-    """Raise `ConfigError` where somebody, by name, reads a value that no phase will have.
+    """Raise `ConfigError` where somebody, by name, reads a value that no phase will have, or one of several might.
 
-    A `Metric` that does not say its `names` may have any.
+    `sets` are those that are evaluated, "" for one without a name. With None for the metrics, any value may be there; a
+    `Metric` that does not say its `names` may have any of its own.
     """
+    labels = ["train", *(one or "eval" for one in sets)]
+    if metric_fn is None:
+        _check_labels(monitors, labels)
+        return
     metrics = named_metrics(metric_fn)
-    there = ["loss", *(one for name, metric in metrics.items() for one in value_names(name, metric))]
+    values = ["loss", *(one for name, metric in metrics.items() for one in value_names(name, metric))]
+    for name in (*metrics, *values):
+        if name.partition("/")[0] in sets and "/" in name:
+            raise ConfigError(f"A metric is named {name!r}, as if it were one of the set {name.partition('/')[0]!r}.")
+    there = [f"{one}/{value}" for one in labels for value in values]
     unsaid = [name for name, one in metrics.items() if is_metric(one) and getattr(one, "names", None) is None]
+    open_ended = [f"{one}/{name}/" for one in labels for name in unsaid]
+    if len(sets) == 1:
+        there = [*values, *there]
+        open_ended += [f"{name}/" for name in unsaid]
     for name, given in monitors:
         for monitor in (given,) if isinstance(given, str) else given:
-            if monitor not in there and not any(monitor.startswith(f"{one}/") for one in unsaid):
-                like = difflib.get_close_matches(monitor, there, n=1)
+            if monitor not in there and not monitor.startswith(tuple(open_ended)):
+                shown = values if len(sets) == 1 else there
+                like = difflib.get_close_matches(monitor, shown, n=1) or difflib.get_close_matches(monitor, there, n=1)
                 meant = f" Did you mean {like[0]!r}?" if like else ""
                 named = function_name(metric_fn)
-                give = f' Name the metric: metric_fn={{"{monitor}": {named}}}.' if "metric" in there[1:] else ""
-                raise ConfigError(f"{name} monitors {monitor!r}; there are {', '.join(there)}.{meant or give}")
+                give = f' Name the metric: metric_fn={{"{monitor}": {named}}}.' if "metric" in values else ""
+                raise ConfigError(f"{name} monitors {monitor!r}; there are {', '.join(shown)}.{meant or give}")
+
+
+def _check_labels(monitors: Iterable[tuple[str, str | Collection[str]]], labels: Sequence[str]) -> None:
+    """Raise `ConfigError` where a monitor does not say of which set it is, and there is not one."""
+    for name, given in monitors:
+        for monitor in (given,) if isinstance(given, str) else given:
+            if len(labels) != 2 and monitor.partition("/")[0] not in labels:
+                there = ", ".join(f"{label}/{monitor.rpartition('/')[2]}" for label in labels)
+                raise ConfigError(f"{name} monitors {monitor!r}; say of which phase: {there}.")
 
 
 def _check_metric(name: str, metric: object) -> None:

@@ -47,7 +47,7 @@ class Metric(Protocol[Memory]):
         ...
 
 
-class AnyMetric(Protocol):
+class WholePhaseMetric(Protocol):
     """A `Metric` of whatever memory, as an argument."""
 
     def init(self) -> object:

@@ -63,9 +63,10 @@ class Audience:
             self._by_place[place] = found
         return found
 
-    def of_batch(self, phase: Phase, batch: int, step: int) -> Sequence[Watcher]:
+    def of_batch(self, phase: Phase, batch: int, step: int | None) -> Sequence[Watcher]:
         """Return those who are told of an unwatched batch: number `batch` of its phase, after `step` steps.
 
+        With a step of None it makes none, and nobody is asked about the step before it once more.
         They are all who want it, if one of them wants it by itself, and nobody where it is left to groups.
         """
         if self._all:
@@ -79,10 +80,10 @@ class Audience:
                 ]
         return ()
 
-    def _asked(self, one: Watcher, phase: Phase, step: int) -> bool:
+    def _asked(self, one: Watcher, phase: Phase, step: int | None) -> bool:
         """Ask a sink whether it wants a batch; one that fails wants nothing."""
         wants = one.interest.wants
-        if wants is None:
+        if wants is None or step is None:
             return False
         try:
             return wants(phase, step)

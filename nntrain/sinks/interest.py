@@ -28,7 +28,8 @@ class Interest:
         every_batch: which unwatched batches the sink is told of: all (True), none (False), or each Nth of a phase, as
             with 50 the 50th, the 100th ...
         wants: asked before each unwatched batch, with the phase and the number of optimizer steps after it, whether the
-            sink is told of it too. Asked often: be quick.
+            sink is told of it too. It is not asked about batches whose gradients wait for those of more, as with
+            `accumulate`. Asked often: be quick.
         batches: told of the unwatched batches in place of the sink itself, in groups of up to 64 or half a second and
             without a state for each, in the order in which they ran. What came before was told before.
         strict: whether a failure of the sink ends the training. Else it is reported once, and counted in the outcome.

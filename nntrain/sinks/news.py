@@ -59,7 +59,7 @@ def _not_finite_since(history: tuple[EpochStats, ...]) -> EpochStats | None:
     kinds: tuple[Phase, ...] = ("train", "eval")
     for kind in kinds:
         newest_first = (stats for stats in reversed(history) if stats.phase == kind)
-        lost = list(takewhile(lambda stats: not math.isfinite(stats.loss), newest_first))
+        lost = list(takewhile(lambda stats: stats.has_loss and not math.isfinite(stats.loss), newest_first))
         if lost:
             return lost[-1]
     return None

@@ -14,6 +14,8 @@ from nntrain.values.log_event import NOT_FINITE, WarningEvent
 class PrintStats:
     """Print `epoch=00 | train | loss=2.177 | metric=0.218` for each finished phase.
 
+    Of a set that has a name, that stands in the place of `eval`.
+
     At the end of a fit whose loss stayed NaN or infinite, it prints a line that says so, and what may help.
 
     `file` is where to; stdout, as it is at that moment, by default.
@@ -35,12 +37,13 @@ class PrintStats:
 
 
 def stats_line(stats: EpochStats) -> str:
-    """Return the line of one phase: the epoch, the phase padded to five, loss and metrics to three places."""
-    values = {"loss": stats.loss, **stats.metrics}
+    """Return the line of one phase: the epoch, the phase or the set's name, padded to five, loss and metrics to three
+    places."""
+    values = {**({"loss": stats.loss} if stats.has_loss else {}), **stats.metrics}
     return " | ".join(
         [
             f"epoch={stats.epoch:02d}",
-            f"{stats.phase:<5}",
+            f"{stats.label:<5}",
             *(f"{name}={value:.3f}" for name, value in values.items()),
         ]
     )

@@ -98,7 +98,8 @@ class BatchRan(NamedTuple):
     """An unwatched batch: where the training stands after it, its loss and metrics, and when that was.
 
     `epoch` to `samples` are those of `Progress`. `loss` and `metrics` are the batch's own, 0-dim tensors on the device
-    or numbers. `when` is what `time.monotonic()` gave. The learning rate was multiplied with `lr_scale`.
+    or numbers. `when` is what `time.monotonic()` gave. The learning rate was multiplied with `lr_scale`. `data` is the
+    name of the set that is evaluated.
     """
 
     epoch: int
@@ -110,3 +111,4 @@ class BatchRan(NamedTuple):
     metrics: Mapping[str, Tensor | float]
     when: float
     lr_scale: float = 1.0
+    data: str = ""

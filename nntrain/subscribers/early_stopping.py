@@ -32,10 +32,11 @@ class Patience(Record, frozen=True):
 class EarlyStopping(Subscriber[object]):
     """Cancel the fit when `monitor` has not improved for `patience` epochs.
 
-    `monitor` is "loss" or a metric's name, read from the statistics of `phase`. Better is lower for `mode` "min", and
-    higher for "max", by more than `min_delta`; NaN is never better. Its memory is a slot in the state: a resumed run
-    stops where an uninterrupted one does, and with other settings where one with these from the beginning would, at the
-    next epoch's end at the earliest. Early stopping as in Prechelt, "Early Stopping - But When?", 1998.
+    `monitor` is "loss" or a metric's name, read from the statistics of `phase`; of a set by name it is "far/loss".
+    Better is lower for `mode` "min", and higher for "max", by more than `min_delta`; NaN is never better. Its memory is
+    a slot in the state: a resumed run stops where an uninterrupted one does, and with other settings where one with
+    these from the beginning would, at the next epoch's end at the earliest. Early stopping as in Prechelt, "Early
+    Stopping - But When?", 1998.
     """
 
     def __init__(
@@ -59,7 +60,8 @@ class EarlyStopping(Subscriber[object]):
         if not (isinstance(monitor, str) and monitor):
             raise ConfigError(f"monitor is {monitor!r}; expected 'loss' or a metric's name.")
         self.monitor = monitor
-        self.monitors: Collection[str] = (monitor,)
+        self._value_name = f"train/{monitor}" if phase == "train" else monitor
+        self.monitors: Collection[str] = (self._value_name,)
         self.mode = mode
         self.patience = patience
         self.min_delta = min_delta
@@ -82,24 +84,22 @@ class EarlyStopping(Subscriber[object]):
     def after_epoch(self, state: TrainState) -> AnswerEpoch:
         """Look at the phase's statistics; cancel the fit when patience has run out."""
         progress = state.progress
-        if progress.phase != self.phase or not state.history:
+        stats = state.history[-1] if state.history else None
+        if stats is None or (stats.epoch, stats.phase, stats.data) != (progress.epoch, progress.phase, progress.data):
             return state
-        stats = state.history[-1]
-        if (stats.epoch, stats.phase) != (progress.epoch, progress.phase):
+        if stats.value(self._value_name) is None:
+            self._check_there(stats)
             return state
-        self._value(stats)  # raises where there is none
         best: float | None = None
         waited, since = 0, self._since(state)
         for one in state.history[since:]:
-            if one.phase == self.phase:
-                value = one.loss if self.monitor == "loss" else one.metrics.get(self.monitor, math.nan)
+            value = one.value(self._value_name)
+            if value is not None:
                 best, waited = (value, 0) if self._better(value, best) else (best, waited + 1)
         kept = state.put(self.slot, Patience(best=best, waited=waited, since=since))
         if waited < self.patience:
             return kept
-        return CancelFit(
-            reason=f"{self.phase} {self.monitor} has not got better than {best} for {waited} epochs", state=kept
-        )
+        return CancelFit(reason=f"{self._said} has not got better than {best} for {waited} epochs", state=kept)
 
     def _since(self, state: TrainState) -> int:
         """Return how many phases were finished when the fit began; all but this one where nobody has looked yet."""
@@ -112,14 +112,17 @@ class EarlyStopping(Subscriber[object]):
         counted = min(memory.waited + (memory.best is not None), len(looked_at))
         return looked_at[-counted] if counted else before
 
-    def _value(self, stats: EpochStats) -> float:
-        if self.monitor == "loss":
-            return stats.loss
-        if self.monitor not in stats.metrics:
+    @property
+    def _said(self) -> str:
+        return self.monitor if "/" in self.monitor else f"{self.phase} {self.monitor}"
+
+    def _check_there(self, stats: EpochStats) -> None:
+        """Raise `ConfigError` where a phase that should have the value has none; others need none."""
+        label, _, _ = self._value_name.rpartition("/")
+        if label == stats.label or (not label and stats.phase == self.phase):
             raise ConfigError(
                 f"EarlyStopping monitors {self.monitor!r}; there are loss, {', '.join(stats.metrics) or 'no metrics'}."
             )
-        return stats.metrics[self.monitor]
 
     def _better(self, value: float, best: float | None) -> bool:
         if math.isnan(value):

@@ -47,6 +47,8 @@ class NanGuard(Subscriber[object]):
     def after_batch(self, state: TrainState, batch: object, output: BatchOutput) -> AnswerBatch:
         """Check the batch's loss, or on a device, at every `every`th batch, the phase's running sum."""
         place = state.progress
+        if not output.has_loss:
+            return state
         if not waits_for_device(output.loss):
             loss = output.loss.item()
             if math.isfinite(loss):
@@ -70,7 +72,9 @@ class NanGuard(Subscriber[object]):
         if not state.history:
             return state
         stats = state.history[-1]
-        if (stats.epoch, stats.phase) != (place.epoch, place.phase) or math.isfinite(stats.loss):
+        if (stats.epoch, stats.phase) != (place.epoch, place.phase):
+            return state
+        if math.isfinite(stats.loss) or not stats.has_loss:
             return state
         found = _in_model(state, "the loss of one of its batches")
         return CancelFit(reason=f"the mean loss is {stats.loss} at the end, {_place(state)}; {found}")

@@ -10,7 +10,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Collection
-from typing import Final, Generic, Literal, Never, Protocol, TypeVar, get_args, overload
+from typing import Final, Generic, Literal, Never, Protocol, get_args, overload
+
+from typing_extensions import TypeVar
 
 from nntrain.errors import SubscriberError
 from nntrain.values.output import BatchOutput
@@ -18,7 +20,9 @@ from nntrain.values.state import TrainState
 from nntrain.values.verdicts import CancelBatch, CancelEpoch, CancelFit, Event
 
 Batch = TypeVar("Batch")
+Preds = TypeVar("Preds", default=object)
 BatchIn_contra = TypeVar("BatchIn_contra", contravariant=True)
+PredsIn_contra = TypeVar("PredsIn_contra", contravariant=True, default=object)
 
 AnswerFit = TrainState | CancelFit
 AnswerEpoch = TrainState | CancelEpoch | CancelFit
@@ -77,12 +81,12 @@ class BeforeBatch(Protocol[BatchIn_contra]):
         ...
 
 
-class AfterBatch(Protocol[BatchIn_contra]):
+class AfterBatch(Protocol[BatchIn_contra, PredsIn_contra]):
     """Listens after a batch; `state` has its counts and, in training, its weights."""
 
     order: int
 
-    def after_batch(self, state: TrainState, batch: BatchIn_contra, output: BatchOutput) -> AnswerBatch:
+    def after_batch(self, state: TrainState, batch: BatchIn_contra, output: BatchOutput[PredsIn_contra]) -> AnswerBatch:
         """Return the next state, or a verdict for the batch, epoch or fit that is running."""
         ...
 
@@ -93,8 +97,8 @@ class Listening(
     BeforeEpoch,
     AfterEpoch,
     BeforeBatch[BatchIn_contra],
-    AfterBatch[BatchIn_contra],
-    Protocol[BatchIn_contra],
+    AfterBatch[BatchIn_contra, PredsIn_contra],
+    Protocol[BatchIn_contra, PredsIn_contra],
 ):
     """What a learner takes: a `Subscriber`, or whatever has all six methods and an `order`.
 
@@ -137,11 +141,12 @@ def likely_events(name: str) -> tuple[str, ...]:
     return tuple(f"{time}_{scopes[-1]}" for time in times)
 
 
-class Subscriber(Generic[BatchIn_contra]):
+class Subscriber(Generic[BatchIn_contra, PredsIn_contra]):
     """A base for subscribers: override what you need; the rest costs nothing.
 
     `order` says who is asked first (smaller first, then as registered). Generic in the batch:
-    `class SkipOdd(Subscriber[tuple[Tensor, Tensor]])`.
+    `class SkipOdd(Subscriber[tuple[Tensor, Tensor]])`, and in the predictions, where it looks at them:
+    `Subscriber[tuple[Tensor, Tensor], Tensor]`.
     """
 
     order: int = 0
@@ -173,12 +178,12 @@ class Subscriber(Generic[BatchIn_contra]):
         """Return the next state, or any verdict: before a batch."""
         return state
 
-    def after_batch(self, state: TrainState, batch: BatchIn_contra, output: BatchOutput) -> AnswerBatch:  # noqa: ARG002 - same
+    def after_batch(self, state: TrainState, batch: BatchIn_contra, output: BatchOutput[PredsIn_contra]) -> AnswerBatch:  # noqa: ARG002 - same
         """Return the next state, or any verdict: after a batch, with its counts and weights."""
         return state
 
 
-class _FunctionSubscriber(Subscriber[BatchIn_contra]):
+class _FunctionSubscriber(Subscriber[BatchIn_contra, PredsIn_contra]):
     """A plain function as a subscriber of one event."""
 
     def __init__(self, event: Event, function: Callable[..., object], order: int) -> None:
@@ -191,7 +196,7 @@ class _FunctionSubscriber(Subscriber[BatchIn_contra]):
 OnState = Callable[[TrainState], TrainState | CancelFit]
 OnPhase = Callable[[TrainState], TrainState | CancelEpoch | CancelFit]
 OnBatch = Callable[[TrainState, Batch], AnswerBatch]
-OnOutput = Callable[[TrainState, Batch, BatchOutput], AnswerBatch]
+OnOutput = Callable[[TrainState, Batch, BatchOutput[Preds]], AnswerBatch]
 
 
 @overload
@@ -205,7 +210,7 @@ def on(
 @overload
 def on(
     event: Literal["after_batch"], *, order: int = 0
-) -> Callable[[Callable[[TrainState, Batch, BatchOutput], AnswerBatch]], Subscriber[Batch]]: ...
+) -> Callable[[Callable[[TrainState, Batch, BatchOutput[Preds]], AnswerBatch]], Subscriber[Batch, Preds]]: ...
 def on(event: Event, *, order: int = 0) -> Callable[[Never], object]:
     """Make a subscriber of one event from a plain function.
 

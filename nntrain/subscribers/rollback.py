@@ -190,7 +190,13 @@ def first_not_finite(snapshot: Snapshot) -> str | None:
     named = [
         (name, tensor.detach())
         for name, tensor in _named(
-            {"params": snapshot.params, "buffers": snapshot.buffers, "optim": snapshot.optim.state}, ""
+            {
+                "params": snapshot.params,
+                "buffers": snapshot.buffers,
+                "optim": snapshot.optim.state,
+                "rules": snapshot.optim.rules,
+            },
+            "",
         )
         if tensor.is_floating_point() or tensor.is_complex()
     ]

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, Never, Protocol, SupportsIndex, TypeVar, cast, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Generic, Never, Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
-from nntrain.errors import ConfigError, DataError, LossError, add_note
-from nntrain.task.batches import sample_count
+from nntrain.errors import ConfigError, DataError, add_note
+from nntrain.metrics.measured import AnyMetric, named_metrics
+from nntrain.task.batches import sample_count, to_device
+from nntrain.task.task import checked_weight
 from nntrain.values.calls import call_problem, class_of_calls, function_name, remembers_calls
 from nntrain.values.log_event import Note
+from nntrain.values.output import StepOutput
+from nntrain.values.record import FrozenMapping
 from nntrain.values.sums import Weight
 from nntrain.values.trees import described, fields_of, first_length, is_record, tensors_of
 
-Batch = TypeVar("Batch")
+Batch = TypeVar("Batch", default=Any)
 Unpacked = tuple[tuple[object, ...], Mapping[str, object], object]
 """Positional inputs of the model, keyword inputs of the model, target."""
 
 TARGET_NAMES = ("target", "targets", "label", "labels", "y")
+Compiles = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Compiles a function, in whatever way the learner's engine does."""
 LossFn = Callable[[Never, Never], Tensor]
 """A function of (preds, target) to the loss, a 0-dim tensor. What the two are is between it, the model and the data."""
 
@@ -65,37 +71,44 @@ class _Named(Protocol):
     def _asdict(self) -> dict[str, Any]: ...
 
 
+@dataclass(frozen=True)
 class Supervised(Generic[Batch]):
-    """What a batch means where it has inputs and a target. Knows no model: it is given the one to evaluate."""
+    """The task of a batch that has inputs and a target. Made by `supervised`."""
 
-    def __init__(
-        self,
-        loss_fn: LossFn,
-        unpack: Callable[[Batch], Unpacked],
-        weigh: Callable[[Batch], int | Tensor] | None,
-        warn: Callable[[Note], None],
-    ) -> None:
-        self.loss_fn: LossFn = loss_fn
-        self._loss_fn = cast(Callable[[object, object], object], loss_fn)
-        self._unpack = unpack
-        self._weigh = weigh
-        self._warn = warn
-        self._warned = False
+    loss_fn: LossFn
+    metric_fn: AnyMetric | Mapping[str, AnyMetric]
+    unpack: Callable[[Batch], Unpacked]
+    weigh: Callable[[Batch], int | Tensor] | None
 
-    def parts(self, batch: Batch) -> tuple[Unpacked, Weight]:
-        """Return a batch's inputs and target, and how much it weighs: its samples, unless `weigh` says otherwise.
+    def __post_init__(self) -> None:
+        """Check every argument, and freeze the mapping of metrics."""
+        check_loss_fn(self.loss_fn)
+        named_metrics(self.metric_fn)
+        for name, given in (("unpack", self.unpack), ("weigh", self.weigh)):
+            problem = None if given is None else call_problem(given, "batch")
+            if problem is not None:
+                raise ConfigError(f"{name} is {given!r:.80}; expected a function of the batch: {problem}.")
+        if isinstance(self.metric_fn, Mapping):
+            object.__setattr__(self, "metric_fn", FrozenMapping(self.metric_fn))
 
-        The samples are the first dimension of the target; where that has none, of the batch's first tensor. Raises
-        `DataError` where there are none.
-        """
-        parts: object = self._unpack(batch)
+    def __call__(self, model: nn.Module, batch: Batch) -> StepOutput[Any]:
+        """Return the loss of a batch, with the predictions, the target and the weight."""
+        parts, weight = self._parts(model, batch)
+        preds, loss = self._evaluate(model, parts)
+        return StepOutput(loss, preds, parts[2], weight)
+
+    def _parts(self, model: nn.Module, batch: Batch) -> tuple[Unpacked, Weight]:
+        """Return a batch's inputs and target, and how much it weighs: its samples, unless `weigh` says otherwise."""
+        parts: object = self.unpack(batch)
         if not isinstance(parts, tuple) or len(parts) != 3:
             raise DataError(
-                f"unpack {function_name(self._unpack)} returned {described(parts)}; expected a tuple of three: "
+                f"unpack {function_name(self.unpack)} returned {described(parts)}; expected a tuple of three: "
                 f"inputs by position (a tuple), inputs by name (a mapping), target."
             )
-        if self._weigh is not None:
-            return parts, _checked_weight(self._weigh(batch))
+        if type(batch) is not tuple and self.unpack is not unpacked and next(tensors_of(batch), None) is None:
+            parts = _beside(model, parts)
+        if self.weigh is not None:
+            return parts, checked_weight(self.weigh(batch), "weigh")
         target = parts[2]
         samples = target.size(0) if isinstance(target, Tensor) and target.ndim else first_length(target)
         if samples is None:
@@ -104,25 +117,26 @@ class Supervised(Generic[Batch]):
             raise DataError(f"The batch ({described(batch)}) has no samples.")
         return parts, samples
 
-    def look_at(self, batch: Batch, parts: Unpacked, weight: Weight) -> None:
-        """Warn, once, where a batch's tensors disagree about their first dimension, and `weigh` says nothing."""
-        if self._weigh is not None or self._warned:
-            return
-        counted = _counted(batch, parts)
+    def odd_batch(self, batch: Batch, weight: Weight | None) -> Note | None:
+        """Return what to warn of where a batch's tensors disagree about their first dimension, and no `weigh` says."""
+        if self.weigh is not None:
+            return None
+        counted = _counted(batch, self.unpack(batch))
         if len({tensor.size(0) for tensor in tensors_of(counted) if tensor.ndim}) < 2:
-            return
-        self._warned = True
-        self._warn(
-            Note(
-                "batch.samples",
-                f"The tensors of a batch disagree about their first dimension: {described(counted)}. It counts as "
-                f"{weight} samples in the means of the loss and the metrics. Say how many they are, or how much it "
-                f"weighs otherwise: Learner(..., weigh=lambda batch: ...).",
-            )
+            return None
+        return Note(
+            "batch.samples",
+            f"The tensors of a batch disagree about their first dimension: {described(counted)}. It counts as "
+            f"{weight} samples in the means of the loss and the metrics. Say how many they are, or how much it weighs "
+            f"otherwise: Learner(..., weigh=lambda batch: ...).",
         )
 
-    def evaluate(self, model: nn.Module, parts: Unpacked) -> tuple[object, object]:
-        """Return the predictions and the loss, which `check` is to see before it is used."""
+    @property
+    def source(self) -> str:
+        """Who gives the loss, for messages."""
+        return f"loss_fn {function_name(self.loss_fn)}"
+
+    def _evaluate(self, model: nn.Module, parts: Unpacked) -> tuple[object, Tensor]:
         inputs, named, target = parts
         try:
             preds = model(*inputs, **named)
@@ -130,60 +144,65 @@ class Supervised(Generic[Batch]):
             given = ", ".join([*map(described, inputs), *(f"{name}={described(one)}" for name, one in named.items())])
             add_note(error, f"nntrain: raised by the model; its inputs are ({given})")
             raise
+        loss_fn = cast(Callable[[object, object], Tensor], self.loss_fn)
         try:
-            return preds, self._loss_fn(preds, target)
+            return preds, loss_fn(preds, target)
         except Exception as error:
             add_note(
                 error, f"nntrain: raised by loss_fn; preds are {described(preds)}, the target is {described(target)}"
             )
             raise
 
-    def traceable(self, model: nn.Module) -> Callable[[Any, Any, Any], tuple[object, object]]:
-        """Return `evaluate` of a batch's three parts as a plain function that `torch.compile` sees through."""
-        loss_fn = self._loss_fn
+    def compiled(self, model: nn.Module, compiles: Compiles) -> Callable[[nn.Module, Batch], StepOutput[Any]]:
+        """Return the task with the model and the loss compiled together."""
+        loss_fn = cast(Callable[[object, object], Tensor], self.loss_fn)
 
-        def evaluate(inputs: Any, named: Any, target: Any) -> tuple[object, object]:
+        def evaluate(inputs: Any, named: Any, target: Any) -> tuple[object, Tensor]:
             preds = model(*inputs, **named)
             return preds, loss_fn(preds, target)
 
-        return evaluate
+        run = compiles(evaluate)
 
-    def check(self, loss: object, *, train: bool) -> Tensor:
-        """Return the loss if it is one: a 0-dim tensor, in training with a gradient. Raises `LossError`."""
-        if isinstance(loss, Tensor) and not loss.ndim and (loss.requires_grad or not train):
-            return loss
-        name = function_name(self._loss_fn)
-        if not isinstance(loss, Tensor) or loss.ndim:
-            given = described(loss) if isinstance(loss, Tensor) else repr(loss)[:80]
-            raise LossError(
-                f"loss_fn {name} returned {given}; expected one number as a 0-dim tensor, like loss.mean()."
-            )
-        raise LossError(
-            f"loss_fn {name} returned a loss without a gradient. Compute it from the model's output with torch "
-            f"operations (no .item(), .detach() or argmax on the way)."
-        )
+        def task(model: nn.Module, batch: Batch) -> StepOutput[Any]:
+            parts, weight = self._parts(model, batch)
+            try:
+                preds, loss = run(*parts)
+            except Exception as error:
+                add_note(error, f"nntrain: raised by the compiled model or loss_fn; the batch is {described(parts)}")
+                raise
+            return StepOutput(loss, preds, parts[2], weight)
+
+        return task
+
+
+def _beside(model: nn.Module, parts: Unpacked) -> Unpacked:
+    """Move the parts of a batch that cannot be moved by itself to where the model is."""
+    first = next(model.parameters(), None)
+    return parts if first is None else to_device(parts, first.device)
+
+
+def supervised(
+    loss_fn: LossFn,
+    metric_fn: AnyMetric | Mapping[str, AnyMetric] | None = None,
+    unpack: Callable[[Batch], Unpacked] | None = None,
+    weigh: Callable[[Batch], int | Tensor] | None = None,
+) -> Supervised[Batch]:
+    """Return the original's batch as a task: `loss_fn(model(*inputs, **named), target)`.
+
+    Args:
+        loss_fn: (preds, target) to a 0-dim tensor, the mean over the batch's samples.
+        metric_fn: metrics as `Learner` takes them; none by default.
+        unpack: batch to (positional inputs, keyword inputs, target); by default as `Learner` does it.
+        weigh: how much a batch weighs in the means; by default its samples.
+
+    Raises `ConfigError` for arguments that cannot be meant.
+    """
+    return Supervised(loss_fn, {} if metric_fn is None else metric_fn, unpacked if unpack is None else unpack, weigh)
 
 
 def _counted(batch: object, parts: Unpacked) -> object:
     """Return where a batch's tensors are: in itself or, where it is of a class that hides them, in its parts."""
     return batch if next(tensors_of(batch), None) is not None else parts
-
-
-def _checked_weight(given: object) -> Weight:
-    """Return what `weigh` returned: an int of 1 or more where it is one, a float or a tensor on a device otherwise."""
-    weight = given
-    if isinstance(weight, Tensor) and not weight.ndim and not weight.is_complex():
-        if weight.device.type != "cpu":
-            return weight.detach()
-        weight = weight.item()
-    if isinstance(weight, SupportsIndex) and not isinstance(weight, (bool, Tensor)):
-        weight = operator.index(weight) or 0.0
-    if isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 <= weight < math.inf:
-        return weight
-    raise DataError(
-        f"weigh returned {described(given) if isinstance(given, Tensor) else repr(given)[:80]}; expected how much the "
-        f"batch weighs in the means: a number of 0 or more, or a 0-dim tensor of one."
-    )
 
 
 def unpacked(batch: object) -> Unpacked:

@@ -136,14 +136,14 @@ class _Replay:
         if isinstance(event, HistoryReplaced):
             before = self._state.history[: event.kept]
             self._put(history=History((*before, *(past.stats() for past in event.history))))
-        if self._cancelled == (line.epoch, line.phase) and not isinstance(event, (FitStarted, EpochStarted)):
+        if self._cancelled == (line.epoch, line.label) and not isinstance(event, (FitStarted, EpochStarted)):
             return True
         match event:
             case RunStarted(config=config):
                 seed = config.get("seed")
                 self._put(key=Key(seed=seed if isinstance(seed, int) else 0))
-            case FitStarted(epochs=epochs, resumed=resumed):
-                self._move(line, "before_fit", epochs=epochs)
+            case FitStarted(epochs=epochs, until=until, resumed=resumed):
+                self._move(line, "before_fit", epochs=epochs, until=until)
                 return resumed or self._ask("before_fit")
             case EpochStarted():
                 self._cancelled = None
@@ -196,13 +196,14 @@ class _Replay:
         self._state = after
         self._put(logged=())
         if verdict is not None and verdict.scope == "epoch":
-            self._cancelled = state.progress.epoch, state.progress.phase
+            self._cancelled = state.progress.epoch, state.progress.data or state.progress.phase
         return not isinstance(verdict, CancelFit)
 
-    def _move(self, line: Line, at: Place, **changes: int) -> None:
+    def _move(self, line: Line, at: Place, **changes: int | None) -> None:
         progress = self._state.progress
-        given = {name: getattr(line, name) for name in ("epoch", "phase", "batch", "step", "samples")}
-        self._put(progress=Progress(at=at, **{"epochs": progress.epochs, **given, **changes}))
+        given = {name: getattr(line, name) for name in ("epoch", "phase", "batch", "step", "samples", "data")}
+        goal = {"epochs": progress.epochs, "until": progress.until}
+        self._put(progress=Progress(at=at, **{**goal, **given, **changes}))
 
     def _put(self, **changes: object) -> None:
         self._state = self._state.model_copy(update=changes)

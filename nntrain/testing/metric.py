@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nntrain.errors import ConfigError
 from nntrain.metrics.measured import MetricFn
-from nntrain.metrics.metric import AnyMetric, is_metric
+from nntrain.metrics.metric import WholePhaseMetric, is_metric
 from nntrain.testing.copies import copy_parts
 from nntrain.testing.examples import check_examples, expect_callable, st
 from nntrain.testing.laws import Law, LawBrokenError
@@ -27,7 +27,7 @@ def classification_samples(count: int, source: torch.Generator) -> tuple[Tensor,
 
 
 def check_metric(
-    metric: MetricFn | AnyMetric,
+    metric: MetricFn | WholePhaseMetric,
     outputs: Sequence[StepOutput[object]] | None = None,
     *,
     samples: Samples = classification_samples,

@@ -41,7 +41,7 @@ class TraceStep:
 
 def place(progress: Progress) -> str:
     """Return in words where a training is."""
-    return f"epoch {progress.epoch}, {progress.phase}, batch {progress.batch}"
+    return f"epoch {progress.epoch}, {progress.data or progress.phase}, batch {progress.batch}"
 
 
 class TraceChecker:

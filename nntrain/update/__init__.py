@@ -1,5 +1,25 @@
-"""What gradients become: a torch optimizer over named parameters, with its learning rate.
+"""What gradients become: update rules, among them any torch optimizer, over named parameters.
 
-Invariant: what an optimizer remembers is read out and brought in as a value, and a step that fails says whether it had
+Invariant: what a rule remembers is read out and brought in as a value, and a step that fails says whether it had
 written anything.
 """
+
+from nntrain.update.accumulating import accumulate
+from nntrain.update.averaging import ema
+from nntrain.update.chaining import chain
+from nntrain.update.clipping import clip_norm, clip_value
+from nntrain.update.rule import At, BoundRule, Gradients, UpdateRule
+from nntrain.update.torch_rule import optimizer
+
+__all__ = [
+    "At",
+    "BoundRule",
+    "Gradients",
+    "UpdateRule",
+    "accumulate",
+    "chain",
+    "clip_norm",
+    "clip_value",
+    "ema",
+    "optimizer",
+]

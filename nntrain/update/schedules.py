@@ -1,15 +1,18 @@
-"""Learning rates that are functions of the step."""
+"""Learning rates and other hyperparameters that are functions of the step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from nntrain.errors import ConfigError
 from nntrain.values.calls import call_problem, class_of_calls, function_name
 
 Schedule = Callable[[int], float]
+Hyper = Any
+"""A hyperparameter: a value as the optimizer takes it, or a function of the step (0, 1, ...) that returns one."""
+_NUMBERS = "a finite number, or a tuple of them"
 
 
 def is_lr(lr: object) -> TypeGuard[float]:
@@ -37,3 +40,54 @@ def check_lr(lr: object) -> None:
     if not is_lr(lr):
         number = " Make it a Python number by float(...)." if hasattr(lr, "item") else ""
         raise ConfigError(f"{where} is {lr!r:.80}; {expected}.{number}")
+
+
+def is_schedule(value: Hyper) -> TypeGuard[Callable[[int], Any]]:
+    """Return whether a hyperparameter is a function of the step."""
+    return callable(value)
+
+
+def first_of(name: str, value: Hyper) -> Any:
+    """Return what an optimizer is made with. A rate that begins at 0 is 1: groups have rates in proportion to it."""
+    if not is_schedule(value):
+        return value
+    first = value(0)
+    check_scheduled(name, first, 0)
+    if name == "lr":
+        return float(first) or 1.0
+    return tuple(first) if isinstance(first, list) else first
+
+
+def check_scheduled(name: str, value: object, step: int) -> None:
+    """Raise `ConfigError` for what a schedule must not return."""
+    if name == "lr":
+        if not is_lr(value):
+            raise ConfigError(
+                f"The lr schedule returned {value!r} at step {step}; expected a finite number of 0 or more."
+            )
+    elif not _is_numbers(value):
+        raise ConfigError(f"The {name} schedule returned {value!r:.80} at step {step}; expected {_NUMBERS}.")
+
+
+def _is_numbers(value: object) -> bool:
+    if isinstance(value, (tuple, list)):
+        return bool(value) and all(map(_is_numbers, value))
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_hyperparameter(name: str, value: object) -> None:
+    """Raise `ConfigError` for what is neither a value nor a function of the step that returns one."""
+    if name == "lr":
+        check_lr(value)
+        return
+    expected = f"expected a value, or a function of the step that returns {_NUMBERS}"
+    kind = class_of_calls(value)
+    if kind is not None:
+        raise ConfigError(f"{name} is the class {kind.__name__}; {expected}.")
+    if callable(value):
+        problem = call_problem(value, 0)
+        if problem is not None:
+            raise ConfigError(f"{name} {function_name(value)} cannot be called with (step): {problem}; {expected}.")
+        check_scheduled(name, value(0), 0)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{name} is {value!r}; expected a finite number.")

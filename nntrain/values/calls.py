@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
+from collections.abc import Iterable
 from functools import partial
 
 from torch import nn
@@ -49,3 +51,11 @@ def call_problem(function: object, *arguments: object, **named: object) -> str |
     except TypeError as error:
         return str(error)
     return None
+
+
+def meant(given: str, there: Iterable[str]) -> str:
+    """Return the sentence that says what was probably meant and what there is."""
+    known = sorted(there)
+    near = difflib.get_close_matches(given, known, n=2)
+    likely = f" Probably meant: {' or '.join(near)}." if near else ""
+    return f"{likely} There are {', '.join(known)}." if known else likely

@@ -14,6 +14,7 @@ from nntrain.values.sums import Weight
 from nntrain.values.trees import detached
 
 Preds_co = TypeVar("Preds_co", covariant=True, default=Any)
+Shown_co = TypeVar("Shown_co", covariant=True, default=object)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +38,22 @@ class StepOutput(Generic[Preds_co]):
 
 
 @dataclass(frozen=True, slots=True)
-class BatchOutput:
+class BatchOutput(Generic[Shown_co]):
     """What a batch gave: `loss` (0-dim) and `preds` (what the model returned), both detached from the graph.
 
-    `metrics` are the batch's own, by name: 0-dim tensors, or numbers where the metric gives such.
+    `metrics` are the parts of its loss and its metrics, by name: 0-dim tensors, or numbers where a metric gives such.
     """
 
     loss: Tensor
-    preds: object
-    """The model's own output: a tensor, or a tree of tensors. `isinstance` tells a type checker which."""
+    preds: Shown_co
+    """The model's own output: a tensor, or a tree of tensors. Where its type is not said, `isinstance` tells which."""
     metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
+    has_loss: bool = True
+    """Whether the task gave a loss: in eval it need not, and `loss` is NaN then."""
 
-    def copied(self) -> BatchOutput:
+    def copied(self) -> BatchOutput[Shown_co]:
         """Return the same output in memory of its own: an engine may use its memory again for the next batch."""
         metrics = {name: one.clone() if isinstance(one, Tensor) else one for name, one in self.metrics.items()}
-        return BatchOutput(self.loss.clone(), detached(self.preds, Tensor.clone), MappingProxyType(metrics))
+        return BatchOutput(
+            self.loss.clone(), detached(self.preds, Tensor.clone), MappingProxyType(metrics), self.has_loss
+        )

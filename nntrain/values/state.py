@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from types import NotImplementedType
 from typing import NoReturn
 
@@ -24,7 +25,8 @@ from nntrain.values.record import FrozenMapping, Record, RecordT, evolved
 from nntrain.values.sharing import unshared
 from nntrain.values.slots import Slot, Unread
 from nntrain.values.sums import Sums
-from nntrain.values.tensors import Tensors
+from nntrain.values.tensors import Snapshot, Tensors
+from nntrain.values.weights import averages_of, checked_params
 
 
 class TrainState(Record, Flat, frozen=True):
@@ -68,12 +70,33 @@ class TrainState(Record, Flat, frozen=True):
             return source.lend(self.tensors)
         return self.tensors.lend()
 
-    def to_module(self, *, train: bool = False) -> nn.Module:
+    def to_module(self, weights: str | None = None, *, train: bool = False) -> nn.Module:
         """Return a module of the learner's kind that holds this state's parameters and buffers, on their device.
 
-        It is in eval mode, ready to predict; with `train=True` in training mode.
+        It is in eval mode, ready to predict; with `train=True` in training mode. `weights` names an update rule whose
+        average is to be taken for the parameters, like "ema"; what it has no average of, buffers too, is the state's.
+        Raises `ConfigError` where no rule of that name keeps one.
         """
-        return self.tensors.read(lambda snapshot: module_with(self.tensors.template, snapshot, train=train))
+
+        def made(snapshot: Snapshot) -> nn.Module:
+            if weights is not None:
+                snapshot = replace(snapshot, params={**snapshot.params, **averages_of(snapshot, weights)})
+            return module_with(self.tensors.template, snapshot, train=train)
+
+        return self.tensors.read(made)
+
+    def with_params(self, tensors: Mapping[str, Tensor]) -> TrainState:
+        """Return a state with other parameters, all of them by name, copied to this state's device.
+
+        All else is as it was: buffers, the memory of the optimizer and of the rules around it, the place. Raises
+        `ConfigError` for names, shapes and dtypes that are not this state's, and for values that are not finite.
+        """
+        snapshot = self.tensors.snapshot()
+        params = checked_params(snapshot.params, tensors)
+        return evolved(
+            self,
+            tensors=Tensors(self.tensors.spec, self.tensors.template, None, replace(snapshot, params=params)),
+        )
 
     def get(self, slot: Slot[RecordT]) -> RecordT:
         """Return what is kept under `slot`, or its default; its lists, dicts and sets are the caller's own."""
@@ -181,9 +204,12 @@ class TrainState(Record, Flat, frozen=True):
             said = f"loss={self.history[-1].loss:.4g}, " if self.history else ""
         spec = self.tensors.spec
         count = sum(math.prod(shape) for shape, _ in spec.params.values())
+        epoch = f"{place.epoch}/{place.epochs}" if place.until is None else f"{place.epoch}"
+        step = f"{place.step}" if place.until is None else f"{place.step}/{place.until}"
+        phase = f"{place.phase}, data={place.data}" if place.data else place.phase
         return (
-            f"TrainState(at={place.at}, epoch={place.epoch}/{place.epochs}, phase={place.phase}, batch={place.batch}, "
-            f"step={place.step}, {said}parameters={count:,}, device={spec.device})"
+            f"TrainState(at={place.at}, epoch={epoch}, phase={phase}, batch={place.batch}, step={step}, {said}"
+            f"parameters={count:,}, device={spec.device})"
         )
 
     __str__ = __repr__

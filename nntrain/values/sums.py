@@ -32,22 +32,26 @@ class WeightedSums(Flat):
     it: `nntrain.metrics.phase` sees to that.
     """
 
-    __slots__ = ("_values", "memory", "metrics")
+    __slots__ = ("_values", "has_loss", "memory", "metrics")
 
     def __init__(
         self,
         values: Sequence[float] | Tensor = (),
         metrics: tuple[str, ...] = (),
         memory: Mapping[str, Memory] = MappingProxyType({}),
+        *,
+        has_loss: bool = True,
     ) -> None:
         self._values = values
         self.metrics: tuple[str, ...] = metrics
         """The names of the metrics, in the order of the sums; the loss comes before them."""
         self.memory: Mapping[str, Memory] = memory
+        self.has_loss: bool = has_loss
+        """Whether the last batch had a loss, which in eval it need not; without one its mean is NaN."""
 
-    def remembering(self, memory: Mapping[str, Memory]) -> WeightedSums:
-        """Return the same sums with another memory."""
-        return WeightedSums(self._values, self.metrics, memory)
+    def remembering(self, memory: Mapping[str, Memory], *, has_loss: bool = True) -> WeightedSums:
+        """Return the same sums with another memory, of batches that had a loss or had none."""
+        return WeightedSums(self._values, self.metrics, memory, has_loss=has_loss)
 
     def add(
         self, means: Sequence[Tensor | float], samples: Weight, device: torch.device | None, metrics: tuple[str, ...]
@@ -110,8 +114,13 @@ class WeightedSums(Flat):
     def flat(self, flattener: Flattener) -> tuple[str, Mapping[str, object]]:  # noqa: ARG002 - of one tensor at most
         """Return the sums, on a device as the tensor that they are, the metrics' names, and the memory if any."""
         values = self._values
-        parts = {"values": values if isinstance(values, Tensor) else list(values), "metrics": self.metrics}
-        return "totals", {**parts, "memory": as_plain(dict(self.memory))} if self.memory else parts
+        parts: dict[str, object] = {
+            "values": values if isinstance(values, Tensor) else list(values),
+            "metrics": self.metrics,
+        }
+        if self.memory:
+            parts["memory"] = as_plain(dict(self.memory))
+        return "totals", parts if self.has_loss else {**parts, "has_loss": False}
 
     def tolist(self) -> list[float]:
         """Read the sums of the loss and each metric; on a device, this waits for it."""
@@ -130,7 +139,9 @@ class WeightedSums(Flat):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, WeightedSums):
             return NotImplemented
-        if self.metrics != other.metrics or not same_bits(dict(self.memory), dict(other.memory)):
+        if (self.metrics, self.has_loss) != (other.metrics, other.has_loss):
+            return False
+        if not same_bits(dict(self.memory), dict(other.memory)):
             return False
         mine, theirs = self._values, other._values
         if isinstance(mine, Tensor) and isinstance(theirs, Tensor):

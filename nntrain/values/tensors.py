@@ -81,6 +81,7 @@ class OptimState:
     `kind` is the class; `state` maps a parameter's name to what is kept for it; `groups` holds, for each parameter
     group, the values that the optimizer itself changed since it was made (most change none), and `attributes` likewise
     those of its own attributes. `options` are the values it was made with; they are no part of a state's value.
+    `rules` has the memory of the update rules around it, by their names.
     """
 
     kind: str
@@ -88,6 +89,7 @@ class OptimState:
     groups: tuple[Mapping[str, Any], ...]
     options: tuple[Mapping[str, Any], ...]
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ def copied_snapshot(snapshot: Snapshot) -> Snapshot:
             state=clone_tree(optim.state),
             groups=clone_tree(optim.groups),
             attributes=clone_tree(optim.attributes),
+            rules=clone_tree(optim.rules),
         ),
     )
 
@@ -284,6 +287,7 @@ class Tensors:
             "options": options,
             "kind": optim.kind,
             **({"attributes": optim.attributes} if optim.attributes else {}),
+            **({"rules": optim.rules} if optim.rules else {}),
             **another,
         }
 
@@ -313,6 +317,7 @@ def _same_snapshot(one: Snapshot, other: Snapshot) -> bool:
         and same_bits(dict(one.optim.state), dict(other.optim.state))
         and same_bits(one.optim.groups, other.optim.groups)
         and same_bits(dict(one.optim.attributes), dict(other.optim.attributes))
+        and same_bits(dict(one.optim.rules), dict(other.optim.rules))
     )
 
 

@@ -1034,6 +1034,7 @@ def check_version_1(state: TrainState) -> None:
     """Check each value, to the last bit."""
     assert state.progress.model_dump() == {
         **{"at": "batch", "epochs": 2, "epoch": 1, "phase": "train", "batch": 2, "step": 5, "samples": 6},
+        **{"data": "", "until": None},
     }
     assert (state.key.seed, state.key.folds, state.lr_scale) == (3, (), 0.5)
     stopping = state.get(STOPPING.slot)

@@ -188,8 +188,8 @@ class Fused:
             fuse.at("metric")
             return accuracy(preds, target)
 
-        def optimizer(params: Any, *, lr: float) -> torch.optim.Optimizer:
-            made = setup.make_optimizer()(params, lr=lr)
+        def optimizer(params: Any, *, lr: float, **more: Any) -> torch.optim.Optimizer:
+            made = setup.make_optimizer()(params, lr=lr, **more)
             step = made.step
 
             @functools.wraps(step)
@@ -214,4 +214,5 @@ class Fused:
             sinks=sinks,
             device=setup.device,
             capture=setup.capture,
+            update=setup.make_update(optimizer),
         )

@@ -10,7 +10,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import torch
 from hypothesis import strategies as st
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nntrain import BatchOutput, Learner, Sink, Slot, Subscriber, TrainState, accuracy, advance
+from nntrain.update import UpdateRule, accumulate, chain, clip_norm, ema, optimizer
 from nntrain.values.bits import same_bits
 from nntrain.values.key import Key
 
@@ -31,7 +32,12 @@ class Loaders(NamedTuple):
     """The smallest thing that a learner takes for its data."""
 
     train: Sequence[Batch]
-    valid: Sequence[Batch]
+    valid: Sequence[Batch] | Mapping[str, Sequence[Batch]] | None
+
+
+Sets = Literal["one", "named", "none"]
+"""What is evaluated: one set, two by name, or nothing."""
+ALL_SETS: Final[tuple[Sets, ...]] = ("one", "named", "none")
 
 
 class KeyedLoaders(NamedTuple):
@@ -122,6 +128,8 @@ OPTIMIZERS: Final[Mapping[str, Callable[..., torch.optim.Optimizer]]] = {
     "adamw": functools.partial(torch.optim.AdamW, weight_decay=0.1, amsgrad=True),
     "lbfgs": functools.partial(torch.optim.LBFGS, max_iter=3, history_size=2),
 }
+CHAIN: Final = "chain"
+"""The optimizer of a setup that trains by a chain of rules around AdamW: every second batch is a step."""
 PLAIN_OPTIMIZERS: Final = ("sgd", "momentum", "adam", "adamw")
 
 
@@ -137,6 +145,7 @@ class Setup:
     data_seed: int = 0
     device: torch.device = CPU
     capture: bool = False
+    sets: Sets = "one"
 
     def on(self, device: torch.device) -> Setup:
         """Give the same on another device."""
@@ -150,7 +159,18 @@ class Setup:
 
     def make_optimizer(self) -> Callable[..., torch.optim.Optimizer]:
         """Give what makes the optimizer."""
-        return OPTIMIZERS[self.optimizer]
+        return OPTIMIZERS.get(self.optimizer, torch.optim.AdamW)
+
+    def make_update(self, make: Callable[..., torch.optim.Optimizer]) -> UpdateRule | None:
+        """Give the chain around the optimizer, None where it is alone."""
+        if self.optimizer != CHAIN:
+            return None
+        return chain(
+            accumulate(2),
+            clip_norm(0.5),
+            optimizer(make, lr=self.lr, weight_decay=lambda step: 0.1 / (1 + step)),
+            ema(0.9),
+        )
 
     def batches(self, phase: str) -> list[Batch]:
         """Make the batches of a phase, the same each time."""
@@ -170,7 +190,14 @@ class Setup:
 
     def loaders(self) -> Loaders:
         """Make lists of batches."""
-        return Loaders(self.batches("train"), self.batches("valid"))
+        valid = self.batches("valid")
+        sets = {"one": valid, "named": {"near": valid, "far": [*valid, *valid[:1]]}, "none": None}
+        return Loaders(self.batches("train"), sets[self.sets])
+
+    @property
+    def monitor(self) -> str:
+        """A loss to monitor."""
+        return {"one": "loss", "named": "far/loss", "none": "train/loss"}[self.sets]
 
     def learner(
         self, subs: Sequence[Subscriber[Batch]] = (), sinks: Sequence[Sink] = (), device: torch.device | None = None
@@ -187,11 +214,14 @@ class Setup:
             sinks=sinks,
             device=self.device if device is None else device,
             capture=self.capture,
+            update=self.make_update(self.make_optimizer()),
         )
 
 
 def setups(
-    models: Sequence[str] = tuple(MODELS), optimizers: Sequence[str] = tuple(OPTIMIZERS)
+    models: Sequence[str] = tuple(MODELS),
+    optimizers: Sequence[str] = (*OPTIMIZERS, CHAIN),
+    sets: Sequence[Sets] = ("one",),
 ) -> st.SearchStrategy[Setup]:
     """Draw configurations: the last batch may be shorter."""
     full = st.integers(2, 6)
@@ -208,6 +238,7 @@ def setups(
         valid=full.flatmap(sizes),
         data_seed=st.integers(0, 1000),
         capture=st.booleans(),
+        sets=st.sampled_from(list(sets)),
     )
 
 

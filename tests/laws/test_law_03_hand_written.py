@@ -70,7 +70,9 @@ def learn(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, ta
     return seen[0]
 
 
-@given(setup=setups(models=WITHOUT_NOISE), epochs=st.integers(0, 3), seed=st.integers(0, 3))
+@given(
+    setup=setups(models=WITHOUT_NOISE, optimizers=tuple(OPTIMIZERS)), epochs=st.integers(0, 3), seed=st.integers(0, 3)
+)
 def test_bits_of_the_hand_written_loop(device: torch.device, setup: Setup, epochs: int, seed: int) -> None:
     losses: list[float] = []
 

@@ -7,9 +7,9 @@ checkpoints.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import torch
@@ -32,9 +32,21 @@ from nntrain import (
     accuracy,
     fit_step,
 )
+from nntrain.data import segments
 from nntrain.subscribers.protocol import AnswerBatch
 from nntrain.values.output import BatchOutput
-from tests.laws.strategies import CPU, Batch, KeyedLoader, KeyedLoaders, Rolls, Setup, setups
+from tests.laws.strategies import (
+    ALL_SETS,
+    CPU,
+    Batch,
+    KeyedLoader,
+    KeyedLoaders,
+    Loaders,
+    Rolls,
+    Sets,
+    Setup,
+    setups,
+)
 
 
 class Tally(BaseModel, frozen=True):
@@ -86,13 +98,16 @@ class Run:
         """Make a new learner; `told` keeps all its transitions."""
         subs: list[Subscriber[Batch]] = [SkipEveryThird(), Rolls()]
         if self.stopping:
-            subs.append(EarlyStopping(monitor="loss", patience=1, min_delta=0.05))
+            subs.append(EarlyStopping(monitor=self.setup.monitor, patience=1, min_delta=0.05))
         learner = self.setup.learner(subs, [told.append])
         if self.data == "keyed":
             loaders = KeyedLoaders(KeyedLoader(self.setup.batches("train")), KeyedLoader(self.setup.batches("eval")))
             return learner.replace(dls=loaders)
         if self.data == "torch":
             return learner.replace(dls=TorchLoaders(self.setup))
+        if self.data == "segments":
+            train: Any = segments(TorchLoaders(self.setup).train, batches=3)
+            return learner.replace(dls=Loaders(train, self.setup.loaders().valid))
         return learner
 
 
@@ -106,19 +121,27 @@ def shown(told: list[Transition]) -> list[object]:
 
 drawn_runs = given(
     setup=setups(models=("linear", "mlp", "tied", "conv", "dropout")),
-    data=st.sampled_from(["list", "keyed", "torch"]),
+    sets=st.sampled_from(ALL_SETS),
+    data=st.sampled_from(["list", "keyed", "torch", "segments"]),
+    steps=st.sampled_from([None, None, 3, 5]),
     stopping=st.booleans(),
     seed=st.integers(0, 5),
 )
 
 
 def every_transition_of_a_fit_can_be_gone_on_from(
-    device: torch.device, setup: Setup, data: str, stopping: bool, seed: int
+    device: torch.device,
+    setup: Setup,
+    sets: Sets,
+    data: str,
+    steps: int | None,
+    stopping: bool,
+    seed: int,
 ) -> None:
-    setup = setup.on(device)
+    setup = replace(setup.on(device), sets="one" if data in {"keyed", "torch"} else sets)
     run, told = Run(setup, data, stopping), list[Transition]()
     learner = run.learner(told)
-    straight = fit_step(learner, learner.init(seed), 2)
+    straight = fit_step(learner, learner.init(seed), 2 if steps is None else None, steps=steps)
     course = shown(told)
     assert told[-1].state == straight.state
     for index, transition in enumerate(told):

@@ -270,6 +270,18 @@ def on(device: torch.device, data: tuple[Batch, ...]) -> tuple[Batch, ...]:
     return tuple((inputs.to(device), target.to(device)) for inputs, target in data)
 
 
+Sizes = tuple[int, ...]
+
+
+def sets_of(
+    valid: Sizes | Mapping[str, Sizes] | None, change: Callable[[tuple[Batch, ...]], tuple[Batch, ...]]
+) -> tuple[Batch, ...] | dict[str, tuple[Batch, ...]] | None:
+    """Make what is evaluated."""
+    if isinstance(valid, Mapping):
+        return {name: change(batches(sizes, 2)) for name, sizes in valid.items()}
+    return None if valid is None else change(batches(valid, 2))
+
+
 def seed_metric(preds: Tensor, target: Tensor) -> Tensor:
     """Count the right ones, per sample."""
     return (preds.argmax(1) == target).float().mean()
@@ -279,18 +291,27 @@ drawn_programs = given(
     program=plans(),
     epochs=st.sampled_from([3, 2, 1, 0, 3, 2]),
     train=st.sampled_from(SIZES),
-    valid=st.sampled_from(SIZES),
+    valid=st.sampled_from([SIZES[0], SIZES[1], SIZES[2], SIZES[1], None, {"near": SIZES[0], "far, too": SIZES[1]}]),
+    steps=st.sampled_from([None, None, None, 1, 4, 7]),
 )
 
 
 def same_trace_lines_and_weights_as_the_seed(
-    device: torch.device, program: tuple[Plan, ...], epochs: int, *, train: tuple[int, ...], valid: tuple[int, ...]
+    device: torch.device,
+    program: tuple[Plan, ...],
+    epochs: int,
+    *,
+    train: Sizes,
+    valid: Sizes | Mapping[str, Sizes] | None,
+    steps: int | None,
 ) -> None:
+    if any(not answer.counted for plan in program for answer in plan.answers.values()):
+        steps = None  # a verdict that is given again and again lets no step be taken
     seeds_model, seeds_file, seeds_trace = model(), io.StringIO(), list[Call]()
     seeds = seed_loop.Learner(
         seeds_model.to(device),
         on(device, batches(train, 1)),
-        on(device, batches(valid, 2)),
+        sets_of(valid, functools.partial(on, device)),
         loss_fn=cross_entropy,
         metric_fn=seed_metric,
         optim_class=optim_class,
@@ -298,12 +319,12 @@ def same_trace_lines_and_weights_as_the_seed(
         subs=[SeedPlanned(plan, seeds_trace) for plan in program],
         file=seeds_file,
     )
-    seeds.fit(epochs)
+    seeds.fit(epochs, steps)
 
     file, trace = io.StringIO(), list[Call]()
     learner = Learner(
         model(),
-        Loaders(batches(train, 1), batches(valid, 2)),
+        Loaders(batches(train, 1), sets_of(valid, tuple)),
         cross_entropy,
         accuracy,
         optim_class,
@@ -312,7 +333,7 @@ def same_trace_lines_and_weights_as_the_seed(
         sinks=[PrintStats(file=file)],
         device=device,
     )
-    outcome = fit_step(learner, learner.init(0), epochs)
+    outcome = fit_step(learner, learner.init(0), epochs if steps is None else None, steps=steps)
 
     assert trace == seeds_trace
     assert file.getvalue() == seeds_file.getvalue()
@@ -328,7 +349,8 @@ def same_trace_lines_and_weights_as_the_seed(
             assert (outcome.by, outcome.event) == (seeds_trace[-1].name, seeds_trace[-1].event)
         case Completed():
             assert last != "fit"
-            assert outcome.state.progress.epoch == epochs
+            place = outcome.state.progress
+            assert place.epoch == epochs if steps is None else place.step == steps
         case _:
             assert_never(outcome)
     assert outcome.state.progress.at == "finished"

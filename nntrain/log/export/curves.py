@@ -31,7 +31,7 @@ class Curves:
     An epoch's phase: `loss/train`, `<metric>/train`, `seconds/train`, `samples_per_s/train` (the mean), and the same
     with `/eval`. A batch: `train_batch/loss`, `train_batch/<metric>`, `train_batch/lr`, `train_batch/samples_per_s`,
     and `eval_batch/...`. A custom event: each of its numbers, `acme.mixup/alpha`. A metric whose name is one of these
-    is called `metric.<name>`.
+    is called `metric.<name>`. Of a set that has a name, that stands in the place of `eval`.
 
     The axis is the optimizer's step. In eval that does not change, so the axis of eval's batches is the number of
     batches evaluated so far.
@@ -40,26 +40,28 @@ class Curves:
     def __init__(self) -> None:
         self._metrics = Names()
         self._names = Names()
-        self._evaluated: dict[int, int] = {}
-        self._evaluated_cache = (0, 0)
+        self._evaluated: dict[tuple[str, int], int] = {}
+        self._evaluated_cache = (("", 0), 0)
 
     def points(self, line: Line) -> Iterator[Point]:
         """Yield the points of a line."""
         event = line.event
         if isinstance(event, EpochFinished):
             if line.phase == "eval":
-                self._evaluated[line.epoch] = event.batches
-                self._evaluated_cache = (-1, 0)
+                self._evaluated[line.data, line.epoch] = event.batches
+                self._evaluated_cache = (("", -1), 0)
             rate = as_float(line.samples) / event.seconds if event.seconds > 0 else None
             ours = {"loss": event.loss, "seconds": event.seconds, "samples_per_s": rate}
             for name, value in self._with_metrics(ours, event):
-                yield self._point(("epoch", name, line.phase), f"{name}/{line.phase}", value, "step", line.step)
+                yield self._point(
+                    ("epoch", name, line.phase, line.data), f"{name}/{line.label}", value, "step", line.step
+                )
         elif isinstance(event, BatchFinished):
             axis: Axis = "step" if line.phase == "train" else "evaluated"
-            x = line.step if line.phase == "train" else self._evaluated_before(line.epoch) + line.batch
+            x = line.step if line.phase == "train" else self._evaluated_before(line.data, line.epoch) + line.batch
             ours = {"loss": event.loss, "lr": event.lr, "samples_per_s": event.samples_per_s}
             for name, value in self._with_metrics(ours, event):
-                yield self._point(("batch", name, line.phase), f"{line.phase}_batch/{name}", value, axis, x)
+                yield self._point(("batch", name, line.phase, line.data), f"{line.label}_batch/{name}", value, axis, x)
         elif not isinstance(event, OWN):
             for name, value in {**event.__dict__, **(event.model_extra or {})}.items():
                 if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -68,9 +70,10 @@ class Curves:
     def _point(self, thing: tuple[str, ...], wish: str, value: float, axis: Axis, x: int) -> Point:
         return Point(self._names.of(thing, wish), as_float(value), axis, min(x, INT64))
 
-    def _evaluated_before(self, epoch: int) -> int:
-        if self._evaluated_cache[0] != epoch:
-            self._evaluated_cache = (epoch, sum(batches for other, batches in self._evaluated.items() if other < epoch))
+    def _evaluated_before(self, data: str, epoch: int) -> int:
+        if self._evaluated_cache[0] != (data, epoch):
+            before = sum(count for (name, other), count in self._evaluated.items() if name == data and other < epoch)
+            self._evaluated_cache = ((data, epoch), before)
         return self._evaluated_cache[1]
 
     def _with_metrics(

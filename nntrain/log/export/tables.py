@@ -38,8 +38,8 @@ _TYPES: Final = {
     "loss": "float",
 }
 _LAST: Final = {
-    "epochs": {"batches": "int", "seconds": "float"},
-    "batches": {"lr": "float", "samples_per_s": "float"},
+    "epochs": {"batches": "int", "seconds": "float", "data": "text"},
+    "batches": {"lr": "float", "samples_per_s": "float", "data": "text"},
 }
 
 
@@ -48,7 +48,8 @@ class Tables(Exporter):
 
     The columns are `run_id`, `rank`, `seq`, `timestamp`, `elapsed_s`, `epoch`, `phase`, `batch`, `step`, `samples` and
     `loss`, then `metric.<name>` for every metric of any of the runs, then `batches` and `seconds` of epochs, or `lr`
-    and `samples_per_s` of batches. A value that a row does not have is absent (null).
+    and `samples_per_s` of batches, and `data`, the name of the set that is evaluated, if it has one. A value that a row
+    does not have is absent (null).
 
     Rows are kept in memory, in columns, until the end. Then both files are written under other names, and renamed: an
     old file is replaced completely or not at all.
@@ -111,9 +112,9 @@ class Parquet(Tables):
 class Csv(Tables):
     """Writes `epochs.csv` and `batches.csv`: `Tables`, with `NaN`, `inf` and `-inf`; an absent value is an empty cell.
 
-    Times are RFC 3339 in UTC. A spreadsheet reads a cell that begins with `=`, `+`, `-` or `@` as a formula. The only
-    free text in a cell is `run_id`: if it begins so, it gets an apostrophe before it. Names of metrics have the prefix
-    `metric.`, and numbers are numbers.
+    Times are RFC 3339 in UTC. A spreadsheet reads a cell that begins with `=`, `+`, `-` or `@` as a formula. Free text
+    in a cell is only `run_id` and `data`: if it begins so, it gets an apostrophe before it. Names of metrics have the
+    prefix `metric.`, and numbers are numbers.
     """
 
     ending = "csv"
@@ -185,7 +186,8 @@ class _Table:
             column.extend([None] * (self._rows - len(column)))
             kind = _TYPES.get(name) or self._last.get(name) or "float"
             if kind == "text":
-                arrays[name] = pa.array([safe(str(value), 1000) for value in column], pa.string()).dictionary_encode()
+                texts = [None if value is None else safe(str(value), 1000) for value in column]
+                arrays[name] = pa.array(texts, pa.string()).dictionary_encode()
             else:
                 arrays[name] = pa.array(column, types[kind], from_pandas=False)
         return pa.table(arrays)

@@ -138,7 +138,7 @@ def _gap_marks(series: Series) -> tuple[Mark, ...]:
 
 def _place(shown: Sequence[Mark], curves: Sequence[Series]) -> dict[str, list[tuple[Mark, float]]]:
     """Return the marks and their heights, by axis: on the run's eval curve, or its only one, or at the bottom."""
-    curve = max(curves, key=lambda series: (series.is_drawn, series.phase == "eval"))
+    curve = max(curves, key=lambda series: (series.is_drawn, series.phase != "train"))
     on = [(mark, curve) for mark in shown] + [(mark, series) for series in curves for mark in _gap_marks(series)]
     placed: dict[str, list[tuple[Mark, float]]] = {}
     for mark, series in on:

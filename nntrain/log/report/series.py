@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from nntrain.log.events import BatchFinished, EpochFinished
 from nntrain.log.line import Line
-from nntrain.log.replay import Run
+from nntrain.log.replay import Run, phases_of
 from nntrain.log.text import as_float
 from nntrain.values.history import EpochStats
-from nntrain.values.progress import Phase
-
-PHASES: Final[tuple[Phase, ...]] = ("train", "eval")
 
 
 class Point(NamedTuple):
@@ -41,13 +38,14 @@ class Gap(NamedTuple):
 class Series:
     """The points of one curve of one run; `whole` is their number before the curve was thinned out."""
 
-    phase: Phase
+    phase: str
+    """The phase, or the set's name."""
     points: Sequence[Point]
     whole: int
     gaps: tuple[Gap, ...]
 
     @classmethod
-    def of(cls, phase: Phase, points: Sequence[Point], buckets: int) -> Series:
+    def of(cls, phase: str, points: Sequence[Point], buckets: int) -> Series:
         """Return the curve of these points, thinned out to `buckets` buckets."""
         return cls(phase, thin_out(points, buckets), len(points), tuple(_gaps(points)))
 
@@ -77,18 +75,14 @@ class Scale:
     """
 
     def __init__(self, run: Run) -> None:
-        named = {"train": "train_batches", "eval": "valid_batches"}
-        self._batches: dict[Phase, int] = {}
-        for phase in PHASES:
-            said = run.config.get(named[phase])
-            seen = [stats.batches for stats in run.history if stats.phase == phase]
-            seen += [line.batch for line in (*run.batches, *run.events) if line.phase == phase]
-            known = said if isinstance(said, int) and not isinstance(said, bool) else 0
-            self._batches[phase] = max(1, known, *seen)
+        _, self._batches = phases_of(run.config)
+        seen = [(stats.label, stats.batches) for stats in run.history]
+        for label, count in (*seen, *((line.label, line.batch) for line in (*run.batches, *run.events))):
+            self._batches[label] = max(1, self._batches.get(label, 1), count)
 
     def batch(self, line: Line) -> float:
         """Return the place of a batch's line."""
-        return as_float(line.epoch) + min(1.0, as_float(line.batch) / as_float(self._batches[line.phase]))
+        return as_float(line.epoch) + min(1.0, as_float(line.batch) / as_float(self._batches[line.label]))
 
     def mark(self, line: Line) -> float:
         """Return the place of an event's line."""
@@ -109,28 +103,34 @@ def metrics_of(runs: Sequence[Run]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def labels_of(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Return what the phases are called: train, and the names of all sets, or eval where they have none."""
+    sets = dict.fromkeys(stats.label for run in runs for stats in run.history if stats.phase == "eval")
+    return ("train", *(sets or ("eval",)))
+
+
 def by_epoch(run: Run, value: Callable[[EpochStats], float | None], buckets: int) -> Iterator[Series]:
-    """Yield the curves of `value` over the finished phases: one of train and one of eval, if there are points."""
-    for phase in PHASES:
+    """Yield the curves of `value` over the finished phases: one of train, and one of each set, if there are points."""
+    for phase in labels_of([run]):
         points = [
             Point(as_float(stats.epoch) + 1.0, y, (stats.epoch,))
             for stats in run.history
-            if stats.phase == phase and (y := value(stats)) is not None
+            if stats.label == phase and (y := value(stats)) is not None
         ]
         if points:
             yield Series.of(phase, points, buckets)
 
 
 def by_batch(run: Run, value: Callable[[BatchFinished], float | None], buckets: int) -> Iterator[Series]:
-    """Yield the curves of `value` over the batches: one of train and one of eval, if there are points."""
+    """Yield the curves of `value` over the batches: one of train, and one of each set, if there are points."""
     scale = Scale(run)
-    points: Mapping[Phase, list[Point]] = {"train": [], "eval": []}
+    points: dict[str, list[Point]] = {label: [] for label in labels_of([run])}
     for line in run.batches:
         if isinstance(line.event, BatchFinished) and (y := value(line.event)) is not None:
-            points[line.phase].append(Point(scale.batch(line), y, (line.epoch, line.batch, line.step)))
-    for phase in PHASES:
-        if points[phase]:
-            yield Series.of(phase, points[phase], buckets)
+            points.setdefault(line.label, []).append(Point(scale.batch(line), y, (line.epoch, line.batch, line.step)))
+    for label, found in points.items():
+        if found:
+            yield Series.of(label, found, buckets)
 
 
 def loss(of: EpochStats | BatchFinished) -> float:

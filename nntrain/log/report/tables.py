@@ -13,11 +13,10 @@ from nntrain.log.report.config import Setting
 from nntrain.log.report.markup import Child, long_text, row, table, tag
 from nntrain.log.report.notable import Kind, NotableEvent
 from nntrain.log.report.run_view import RunView
-from nntrain.log.report.series import loss, metric, metrics_of, samples_per_s
+from nntrain.log.report.series import labels_of, loss, metric, metrics_of, samples_per_s
 from nntrain.log.report.symbols import swatch, symbol
 from nntrain.log.text import LONGEST, as_float, number, one_line, seconds, whole
 from nntrain.values.history import EpochStats
-from nntrain.values.progress import Phase
 
 _MOST_OF_A_KIND: Final = 200
 _MOST_PHASES: Final = 1000
@@ -38,13 +37,14 @@ def run_name(one: RunView) -> ET.Element:
 def summary(runs: Sequence[RunView]) -> ET.Element:
     """Return the table of results, with a row for each run."""
     names = metrics_of([one.run for one in runs])[:_MOST_METRICS]
-    head = ["run", "outcome", "epochs", "best eval loss", "final loss, train", "final loss, eval"]
-    head += [f"final {one_line(name, 40)}, {phase}" for name in names for phase in ("train", "eval")]
+    labels = labels_of([one.run for one in runs])
+    head = ["run", "outcome", "epochs", f"best {one_line(labels[1], 40)} loss"]
+    head += [f"final {one_line(name, 40)}, {one_line(label, 40)}" for name in ("loss", *names) for label in labels]
     head += ["duration", "lost lines", "started", "learner"]
     rows: list[ET.Element] = []
     for one in runs:
         run = one.run
-        last = {phase: _last(run, phase) for phase in ("train", "eval")}
+        last = {label: _last(run, label) for label in labels}
         values = [_value(stats, loss) for stats in last.values()]
         values += [_value(stats, metric(name)) for name in names for stats in last.values()]
         lost = tag("strong", whole(run.missing)) if run.missing else "0"
@@ -52,8 +52,8 @@ def summary(runs: Sequence[RunView]) -> ET.Element:
         cells: list[Child] = [
             run_name(one),
             tag("span", _OUTCOMES[run.outcome], class_=f"outcome {run.outcome}"),
-            f"{whole(_epochs_done(run))} of {whole(run.epochs)}",
-            _best(run),
+            _epochs_done(run),
+            _best(run, labels[1]),
             *values,
             seconds(run.elapsed_s),
             lost,
@@ -64,8 +64,8 @@ def summary(runs: Sequence[RunView]) -> ET.Element:
     return table(head, rows, "What came out", class_="numbers summary")
 
 
-def _last(run: Run, phase: Phase | str) -> EpochStats | None:
-    return next((stats for stats in reversed(run.history) if stats.phase == phase), None)
+def _last(run: Run, label: str) -> EpochStats | None:
+    return next((stats for stats in reversed(run.history) if stats.label == label), None)
 
 
 def _value(stats: EpochStats | None, value: Callable[[EpochStats], float | None]) -> Child:
@@ -75,12 +75,15 @@ def _value(stats: EpochStats | None, value: Callable[[EpochStats], float | None]
     return number(found)
 
 
-def _epochs_done(run: Run) -> int:
-    return len({stats.epoch for stats in run.history if stats.phase == "train"})
+def _epochs_done(run: Run) -> str:
+    done = whole(len({stats.epoch for stats in run.history if stats.phase == "train"}))
+    if run.until is None:
+        return f"{done} of {whole(run.epochs)}"
+    return f"{done} ({whole(run.last.step)} of {whole(run.until)} steps)"
 
 
-def _best(run: Run) -> str:
-    finite = [stats for stats in run.history if stats.phase == "eval" and math.isfinite(stats.loss)]
+def _best(run: Run, label: str) -> str:
+    finite = [stats for stats in run.history if stats.label == label and math.isfinite(stats.loss)]
     if not finite:
         return "–"
     best = min(finite, key=loss)
@@ -156,7 +159,7 @@ def _notable_row(one: RunView, event: NotableEvent) -> ET.Element:
         _kind(event.kind),
         tag("td", long_text(event.text), more, class_="words"),
         seconds(line.elapsed_s),
-        f"epoch {whole(line.epoch)}, {line.phase}, batch {whole(line.batch)}",
+        f"epoch {whole(line.epoch)}, {one_line(line.label, 40)}, batch {whole(line.batch)}",
         whole(line.step),
     )
 
@@ -180,7 +183,7 @@ def phases(one: RunView) -> ET.Element:
     rows = [
         row(
             whole(stats.epoch),
-            stats.phase,
+            one_line(stats.label, 40),
             _value(stats, loss),
             *(_value(stats, metric(name)) for name in names),
             whole(stats.samples),

@@ -41,7 +41,9 @@ class Bar:
 
     def place(self) -> Text:
         """Return the run's mark, the epoch and the phase."""
-        return marked(self.mark, Text(f"epoch {words.whole(self.gauge.epoch)} {self.gauge.phase:<5}", style="bold"))
+        return marked(
+            self.mark, Text(f"epoch {words.whole(self.gauge.epoch)} {one_line(self.gauge.phase, 24):<5}", style="bold")
+        )
 
     def figures(self) -> Text:
         """Return the time left, the loss, the rate and the metrics: what matters most comes first."""

@@ -77,7 +77,7 @@ def write_event(screen: Screen, kind: str, line: Line, mark: str = "") -> None:
         if traceback:
             screen.write(Padding(Text(traceback, style="dim", overflow="fold"), (0, 0, 0, 2)))
     else:
-        where = f"epoch {words.whole(line.epoch)} {line.phase}: "
+        where = f"epoch {words.whole(line.epoch)} {one_line(line.label, 24)}: "
         screen.entry(kind, Text.assemble((where, "dim"), text), mark)
 
 
@@ -101,12 +101,20 @@ def write_outcome(screen: Screen, run: Run, mark: str = "") -> None:
     """Print how a run ended, how many epochs it finished, how long they took, and the lowest eval loss."""
     last = run.last
     evals = [stats for stats in run.history if stats.phase == "eval"]
-    finished = words.whole(len({stats.epoch for stats in evals}))
-    parts = [f"{finished} of {words.counted(run.epochs, 'epoch')} in {words.duration(last.elapsed_s)}"]
+    first = evals[0].data if evals else ""
+    finished = len({stats.epoch for stats in evals or run.history})
+    if run.until is None:
+        done = f"{words.whole(finished)} of {words.counted(run.epochs, 'epoch')}"
+    else:
+        done = f"{words.whole(last.step)} of {words.counted(run.until, 'step')}"
+    parts = [f"{done} in {words.duration(last.elapsed_s)}"]
     if run.outcome == "running":
         batch = f", batch {words.whole(last.batch)}" if last.batch else ""
         parts.append(f"the log ends in epoch {words.whole(last.epoch)} {last.phase}{batch}")
-    best = min((stats for stats in evals if not math.isnan(stats.loss)), key=lambda stats: stats.loss, default=None)
+    scored = [stats for stats in evals if stats.data == first and not math.isnan(stats.loss)]
+    best = min(scored, key=lambda stats: stats.loss, default=None)
     if best is not None:
-        parts.append(f"lowest eval loss {words.number(best.loss)}, in epoch {words.whole(best.epoch)}")
+        parts.append(
+            f"lowest {one_line(best.label, 24)} loss {words.number(best.loss)}, in epoch {words.whole(best.epoch)}"
+        )
     screen.entry("unfinished" if run.outcome == "running" else run.outcome, Text("; ".join(parts)), mark)

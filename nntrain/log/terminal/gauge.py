@@ -9,47 +9,49 @@ from typing import Final
 
 from nntrain.log.events import BatchFinished, EpochFinished, EpochStarted, FitStarted, RunStarted
 from nntrain.log.line import Line
+from nntrain.log.replay import phases_of
 from nntrain.log.text import as_float
-from nntrain.values.progress import Phase
 from nntrain.values.record import FrozenMapping
 
 _REMEMBERED: Final = 5
 """How many finished phases of a kind predict how long the next one takes."""
-_BATCHES: Final[Mapping[Phase, str]] = {"train": "train_batches", "eval": "valid_batches"}
-"""Where a run's config has the number of batches of each phase."""
 
 
 class Gauge:
     """The progress of one run.
 
     The time of a phase is its number of batches times the seconds that a batch took in the phases before. If the
-    number of batches is not known before a phase has ended, the phase counts as done only then.
+    number of batches is not known before a phase has ended, the phase counts as done only then. An epoch has the phases
+    that the run's config has data for: train and eval, or one for each set by name.
     """
 
     def __init__(self) -> None:
         self.epochs: int = 0
         self.epoch: int = 0
-        self.phase: Phase = "train"
+        self.phase: str = "train"
+        """The phase, or the set's name."""
+        self.until: int | None = None
+        self._step = 0
         self.batch: int = 0
         self.loss: float | None = None
         self.metrics: Mapping[str, float] = FrozenMapping()
         self.samples_per_s: float | None = None
-        self._batches: dict[Phase, int] = {}
-        self._past_paces: dict[Phase, deque[float]] = {phase: deque(maxlen=_REMEMBERED) for phase in _BATCHES}
+        self._phases: list[str] = ["train", "eval"]
+        self._batches: dict[str, int] = {}
+        self._past_paces: dict[str, deque[float]] = {}
         self._pace: float | None = None
         self._measured_from: Line | None = None
 
     def add(self, line: Line) -> None:
         """Update from the next line of the run."""
-        self.epoch, self.phase, self.batch = line.epoch, line.phase, line.batch
+        self.epoch, self.batch, self._step = line.epoch, line.batch, line.step
+        if line.data or line.phase == "train" or self.phase == "train":  # else a line that does not say which set it is
+            self.phase = line.label
         match line.event:
             case RunStarted(config=config):
-                for phase, key in _BATCHES.items():
-                    given = config.get(key)
-                    if isinstance(given, int) and given > 0:
-                        self._batches[phase] = given
-            case FitStarted(epochs=epochs):
-                self.epochs = epochs
+                self._phases, self._batches = phases_of(config)
+            case FitStarted(epochs=epochs, until=until):
+                self.epochs, self.until = epochs, until
                 self._measured_from, self._pace = line, None
             case EpochStarted():
                 self._measured_from, self._pace = line, None
@@ -66,7 +68,7 @@ class Gauge:
         """Measure the pace of the batches since the phase began or was resumed."""
         self.samples_per_s = event.samples_per_s if event.samples_per_s is not None else self.samples_per_s
         start = self._measured_from
-        if start is None or (start.epoch, start.phase) != (line.epoch, line.phase) or line.batch <= start.batch:
+        if start is None or (start.epoch, start.label) != (line.epoch, line.label) or line.batch <= start.batch:
             self._measured_from = line
             return
         seconds = line.elapsed_s - start.elapsed_s
@@ -79,38 +81,46 @@ class Gauge:
         self._pace = None
         timed = math.isfinite(event.seconds)
         if event.batches:
-            self._batches[line.phase] = event.batches
+            self._batches[line.label] = event.batches
             if timed and event.seconds >= 0:
-                self._past_paces[line.phase].append(event.seconds / as_float(event.batches))
-        self.batch = self._batches.get(line.phase, 1)
+                paces = self._past_paces.setdefault(line.label, deque(maxlen=_REMEMBERED))
+                paces.append(event.seconds / as_float(event.batches))
+        self.batch = self._batches.get(line.label, 1)
         if timed and event.seconds > 0:
             self.samples_per_s = as_float(line.samples) / event.seconds
 
-    def _pace_of(self, phase: Phase) -> float | None:
+    def _pace_of(self, phase: str) -> float | None:
         """Return the seconds for a batch of a phase: the mean of past phases, or the pace of the one that runs."""
-        paces = self._past_paces[phase]
+        paces = self._past_paces.get(phase)
         if paces:
             return sum(paces) / len(paces)
         return self._pace if phase == self.phase else None
 
     def _work(self) -> tuple[float, float, bool]:
         """Return the work that is done, all work of the fit, and whether they are in seconds (else in batches)."""
-        paces: dict[Phase, float | None] = {phase: self._pace_of(phase) for phase in _BATCHES}
+        phases = self._phases if self.phase in self._phases else [*self._phases, self.phase]
+        paces = {phase: self._pace_of(phase) for phase in phases}
         known = [pace for pace in paces.values() if pace is not None]
         timed = sum(known) > 0
-        work: dict[Phase, float] = {}
+        work: dict[str, float] = {}
         for phase, pace in paces.items():
             of_batch = (known[0] if pace is None else pace) if timed else 1.0
             work[phase] = as_float(self._batches.get(phase, 1)) * of_batch
         part = min(1.0, as_float(self.batch) / as_float(self._batches.get(self.phase, 1)))
         in_phase = part * work[self.phase] if self.phase in self._batches else 0.0
-        epoch = work["train"] + work["eval"]
-        done = as_float(self.epoch) * epoch + (work["train"] if self.phase == "eval" else 0.0) + in_phase
-        return done, as_float(self.epochs) * epoch, timed
+        epoch = sum(work.values())
+        before = sum(work[phase] for phase in phases[: phases.index(self.phase)])
+        done = as_float(self.epoch) * epoch + before + in_phase
+        if self.until is None:
+            return done, as_float(self.epochs) * epoch, timed
+        left = as_float(max(0, self.until - self._step)) / as_float(self._batches.get("train", 1)) * epoch
+        return done, done + left, timed
 
     @property
     def done(self) -> float:
         """The part of the fit that is done, from 0 to 1."""
+        if self.until is not None:
+            return min(1.0, as_float(self._step) / as_float(self.until))
         done, work, _ = self._work()
         return min(1.0, done / work) if work > 0 else 0.0
 
@@ -118,4 +128,9 @@ class Gauge:
     def left_s(self) -> float | None:
         """The seconds that are left, or None if no line has shown how long anything takes."""
         done, work, timed = self._work()
-        return max(0.0, work - done) if timed and self.epochs else None
+        return max(0.0, work - done) if timed and self.has_goal else None
+
+    @property
+    def has_goal(self) -> bool:
+        """Whether a fit is known to run towards something."""
+        return self.epochs > 0 or self.until is not None

@@ -72,7 +72,7 @@ class _Following:
         # A bar that appears or disappears is drawn at once: if rich's thread did it while a row is printed, rich would
         # move the cursor up by a wrong number of lines.
         redraw = isinstance(line.event, FitStarted | EpochFinished | RunFailed | RunFinished)
-        done, visible = run.bar.gauge.done, not run.ended and run.bar.gauge.epochs > 0
+        done, visible = run.bar.gauge.done, not run.ended and run.bar.gauge.has_goal
         self._bars.update(run.task, completed=done, visible=visible, refresh=redraw)
 
     def end(self) -> None:

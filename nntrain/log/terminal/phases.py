@@ -80,7 +80,7 @@ def _cells(stats: EpochStats) -> dict[str, str]:
     known = math.isfinite(seconds) and seconds > 0
     return {
         "epoch": words.whole(stats.epoch),
-        "phase": stats.phase,
+        "phase": one_line(stats.label, 24),
         "loss": words.number(stats.loss),
         **{f"{_METRIC}{name}": words.number(value) for name, value in stats.metrics.items()},
         "samples": words.whole(stats.samples),

@@ -33,7 +33,7 @@ def test_parquet_has_the_types_and_every_value(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["batches.parquet", "epochs.parquet"]
     epochs = pq.read_table(tmp_path / "epochs.parquet")
     metrics = ["metric.metric", "metric.acc", "metric.top 5"]
-    assert epochs.column_names == [*PLACE, *metrics, "batches", "seconds"]
+    assert epochs.column_names == [*PLACE, *metrics, "batches", "seconds", "data"]
     types = dict(zip(epochs.column_names, epochs.schema.types, strict=True))
     assert types["timestamp"] == pa.timestamp("us", tz="UTC")
     assert types["run_id"] == types["phase"] == pa.dictionary(pa.int32(), pa.string())
@@ -46,9 +46,10 @@ def test_parquet_has_the_types_and_every_value(tmp_path: Path) -> None:
         assert isinstance(line.event, EpochFinished)
         values = {f"metric.{name}": line.event.metrics.get(name) for name in ("metric", "acc", "top 5")}
         values |= {name: getattr(line, name) for name in PLACE[:-1]}
-        assert row == {**values, "loss": line.event.loss, "batches": line.event.batches, "seconds": line.event.seconds}
+        values |= {name: getattr(line.event, name) for name in ("loss", "batches", "seconds", "data")}
+        assert row == values
     batches = pq.read_table(tmp_path / "batches.parquet")
-    assert batches.column_names == [*PLACE, "metric.metric", "lr", "samples_per_s"]
+    assert batches.column_names == [*PLACE, "metric.metric", "lr", "samples_per_s", "data"]
     found = {row["step"]: row for row in batches.to_pylist() if row["phase"] == "train"}
     assert math.isnan(found[10]["loss"])
     assert math.isnan(found[10]["metric.metric"])
@@ -128,7 +129,7 @@ def test_many_batches_and_a_metric_that_comes_late(tmp_path: Path) -> None:
     assert time.perf_counter() - begin < 30
     table = pq.read_table(tmp_path / "batches.parquet")
     assert table.num_rows == 120_001
-    assert table.column_names == [*PLACE, "metric.metric", "metric.late", "lr", "samples_per_s"]
+    assert table.column_names == [*PLACE, "metric.metric", "metric.late", "lr", "samples_per_s", "data"]
     assert table["metric.late"].null_count == 120_000
     assert pq.ParquetFile(tmp_path / "batches.parquet").num_row_groups == 2
 

@@ -9,7 +9,7 @@ class Wrong(Subscriber[Batch]):
         return state
 
 # N:      Superclass:
-# N:          def after_batch(self, state: TrainState, batch: tuple[Tensor, Tensor], output: BatchOutput) -> TrainState | CancelBatch | CancelEpoch | CancelFit
+# N:          def after_batch(self, state: TrainState, batch: tuple[Tensor, Tensor], output: BatchOutput[object]) -> TrainState | CancelBatch | CancelEpoch | CancelFit
 # N:      Subclass:
 # N:          def after_batch(self, state: TrainState, batch: tuple[Tensor, Tensor]) -> TrainState
 # At run time: learner([Wrong()])

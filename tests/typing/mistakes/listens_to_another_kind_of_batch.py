@@ -10,4 +10,4 @@ class Words(Subscriber[dict[str, Tensor]]):
     pass
 
 
-subs: list[Subscriber[Batch]] = [Words()]  # E: List item 0 has incompatible type "Words"; expected "Subscriber[tuple[Tensor, Tensor]]"  [list-item]
+subs: list[Subscriber[Batch]] = [Words()]  # E: List item 0 has incompatible type "Words"; expected "Subscriber[tuple[Tensor, Tensor], object]"  [list-item]

@@ -3,7 +3,7 @@
 from nntrain import EarlyStopping
 from tests.typing.setting import learner
 
-learner(EarlyStopping())  # E: Argument 1 to "learner" has incompatible type "EarlyStopping"; expected "Sequence[Listening[tuple[Tensor, Tensor]]]"  [arg-type]
+learner(EarlyStopping())  # E: Argument 1 to "learner" has incompatible type "EarlyStopping"; expected "Sequence[Listening[tuple[Tensor, Tensor], object]]"  [arg-type]
 
 
 # At run time: importing this

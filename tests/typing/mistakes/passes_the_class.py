@@ -3,13 +3,13 @@
 from nntrain import EarlyStopping
 from tests.typing.setting import learner
 
-learner([EarlyStopping])  # E: List item 0 has incompatible type "type[EarlyStopping]"; expected "Listening[tuple[Tensor, Tensor]]"  [list-item]
+learner([EarlyStopping])  # E: List item 0 has incompatible type "type[EarlyStopping]"; expected "Listening[tuple[Tensor, Tensor], object]"  [list-item]
 
 # N: Following member(s) of "EarlyStopping" have conflicts:
 # N:     Expected:
-# N:         def after_batch(state: TrainState, batch: tuple[Tensor, Tensor], output: BatchOutput) -> TrainState | CancelBatch | CancelEpoch | CancelFit
+# N:         def after_batch(state: TrainState, batch: tuple[Tensor, Tensor], output: BatchOutput[object]) -> TrainState | CancelBatch | CancelEpoch | CancelFit
 # N:     Got:
-# N:         def after_batch(self: Subscriber[object], state: TrainState, batch: object, output: BatchOutput) -> TrainState | CancelBatch | CancelEpoch | CancelFit
+# N:         def after_batch(self: Subscriber[object, object], state: TrainState, batch: object, output: BatchOutput[object]) -> TrainState | CancelBatch | CancelEpoch | CancelFit
 # N:     Expected:
 # N:         def after_epoch(state: TrainState) -> TrainState | CancelEpoch | CancelFit
 # N:     Got:

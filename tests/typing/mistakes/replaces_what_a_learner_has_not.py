@@ -6,4 +6,4 @@ learner([]).replace(learning_rate=0.1)  # E: Unexpected keyword argument "learni
 
 # N: "replace" defined in "nntrain.machine.learner"
 # At run time: importing this
-# R: ConfigError: A Learner has no learning_rate; it has capture, compile, device, dls, loss_fn, lr, metric_fn, model, optim_class, sinks, subs, unpack, weigh.
+# R: ConfigError: A Learner has no learning_rate; it has capture, compile, device, dls, engine, loss_fn, lr, metric_fn, model, objectives, optim_class, sinks, subs, task, unpack, update, weigh.

@@ -13,13 +13,13 @@ class Words(Subscriber[dict[str, Tensor]]):
 
 
 def wrong(dls: DataLoaders[Batch]) -> None:
-    Learner(nn.Linear(2, 2), dls, cross_entropy, accuracy, SGD, 0.1, [Subscriber[Batch](), Words()])  # E: List item 1 has incompatible type "Words"; expected "Listening[tuple[Tensor, Tensor]]"  [list-item]
+    Learner(nn.Linear(2, 2), dls, cross_entropy, accuracy, SGD, 0.1, [Subscriber[Batch](), Words()])  # E: List item 1 has incompatible type "Words"; expected "Listening[tuple[Tensor, Tensor], Any]"  [list-item]
 
 # N: Following member(s) of "Words" have conflicts:
 # N:     Expected:
-# N:         def after_batch(self, state: TrainState, batch: tuple[Tensor, Tensor], output: BatchOutput) -> TrainState | CancelBatch | CancelEpoch | CancelFit
+# N:         def after_batch(self, state: TrainState, batch: tuple[Tensor, Tensor], output: BatchOutput[Any]) -> TrainState | CancelBatch | CancelEpoch | CancelFit
 # N:     Got:
-# N:         def after_batch(self, state: TrainState, batch: dict[str, Tensor], output: BatchOutput) -> TrainState | CancelBatch | CancelEpoch | CancelFit
+# N:         def after_batch(self, state: TrainState, batch: dict[str, Tensor], output: BatchOutput[object]) -> TrainState | CancelBatch | CancelEpoch | CancelFit
 # N:     Expected:
 # N:         def before_batch(self, state: TrainState, batch: tuple[Tensor, Tensor]) -> TrainState | CancelBatch | CancelEpoch | CancelFit
 # N:     Got:

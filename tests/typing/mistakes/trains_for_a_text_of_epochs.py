@@ -2,7 +2,7 @@
 
 from tests.typing.setting import learner
 
-learner([]).fit("3")  # E: Argument 1 to "fit" of "Learner" has incompatible type "str"; expected "int"  [arg-type]
+learner([]).fit("3")  # E: Argument 1 to "fit" of "Learner" has incompatible type "str"; expected "int | None"  [arg-type]
 
 
 # At run time: importing this

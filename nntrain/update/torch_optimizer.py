@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import CodeType
 from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
@@ -18,10 +18,12 @@ from torch.optim.optimizer import (
 )
 
 from nntrain.errors import ConfigError, add_note
-from nntrain.update.schedules import Schedule, is_lr
+from nntrain.update.rule import At, Gradients
+from nntrain.update.schedules import Hyper, Schedule, check_scheduled, first_of, is_schedule
 from nntrain.values.bits import same_bits
-from nntrain.values.calls import call_problem, function_name
+from nntrain.values.calls import call_problem, function_name, meant
 from nntrain.values.reach import things_within
+from nntrain.values.sums import Weight
 from nntrain.values.tensors import OptimState
 from nntrain.values.trees import clone_tree
 
@@ -37,8 +39,8 @@ class OptimizerFactory(Protocol):
         ...
 
 
-def check_optim_class(optim_class: object) -> None:
-    """Raise `ConfigError` for what cannot make an optimizer from parameters and `lr`."""
+def check_optim_class(optim_class: object, given: Collection[str] | None = None) -> None:
+    """Raise `ConfigError` for what cannot make an optimizer from parameters and the hyperparameters `given`, or lr."""
     if isinstance(optim_class, torch.optim.Optimizer):
         made = type(optim_class).__name__
         raise ConfigError(
@@ -48,51 +50,110 @@ def check_optim_class(optim_class: object) -> None:
     expected = "expected a class like torch.optim.SGD, or a function of (params, lr) that returns an optimizer"
     if not callable(optim_class):
         raise ConfigError(f"optim_class is {optim_class!r:.80}; {expected}.")
-    problem = call_problem(optim_class, "params", lr=0.1)
+    name = function_name(optim_class)
+    takes = _names_taken(optim_class)
+    for one in given or () if takes else ():
+        if one not in takes:
+            raise ConfigError(f"optim_class {name} takes no {one}.{meant(one, takes)}")
+    given = ("lr",) if given is None else given
+    problem = call_problem(optim_class, "params", **dict.fromkeys(given, 0.1))
     if problem is not None:
-        name = function_name(optim_class)
-        raise ConfigError(f"optim_class {name} cannot be called with (params, lr=...): {problem}; {expected}.")
+        called = ", ".join(["params", *(f"{one}=..." for one in given)])
+        raise ConfigError(f"optim_class {name} cannot be called with ({called}): {problem}; {expected}.")
+
+
+def _names_taken(optim_class: Callable[..., Any]) -> list[str]:
+    """Return the names of the hyperparameters that a class takes; none where that cannot be told."""
+    try:
+        _, *takes = inspect.signature(optim_class).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [] if any(one.kind is one.VAR_KEYWORD for one in takes) else [one.name for one in takes]
+
+
+class Group(NamedTuple):
+    """Parameters, by name, with hyperparameters of their own."""
+
+    params: Mapping[str, Tensor]
+    hyperparameters: Mapping[str, Hyper]
+
+
+class _Moving(NamedTuple):
+    """A hyperparameter that follows a schedule, in which groups, and how many times its value is there."""
+
+    name: str
+    schedule: Schedule
+    ratios: dict[int, float]
+
+
+def _made(
+    optim_class: Callable[..., torch.optim.Optimizer],
+    params: Mapping[str, Tensor],
+    made_with: Mapping[str, Any],
+    groups: tuple[Group, ...],
+) -> torch.optim.Optimizer:
+    given: Any = [
+        {"params": list(group.params.values())}
+        | {name: first_of(name, value) for name, value in group.hyperparameters.items()}
+        for group in groups
+    ]
+    made = optim_class(given or list(params.values()), **made_with)
+    if not hasattr(made, "param_groups") or not hasattr(made, "step"):
+        raise ConfigError(
+            f"optim_class made {type(made).__name__}, expected a torch.optim.Optimizer. Pass a class "
+            f"like torch.optim.SGD, or a function of (params, lr) that returns an optimizer."
+        )
+    return made
 
 
 class LiveOptimizer:
-    """A torch optimizer over a workspace's parameters, with its learning rate's schedule.
+    """A torch optimizer over a workspace's parameters, with the schedules of its hyperparameters.
 
     Its memory is the part of a state that `OptimState` holds. Only the workspace calls it.
     """
 
+    window: Final = 1
+    """How many batches make a step."""
+    collected: Final = 0
+    """How many batches' gradients wait to be written."""
+    rules: Final = ()
+    """The names of the rules around it."""
+    scales_loss: Final = False
+    """Whether `loss` returns another."""
+
     def __init__(
         self,
         params: Mapping[str, Tensor],
-        optim_class: OptimizerFactory,
-        lr: float | Schedule,
+        optim_class: Callable[..., torch.optim.Optimizer],
+        hyperparameters: Mapping[str, Hyper],
+        groups: tuple[Group, ...],
         compiled: Compiled | None,
     ) -> None:
         self._params = params
-        self._schedule = lr if callable(lr) else None
-        first = float(lr(0)) if callable(lr) else lr
-        made_with = first if first != 0.0 or not callable(lr) else 1.0
-        self._optimizer = optim_class(list(params.values()), lr=made_with)
-        if not hasattr(self._optimizer, "param_groups") or not hasattr(self._optimizer, "step"):
-            raise ConfigError(
-                f"optim_class made {type(self._optimizer).__name__}, expected a torch.optim.Optimizer. Pass a class "
-                f"like torch.optim.SGD, or a function of (params, lr) that returns an optimizer."
-            )
-        self._lr_ratios = [
-            float(group["lr"]) / made_with if callable(lr) else 1.0 for group in self._optimizer.param_groups
+        made_with = {name: first_of(name, value) for name, value in hyperparameters.items()}
+        self._optimizer = _made(optim_class, params, made_with, groups)
+        self._moving: list[_Moving] = self._schedules(hyperparameters, made_with, groups)
+        self._moves: list[set[str]] = [
+            {one.name for one in self._moving if index in one.ratios}
+            for index in range(len(self._optimizer.param_groups))
         ]
-        if compiled is not None and callable(lr):
+        """Of each group, which hyperparameters follow a schedule: they are no memory."""
+        self._constant_lr = not all("lr" in moves for moves in self._moves)
+        if compiled is not None:
             # A number would be compiled in, and each new one compiled anew.
-            for group in self._optimizer.param_groups:
-                if not isinstance(group["lr"], Tensor):
+            for group, moves in zip(self._optimizer.param_groups, self._moves, strict=True):
+                if "lr" in moves and not isinstance(group["lr"], Tensor):
                     group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float64)
+            if any(one.name != "lr" for one in self._moving):
+                compiled = None  # torch's steps take no other in a tensor
         # The steps of torch's own optimizers write under torch's version counters.
         self._counts = type(self._optimizer).step.__module__.startswith("torch.optim.")
         self._other_options = False
         self._compiles = compiled is not None
         self._scale = 1.0
         """What the constant rates of the last step were multiplied with."""
-        self._scaled: list[_Scaled] = []
-        """Of each group, while a step that takes another rate is under way."""
+        self._scaled: dict[int, _Scaled] = {}
+        """By group, while a step that takes another rate is under way."""
         self._rates: dict[int, Tensor] = {}
         """The tensors that stand in place of the groups' own rates, by group."""
         self.generation: int = 0
@@ -138,11 +199,46 @@ class LiveOptimizer:
             {
                 name: change(value)
                 for name, value in _group_values(group).items()
-                if not (name in fresh and same_bits(value, fresh[name])) and (name != "lr" or self._schedule is None)
+                if not (name in fresh and same_bits(value, fresh[name])) and name not in moves
             }
-            for group, fresh in zip(self._optimizer.param_groups, self._fresh_groups, strict=True)
+            for group, fresh, moves in zip(self._optimizer.param_groups, self._fresh_groups, self._moves, strict=True)
         )
         return OptimState(self.kind, state, groups, self._fresh_groups, change(self._attributes()))
+
+    def _schedules(
+        self, hyperparameters: Mapping[str, Hyper], made_with: Mapping[str, Any], groups: tuple[Group, ...]
+    ) -> list[_Moving]:
+        """Return what follows a schedule. Raises `ConfigError` where the optimizer does not keep it in its groups."""
+        mine = self._optimizer.param_groups
+        own: list[Mapping[str, Hyper]] = [group.hyperparameters for group in groups] or [{}] * len(mine)
+        if len(own) != len(mine):
+            raise ConfigError(
+                f"optim_class made {len(mine)} parameter groups of the {len(own)} that groups={{...}} asks for. Name "
+                f"the groups in one place: there, or in optim_class."
+            )
+        for name in sorted({name for given in own for name in given}):
+            if name not in self._optimizer.defaults:
+                raise ConfigError(
+                    f"groups={{...}} sets {name}, which {type(self._optimizer).__name__} does not take."
+                    f"{meant(name, self._optimizer.defaults)}"
+                )
+        found: list[_Moving] = []
+        for name, value in hyperparameters.items():
+            if not is_schedule(value):
+                continue
+            if not any(name in group for group in mine):
+                raise ConfigError(f"{name} is a schedule, but the optimizer has no {name} in its parameter groups.")
+            # A factory may make groups of its own: their rates are as many times the rate as they are at first, and any
+            # other value that it sets there is left as it is.
+            ratios = {
+                index: float(group[name]) / made_with[name] if name == "lr" else 1.0
+                for index, group in enumerate(mine)
+                if name not in own[index] and name in group and (name == "lr" or group[name] == made_with[name])
+            }
+            found.append(_Moving(name, value, ratios))
+        for index, given in enumerate(own):
+            found += [_Moving(name, value, {index: 1.0}) for name, value in given.items() if is_schedule(value)]
+        return found
 
     def _attributes(self) -> dict[str, Any]:
         """Return the optimizer's own attributes that are plain values, and not as when it was made."""
@@ -213,6 +309,7 @@ class LiveOptimizer:
         scale: float,
         closure: Callable[[], Tensor] | None,
         through: Callable[[Callable[[], None]], None] | None = None,
+        weight: Weight | None = 1,  # noqa: ARG002 - of the batch, which the rules of a chain ask for
     ) -> None:
         """Write the parameters, as step `number`, `through` what may do it faster.
 
@@ -223,14 +320,9 @@ class LiveOptimizer:
         known = len(self._optimizer.state)
         before = self._written() if self._counts else None
         try:
-            if self._schedule is not None:
-                try:
-                    lr = self._schedule(number)
-                except Exception as error:
-                    add_note(error, f"nntrain: raised by lr at step {number}")
-                    raise
-                self._set_lr(lr, number, scale)
-            elif scale != 1.0 or scale != self._scale:
+            if self._moving:
+                self._set_scheduled(number, scale)
+            if self._constant_lr and (scale != 1.0 or scale != self._scale):
                 self._scale_lr(scale)
             self.untouched = False
             try:
@@ -260,6 +352,31 @@ class LiveOptimizer:
         self._other_options = False
 
     @property
+    def trained(self) -> dict[str, Tensor]:
+        """The parameters that it writes, by name."""
+        return dict(self._params)
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What is kept of each parameter, live."""
+        return dict(self.read(lambda tree: tree).state)
+
+    def loss(self, loss: Tensor, /) -> Tensor:
+        """Return the loss as it is."""
+        return loss
+
+    def write(self, gradients: Gradients, at: At, /) -> bool:
+        """Step with other gradients than those of the pass."""
+        self.give(gradients)
+        self.step(at.step, 1.0, None)
+        return True
+
+    def give(self, gradients: Gradients) -> None:
+        """Set the gradients of the parameters."""
+        for name, param in self._params.items():
+            param.grad = gradients.get(name)
+
+    @property
     def hooked(self) -> bool:
         """Whether a hook, the profiler or a replaced method is to see each step."""
         replaced = type(self._optimizer).step is not self._class_step or "step" in vars(self._optimizer)
@@ -270,20 +387,23 @@ class LiveOptimizer:
         if not self._counts:
             return f"{self.kind} is no class of torch.optim, and may do in Python what a recording would leave out"
         for index, (group, fresh) in enumerate(zip(self._optimizer.param_groups, self._fresh_groups, strict=True)):
-            lr = group["lr"]
-            if self._schedule is not None and not (isinstance(lr, Tensor) and lr.device == device):
+            lr, moves = group["lr"], self._moves[index]
+            others = sorted(moves - {"lr"})
+            if others:
+                return f"{', '.join(others)} are numbers, and change"
+            if moves and not (isinstance(lr, Tensor) and lr.device == device):
                 return (
                     "the learning rate is a number, and changes. Make the optimizer with a tensor: "
                     f"lambda params, lr: torch.optim.Adam(params, torch.tensor(lr, device='{device.type}'), "
                     "capturable=True)"
                 )
-            own = {**group, "lr": self._scaled[index].own} if self._scaled else group
+            own = {**group, "lr": self._scaled[index].own} if index in self._scaled else group
             changed = [
                 name
                 for name, value in _group_values(own).items()
                 if name not in fresh or not same_bits(value, fresh[name])
             ]
-            if any(name != "lr" or self._schedule is None for name in changed):
+            if not moves.issuperset(changed):
                 return f"it changes {', '.join(changed)} of its parameter groups in Python"
         for kept in self._optimizer.state.values():
             for name, value in kept.items():
@@ -330,11 +450,13 @@ class LiveOptimizer:
         if scale == 1.0:
             return
         for index, group in enumerate(self._optimizer.param_groups):
+            if "lr" in self._moves[index]:
+                continue
             own = group["lr"]
             in_tensor = isinstance(own, Tensor) or self._compiles
             taken: Any = self._rate_in_tensor(index, own, scale) if in_tensor else own * scale
             group["lr"] = taken
-            self._scaled.append(_Scaled(own, taken, taken._version if in_tensor else 0))
+            self._scaled[index] = _Scaled(own, taken, taken._version if in_tensor else 0)
 
     def _rate_in_tensor(self, index: int, own: Tensor | float, scale: float) -> Tensor:
         """Return a group's rate in the tensor that all steps with another rate read: it is compiled in or recorded."""
@@ -344,21 +466,33 @@ class LiveOptimizer:
 
     def _take_scale_back(self, scale: float) -> None:
         """Put each group's own rate back; where the optimizer has changed the one it took, changed likewise."""
-        for group, (own, taken, version) in zip(self._optimizer.param_groups, self._scaled, strict=True):
+        for index, (own, taken, version) in self._scaled.items():
+            group = self._optimizer.param_groups[index]
             now, group["lr"] = group["lr"], own
             changed = now is not taken or (isinstance(now, Tensor) and now._version != version)
             if changed and scale:
                 group["lr"] = now / scale if isinstance(own, Tensor) else float(now) / scale
-        self._scaled = []
+        self._scaled = {}
 
-    def _set_lr(self, lr: object, step: int, scale: float) -> None:
-        if not is_lr(lr):
-            raise ConfigError(f"The lr schedule returned {lr!r} at step {step}; expected a finite number of 0 or more.")
-        for group, ratio in zip(self._optimizer.param_groups, self._lr_ratios, strict=True):
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr * ratio * scale)
-            else:
-                group["lr"] = lr * ratio * scale
+    def _set_scheduled(self, step: int, scale: float) -> None:
+        """Put what the schedules return at a step into the groups; rates are multiplied with `scale`."""
+        values: list[Any] = []
+        for name, schedule, _ in self._moving:
+            try:
+                value = schedule(step)
+            except Exception as error:
+                add_note(error, f"nntrain: raised by {name} at step {step}")
+                raise
+            check_scheduled(name, value, step)
+            values.append(value)
+        for (name, _, ratios), value in zip(self._moving, values, strict=True):
+            for index, ratio in ratios.items():
+                group = self._optimizer.param_groups[index]
+                now = value * ratio * scale if name == "lr" else value
+                if isinstance(group[name], Tensor):
+                    group[name].fill_(now)
+                else:
+                    group[name] = tuple(now) if isinstance(now, list) else now
 
     def _written(self) -> list[object]:
         """Return version counters and numbers that change when one of torch's own optimizers writes."""

@@ -1,0 +1,173 @@
+"""`evaluate` and `predict`: what a task makes of data with a state's weights, beside any fit.
+
+Both bring the state's weights into the learner's live tensors, as a step from it would, and leave every value what it
+was. They publish no event, ask no subscriber and tell no sink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor
+
+from nntrain.data.loaders import Loader, as_loader, on_device
+from nntrain.data.stream import Stream
+from nntrain.errors import ConfigError
+from nntrain.live.inputs import Inputs
+from nntrain.live.workspace import Workspace
+from nntrain.machine.machine import HasMachine, Machine, eval_noise, machine_of
+from nntrain.machine.steps import check_state, fold
+from nntrain.sinks.news import News
+from nntrain.subscribers.asking import listeners
+from nntrain.task.batches import to_device
+from nntrain.task.prediction import Predict, predicting
+from nntrain.task.supervised import Unpacked
+from nntrain.values.history import EpochStats, History
+from nntrain.values.progress import Progress
+from nntrain.values.randomness import seed_all
+from nntrain.values.record import evolved
+from nntrain.values.state import TrainState, remember_state
+from nntrain.values.sums import Sums
+from nntrain.values.tensors import Tensors
+from nntrain.values.trees import detached
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class _Alone(Generic[Batch]):
+    """A machine that nobody listens to, in a learner's place."""
+
+    machine: Machine[Batch]
+
+
+def evaluate(
+    learner: HasMachine[Batch], state: TrainState, loader: Iterable[Batch] | Loader[Batch] | str | None = None
+) -> EpochStats:
+    """Return the statistics of data with a state's weights: what the eval phase of a fit has, bit for bit.
+
+    The state may be from anywhere: another learner of the same model, a file, the middle of a fit. It is what it was
+    afterwards, and so is the training: the next step from it is the same. Subscribers are not asked, sinks not told.
+
+    Args:
+        learner: whose model, task and metrics; it must not be amid a step: a subscriber or sink of its own takes
+            `learner.replace()`.
+        state: with the weights, and the key and epoch that rule what is random.
+        loader: the data; by default the learner's `dls.valid`. Of several sets by name, the name of one.
+
+    Raises `ConfigError` where it is not clear which data, `BusyError` amid a step of the learner, and what the caller's
+    code raises; `nntrain.state_before(error)` is then the state.
+    """
+    check_state(state)
+    machine = machine_of(learner)
+    name, stream = _stream_of(machine, loader)
+    alone = replace(machine, streams={name: stream}, heard_by=listeners(()), sinks=(), news=News())
+    place = Progress(at="batch", phase="eval", data=name, epoch=_epoch_of(state.progress), step=state.progress.step)
+    cell = [evolved(state, progress=place, sums=Sums(), history=History(), logged=(), loaded=())]
+    try:
+        outcome = fold(_Alone(alone), cell, lambda step: step.state.progress.at == "after_epoch")
+    except BaseException as error:
+        remember_state(error, state)
+        raise
+    return outcome.state.history[-1]
+
+
+def predict(
+    learner: HasMachine[Any],
+    state: TrainState,
+    loader: Iterable[Any] | Loader[Any],
+    *,
+    unpack: Callable[[Any], Unpacked] | None = None,
+) -> Iterator[Any]:
+    """Return an iterator over the predictions of each batch of a loader, in order, made as they are asked for.
+
+    The model is in eval mode, on the learner's device, with the state's weights, whatever the learner does between two
+    batches; it may not be amid a step then. Predictions are detached, and in memory of their own. Neither a target nor
+    a loss is needed:
+
+    * A tensor is the input of the model; so is the one part of a tuple, list or mapping of one.
+    * Anything else is taken for a batch as it was trained on, and its target is left away: of a tuple the last. Only
+      where the model cannot be called so, but with all of the tuple, or with all fields of a mapping of which none is
+      named target, label or y (or their plurals), are these all inputs.
+    * `unpack` says otherwise: batch to (positional inputs, keyword inputs, target), as for a `Learner`. That of the
+      learner is used where it has one, for all but tensors.
+    * A task of your own is called as in eval, with the batch as it is; its `preds` are returned.
+
+    Raises `ConfigError` at once for what is no loader, or no function of a batch; while it is read `BusyError` amid a
+    step of the learner, and what the caller's code raises.
+    """
+    check_state(state)
+    machine = machine_of(learner)
+    stream: Stream[Any] = _stream("predict: the loader", loader, machine)
+    return _predictions(machine, state, stream, predicting(machine.task, unpack))
+
+
+def _predictions(machine: Machine[Any], state: TrainState, stream: Stream[Any], made_by: Predict) -> Iterator[Any]:
+    epoch, inputs = _epoch_of(state.progress), Inputs()
+    for index in count():
+        with machine.running():
+            found = stream.batch(state.key, epoch, index)
+            if found is None:
+                return
+            batch = to_device(found[0], machine.workspace.device)
+            noise = eval_noise(state.key, epoch, index)
+            preds = _predicted(machine.workspace, state.tensors, batch, inputs, made_by, noise)
+        yield preds
+
+
+def _predicted(  # noqa: PLR0917 - all that one batch needs
+    workspace: Workspace, tensors: Tensors, batch: object, inputs: Inputs, made_by: Predict, noise: int
+) -> Any:
+    made: list[Any] = []
+
+    def forward() -> None:
+        made.append(detached(made_by(workspace.module, given), _copied))
+
+    with workspace.held(tensors):
+        workspace.begin(tensors, step=None)
+        try:
+            seed_all(workspace.generators, noise)
+            workspace.switch(train=False)
+            given = inputs.given(batch, train=False)
+            workspace.compute(forward)
+        finally:
+            inputs.taken_back()
+            workspace.abandon()
+    return made[0]
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
+
+
+def _stream_of(
+    machine: Machine[Batch], loader: Iterable[Batch] | Loader[Batch] | str | None
+) -> tuple[str, Stream[Batch]]:
+    """Return the data to evaluate on, and the name of the set. Raises `ConfigError` where there is none, or several."""
+    if loader is not None and not isinstance(loader, str):
+        return "", _stream("evaluate: the loader", loader, machine)
+    sets = {name: stream for name, stream in machine.streams.items() if name != "train"}
+    if loader is None and len(sets) != 1:
+        there = f"has {', '.join(sets)}" if sets else "is None"
+        say = (
+            f"evaluate(learner, state, {next(iter(sets), 'loader')!r})" if sets else "evaluate(learner, state, loader)"
+        )
+        raise ConfigError(f"evaluate: dls.valid {there}; say what to evaluate on: {say}.")
+    name = next(iter(sets)) if loader is None else loader
+    if name not in sets:
+        there = ", ".join(one for one in sets if one) or "no sets by name"
+        raise ConfigError(f"evaluate: there is no set {name!r} in dls.valid, which has {there}.")
+    return name, Stream(sets[name].loader, 1, sets[name].name)
+
+
+def _stream(where: str, loader: Iterable[Batch] | Loader[Batch], machine: Machine[Batch]) -> Stream[Batch]:
+    return Stream(on_device(as_loader(loader, where), machine.workspace.device), 1, where)
+
+
+def _epoch_of(place: Progress) -> int:
+    """Return the epoch whose eval phase has these weights: between two epochs the one that lies behind."""
+    between = place.phase == "train" and place.batch == 0
+    return place.epoch - 1 if between and place.epoch > 0 else place.epoch

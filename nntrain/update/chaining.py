@@ -1,0 +1,95 @@
+"""Several rules as one: `chain`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nntrain.errors import ConfigError
+from nntrain.update.accumulating import Accumulate
+from nntrain.update.averaging import Ema
+from nntrain.update.clipping import ClipNorm, ClipValue
+from nntrain.update.live_update import Live, LiveUpdate
+from nntrain.update.rule import UpdateRule
+from nntrain.update.torch_optimizer import Compiled
+from nntrain.update.torch_rule import OptimizerRule
+from nntrain.values.calls import class_of_calls, function_name
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What `chain` returns."""
+
+    rules: tuple[UpdateRule, ...]
+
+    def __post_init__(self) -> None:
+        rules: list[UpdateRule] = []
+        for rule in self.rules:
+            check_rule(rule)
+            rules += rule.rules if isinstance(rule, Chain) else [rule]
+        object.__setattr__(self, "rules", tuple(rules))
+        optimizers = [index for index, rule in enumerate(rules) if isinstance(rule, OptimizerRule)]
+        if len(optimizers) != 1:
+            raise ConfigError(
+                f"A chain has one optimizer, like chain(clip_norm(1.0), optimizer(torch.optim.AdamW, lr=1e-3)); got "
+                f"{len(optimizers) or 'none'} in {self!r}."
+            )
+        (at,) = optimizers
+        windows = [rule for rule in rules if isinstance(rule, Accumulate)]
+        if len(windows) > 1:
+            raise ConfigError(f"A chain has one accumulate at most; got {', '.join(map(repr, windows))}.")
+        for index, rule in enumerate(rules):
+            if index > at and isinstance(rule, (Accumulate, ClipNorm, ClipValue)):
+                raise ConfigError(f"{rule!r} stands after the optimizer, which has used the gradients: put it before.")
+            if index < at and isinstance(rule, Ema):
+                raise ConfigError(f"{rule!r} stands before the optimizer, which is to write first: put it after.")
+
+    def __repr__(self) -> str:
+        return f"chain({', '.join(map(repr, self.rules))})"
+
+    def bind(self, params: dict[str, Tensor], /) -> LiveUpdate:
+        """Return the chain over live parameters."""
+        return LiveUpdate(self.rules, params, None)
+
+
+def chain(*rules: UpdateRule) -> Chain:
+    """Return the rule that applies `rules` in order, up to the first that has the others wait.
+
+    One of them is an `optimizer`. A chain within a chain is its rules. Raises `ConfigError` for what is no rule, for a
+    chain without an optimizer or with two, and for a rule on the wrong side of it.
+    """
+    return Chain(rules)
+
+
+def check_rule(rule: object) -> None:
+    """Raise `ConfigError` for what is no update rule."""
+    kind = class_of_calls(rule)
+    expected = "expected an update rule, like optimizer(torch.optim.AdamW, lr=1e-3)"
+    if kind is not None or isinstance(rule, torch.optim.Optimizer):
+        made = kind or type(rule)
+        given = f"the class {made.__name__}" if kind is not None else f"an optimizer made already, {made.__name__}"
+        meant = f"optimizer({made.__name__}, lr=...)" if issubclass(made, torch.optim.Optimizer) else "an instance"
+        raise ConfigError(f"Got {given}; {expected}. Pass {meant}.")
+    if not callable(getattr(rule, "bind", None)):
+        wanted = f" Call it first: {function_name(rule)}(...)." if callable(rule) else ""
+        raise ConfigError(f"Got {rule!r:.80}; {expected}.{wanted}")
+
+
+def optimizer_of(rule: UpdateRule) -> OptimizerRule:
+    """Return the optimizer of a rule. Raises `ConfigError` for what is no rule, or has none."""
+    check_rule(rule)
+    rules = (rule if isinstance(rule, Chain) else Chain((rule,))).rules
+    return next(one for one in rules if isinstance(one, OptimizerRule))
+
+
+def live_update(rule: UpdateRule, params: Mapping[str, Tensor], compiled: Compiled | None) -> Live:
+    """Return what a workspace writes with: for an optimizer alone, that and nothing around it."""
+    check_rule(rule)
+    whole = rule if isinstance(rule, Chain) else Chain((rule,))
+    first = whole.rules[0]
+    if len(whole.rules) == 1 and isinstance(first, OptimizerRule):
+        return first.live(params, compiled)
+    return LiveUpdate(whole.rules, params, compiled)

@@ -1,0 +1,240 @@
+"""An update rule over a workspace's parameters: what the workspace knows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from nntrain.errors import ConfigError, add_note
+from nntrain.update.accumulating import BoundAccumulate
+from nntrain.update.rule import At, Bound, BoundRule, Gradients, UpdateRule
+from nntrain.update.torch_optimizer import Compiled, LiveOptimizer
+from nntrain.update.torch_rule import OptimizerRule
+from nntrain.values.calls import function_name
+from nntrain.values.sums import Weight
+from nntrain.values.tensors import OptimState
+from nntrain.values.trees import clone_tree, detached, tensors_of
+
+
+class LiveUpdate:
+    """A chain over live parameters: one torch optimizer, with rules before and after it.
+
+    To the workspace it is what a `LiveOptimizer` is. The memory of the rules is `OptimState.rules`.
+    """
+
+    def __init__(self, rules: Sequence[UpdateRule], params: Mapping[str, Tensor], compiled: Compiled | None) -> None:
+        at = next(index for index, rule in enumerate(rules) if isinstance(rule, OptimizerRule))
+        made = rules[at]
+        assert isinstance(made, OptimizerRule)
+        self._optimizer = made.live(params, compiled)
+        self.trained = self._params = self._optimizer.trained
+        if self._optimizer.needs_closure and at:
+            raise ConfigError(
+                f"{self._optimizer.kind} evaluates the model itself, as often as it likes, and takes the gradients as "
+                f"they come: {', '.join(map(repr, rules[:at]))} cannot stand before it. Take it out of the chain."
+            )
+        around = [rule for rule in rules if rule is not made]
+        bound = [_bound(rule, self._params) for rule in around]
+        self._named = dict(zip(_names_of(around), zip(around, bound, strict=True), strict=True))
+        self.rules: tuple[str, ...] = tuple(self._named)
+        """The names of the rules around the optimizer."""
+        self._remembering = {name for name, (_, one) in self._named.items() if one.memory}
+        """The rules whose memory is never empty at first: what is empty of these is kept, too."""
+        self._before, self._after = bound[:at], bound[at:]
+        self._window = next((one for one in bound if isinstance(one, BoundAccumulate)), None)
+        self.window: int = 1 if self._window is None else self._window.window
+        """How many batches make a step."""
+        self.scales_loss: bool = any(getattr(type(one), "loss", None) is not Bound.loss for one in bound)
+        """Whether `loss` returns another."""
+        self.untouched: bool = False
+        """Of a step that failed: whether nothing had been written yet."""
+        self.needs_closure: bool = self._optimizer.needs_closure
+        self.kind: str = self._optimizer.kind
+        self.fresh: OptimState = self._optimizer.fresh
+        """The memory before any step; that of the rules begins when it is brought in."""
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What the rules around the optimizer remember, live, by their names."""
+        return {name: one.memory for name, (_, one) in self._named.items()}
+
+    # -- memory ---------------------------------------------------------------------------------------------------
+
+    def read(self, change: Callable[[Any], Any]) -> OptimState:
+        """Return the memory, each part of it as `change` returns it: a copy, or the live one."""
+        kept = {
+            name: change(dict(one.memory))
+            for name, (_, one) in self._named.items()
+            if one.memory or name in self._remembering
+        }
+        return replace(self._optimizer.read(change), rules=kept)
+
+    def bring_in(self, optim: OptimState, device: torch.device) -> None:
+        """Make the memory what `optim` says. A rule that it knows nothing of begins anew, over the live weights."""
+        self._optimizer.bring_in(optim, device)
+        for name, (rule, one) in self._named.items():
+            kept = optim.rules.get(name)
+            _put_in(one.memory, _bound(rule, self._params).memory if kept is None else kept, device)
+
+    @property
+    def collected(self) -> int:
+        """How many batches' gradients wait to be written."""
+        return int(self._window.memory.get("batches", 0)) if self._window is not None else 0
+
+    @property
+    def generation(self) -> int:
+        """Grows whenever the memory may have come to lie elsewhere."""
+        return self._optimizer.generation
+
+    # -- stepping -------------------------------------------------------------------------------------------------
+
+    def loss(self, loss: Tensor, /) -> Tensor:
+        """Return the loss to go backward from."""
+        for one in reversed(self._before + self._after):
+            loss = one.loss(loss)
+        return loss
+
+    def write(self, gradients: Gradients, at: At, /) -> bool:
+        """Step with other gradients than those of the pass. Return False where they wait for more."""
+        steps = self.collected + 1 >= self.window
+        self._optimizer.give(gradients)
+        self.step(at.step, 1.0, None, None, at.weight)
+        return steps
+
+    def step(
+        self,
+        number: int,
+        scale: float,
+        closure: Callable[[], Tensor] | None,
+        through: Callable[[Callable[[], None]], None] | None = None,
+        weight: Weight | None = 1,
+    ) -> None:
+        """Write what a batch of such a weight came to, as step `number`.
+
+        With a weight of None there is no batch: what waits for more of them is written. After a failure `untouched`
+        says whether anything was written.
+        """
+        memories = [(one, _containers(dict(one.memory))) for _, one in self._named.values()]
+        written = [*self._params.values(), *tensors_of([memory for _, memory in memories])]
+        before = [tensor._version for tensor in written]
+        self._optimizer.untouched = True
+        try:
+            if through is None:
+                self._run(number, scale, closure, weight)
+            else:
+                through(lambda: self._run(number, scale, closure, weight))
+        except BaseException:
+            self.untouched = self._optimizer.untouched and before == [tensor._version for tensor in written]
+            if self.untouched:
+                for one, memory in memories:
+                    one.memory.clear()
+                    one.memory.update(memory)
+            raise
+
+    def _run(self, number: int, scale: float, closure: Callable[[], Tensor] | None, weight: Weight | None) -> None:
+        gradients: Gradients = {}
+        if closure is None:
+            gradients = {name: param.grad for name, param in self._params.items() if param.grad is not None}
+        at = At(number, 1 if weight is None else weight)
+        before: Sequence[BoundRule] = self._before
+        if weight is None and self._window is not None:
+            before = before[before.index(self._window) + 1 :]
+            self._window.give(gradients)
+        if not self._written(before, gradients, at):
+            return
+        if closure is None:
+            self._optimizer.give(gradients)
+        self._optimizer.step(number, scale, closure)
+        self._written(self._after, gradients, at)
+
+    @staticmethod
+    def _written(rules: Sequence[BoundRule], gradients: Gradients, at: At) -> bool:
+        for one in rules:
+            try:
+                if not one.write(gradients, at):
+                    return False
+            except Exception as error:
+                add_note(error, f"nntrain: raised by the update rule {type(one).__name__} at step {at.step}")
+                raise
+        return True
+
+    # -- recording ------------------------------------------------------------------------------------------------
+
+    @property
+    def hooked(self) -> bool:
+        """Whether a hook, the profiler or a replaced method is to see each step."""
+        return self._optimizer.hooked
+
+    def unrecordable(self, device: torch.device) -> str | None:  # noqa: ARG002 - on any
+        """Return why a step cannot be recorded."""
+        return f"the rules around it ({', '.join(self._named)}) run in Python"
+
+
+Live = LiveOptimizer | LiveUpdate
+"""What a workspace writes with."""
+_PLAIN: Final = (bool, int, float, str, type(None))
+
+
+def _names_of(rules: Sequence[UpdateRule]) -> list[str]:
+    """Return the names of the rules' memories in a state: each rule's `name`, or its class's; the next is "ema.1"."""
+    names = [str(getattr(rule, "name", type(rule).__name__)) for rule in rules]
+    return [
+        f"{name}.{names[:index].count(name)}" if name in names[:index] else name for index, name in enumerate(names)
+    ]
+
+
+def _bound(rule: UpdateRule, params: Mapping[str, Tensor]) -> BoundRule:
+    """Bind a rule. Raises `ConfigError` where that gives no bound rule, or one whose memory cannot be kept."""
+    one: Any = rule.bind(dict(params))
+    lacking = [name for name in ("memory", "loss", "write") if not hasattr(one, name)]
+    if lacking:
+        raise ConfigError(
+            f"The update rule {function_name(rule)} was bound to a {type(one).__name__} without {', '.join(lacking)}; "
+            f"expected memory (a dict), loss(loss) and write(gradients, at)."
+        )
+    live = {id(param) for param in params.values()}
+    if not (isinstance(one.memory, dict) and _is_kept(one.memory, live)):
+        raise ConfigError(
+            f"The memory of the update rule {function_name(rule)} is {one.memory!r:.120}; expected a dict of names to "
+            f"tensors of its own (not the parameters), numbers, strings, and dicts, lists and tuples of these."
+        )
+    bound: BoundRule = one
+    return bound
+
+
+def _is_kept(value: object, live: set[int]) -> bool:
+    if isinstance(value, Tensor):
+        return id(value) not in live
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and _is_kept(one, live) for name, one in value.items())
+    return all(_is_kept(one, live) for one in value) if isinstance(value, (list, tuple)) else isinstance(value, _PLAIN)
+
+
+def _containers(memory: dict[str, Any]) -> dict[str, Any]:
+    """Copy a memory down to its tensors, which stay the same ones."""
+    copied: dict[str, Any] = detached(memory, lambda tensor: tensor)
+    return copied
+
+
+def _put_in(memory: dict[str, Any], kept: Mapping[str, Any], device: torch.device) -> None:
+    """Make a live memory what was kept, in the tensors that are there where they fit."""
+    brought = {name: _brought(memory.get(name), value, device) for name, value in kept.items()}
+    memory.clear()
+    memory.update(brought)
+
+
+def _brought(here: object, value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        if isinstance(here, Tensor) and here.shape == value.shape and here.dtype == value.dtype:
+            return here.copy_(value)
+        return clone_tree(value).to(device) if value.ndim or value.device.type != "cpu" else clone_tree(value)
+    if isinstance(value, Mapping):
+        mine = here if isinstance(here, Mapping) else {}
+        return {name: _brought(mine.get(name), one, device) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_brought(None, one, device) for one in value)
+    return value

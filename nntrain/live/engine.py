@@ -111,6 +111,7 @@ class Pass(Generic[Batch]):
         self.workspace = workspace
         self.task = task
         self._metrics = metrics.functions
+        self._metric_names = metrics.names
         self.names: tuple[str, ...] = tuple(metrics.functions)
         self.remembers: PhaseMetrics | None = metrics if metrics.whole else None
         """The metrics, where one of them has a memory."""
@@ -180,7 +181,7 @@ class Pass(Generic[Batch]):
 
     def _look_at(self, batch: Batch, output: StepOutput[Any]) -> None:
         """Refuse parts that are named as metrics are; warn, once, where the samples of a batch are not clear."""
-        twice = [name for name in output.parts if name in self._metrics]
+        twice = [name for name in output.parts if name in self._metric_names]
         if twice:
             raise LossError(
                 f"{source_of(self.task)} named a part {twice[0]!r}, and so is a metric. Give one of them another name."

@@ -10,14 +10,14 @@ from typing import Any, Never
 from torch import Tensor
 
 from nntrain.errors import ConfigError, MetricError, add_note
-from nntrain.metrics.metric import Metric, is_metric
+from nntrain.metrics.metric import WholePhaseMetric, is_metric
 from nntrain.values.calls import call_problem, class_of_calls, function_name, remembers_calls
 from nntrain.values.trees import described
 
 MetricFn = Callable[[Never, Never], Tensor]
 """A function of (preds, target) to one number, a 0-dim tensor. A float will do at run time; it waits for the device."""
 
-AnyMetric = MetricFn | Metric[Any]
+AnyMetric = MetricFn | WholePhaseMetric
 """What a name of a learner's metrics stands for: a mean over the samples, or something of a whole phase."""
 
 

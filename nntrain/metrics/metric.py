@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Final, Protocol, TypeGuard, TypeVar
+from typing import Any, Final, Never, Protocol, TypeGuard, TypeVar
 
 from torch import Tensor
 
@@ -32,7 +32,7 @@ class Metric(Protocol[Memory]):
         ...
 
     @abstractmethod
-    def update(self, memory: Memory, output: StepOutput[Any], /) -> Memory:
+    def update(self, memory: Memory, output: StepOutput[Never], /) -> Memory:
         """Return the memory of a batch more: its `preds` (detached), its `target`, and its `weight` in the means."""
         ...
 
@@ -44,6 +44,26 @@ class Metric(Protocol[Memory]):
     @abstractmethod
     def compute(self, memory: Memory, /) -> Number | Mapping[str, Number]:
         """Return the value for all samples that are remembered, or several by name."""
+        ...
+
+
+class WholePhaseMetric(Protocol):
+    """A `Metric` of whatever memory, as an argument."""
+
+    def init(self) -> object:
+        """Return the memory of no samples."""
+        ...
+
+    def update(self, memory: Never, output: StepOutput[Never], /) -> object:
+        """Return the memory of a batch more."""
+        ...
+
+    def merge(self, one: Never, other: Never, /) -> object:
+        """Return the memory of the samples of both."""
+        ...
+
+    def compute(self, memory: Never, /) -> Number | Mapping[str, Number]:
+        """Return the value for all samples that are remembered."""
         ...
 
 

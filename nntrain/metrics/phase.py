@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nntrain.errors import MetricError, add_note
 from nntrain.metrics.metric import Metric, is_metric
-from nntrain.values.memory import Memory, memory_leaves, memory_map, memory_problem
+from nntrain.values.memory import Memory, memory_map, memory_problem, memory_tensors
 from nntrain.values.output import StepOutput
 from nntrain.values.tensors import plain_layout
 from nntrain.values.trees import described, tensors_of
@@ -45,7 +45,7 @@ class PhaseMetrics:
     def update(self, memory: Mapping[str, Memory], output: StepOutput[Any]) -> dict[str, Memory]:
         """Return the memory of a batch more. An empty one is that of a phase that begins. Raises `MetricError`."""
         memory = memory or self.init()
-        taken = _storages((output.loss, output.preds, output.target, output.weight, dict(output.parts)))
+        taken = _storages(output)
         return {name: self._updated(name, metric, memory[name], output, taken) for name, metric in self.whole.items()}
 
     def values(self, means: Mapping[str, float], memory: Mapping[str, Memory]) -> dict[str, float]:
@@ -90,10 +90,10 @@ class PhaseMetrics:
         if first or after is None:
             self._check(name, "update", after, metric.init())
             self._looked_at.add(name)
-        before = {id(leaf) for leaf in memory_leaves(memory)}
+        before = set(map(id, memory_tensors(memory)))
 
         def own(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor) or id(leaf) in before:
+            if not isinstance(leaf, Tensor):
                 return leaf
             plain = type(leaf) is Tensor and leaf.layout == torch.strided
             if plain and not leaf.requires_grad and not leaf.is_inference():
@@ -104,7 +104,7 @@ class PhaseMetrics:
                 raise MetricError(f"metric {name} remembers a tensor that is {special}; expected plain ones.")
             return own
 
-        return memory_map(after, own)
+        return memory_map(after, own, before)
 
     @staticmethod
     def _check(name: str, method: str, memory: Memory, template: Memory) -> None:
@@ -145,8 +145,9 @@ def merged(name: str, metric: Metric[Any], one: Memory, other: Memory) -> Memory
 
 def _pure(name: str, method: str, memory: Memory, call: Callable[[Memory], Result], *, copies: bool) -> Result:
     """Call with a memory in containers that are the caller's own; refuse what writes to its tensors, or to `copies`."""
-    lent = memory_map(memory, _copied if copies else _same)
-    tensors = [leaf for leaf in memory_leaves(lent) if isinstance(leaf, Tensor)]
+    tensors = memory_tensors(memory)
+    lent = memory_map(memory, _copied) if copies else memory_map(memory, _same, set(map(id, tensors)))
+    tensors = memory_tensors(lent) if copies else tensors
     versions = [tensor._version for tensor in tensors]
     result = call(lent)
     if versions != [tensor._version for tensor in tensors]:
@@ -176,6 +177,11 @@ def _number(name: str, value: object) -> float:
     )
 
 
-def _storages(tree: object) -> set[int]:
-    """Return where the tensors of a tree have their memory."""
-    return {one.untyped_storage()._cdata for one in tensors_of(tree) if one.layout == torch.strided}
+def _storages(output: StepOutput[Any]) -> set[int]:
+    """Return where the tensors of a batch's output have their memory."""
+    found: set[int] = set()
+    for part in (output.loss, output.preds, output.target, output.weight, *output.parts.values()):
+        for one in (part,) if type(part) is Tensor else tensors_of(part):
+            if one.layout == torch.strided:
+                found.add(one.untyped_storage()._cdata)
+    return found

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Collected = dict[str, Any]
 """The states of a torchmetrics metric by name, and how many updates they are of."""
-Inputs = Callable[[StepOutput[Any]], tuple[Any, ...] | Mapping[str, Any]]
+Inputs = Callable[[StepOutput], tuple[object, ...] | Mapping[str, object]]
 """What `update` of a torchmetrics metric is given of a batch: by position, or by name."""
 
 _MOST_NUMBERS: Final = 10_000
@@ -32,7 +32,7 @@ _ONE_AT_A_TIME: Final = threading.RLock()
 
 def from_torchmetrics(
     metric: torchmetrics.Metric | torchmetrics.MetricCollection, inputs: Inputs | None = None
-) -> Metric[Any]:
+) -> Metric[dict[str, object]]:
     """Return a metric of torchmetrics, or a collection of such, as a `Metric`: exact for any batches.
 
     Args:
@@ -137,6 +137,7 @@ class _Adapted(Metric[Collected]):
         self._metric.compute_with_cache = False
         self._inputs = inputs
         self._reductions = {name: _reduction(metric, name) for name in metric._defaults}
+        self._note_attributes()
 
     @property
     def _kind(self) -> str:
@@ -157,7 +158,6 @@ class _Adapted(Metric[Collected]):
         given = self._inputs(output)
         metric = self._metric
         with self._loaded(memory, next(tensors_of(given), None)):
-            before = dict(vars(metric))
             if isinstance(given, Mapping):
                 metric.update(**given)
             elif isinstance(given, tuple):
@@ -167,15 +167,8 @@ class _Adapted(Metric[Collected]):
                     f"inputs of torchmetrics' {self._kind} returned {described(given)}; expected a tuple of what its "
                     f"update takes by position, or a mapping of arguments by name."
                 )
-            kept = [name for name, value in vars(metric).items() if before.get(name) is not value]
-            unseen = [name for name in kept if name not in metric._defaults and not name.startswith("_")]
-            if unseen:
-                raise MetricError(
-                    f"update of torchmetrics' {self._kind} sets {', '.join(unseen)}, which is none of its states "
-                    f"(add_state), and would be lost when a training is resumed. Set it when the metric is made, if it "
-                    f"can be."
-                )
-            states = {name: self._taken(name, getattr(metric, name)) for name in self._reductions}
+            self._check_states()
+            states = {name: self._taken(name, vars(metric)[name]) for name in self._reductions}
         return {"updates": memory["updates"] + 1, "states": states}
 
     def merge(self, one: Collected, other: Collected, /) -> Collected:
@@ -196,6 +189,28 @@ class _Adapted(Metric[Collected]):
         found = dict(_numbers(result, (), self._kind))
         return found[""] if found.keys() == {""} else found
 
+    def _check_states(self) -> None:
+        """Raise `MetricError` where an update set what is none of the states."""
+        now = vars(self._metric)
+        if len(now) == self._count and all(now.get(name) is one for name, one in self._others.items()):
+            return
+        public = [name for name in now if not name.startswith("_") and name not in self._reductions]
+        unseen = [name for name in public if now[name] is not self._others.get(name, now)]
+        if unseen:
+            raise MetricError(
+                f"update of torchmetrics' {self._kind} sets {', '.join(unseen)}, which is none of its states "
+                f"(add_state), and would be lost when a training is resumed. Set it when the metric is made."
+            )
+
+    def _note_attributes(self) -> None:
+        """Remember what the metric has beside its states."""
+        self._count = len(vars(self._metric))
+        self._others = {
+            name: one
+            for name, one in vars(self._metric).items()
+            if not name.startswith("_") and name not in self._reductions
+        }
+
     def _taken(self, name: str, state: Any) -> Any:
         if not isinstance(state, list):
             return state
@@ -213,18 +228,20 @@ class _Adapted(Metric[Collected]):
         with _ONE_AT_A_TIME:
             if example is not None and example.device != metric.device:
                 metric.to(example.device)
+                self._note_attributes()
+            held = vars(metric)  # not by setattr, which a module makes slow: a state is a plain attribute
             for name, state in states.items():
-                setattr(metric, name, state.clone() if isinstance(state, Tensor) else list(state))
-            metric._update_count, metric._computed = memory["updates"], None
+                held[name] = state.clone() if isinstance(state, Tensor) else list(state)
+            held["_update_count"], held["_computed"] = memory["updates"], None
             try:
                 yield
             finally:
-                metric._computed = None
+                held["_computed"] = None
                 for name, default in metric._defaults.items():
-                    setattr(metric, name, [] if isinstance(default, list) else default)
+                    held[name] = [] if isinstance(default, list) else default
 
 
-class _Collection(Metric[dict[str, Collected]]):
+class _Collection(Metric[Collected]):
     """Several metrics of torchmetrics under one name."""
 
     def __init__(self, metrics: Mapping[str, _Adapted]) -> None:
@@ -232,16 +249,16 @@ class _Collection(Metric[dict[str, Collected]]):
             raise ConfigError("from_torchmetrics got a MetricCollection without metrics.")
         self._metrics = dict(metrics)
 
-    def init(self) -> dict[str, Collected]:
+    def init(self) -> Collected:
         return {name: one.init() for name, one in self._metrics.items()}
 
-    def update(self, memory: dict[str, Collected], output: StepOutput[Any], /) -> dict[str, Collected]:
+    def update(self, memory: Collected, output: StepOutput[Any], /) -> Collected:
         return {name: one.update(memory[name], output) for name, one in self._metrics.items()}
 
-    def merge(self, one: dict[str, Collected], other: dict[str, Collected], /) -> dict[str, Collected]:
+    def merge(self, one: Collected, other: Collected, /) -> Collected:
         return {name: metric.merge(one[name], other[name]) for name, metric in self._metrics.items()}
 
-    def compute(self, memory: dict[str, Collected], /) -> dict[str, float]:
+    def compute(self, memory: Collected, /) -> dict[str, float]:
         found: dict[str, float] = {}
         for name, metric in self._metrics.items():
             value = metric.compute(memory[name])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nntrain.errors import ConfigError
 from nntrain.metrics.measured import MetricFn
-from nntrain.metrics.metric import Metric, is_metric
+from nntrain.metrics.metric import WholePhaseMetric, is_metric
 from nntrain.testing.copies import copy_parts
 from nntrain.testing.examples import check_examples, expect_callable, st
 from nntrain.testing.laws import Law, LawBrokenError
@@ -27,8 +27,8 @@ def classification_samples(count: int, source: torch.Generator) -> tuple[Tensor,
 
 
 def check_metric(
-    metric: MetricFn | Metric[Any],
-    outputs: Sequence[StepOutput[Any]] | None = None,
+    metric: MetricFn | WholePhaseMetric,
+    outputs: Sequence[StepOutput[object]] | None = None,
     *,
     samples: Samples = classification_samples,
     examples: int = 50,

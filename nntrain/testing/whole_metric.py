@@ -36,7 +36,7 @@ def close(one: float, other: float) -> bool:
 
 def check_whole(
     metric: Metric[Any],
-    outputs: Sequence[StepOutput[Any]] | None,
+    outputs: Sequence[StepOutput[object]] | None,
     samples: Samples,
     examples: int,
     device: torch.device,

@@ -18,8 +18,9 @@ class EpochStats(Record, Flat, frozen=True):
 
     `loss` and `metrics` are means over `samples`, so that a short last batch counts for what it is: over the sum of
     what the learner's `weigh` said, where it has one, and `samples` is that to the nearest whole number. `batches` are
-    those that ran. `data` is the name of the set that was evaluated, "" where it has none. `seconds` is what the clock
-    said, and takes no part in equality: the same training is the same.
+    those that ran. `data` is the name of the set that was evaluated, "" where it has none. What a `Metric` gives is no
+    mean, but of all the phase's samples; its named numbers are called `"name/key"`. `seconds` is what the clock said,
+    and takes no part in equality: the same training is the same.
     """
 
     epoch: int

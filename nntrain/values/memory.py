@@ -6,7 +6,7 @@ models. A file holds no class: a record is written as its fields, and made again
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
@@ -18,6 +18,7 @@ from nntrain.values.trees import fields_of, is_record
 Memory = Any
 """A tree of tensors and numbers."""
 _NUMBERS: Final = (bool, int, float, type(None))
+_LEAVES: Final = frozenset({Tensor, *_NUMBERS})
 
 
 class _Key(NamedTuple):
@@ -26,32 +27,35 @@ class _Key(NamedTuple):
     name: object
 
 
-def memory_map(tree: Memory, change: Callable[[Any], Any]) -> Memory:
-    """Return a tree of containers of their own, each leaf as `change` returns it."""
+def memory_map(tree: Memory, change: Callable[[Any], Any], same: Container[int] = ()) -> Memory:
+    """Return a tree in containers of its own, each leaf as `change` returns it, but for those with ids in `same`."""
     kind = type(tree)
+    if kind in _LEAVES:
+        return tree if id(tree) in same else change(tree)
     if kind is dict:
-        return {name: memory_map(part, change) for name, part in tree.items()}
+        return {name: memory_map(part, change, same) for name, part in tree.items()}
     if kind is list or kind is tuple:
-        return kind([memory_map(part, change) for part in tree])
+        return kind([part if id(part) in same else memory_map(part, change, same) for part in tree])
     fields = _fields(tree)
-    return change(tree) if fields is None else _remade(tree, {n: memory_map(one, change) for n, one in fields.items()})
+    if fields is None:
+        return change(tree)
+    return _remade(tree, {name: memory_map(part, change, same) for name, part in fields.items()})
 
 
-def memory_leaves(tree: Memory) -> Iterator[Any]:
-    """Yield the leaves of a tree: tensors and numbers, or what should be."""
+def memory_tensors(tree: Memory) -> list[Tensor]:
+    """Return the tensors of a tree."""
     kind = type(tree)
-    parts = tree.values() if kind is dict else tree if kind is list or kind is tuple else None
-    if parts is None:
-        fields = _fields(tree)
-        if fields is None:
-            yield tree
-            return
-        parts = fields.values()
-    for part in parts:
-        if type(part) is Tensor:
-            yield part
-        else:
-            yield from memory_leaves(part)
+    if kind is Tensor:
+        return [tree]
+    if kind is list or kind is tuple:
+        if set(map(type, tree)) == {Tensor}:  # as where it grows by each batch
+            return list(tree)
+        parts: Any = tree
+    elif kind is dict:
+        parts = tree.values()
+    else:
+        parts = () if kind in _LEAVES else (_fields(tree) or {}).values()
+    return [tensor for part in parts for tensor in memory_tensors(part)]
 
 
 def memory_problem(tree: Memory, template: Memory) -> str | None:
@@ -100,8 +104,9 @@ def _fields(tree: object) -> dict[str, Any] | None:
     """Return the fields of a record or a named tuple; None for what is neither."""
     if isinstance(tree, Tensor):
         return None
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return dict(zip(tree._fields, tree, strict=True))
+    names: tuple[str, ...] | None = getattr(tree, "_fields", None) if isinstance(tree, tuple) else None
+    if isinstance(tree, tuple) and names is not None:
+        return dict(zip(names, tree, strict=True))
     if isinstance(tree, BaseModel):
         return fields_of_model(tree)
     return fields_of(tree) if is_record(tree) and not isinstance(tree, type) else None

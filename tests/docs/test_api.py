@@ -29,6 +29,7 @@ LATE: dict[str, object] = {
     "Self": typing.Self,
     "Tensor": Tensor,
     "TrainState": nntrain.TrainState,
+    "torchmetrics": types.SimpleNamespace(Metric=object, MetricCollection=object),
 }
 
 

@@ -29,13 +29,15 @@ from nntrain import (
     TrainState,
     accuracy,
     advance,
+    evaluate,
     fit_step,
     state_before,
 )
 from nntrain.checkpoint import load
-from nntrain.errors import ConfigError, MetricError, NNTrainError, StateError
+from nntrain.errors import ConfigError, LossError, MetricError, NNTrainError, StateError
 from nntrain.log import JsonLog, read, replay
 from nntrain.metrics.measured import check_monitors, named_metrics
+from nntrain.update import optimizer
 from tests.metrics.own import CLASSES, F1, Auroc, Range
 
 Batch = tuple[Tensor, Tensor]
@@ -421,3 +423,53 @@ def test_a_recorded_training_tells_that_updates_run_plainly(tmp_path: Path) -> N
     assert [one["text"] for one in notes if one.get("code") == "capture.metric"] == [
         "what auroc remembers is updated after each recorded pass, and not recorded"
     ]
+
+
+def reconstructs(model: nn.Module, batch: Batch) -> StepOutput[Tensor]:
+    """A task without a target; the term is told beside the loss, and no loss is computed of the weight."""
+    preds: Tensor = model(batch[0])
+    return StepOutput(preds.square().mean(), preds, parts={"size": preds.abs().mean()}, weight=len(batch[0]))
+
+
+def of_task(metrics: Any, **others: Any) -> Learner[Batch, Tensor]:
+    torch.manual_seed(1)
+    dls = DataLoaders(BATCHES, BATCHES[:2])
+    return Learner.of(nn.Linear(4, 4), dls, reconstructs, optimizer(torch.optim.SGD, lr=0.1), metrics=metrics, **others)
+
+
+def test_of_a_task_metrics_see_what_it_returned() -> None:
+    """A function is called with the preds and the target that the task set, None here; a `Metric` sees all."""
+
+    def untargeted(preds: Tensor, target: object) -> Tensor:
+        assert target is None
+        return preds.mean()
+
+    def update(memory: Any, output: StepOutput[Any]) -> Any:
+        assert output.target is None
+        assert isinstance(output.weight, int)
+        return {"n": memory["n"] + output.parts["size"] * output.weight}
+
+    metric = Counts(update=update, compute=lambda memory: memory["n"] / 14)
+    stats = of_task({"mean": untargeted, "size of all": metric}).fit(1, print_stats=False).state.history[0]
+    assert list(stats.metrics) == ["size", "mean", "size of all"]
+    assert stats.metrics["size of all"] == pytest.approx(stats.metrics["size"])
+
+
+def test_a_part_and_a_metric_of_one_name() -> None:
+    with pytest.raises(LossError, match="named a part 'size', and so is a metric"):
+        of_task({"size": Counts(update=lambda memory, output: memory)}).fit(1, print_stats=False)
+
+
+def test_evaluate_has_the_values_of_a_phase() -> None:
+    learner = learner_of({"range": Range(), "auroc": Auroc(), "accuracy": accuracy})
+    state = learner.fit(1, print_stats=False).state
+    assert evaluate(learner, state).metrics == state.history[-1].metrics
+
+
+def test_the_weight_is_the_batchs_samples_or_what_weigh_says() -> None:
+    def update(memory: Any, output: StepOutput[Any]) -> Any:
+        return {"n": memory["n"] + output.weight}
+
+    for weigh, total in ((None, 14), (lambda batch: 2 * len(batch[1]), 28)):
+        learner = learner_of({"n": Counts(update=update)}, weigh=weigh)
+        assert learner.fit(1, print_stats=False).state.history[0].metrics["n"] == total

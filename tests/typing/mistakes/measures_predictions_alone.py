@@ -12,7 +12,7 @@ def sharpness(preds: Tensor) -> Tensor:
     return preds.softmax(1).amax(1).mean()
 
 
-wrong = Learner(nn.Linear(2, 2), DataLoaders(PAIRS, PAIRS), cross_entropy, sharpness, SGD, 0.1)  # E: Argument 4 to "Learner" has incompatible type "Callable[[Tensor], Tensor]"; expected "Callable[[Never, Never], Tensor] | Metric[Any] | Mapping[str, Callable[[Never, Never], Tensor] | Metric[Any]]"  [arg-type]
+wrong = Learner(nn.Linear(2, 2), DataLoaders(PAIRS, PAIRS), cross_entropy, sharpness, SGD, 0.1)  # E: Argument 4 to "Learner" has incompatible type "Callable[[Tensor], Tensor]"; expected "Callable[[Never, Never], Tensor] | WholePhaseMetric | Mapping[str, Callable[[Never, Never], Tensor] | WholePhaseMetric]"  [arg-type]
 
 
 # At run time: wrong.fit(1)

@@ -12,4 +12,4 @@ def error(preds: Tensor, target: Tensor) -> float:
     return (preds - target).abs().mean().item()
 
 
-Learner(nn.Linear(2, 2), DataLoaders(PAIRS, PAIRS), cross_entropy, error, SGD, 0.1)  # E: Argument 4 to "Learner" has incompatible type "Callable[[Tensor, Tensor], float]"; expected "Callable[[Never, Never], Tensor] | Metric[Any] | Mapping[str, Callable[[Never, Never], Tensor] | Metric[Any]]"  [arg-type]
+Learner(nn.Linear(2, 2), DataLoaders(PAIRS, PAIRS), cross_entropy, error, SGD, 0.1)  # E: Argument 4 to "Learner" has incompatible type "Callable[[Tensor, Tensor], float]"; expected "Callable[[Never, Never], Tensor] | WholePhaseMetric | Mapping[str, Callable[[Never, Never], Tensor] | WholePhaseMetric]"  [arg-type]

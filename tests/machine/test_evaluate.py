@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -33,7 +34,6 @@ from nntrain import (
 )
 from nntrain.checkpoint import load, save
 from nntrain.errors import BusyError, ConfigError, DataError, LossError, StateError
-from nntrain.machine.machine import Machine
 from nntrain.values.bits import same_bits
 from tests.laws.strategies import KeyedLoader, KeyedLoaders, Setup, setups
 
@@ -324,18 +324,16 @@ def test_a_task_of_ones_own_gives_its_preds() -> None:
 
     model = nn.Linear(4, 3)
     learner = two_sets().replace(model=model)
-    own, mute = (With(dataclasses.replace(learner.machine, task=one)) for one in (task, silent))
+    own, mute = (with_task(learner, one) for one in (task, silent))
     (preds,) = predict(own, learner.init(), [X])
     assert torch.equal(preds, model(X).detach())
     with pytest.raises(LossError, match="task silent returned no preds; predict needs them"):
         next(predict(mute, learner.init(), [X]))
 
 
-@dataclasses.dataclass
-class With:
-    """A machine in a learner's place."""
-
-    machine: Machine[Any]
+def with_task(learner: Learner[Any], task: Any) -> Any:
+    """Return what has the learner's machine, with another task."""
+    return SimpleNamespace(machine=dataclasses.replace(learner.machine, task=task))
 
 
 def two_sets(**arguments: Any) -> Learner[Any]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -34,6 +32,7 @@ from nntrain import (
 )
 from nntrain.checkpoint import load, save
 from nntrain.errors import BusyError, ConfigError, DataError, LossError, StateError
+from nntrain.update import optimizer
 from nntrain.values.bits import same_bits
 from tests.laws.strategies import KeyedLoader, KeyedLoaders, Setup, setups
 
@@ -323,17 +322,14 @@ def test_a_task_of_ones_own_gives_its_preds() -> None:
         return StepOutput(model(batch).mean())
 
     model = nn.Linear(4, 3)
-    learner = two_sets().replace(model=model)
-    own, mute = (with_task(learner, one) for one in (task, silent))
+    own, mute = (
+        Learner.of(model, DataLoaders([X], None), one, optimizer(torch.optim.SGD, lr=0.1)) for one in (task, silent)
+    )
+    learner = own
     (preds,) = predict(own, learner.init(), [X])
     assert torch.equal(preds, model(X).detach())
     with pytest.raises(LossError, match="task silent returned no preds; predict needs them"):
         next(predict(mute, learner.init(), [X]))
-
-
-def with_task(learner: Learner[Any], task: Any) -> Any:
-    """Return what has the learner's machine, with another task."""
-    return SimpleNamespace(machine=dataclasses.replace(learner.machine, task=task))
 
 
 def two_sets(**arguments: Any) -> Learner[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Never, TypeVar
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError
 from nntrain.live.inputs import Inputs
 from nntrain.live.workspace import Workspace
+from nntrain.machine.learner import Learner
 from nntrain.machine.machine import HasMachine, Machine, eval_noise, machine_of
 from nntrain.machine.steps import check_state, fold
 from nntrain.sinks.news import News
@@ -35,6 +36,7 @@ from nntrain.values.tensors import Tensors
 from nntrain.values.trees import detached
 
 Batch = TypeVar("Batch")
+Preds = TypeVar("Preds")
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,12 @@ def evaluate(
 
 
 def predict(
-    learner: HasMachine[Any],
+    learner: Learner[Batch, Preds],
     state: TrainState,
-    loader: Iterable[Any] | Loader[Any],
+    loader: Iterable[object] | Loader[object],
     *,
-    unpack: Callable[[Any], Unpacked] | None = None,
-) -> Iterator[Any]:
+    unpack: Callable[[Never], Unpacked] | None = None,
+) -> Iterator[Preds]:
     """Return an iterator over the predictions of each batch of a loader, in order, made as they are asked for.
 
     The model is in eval mode, on the learner's device, with the state's weights, whatever the learner does between two
@@ -101,11 +103,11 @@ def predict(
     """
     check_state(state)
     machine = machine_of(learner)
-    stream: Stream[Any] = _stream("predict: the loader", loader, machine)
+    stream = _stream("predict: the loader", loader, machine)
     return _predictions(machine, state, stream, predicting(machine.task, unpack))
 
 
-def _predictions(machine: Machine[Any], state: TrainState, stream: Stream[Any], made_by: Predict) -> Iterator[Any]:
+def _predictions(machine: Machine[Any], state: TrainState, stream: Stream[object], made_by: Predict) -> Iterator[Any]:
     epoch, inputs = _epoch_of(state.progress), Inputs()
     for index in count():
         with machine.running():
@@ -163,7 +165,7 @@ def _stream_of(
     return name, Stream(sets[name].loader, 1, sets[name].name)
 
 
-def _stream(where: str, loader: Iterable[Batch] | Loader[Batch], machine: Machine[Batch]) -> Stream[Batch]:
+def _stream(where: str, loader: Iterable[Batch] | Loader[Batch], machine: Machine[Any]) -> Stream[Batch]:
     return Stream(on_device(as_loader(loader, where), machine.workspace.device), 1, where)
 
 

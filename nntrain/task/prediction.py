@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Never, cast
 
 from torch import Tensor, nn
 
@@ -21,7 +21,7 @@ Inputs = tuple[tuple[object, ...], Mapping[str, object]]
 """Positional and keyword inputs of the model."""
 
 
-def predicting(task: Task[Any, Any], unpack: Callable[[Any], Unpacked] | None) -> Predict:
+def predicting(task: Task[Any, Any], unpack: Callable[[Never], Unpacked] | None) -> Predict:
     """Return how a batch's predictions are made.
 
     With `unpack`, or of a `Supervised` task, the model is called with the batch's inputs. Any other task is asked for
@@ -42,7 +42,7 @@ def _of_task(task: Task[Any, Any], model: nn.Module, batch: object) -> object:
     return output.preds
 
 
-def _of_inputs(unpack: Callable[[Any], Unpacked], model: nn.Module, batch: object) -> object:
+def _of_inputs(unpack: Callable[[Never], Unpacked], model: nn.Module, batch: object) -> object:
     inputs, named = _inputs(unpack, model, batch)
     first = next(model.parameters(), None)
     if first is not None:
@@ -55,7 +55,7 @@ def _of_inputs(unpack: Callable[[Any], Unpacked], model: nn.Module, batch: objec
         raise
 
 
-def _inputs(unpack: Callable[[Any], Unpacked], model: nn.Module, batch: object) -> Inputs:
+def _inputs(unpack: Callable[[Never], Unpacked], model: nn.Module, batch: object) -> Inputs:
     """Return a batch's inputs: without its target, if it has one."""
     if isinstance(batch, Tensor):
         return (batch,), {}
@@ -71,7 +71,7 @@ def _inputs(unpack: Callable[[Any], Unpacked], model: nn.Module, batch: object) 
                 return tuple(named.values()), {}
             if call_problem(model, **named) is None:
                 return (), named
-    parts: object = unpack(batch)
+    parts: object = cast("Callable[[object], object]", unpack)(batch)
     if not isinstance(parts, tuple) or len(parts) != 3:
         raise DataError(
             f"unpack {function_name(unpack)} returned {described(parts)}; expected a tuple of three: "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +32,7 @@ from nntrain import (
 )
 from nntrain.checkpoint import load, save
 from nntrain.errors import BusyError, ConfigError, DataError, LossError, StateError
-from nntrain.machine.machine import Machine
+from nntrain.update import optimizer
 from nntrain.values.bits import same_bits
 from tests.laws.strategies import KeyedLoader, KeyedLoaders, Setup, setups
 
@@ -323,19 +322,14 @@ def test_a_task_of_ones_own_gives_its_preds() -> None:
         return StepOutput(model(batch).mean())
 
     model = nn.Linear(4, 3)
-    learner = two_sets().replace(model=model)
-    own, mute = (With(dataclasses.replace(learner.machine, task=one)) for one in (task, silent))
+    own, mute = (
+        Learner.of(model, DataLoaders([X], None), one, optimizer(torch.optim.SGD, lr=0.1)) for one in (task, silent)
+    )
+    learner = own
     (preds,) = predict(own, learner.init(), [X])
     assert torch.equal(preds, model(X).detach())
     with pytest.raises(LossError, match="task silent returned no preds; predict needs them"):
         next(predict(mute, learner.init(), [X]))
-
-
-@dataclasses.dataclass
-class With:
-    """A machine in a learner's place."""
-
-    machine: Machine[Any]
 
 
 def two_sets(**arguments: Any) -> Learner[Any]:

@@ -28,12 +28,14 @@ from nntrain import (
     advance,
     epoch_step,
     fit_step,
+    supervised,
 )
 from nntrain.checkpoint import load, save
 from nntrain.data import segments
 from nntrain.errors import ConfigError
 from nntrain.log import JsonLog, read, replay
 from nntrain.subscribers.protocol import AnswerBatch, AnswerEpoch
+from nntrain.update import accumulate, chain, optimizer
 
 Batch = tuple[Tensor, Tensor]
 
@@ -204,3 +206,20 @@ def test_a_fit_without_a_goal_is_refused() -> None:
         fit_step(learner, learner.init())
     with pytest.raises(ConfigError, match=r"A finished state needs a goal"):
         fit_step(learner, fit_step(learner, learner.init(), steps=1).state)
+
+
+def test_steps_are_those_of_the_optimizer_where_several_batches_make_one() -> None:
+    """Two batches a step, and one for the last of three: the goal is reached after two of the second epoch."""
+    learner: Learner[Batch, Any] = Learner.of(
+        nn.Linear(1, 1),
+        DataLoaders(batches(3), batches(2)),
+        supervised(mse_loss),
+        chain(accumulate(2), optimizer(torch.optim.SGD, lr=0.1)),
+    )
+    states: list[TrainState] = []
+    told = learner.replace(sinks=[lambda one: states.append(copy.deepcopy(one.state))])
+    straight = told.fit(steps=3, print_stats=False)
+    assert straight.state.progress.step == 3
+    assert shape(straight.state) == [(0, "train", 3), (0, "eval", 2), (1, "train", 2), (1, "eval", 2)]
+    for state in states[:-1]:
+        assert fit_step(learner, state) == straight

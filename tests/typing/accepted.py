@@ -30,9 +30,12 @@ from nntrain import (
     advance,
     batch_step,
     epoch_step,
+    evaluate,
     fit_step,
     on,
+    predict,
 )
+from nntrain.data import segments
 from nntrain.log import EpochFinished, JsonLog, Line, read, replay
 from nntrain.subscribers.protocol import BeforeFit
 from nntrain.values.record import Record
@@ -186,3 +189,17 @@ def told(outcome: Outcome) -> str:
             return f"{by}: {verdict.reason}"
         case _:
             assert_never(outcome)
+
+
+def sets_by_name(pairs: list[Batch], model: nn.Module) -> None:
+    """Several sets, none, and segments are of the batches that they have; what comes of them is typed."""
+    named = DataLoaders(pairs, {"near": pairs, "far": pairs})
+    assert_type(named, DataLoaders[Batch])
+    assert_type(DataLoaders(segments(pairs, batches=3), None), DataLoaders[Batch])
+    learner = Learner(model, named, cross_entropy, {"accuracy": accuracy}, torch.optim.SGD, 0.1)
+    state = learner.fit(steps=3).state
+    assert_type(evaluate(learner, state, "far").data, str)
+    assert_type(evaluate(learner, state, pairs).loss, float)
+    for preds in predict(learner, state, [torch.zeros(1)], unpack=lambda batch: ((batch,), {}, None)):
+        preds.argmax(1)
+    assert_type(fit_step(learner, state, steps=2), Completed | Cancelled)

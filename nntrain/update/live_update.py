@@ -50,6 +50,9 @@ class LiveUpdate:
         """How many batches make a step."""
         self.scales_loss: bool = any(getattr(type(one), "loss", None) is not Bound.loss for one in bound)
         """Whether `loss` returns another."""
+        self.tells: bool = any(hasattr(one, "told") for one in bound)
+        """Whether `take_told` returns anything."""
+        self._told: dict[str, Tensor | float] = {}
         self.untouched: bool = False
         """Of a step that failed: whether nothing had been written yet."""
         self.needs_closure: bool = self._optimizer.needs_closure
@@ -160,16 +163,23 @@ class LiveUpdate:
         self._optimizer.step(number, scale, closure)
         self._written(self._after, gradients, at)
 
-    @staticmethod
-    def _written(rules: Sequence[BoundRule], gradients: Gradients, at: At) -> bool:
+    def _written(self, rules: Sequence[BoundRule], gradients: Gradients, at: At) -> bool:
         for one in rules:
             try:
-                if not one.write(gradients, at):
-                    return False
+                goes_on = one.write(gradients, at)
             except Exception as error:
                 add_note(error, f"nntrain: raised by the update rule {type(one).__name__} at step {at.step}")
                 raise
+            if self.tells:
+                self._told.update(getattr(one, "told", {}))
+            if not goes_on:
+                return False
         return True
+
+    def take_told(self) -> dict[str, Tensor | float]:
+        """Return what the rules said of the last write, and forget it."""
+        told, self._told = self._told, {}
+        return told
 
     # -- recording ------------------------------------------------------------------------------------------------
 

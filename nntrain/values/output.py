@@ -40,15 +40,17 @@ class StepOutput(Generic[Preds_co]):
 class BatchOutput:
     """What a batch gave: `loss` (0-dim) and `preds` (what the model returned), both detached from the graph.
 
-    `metrics` are the batch's own, by name: 0-dim tensors, or numbers where the metric gives such.
+    `metrics` are the batch's own, by name: 0-dim tensors, or numbers where the metric gives such. `told` is what the
+    update rules say of the write, like `grad_norm`: sinks see it; subscribers are asked before, and see none.
     """
 
     loss: Tensor
     preds: object
     """The model's own output: a tensor, or a tree of tensors. `isinstance` tells a type checker which."""
     metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
+    told: Mapping[str, Tensor | float] = field(default_factory=dict)
 
     def copied(self) -> BatchOutput:
         """Return the same output in memory of its own: an engine may use its memory again for the next batch."""
         metrics = {name: one.clone() if isinstance(one, Tensor) else one for name, one in self.metrics.items()}
-        return BatchOutput(self.loss.clone(), detached(self.preds, Tensor.clone), MappingProxyType(metrics))
+        return BatchOutput(self.loss.clone(), detached(self.preds, Tensor.clone), MappingProxyType(metrics), self.told)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from nntrain import (
 )
 from nntrain.checkpoint import load, save
 from nntrain.errors import ConfigError, MisfitError
+from nntrain.log import JsonLog
 from nntrain.subscribers.rollback import first_not_finite
 from nntrain.update import (
     At,
@@ -380,6 +382,39 @@ def test_states_kept_amid_windows_stay_what_they_are() -> None:
     assert all(one == twin for one, twin in keeps.kept)
     assert state == fitted(update)
     assert len({one.progress.step for one, _ in keeps.kept}) == 7  # 0 to 6, of eval phases too
+
+
+class Norms:
+    """Notes the gradients' norms that it is told, batch by batch."""
+
+    interest = Interest(strict=True)
+
+    def __init__(self) -> None:
+        self.told: list[float | None] = []
+
+    def __call__(self, transition: Transition, /) -> None:
+        if transition.output is not None:
+            norm = transition.output.told.get("grad_norm")
+            self.told.append(None if norm is None else float(norm))
+
+
+@pytest.mark.parametrize("subs", [[], [ReadsAndKeeps()]], ids=["unseen", "read early"])
+def test_the_norm_is_told_to_sinks_and_logged(subs: list[Subscriber[Batch]], tmp_path: Path) -> None:
+    norms, path = Norms(), tmp_path / "run.jsonl"
+    whole: list[float] = []
+
+    def before(model: nn.Module, optim: torch.optim.Optimizer, step: int) -> None:
+        whole.append(float(nn.utils.clip_grad_norm_(model.parameters(), 0.05)))
+
+    by_hand(lambda model: SGD(model.parameters(), lr=0.1), before)
+    fitted(chain(clip_norm(0.05), optimizer(SGD, lr=0.1)), subs=subs, sinks=[norms, JsonLog(path, every="all")])
+    assert norms.told == [*whole[:5], None, None, *whole[5:], None, None]
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    logged = [line["metrics"].get("grad_norm") for line in lines if line["event"] == "batch_finished"]
+    assert logged == norms.told
+    waits = Norms()
+    fitted(chain(accumulate(2), clip_norm(0.05), optimizer(SGD, lr=0.1)), epochs=1, subs=subs, sinks=[waits])
+    assert [one is None for one in waits.told] == [True, False, True, False, True, True, True]
 
 
 # -- memory --------------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ class BoundClipValue(Bound):
 
 
 def clip_value(most: float) -> ClipValue:
-    """Return a rule that bounds each element of the gradients to -`most` .. `most`.
+    """Return a rule that bounds each element of the gradients, to between -`most` and `most`.
 
     The bits are those of `torch.nn.utils.clip_grad_value_`. Raises `ConfigError` for what is no number above 0.
     """

@@ -18,6 +18,7 @@ ROOT: Final = Path(__file__).parents[2]
 PUBLIC: Final = (
     "nntrain",
     "nntrain.data",
+    "nntrain.update",
     "nntrain.subscribers",
     "nntrain.sinks",
     "nntrain.checkpoint",

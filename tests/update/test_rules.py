@@ -34,6 +34,7 @@ from nntrain import (
 )
 from nntrain.checkpoint import load, save
 from nntrain.errors import ConfigError, MisfitError
+from nntrain.live import workspace
 from nntrain.log import JsonLog
 from nntrain.subscribers.rollback import first_not_finite
 from nntrain.update import (
@@ -49,6 +50,7 @@ from nntrain.update import (
     optimizer,
 )
 from nntrain.update.accumulating import Accumulate
+from nntrain.values.tensors import Snapshot, copied_snapshot
 
 Batch = tuple[Tensor, Tensor]
 SOURCE = torch.Generator().manual_seed(0)
@@ -467,6 +469,41 @@ def test_rollback_sees_an_average_that_is_not_finite() -> None:
     assert first_not_finite(snapshot) is None
     snapshot.optim.rules["ema"]["weights"]["head.bias"].fill_(torch.nan)
     assert first_not_finite(snapshot) == "rules/ema/weights/head.bias"
+
+
+def test_nothing_is_copied_where_nobody_keeps_a_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, copies = learner_of(WHOLE), list[Snapshot]()
+
+    def copied(snapshot: Snapshot) -> Snapshot:
+        copies.append(snapshot)
+        return copied_snapshot(snapshot)
+
+    monkeypatch.setattr(workspace, "copied_snapshot", copied)
+    learner.fit(2, print_stats=False)
+    assert not copies
+    state = amid(learner)
+    copies.clear()
+    advance(learner, state)
+    assert len(copies) == 1  # for the one that is kept
+
+
+def test_recorded_passes_take_the_steps_of_a_chain_plainly(tapes: None) -> None:
+    notes: dict[str, str] = {}
+
+    def sink(transition: Transition) -> None:
+        notes.update({note.code: note.text for note in transition.notes})
+
+    state = fitted(WHOLE, epochs=3, capture=True, sinks=[sink])
+    assert state == fitted(WHOLE, epochs=3)
+    assert "the rules around it (accumulate, clip_norm, ema, ema.1) run in Python" in notes["capture.optimizer"]
+    scaled = chain(Halves(), optimizer(SGD, lr=0.1))
+    assert fitted(scaled, capture=True, sinks=[sink]) == fitted(scaled)
+    assert "changes the loss in Python" in notes["capture.optimizer"]
+
+
+def test_compiled_steps_take_schedules_too() -> None:
+    update = chain(clip_norm(1.0), optimizer(SGD, lr=lambda step: 0.1 / (1 + step), momentum=lambda step: step / 100))
+    assert fitted(update, compile={"backend": "eager"}) == fitted(update)
 
 
 # -- rules of one's own --------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ class EpochStarted(LogEvent, frozen=True):
 
 
 class BatchFinished(LogEvent, frozen=True):
-    """A batch ran: its own loss and metrics, means over its samples.
+    """A batch ran: its own loss and metrics, means over its samples, and what update rules tell, like `grad_norm`.
 
     `lr` is the learning rate that it was trained with; there is none in eval. `samples_per_s` is the rate since the
     values before were read, where there is one. `data` is the name of the set that is evaluated, if it has one.

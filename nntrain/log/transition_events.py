@@ -148,7 +148,7 @@ def _step_event(transition: Transition, every: int) -> Iterator[PlacedEvent | Ba
             now.step,
             now.samples,
             output.loss,
-            output.metrics,
+            {**output.told, **output.metrics},
             0.0,
             transition.lr_scale,
             now.data,

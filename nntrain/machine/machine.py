@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import torch
@@ -115,6 +115,7 @@ class Machine(Generic[Batch]):
         self._before_batch = bool(self.heard_by["before_batch"])
         self._after_batch = bool(self.heard_by["after_batch"])
         self._accumulates = self.workspace.window > 1
+        self._tells = self.workspace.optimizer.tells
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -301,6 +302,8 @@ class Machine(Generic[Batch]):
             if reached.lost is not None:
                 cursor.now = before, remains if kept is None else kept, None
             raise
+        if self._tells:
+            passed = passed._replace(output=replace(passed.output, told=workspace.optimizer.take_told()))
         if verdict is not None:
             return leave(Published(cursor.state(), verdict, by), "after_batch", self._sets)
         return passed
@@ -318,6 +321,7 @@ class Machine(Generic[Batch]):
             state = evolved(moved_to(cursor.state(), step=before.step + 1), tensors=tensors)
             cursor.now = Position.of(state), tensors, state  # lets the value before go, before the optimizer writes
             workspace.commit(tensors)
+            workspace.optimizer.take_told()  # it is of no batch
         except BaseException:
             reached = cursor.now[1]
             remains = workspace.land(reached)

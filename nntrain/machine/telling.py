@@ -70,7 +70,7 @@ class Telling:
     def add(self, after: Position, passed: Passed) -> None:
         """Add an unwatched batch to the group, and tell of the group when it is full."""
         loss, *metrics = passed.means
-        named = dict(zip(passed.weighted.metrics, metrics, strict=True))
+        named = {**passed.output.told, **dict(zip(passed.weighted.metrics, metrics, strict=True))}
         place = after.start.epoch, after.start.phase, after.batch, after.step, after.samples
         self.pending.append(BatchRan(*place, loss, named, time.monotonic(), passed.lr_scale, after.start.progress.data))
         if len(self.pending) == _GROUP or self.pending[-1].when - self.pending[0].when > _GROUP_SECONDS:

@@ -97,9 +97,9 @@ class Transition:
 class BatchRan(NamedTuple):
     """An unwatched batch: where the training stands after it, its loss and metrics, and when that was.
 
-    `epoch` to `samples` are those of `Progress`. `loss` and `metrics` are the batch's own, 0-dim tensors on the device
-    or numbers. `when` is what `time.monotonic()` gave. The learning rate was multiplied with `lr_scale`. `data` is the
-    name of the set that is evaluated.
+    `epoch` to `samples` are those of `Progress`. `loss` and `metrics` are the batch's own, with what update rules tell
+    (`grad_norm`): 0-dim tensors on the device, or numbers. `when` is what `time.monotonic()` gave. The learning rate
+    was multiplied with `lr_scale`. `data` is the name of the set that is evaluated.
     """
 
     epoch: int

@@ -63,15 +63,13 @@ class BoundAccumulate(Bound):
         if self.window == 1:
             return True
         memory = self.memory
-        if memory["batches"] + 1 < self.window:
-            self._add(gradients, at.weight)
+        last = bool(memory["batches"] + 1 >= self.window)
+        self._add(gradients, at.weight, last=last)
+        if last:
+            self.give(gradients)
+        else:
             memory["batches"] += 1
-            return False
-        # The last sums are other tensors: a failure before the optimizer writes leaves the state before whole.
-        memory["sums"] = {name: total.clone() for name, total in memory["sums"].items()}
-        self._add(gradients, at.weight)
-        self.give(gradients)
-        return True
+        return last
 
     def give(self, gradients: Gradients) -> None:
         """Put the window's mean in the gradients' place, and begin another window."""
@@ -83,7 +81,11 @@ class BoundAccumulate(Bound):
             gradients.update({name: mean.to(self._dtypes[name]) for name, mean in zip(sums, means, strict=True)})
         self.empty()
 
-    def _add(self, gradients: Gradients, weight: Weight) -> None:
+    def _add(self, gradients: Gradients, weight: Weight, *, last: bool) -> None:
+        """Add a batch's gradients; the `last` of a window to other tensors than those of the sums.
+
+        So a failure before the optimizer writes leaves the state before whole.
+        """
         memory = self.memory
         sums: dict[str, Tensor] = memory["sums"]
         if isinstance(weight, Tensor):
@@ -103,12 +105,15 @@ class BoundAccumulate(Bound):
                 found = [*torch._foreach_mul(found, share)]  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
         memory["weight"] = memory["weight"] + share
         known = {name: gradient for name, gradient in zip(gradients, found, strict=True) if name in sums}
-        if known:
-            torch._foreach_add_([sums[name] for name in known], list(known.values()))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
+        before, more = [sums[name] for name in known], list(known.values())
+        if known and not last:
+            torch._foreach_add_(before, more)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
+        elif known:
+            after = torch._foreach_add(before, more)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
+            sums = memory["sums"] = {**sums, **dict(zip(known, after, strict=True))}
         for name, gradient in zip(gradients, found, strict=True):
             if name not in known:
-                wide = torch.promote_types(gradient.dtype, torch.float32)  # halves would lose what is small in a sum
-                sums[name] = gradient.detach().to(wide, copy=True)
+                sums[name] = gradient.to(torch.promote_types(gradient.dtype, torch.float32))  # halves would lose bits
 
 
 def collected_in(optim: OptimState) -> int:

@@ -41,6 +41,7 @@ class BoundClipNorm(Bound):
 
     def __init__(self, most: float) -> None:
         super().__init__()
+        self.told: dict[str, Tensor] = {}
         self._most = most
 
     def write(self, gradients: Gradients, at: At, /) -> bool:  # noqa: ARG002 - at any step
@@ -48,6 +49,7 @@ class BoundClipNorm(Bound):
         if gradients:
             found = list(gradients.values())
             norm = torch.nn.utils.get_total_norm(found)
+            self.told = {"grad_norm": norm}
             torch._foreach_mul_(found, torch.clamp(self._most / (norm + 1e-6), max=1.0))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
         return True
 
@@ -55,7 +57,8 @@ class BoundClipNorm(Bound):
 def clip_norm(most: float) -> ClipNorm:
     """Return a rule that scales the gradients down where their common 2-norm is greater than `most`.
 
-    The bits are those of `torch.nn.utils.clip_grad_norm_`. Raises `ConfigError` for what is no number above 0.
+    It tells that norm, before it is scaled: `output.told["grad_norm"]` to sinks, and `grad_norm` in the log. The bits
+    are those of `torch.nn.utils.clip_grad_norm_`. Raises `ConfigError` for what is no number above 0.
     """
     return ClipNorm(most)
 
@@ -95,7 +98,7 @@ class BoundClipValue(Bound):
 
 
 def clip_value(most: float) -> ClipValue:
-    """Return a rule that bounds each element of the gradients to -`most` .. `most`.
+    """Return a rule that bounds each element of the gradients, to between -`most` and `most`.
 
     The bits are those of `torch.nn.utils.clip_grad_value_`. Raises `ConfigError` for what is no number above 0.
     """

@@ -17,7 +17,7 @@ from nntrain.update.torch_rule import OptimizerRule
 from nntrain.values.calls import function_name
 from nntrain.values.sums import Weight
 from nntrain.values.tensors import OptimState
-from nntrain.values.trees import clone_tree, detached, tensors_of
+from nntrain.values.trees import clone_tree
 
 
 class LiveUpdate:
@@ -50,6 +50,9 @@ class LiveUpdate:
         """How many batches make a step."""
         self.scales_loss: bool = any(getattr(type(one), "loss", None) is not Bound.loss for one in bound)
         """Whether `loss` returns another."""
+        self.tells: bool = any(hasattr(one, "told") for one in bound)
+        """Whether `take_told` returns anything."""
+        self._told: dict[str, Tensor | float] = {}
         self.untouched: bool = False
         """Of a step that failed: whether nothing had been written yet."""
         self.needs_closure: bool = self._optimizer.needs_closure
@@ -118,15 +121,15 @@ class LiveUpdate:
         With a weight of None there is no batch: what waits for more of them is written. After a failure `untouched`
         says whether anything was written.
         """
-        memories = [(one, _containers(dict(one.memory))) for _, one in self._named.values()]
-        written = [*self._params.values(), *tensors_of([memory for _, memory in memories])]
+        written: list[Tensor] = list(self._params.values())
+        memories = [(one, _containers(one.memory, written)) for _, one in self._named.values()]
         before = [tensor._version for tensor in written]
         self._optimizer.untouched = True
         try:
             if through is None:
                 self._run(number, scale, closure, weight)
-            else:
-                through(lambda: self._run(number, scale, closure, weight))
+            else:  # the gradients lie in memory that is used again
+                through(lambda: self._run(number, scale, closure, weight, Tensor.clone))
         except BaseException:
             self.untouched = self._optimizer.untouched and before == [tensor._version for tensor in written]
             if self.untouched:
@@ -135,10 +138,19 @@ class LiveUpdate:
                     one.memory.update(memory)
             raise
 
-    def _run(self, number: int, scale: float, closure: Callable[[], Tensor] | None, weight: Weight | None) -> None:
+    def _run(
+        self,
+        number: int,
+        scale: float,
+        closure: Callable[[], Tensor] | None,
+        weight: Weight | None,
+        taken: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         gradients: Gradients = {}
         if closure is None:
             gradients = {name: param.grad for name, param in self._params.items() if param.grad is not None}
+        if taken is not None:
+            gradients = {name: taken(gradient) for name, gradient in gradients.items()}
         at = At(number, 1 if weight is None else weight)
         before: Sequence[BoundRule] = self._before
         if weight is None and self._window is not None:
@@ -151,16 +163,23 @@ class LiveUpdate:
         self._optimizer.step(number, scale, closure)
         self._written(self._after, gradients, at)
 
-    @staticmethod
-    def _written(rules: Sequence[BoundRule], gradients: Gradients, at: At) -> bool:
+    def _written(self, rules: Sequence[BoundRule], gradients: Gradients, at: At) -> bool:
         for one in rules:
             try:
-                if not one.write(gradients, at):
-                    return False
+                goes_on = one.write(gradients, at)
             except Exception as error:
                 add_note(error, f"nntrain: raised by the update rule {type(one).__name__} at step {at.step}")
                 raise
+            if self.tells:
+                self._told.update(getattr(one, "told", {}))
+            if not goes_on:
+                return False
         return True
+
+    def take_told(self) -> dict[str, Tensor | float]:
+        """Return what the rules said of the last write, and forget it."""
+        told, self._told = self._told, {}
+        return told
 
     # -- recording ------------------------------------------------------------------------------------------------
 
@@ -214,10 +233,15 @@ def _is_kept(value: object, live: set[int]) -> bool:
     return all(_is_kept(one, live) for one in value) if isinstance(value, (list, tuple)) else isinstance(value, _PLAIN)
 
 
-def _containers(memory: dict[str, Any]) -> dict[str, Any]:
-    """Copy a memory down to its tensors, which stay the same ones."""
-    copied: dict[str, Any] = detached(memory, lambda tensor: tensor)
-    return copied
+def _containers(memory: Any, tensors: list[Tensor]) -> Any:
+    """Copy a memory down to its tensors, which stay the same ones and are added to `tensors`."""
+    if isinstance(memory, Tensor):
+        tensors.append(memory)
+    elif isinstance(memory, dict):
+        return {name: _containers(one, tensors) for name, one in memory.items()}
+    elif isinstance(memory, (list, tuple)):
+        return type(memory)(_containers(one, tensors) for one in memory)
+    return memory
 
 
 def _put_in(memory: dict[str, Any], kept: Mapping[str, Any], device: torch.device) -> None:

@@ -20,7 +20,11 @@ class At(NamedTuple):
 
 
 class BoundRule(Protocol):
-    """A rule over live parameters. What it remembers is all in `memory`, which is part of the state."""
+    """A rule over live parameters. What it remembers is all in `memory`, which is part of the state.
+
+    One that has an attribute `told`, a dict of names to numbers or 0-dim tensors, tells them of its last `write`: to
+    sinks in the batch's output, and in the log beside the batch's metrics.
+    """
 
     @property
     def memory(self) -> dict[str, Any]:

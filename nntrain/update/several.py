@@ -51,6 +51,8 @@ class LiveSeveral:
         self.trained: dict[str, Tensor] = {name: params[name] for name in owner}
         self.rules: tuple[str, ...] = tuple(f"{name}.{rule}" for name, one in self._parts.items() for rule in one.rules)
         """The names of the rules around the optimizers."""
+        self.tells: bool = any(part.tells for part in self._parts.values())
+        """Whether `take_told` returns anything."""
         self.kind: str = ", ".join(f"{name}: {part.kind}" for name, part in self._parts.items())
         self.fresh: OptimState = self._joined({name: part.fresh for name, part in self._parts.items()})
 
@@ -127,6 +129,10 @@ class LiveSeveral:
     ) -> None:
         """Let the last one's rule write its step `number`."""
         self._last.step(number, scale, None, through, weight)
+
+    def take_told(self) -> dict[str, Tensor | float]:
+        """Return what the rules tell of their last writes, by the objectives' names and their own."""
+        return {f"{name}.{what}": one for name, part in self._parts.items() for what, one in part.take_told().items()}
 
     # -- recording ------------------------------------------------------------------------------------------------
 

@@ -118,6 +118,8 @@ class LiveOptimizer:
     """How many batches' gradients wait to be written."""
     rules: Final = ()
     """The names of the rules around it."""
+    tells: Final = False
+    """Whether `take_told` returns anything."""
     scales_loss: Final = False
     """Whether `loss` returns another."""
 
@@ -370,6 +372,10 @@ class LiveOptimizer:
         self.give(gradients)
         self.step(at.step, 1.0, None)
         return True
+
+    def take_told(self) -> dict[str, Tensor | float]:
+        """Return what the rules say of a write: none."""
+        return {}
 
     def give(self, gradients: Gradients) -> None:
         """Set the gradients of the parameters."""

@@ -42,6 +42,8 @@ class BatchOutput(Generic[Shown_co]):
     """What a batch gave: `loss` (0-dim) and `preds` (what the model returned), both detached from the graph.
 
     `metrics` are the parts of its loss and its metrics, by name: 0-dim tensors, or numbers where a metric gives such.
+    `told` is what the update rules say of the write, like `grad_norm`: sinks see it; subscribers are asked before, and
+    see none.
     """
 
     loss: Tensor
@@ -50,10 +52,10 @@ class BatchOutput(Generic[Shown_co]):
     metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
     has_loss: bool = True
     """Whether the task gave a loss: in eval it need not, and `loss` is NaN then."""
+    told: Mapping[str, Tensor | float] = field(default_factory=dict)
 
     def copied(self) -> BatchOutput[Shown_co]:
         """Return the same output in memory of its own: an engine may use its memory again for the next batch."""
         metrics = {name: one.clone() if isinstance(one, Tensor) else one for name, one in self.metrics.items()}
-        return BatchOutput(
-            self.loss.clone(), detached(self.preds, Tensor.clone), MappingProxyType(metrics), self.has_loss
-        )
+        preds = detached(self.preds, Tensor.clone)
+        return BatchOutput(self.loss.clone(), preds, MappingProxyType(metrics), self.has_loss, self.told)

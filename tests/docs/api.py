@@ -19,6 +19,7 @@ PUBLIC: Final = (
     "nntrain",
     "nntrain.data",
     "nntrain.metrics",
+    "nntrain.update",
     "nntrain.subscribers",
     "nntrain.sinks",
     "nntrain.checkpoint",

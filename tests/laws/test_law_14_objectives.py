@@ -142,6 +142,9 @@ def test_each_loss_and_its_parts_are_told() -> None:
     one = outputs[0]
     assert one.loss.item() == pytest.approx(float(one.metrics["judge"]) + float(one.metrics["maker"]))
     assert {name: preds.shape for name, preds in one.preds.items()} == {"judge": (8, 1), "maker": (8, SIZE)}
+    told: list[Any] = []
+    learner_of(data(), clip=True, sinks=[lambda seen: told.append(seen.output)]).fit(1, print_stats=False)
+    assert [*next(output for output in told if output is not None).told] == ["judge.grad_norm", "maker.grad_norm"]
     stats = state.history[0]
     assert stats.loss == pytest.approx(stats.metrics["judge"] + stats.metrics["maker"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from nntrain import (
 )
 from nntrain.checkpoint import load, save
 from nntrain.errors import ConfigError, MisfitError
+from nntrain.live import workspace
+from nntrain.log import JsonLog
 from nntrain.subscribers.rollback import first_not_finite
 from nntrain.update import (
     At,
@@ -47,6 +50,7 @@ from nntrain.update import (
     optimizer,
 )
 from nntrain.update.accumulating import Accumulate
+from nntrain.values.tensors import Snapshot, copied_snapshot
 from tests.laws.strategies import learner_with
 
 Batch = tuple[Tensor, Tensor]
@@ -383,6 +387,39 @@ def test_states_kept_amid_windows_stay_what_they_are() -> None:
     assert len({one.progress.step for one, _ in keeps.kept}) == 7  # 0 to 6, of eval phases too
 
 
+class Norms:
+    """Notes the gradients' norms that it is told, batch by batch."""
+
+    interest = Interest(strict=True)
+
+    def __init__(self) -> None:
+        self.told: list[float | None] = []
+
+    def __call__(self, transition: Transition, /) -> None:
+        if transition.output is not None:
+            norm = transition.output.told.get("grad_norm")
+            self.told.append(None if norm is None else float(norm))
+
+
+@pytest.mark.parametrize("subs", [[], [ReadsAndKeeps()]], ids=["unseen", "read early"])
+def test_the_norm_is_told_to_sinks_and_logged(subs: list[Subscriber[Batch]], tmp_path: Path) -> None:
+    norms, path = Norms(), tmp_path / "run.jsonl"
+    whole: list[float] = []
+
+    def before(model: nn.Module, optim: torch.optim.Optimizer, step: int) -> None:
+        whole.append(float(nn.utils.clip_grad_norm_(model.parameters(), 0.05)))
+
+    by_hand(lambda model: SGD(model.parameters(), lr=0.1), before)
+    fitted(chain(clip_norm(0.05), optimizer(SGD, lr=0.1)), subs=subs, sinks=[norms, JsonLog(path, every="all")])
+    assert norms.told == [*whole[:5], None, None, *whole[5:], None, None]
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    logged = [line["metrics"].get("grad_norm") for line in lines if line["event"] == "batch_finished"]
+    assert logged == norms.told
+    waits = Norms()
+    fitted(chain(accumulate(2), clip_norm(0.05), optimizer(SGD, lr=0.1)), epochs=1, subs=subs, sinks=[waits])
+    assert [one is None for one in waits.told] == [True, False, True, False, True, True, True]
+
+
 # -- memory --------------------------------------------------------------------------------------------------------
 
 
@@ -433,6 +470,41 @@ def test_rollback_sees_an_average_that_is_not_finite() -> None:
     assert first_not_finite(snapshot) is None
     snapshot.optim.rules["ema"]["weights"]["head.bias"].fill_(torch.nan)
     assert first_not_finite(snapshot) == "rules/ema/weights/head.bias"
+
+
+def test_nothing_is_copied_where_nobody_keeps_a_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, copies = learner_of(WHOLE), list[Snapshot]()
+
+    def copied(snapshot: Snapshot) -> Snapshot:
+        copies.append(snapshot)
+        return copied_snapshot(snapshot)
+
+    monkeypatch.setattr(workspace, "copied_snapshot", copied)
+    learner.fit(2, print_stats=False)
+    assert not copies
+    state = amid(learner)
+    copies.clear()
+    advance(learner, state)
+    assert len(copies) == 1  # for the one that is kept
+
+
+def test_recorded_passes_take_the_steps_of_a_chain_plainly(tapes: None) -> None:
+    notes: dict[str, str] = {}
+
+    def sink(transition: Transition) -> None:
+        notes.update({note.code: note.text for note in transition.notes})
+
+    state = fitted(WHOLE, epochs=3, capture=True, sinks=[sink])
+    assert state == fitted(WHOLE, epochs=3)
+    assert "the rules around it (accumulate, clip_norm, ema, ema.1) run in Python" in notes["capture.optimizer"]
+    scaled = chain(Halves(), optimizer(SGD, lr=0.1))
+    assert fitted(scaled, capture=True, sinks=[sink]) == fitted(scaled)
+    assert "changes the loss in Python" in notes["capture.optimizer"]
+
+
+def test_compiled_steps_take_schedules_too() -> None:
+    update = chain(clip_norm(1.0), optimizer(SGD, lr=lambda step: 0.1 / (1 + step), momentum=lambda step: step / 100))
+    assert fitted(update, compile={"backend": "eager"}) == fitted(update)
 
 
 # -- rules of one's own --------------------------------------------------------------------------------------------

@@ -100,11 +100,13 @@ class SAM(torch.optim.SGD):
         with torch.no_grad():
             norm = torch.stack([param.grad.norm() for param in params]).norm()
             moves = [param.grad * (0.05 / (norm + 1e-12)) for param in params]
-            torch._foreach_add_(params, moves)
+            for param, move in zip(params, moves, strict=True):
+                param.add_(move)
         with torch.enable_grad():
             closure()
         with torch.no_grad():
-            torch._foreach_sub_(params, moves)
+            for param, move in zip(params, moves, strict=True):
+                param.sub_(move)
         super().step()
         return loss
 

@@ -25,8 +25,8 @@ class Net(nn.Module):
         self.head = nn.Linear(16, 3)
 
     def forward(self, x: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
-        out, hidden = self.rnn(x, hidden)
-        return self.head(out), hidden
+        out, last = self.rnn(x, hidden)
+        return self.head(out), last
 
 
 def windows() -> list[Batch]:

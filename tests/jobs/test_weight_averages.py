@@ -56,9 +56,9 @@ def ours(epochs: int = 3) -> tuple[nn.Module, list[float]]:
     told = []
     for _ in range(epochs):
         state = fit_step(learner, state, epochs=1).state
-        average = state.to_module("ema")
-        told.append(evaluate(learner, state.with_params(dict(average.named_parameters())), VALID).loss)
-    return average, told
+        average = state.with_params(dict(state.to_module("ema").named_parameters()))
+        told.append(evaluate(learner, average, VALID).loss)
+    return state.to_module("ema"), told
 
 
 def test_the_same_bits_as_the_plain_loop() -> None:

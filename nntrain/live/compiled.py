@@ -8,7 +8,6 @@ from types import FunctionType
 from typing import ParamSpec, TypeVar, cast
 
 import torch
-from torch import nn
 
 from nntrain.errors import ConfigError
 
@@ -31,12 +30,6 @@ def compiled(function: Callable[Args, Returned], options: CompileOptions) -> Cal
     )
     compiling = cast(Callable[..., Callable[Args, Returned]], torch.compile)
     return compiling(own, **{"dynamic": False, **options})
-
-
-def compiled_module(module: nn.Module, options: CompileOptions) -> nn.Module:
-    """Return a module that runs another's forward compiled, with its parameters and all its attributes."""
-    compiling = cast(Callable[..., nn.Module], torch.compile)
-    return compiling(module, **{"dynamic": False, **options})
 
 
 def compile_options(given: object) -> CompileOptions | None:

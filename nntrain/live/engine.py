@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nntrain.errors import ConfigError, LossError
-from nntrain.live.compiled import CompileOptions, compile_options, compiled, compiled_module
+from nntrain.live.compiled import CompileOptions, compile_options, compiled
 from nntrain.live.flight import Flight
 from nntrain.live.outside import Outside
 from nntrain.live.workspace import Workspace, as_device
@@ -122,10 +122,10 @@ class Pass(Generic[Batch]):
         self._model: nn.Module = workspace.module
         self._run: Task[Batch, Any] = task
         if options is not None:
-            if isinstance(task, Supervised):
-                self._run = task.compiled(self._model, partial(compiled, options=options))
-            else:
-                self._model = compiled_module(self._model, options)
+            compiles = partial(compiled, options=options)
+            self._run = (
+                task.compiled(self._model, compiles) if isinstance(task, Supervised) else compiles(_inlined(task))
+            )
         self._training: bool | None = None
         self._outside: Outside = workspace.outside(task.loss_fn if isinstance(task, Supervised) else task)
         self._watched: dict[bool, bool] = {}
@@ -192,3 +192,12 @@ class Pass(Generic[Batch]):
             if odd is not None:
                 self._warned = True
                 self._warn(odd)
+
+
+def _inlined(task: Task[Batch, Any]) -> Task[Batch, Any]:
+    """Return a task as a plain function, which `torch.compile` sees through: what it calls of the model, too."""
+
+    def run(model: Any, batch: Batch) -> StepOutput[Any]:
+        return task(model, batch)
+
+    return run

@@ -140,3 +140,11 @@ def test_sequences_of_other_classes_are_compared_with_their_class(value: Any) ->
     assert same_bits(value, copy.copy(value))
     assert not same_bits(value, tuple(value))
     assert not same_bits(deque([1, 2], 3), deque([1, 2], 4))
+
+
+def test_a_view_of_one_element_has_bits_too() -> None:
+    """It is contiguous for torch whatever its stride is, and torch then refuses to show its bytes."""
+    column = torch.randn(5, 3)[:1, 1]
+    assert column.stride() == (3,)
+    assert same_bits(column, column.clone(memory_format=torch.contiguous_format))
+    assert not same_bits(column, column + 1)

@@ -27,7 +27,7 @@ class BoundRule(Protocol):
     """
 
     @property
-    def memory(self) -> dict[str, Any]:
+    def memory(self) -> dict[str, object]:
         """What it remembers, by name: tensors, numbers, strings, and dicts, lists and tuples of these.
 
         It is copied, saved, compared and rolled back with the weights. So look it up at each `write`: another state's

@@ -10,7 +10,7 @@ from nntrain.errors import ConfigError
 from nntrain.values.calls import call_problem, class_of_calls, function_name
 
 Schedule = Callable[[int], float]
-Hyper = Any
+Hyper = object
 """A hyperparameter: a value as the optimizer takes it, or a function of the step (0, 1, ...) that returns one."""
 _NUMBERS = "a finite number, or a tuple of them"
 

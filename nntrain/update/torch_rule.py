@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -59,8 +60,9 @@ class OptimizerRule:
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate at a step; NaN where it is left to the class."""
-        lr = self.hyperparameters.get("lr", float("nan"))
-        return float(lr(step) if is_schedule(lr) else lr)
+        lr = self.hyperparameters.get("lr")
+        rate = lr(step) if is_schedule(lr) else lr
+        return float(rate) if isinstance(rate, (int, float)) else math.nan
 
     def _grouped(self, params: Mapping[str, Tensor]) -> tuple[Group, ...]:
         """Return the parameter groups: first what no pattern matches, then one for each pattern."""

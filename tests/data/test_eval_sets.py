@@ -22,6 +22,7 @@ from nntrain import (
     EarlyStopping,
     EpochStats,
     Learner,
+    StepOutput,
     TrainState,
     advance,
     epoch_step,
@@ -36,6 +37,7 @@ from nntrain.log.export import Csv, export
 from nntrain.log.export.curves import Curves
 from nntrain.log.report import page
 from nntrain.log.terminal.gauge import Gauge
+from nntrain.update import optimizer
 from nntrain.values.log_event import WarningEvent
 
 Batch = tuple[Tensor, Tensor]
@@ -210,6 +212,28 @@ def test_a_monitor_must_say_of_which_set(monitor: str, message: str, tmp_path: P
         learner_of(subs=[EarlyStopping(monitor)])
     with pytest.raises(ConfigError, match=message.replace("EarlyStopping", "Checkpoint").replace("?", r"\?")):
         learner_of(sinks=[Checkpoint(tmp_path, keep_best=monitor)])
+
+
+def test_a_monitor_of_a_task_of_ones_own_must_say_of_which_set() -> None:
+    """Its parts are known when it has run, but not of which of several sets a value would be."""
+
+    def task(model: nn.Module, batch: Batch) -> StepOutput[Tensor]:
+        loss = mse_loss(model(batch[0]), batch[1])
+        return StepOutput(loss, parts={"twice": 2 * loss})
+
+    def made(valid: Any, monitor: str) -> Learner[Batch, Any]:
+        dls: DataLoaders[Batch] = DataLoaders(batches(3), valid)
+        stopping = EarlyStopping(monitor, patience=1, min_delta=100.0)
+        return Learner.of(nn.Linear(1, 1), dls, task, optimizer(torch.optim.SGD, lr=0.1), subs=[stopping])
+
+    sets = {"near": NEAR, "far": FAR}
+    with pytest.raises(ConfigError, match="monitors 'twice'; say of which phase: train/twice, near/twice, far/twice"):
+        made(sets, "twice")
+    with pytest.raises(ConfigError, match="monitors 'twice'; say of which phase: train/twice"):
+        made(None, "twice")
+    assert len(made(sets, "far/twice").fit(5, print_stats=False).state.history) == 6
+    assert len(made(NEAR, "twice").fit(5, print_stats=False).state.history) == 4
+    assert len(made(None, "train/twice").fit(5, print_stats=False).state.history) == 2
 
 
 def test_without_eval_only_the_train_phase_can_be_monitored(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def drawing(**arguments: Any) -> Learner[Any]:
 
 
 @given(setup=setups(), seed=st.integers(0, 3), keyed=st.booleans())
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_it_is_the_eval_phase_bit_for_bit(device: torch.device, setup: Setup, seed: int, keyed: bool) -> None:
     learner = setup.on(device).learner()
     if keyed:

@@ -14,7 +14,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from nntrain.errors import ConfigError, LossError
+from nntrain.errors import ConfigError, LossError, add_note
 from nntrain.live.compiled import CompileOptions, compile_options, compiled
 from nntrain.live.flight import Flight
 from nntrain.live.outside import Outside
@@ -29,6 +29,7 @@ from nntrain.values.output import BatchOutput, StepOutput
 from nntrain.values.randomness import restoring_rng
 from nntrain.values.record import FrozenMapping
 from nntrain.values.sums import WeightedSums
+from nntrain.values.trees import described
 
 Batch = TypeVar("Batch")
 BatchIn_contra = TypeVar("BatchIn_contra", contravariant=True)
@@ -143,11 +144,17 @@ class Pass(Generic[Batch]):
 
     def evaluate(self, batch: Batch, *, train: bool) -> StepOutput[Any]:
         """Return what the task makes of a batch; of a first pass, refuse what uses weights outside the state."""
-        if self._looks and not self._compiles:  # what is compiled under a mode would be compiled anew without it
-            with self._outside.watched():
+        try:
+            if self._looks and not self._compiles:  # what is compiled under a mode would be compiled anew without it
+                with self._outside.watched():
+                    found = self._run(self._model, batch)
+            else:
                 found = self._run(self._model, batch)
-        else:
-            found = self._run(self._model, batch)
+        except Exception as error:
+            if not self.supervised:  # the original's says more
+                said = f"{source_of(self.task)}, called with (model, batch); the batch is {described(batch):.200}"
+                add_note(error, f"nntrain: raised by {said}")
+            raise
         output = check_output(found, self.task, train=train)
         if self._looks and train and output.loss is not None:
             self._outside.check_graph(output.loss)

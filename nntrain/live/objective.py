@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,9 +52,9 @@ class Objective:
 
 def check_objectives(objectives: object) -> tuple[Objective, ...]:
     """Return the objectives. Raises `ConfigError` for what is no list of such, each with a name of its own."""
-    if isinstance(objectives, (str, Mapping, Objective)) or not hasattr(objectives, "__iter__"):
+    if isinstance(objectives, (str, Mapping, Objective)) or not isinstance(objectives, Iterable):
         raise ConfigError(f"objectives is {objectives!r:.80}; expected a list, like objectives=[Objective(...), ...].")
-    found = tuple(objectives)
+    found: tuple[Any, ...] = tuple(objectives)
     for one in found:
         if not isinstance(one, Objective):
             raise ConfigError(f"objectives has {one!r:.80}; expected Objective(name, task, update).")

@@ -382,7 +382,8 @@ class Learner(Generic[Batch, Preds]):
         names = {one.name for one in dataclasses.fields(self)}
         unknown = [name for name in changes if name not in names]
         if unknown:
-            raise ConfigError(f"A Learner has no {', '.join(unknown)}; it has {', '.join(sorted(names))}.")
+            hint = " Its metrics are metric_fn={...}." if "metrics" in unknown else ""
+            raise ConfigError(f"A Learner has no {', '.join(unknown)}; it has {', '.join(sorted(names))}.{hint}")
         engine = {"device": None, "compile": False, "capture": False, "engine": None}
         if not engine.keys().isdisjoint(changes):
             now = (

@@ -120,8 +120,9 @@ class EarlyStopping(Subscriber[object]):
         """Raise `ConfigError` where a phase that should have the value has none; others need none."""
         label, _, _ = self._value_name.rpartition("/")
         if label == stats.label or (not label and stats.phase == self.phase):
+            there = [*(["loss"] if stats.has_loss else []), *stats.metrics]
             raise ConfigError(
-                f"EarlyStopping monitors {self.monitor!r}; there are loss, {', '.join(stats.metrics) or 'no metrics'}."
+                f"EarlyStopping monitors {self.monitor!r}; the {stats.label} phase has {', '.join(there) or 'nothing'}."
             )
 
     def _better(self, value: float, best: float | None) -> bool:

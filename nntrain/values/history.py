@@ -40,11 +40,11 @@ class EpochStats(Record, Flat, frozen=True):
         return self.data or self.phase
 
     def value(self, monitor: str) -> float | None:
-        """Return the value that a monitor names, None where this phase does not have it.
+        """Return the value that a monitor names, None where this phase does not have it, as an eval without a loss.
 
         "loss", or a metric's name, is of the eval phase; "train/loss" and "far/loss" are of the phase of that label.
         """
-        values = {"loss": self.loss, **self.metrics}
+        values = {"loss": self.loss, **self.metrics} if self.has_loss else dict(self.metrics)
         if monitor in values:
             return values[monitor] if self.phase == "eval" else None
         label, _, name = monitor.partition("/")

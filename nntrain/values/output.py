@@ -32,7 +32,7 @@ class StepOutput(Generic[Preds_co]):
 
     loss: Tensor | None
     preds: Preds_co = None  # type: ignore[assignment] # a task without predictions is one of `StepOutput[None]`
-    target: object = None
+    target: Any = None
     weight: Weight | None = None
     parts: Mapping[str, Tensor] = field(default_factory=dict)
 

@@ -307,9 +307,25 @@ def test_a_state_amid_a_phase_of_other_metrics_is_refused() -> None:
 def test_a_task_that_uses_another_model_is_refused() -> None:
     model = linear()
 
-    def task(_: nn.Module, batch: Batch) -> StepOutput[Tensor]:
+    def task(_: nn.Module, batch: Batch) -> StepOutput[None]:
         return StepOutput(cross_entropy(model(batch[0]), batch[1]))
 
     learner = Learner.of(model, DataLoaders(pairs(), pairs()), task, optimizer(torch.optim.SGD, lr=0.1))
     with pytest.raises(ConfigError, match="of the very module that was given as model"):
         learner.fit(1, print_stats=False)
+
+
+def test_an_error_in_a_task_says_what_it_was_called_with() -> None:
+    with pytest.raises(TypeError) as caught:
+        of(cross_entropy).fit(1, print_stats=False)
+    assert "raised by task cross_entropy, called with (model, batch)" in "".join(caught.value.__notes__)
+
+
+@pytest.mark.parametrize("monitor", ["loss", "far"])
+def test_what_an_eval_without_a_loss_lacks_is_told(monitor: str) -> None:
+    def task(model: nn.Module, batch: Batch) -> StepOutput[Tensor]:
+        output = classify(model, batch)
+        return output if model.training else StepOutput(None, output.preds, output.target)
+
+    with pytest.raises(ConfigError, match=f"monitors '{monitor}'; the eval phase has accuracy"):
+        of(task, metrics={"accuracy": accuracy}, subs=[EarlyStopping(monitor)]).fit(1, print_stats=False)

@@ -217,7 +217,7 @@ def test_a_monitor_must_say_of_which_set(monitor: str, message: str, tmp_path: P
 def test_a_monitor_of_a_task_of_ones_own_must_say_of_which_set() -> None:
     """Its parts are known when it has run, but not of which of several sets a value would be."""
 
-    def task(model: nn.Module, batch: Batch) -> StepOutput[Tensor]:
+    def task(model: nn.Module, batch: Batch) -> StepOutput[None]:
         loss = mse_loss(model(batch[0]), batch[1])
         return StepOutput(loss, parts={"twice": 2 * loss})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from nntrain.live.workspace import Workspace, as_device
 from nntrain.metrics.measured import measure
 from nntrain.metrics.phase import PhaseMetrics
 from nntrain.task.supervised import Supervised
-from nntrain.task.task import Task, check_output, source_of
+from nntrain.task.task import Called, Task, check_output, source_of
 from nntrain.values.log_event import Note
 from nntrain.values.memory import Memory
 from nntrain.values.output import BatchOutput, StepOutput
@@ -121,11 +121,11 @@ class Pass(Generic[Batch]):
         self._warned = False
         self._compiles = options is not None
         self._model: nn.Module = workspace.module
-        self._run: Task[Batch, Any] = task
+        self._run = cast(Called[Batch], task)
         if options is not None:
             compiles = partial(compiled, options=options)
             self._run = (
-                task.compiled(self._model, compiles) if isinstance(task, Supervised) else compiles(_inlined(task))
+                task.compiled(self._model, compiles) if isinstance(task, Supervised) else compiles(_inlined(self._run))
             )
         self._training: bool | None = None
         self._outside: Outside = workspace.outside(task.loss_fn if isinstance(task, Supervised) else task)
@@ -201,10 +201,10 @@ class Pass(Generic[Batch]):
                 self._warn(odd)
 
 
-def _inlined(task: Task[Batch, Any]) -> Task[Batch, Any]:
+def _inlined(task: Called[Batch]) -> Called[Batch]:
     """Return a task as a plain function, which `torch.compile` sees through: what it calls of the model, too."""
 
-    def run(model: Any, batch: Batch) -> StepOutput[Any]:
+    def run(model: nn.Module, batch: Batch) -> StepOutput[Any]:
         return task(model, batch)
 
     return run

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Never, cast
 
 import torch
 from torch import Tensor, nn
 
 from nntrain.errors import ConfigError
 from nntrain.task.supervised import Supervised
-from nntrain.task.task import Task, check_task
+from nntrain.task.task import Called, Task, check_task
 from nntrain.update.chaining import optimizer_of
 from nntrain.update.rule import UpdateRule
 from nntrain.values.output import StepOutput
@@ -34,7 +34,7 @@ class Objective:
     """
 
     name: str
-    task: Task[Any, Any]
+    task: Task[Never, object]
     update: UpdateRule
 
     def __post_init__(self) -> None:
@@ -92,6 +92,6 @@ def task_of(objectives: Sequence[Objective]) -> Task[Any, Any]:
     """Return what a batch means to all objectives, where none of them writes."""
 
     def task(model: nn.Module, batch: object) -> StepOutput[Any]:
-        return joined({one.name: one.task(model, batch) for one in objectives})
+        return joined({one.name: cast(Called[Any], one.task)(model, batch) for one in objectives})
 
     return task

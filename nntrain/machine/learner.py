@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
-from typing import Any, Final, Generic, TypedDict, Unpack, overload
+from typing import Any, Final, Generic, Never, TypedDict, Unpack, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -57,12 +57,14 @@ from nntrain.values.tensors import ModelSource
 from nntrain.values.verdicts import Outcome
 
 Batch = TypeVar("Batch")
-Preds = TypeVar("Preds", default=Any)
+Preds_co = TypeVar("Preds_co", covariant=True, default=Any)
+Given = TypeVar("Given")
+Preds = TypeVar("Preds")
 
 _FACTORY = 4  # what the key is folded with for the weights that a model factory draws
 
 
-class Changes(TypedDict, Generic[Batch, Preds], total=False):
+class Changes(TypedDict, Generic[Batch], total=False):
     """The arguments of a `Learner`, each of which `replace` may change."""
 
     model: ModelSource
@@ -79,13 +81,13 @@ class Changes(TypedDict, Generic[Batch, Preds], total=False):
     compile: bool | Mapping[str, object]
     capture: bool
     engine: Engine | None
-    task: Task[Batch, Preds] | None
+    task: Task[Batch, object] | None
     update: UpdateRule | None
     objectives: Sequence[Objective] | None
 
 
 @dataclass(frozen=True, eq=True, repr=False)
-class Learner(Generic[Batch, Preds]):
+class Learner(Generic[Batch, Preds_co]):
     """All that never changes in a training. Immutable; `replace` makes another.
 
     Args:
@@ -125,7 +127,7 @@ class Learner(Generic[Batch, Preds]):
     compile: bool | Mapping[str, object] = field(default=False, kw_only=True)
     capture: bool = field(default=False, kw_only=True)
     engine: Engine | None = field(default=None, kw_only=True)
-    task: Task[Batch, Preds] | None = field(default=None, kw_only=True)
+    task: Task[Batch, Preds_co] | None = field(default=None, kw_only=True)
     update: UpdateRule | None = field(default=None, kw_only=True)
     objectives: Sequence[Objective] | None = field(default=None, kw_only=True)
 
@@ -188,42 +190,42 @@ class Learner(Generic[Batch, Preds]):
     def of(
         cls,
         model: ModelSource,
-        dls: TrainValid[Batch],
-        task: Task[Batch, Preds],
+        dls: TrainValid[Given],
+        task: Task[Given, Preds],
         update: UpdateRule,
         *,
         metrics: Mapping[str, AnyMetric] = ...,
-        subs: Sequence[Listening[Batch, Preds]] = ...,
+        subs: Sequence[Listening[Given, Preds]] = ...,
         sinks: Sequence[Sink] = ...,
         engine: Engine = ...,
-    ) -> Learner[Batch, Preds]: ...
+    ) -> Learner[Given, Preds]: ...
     @overload
     @classmethod
     def of(
         cls,
         model: ModelSource,
-        dls: TrainValid[Batch],
+        dls: TrainValid[Given],
         *,
         objectives: Sequence[Objective],
         metrics: Mapping[str, AnyMetric] = ...,
-        subs: Sequence[Listening[Batch, Preds]] = ...,
+        subs: Sequence[Listening[Given, Never]] = ...,
         sinks: Sequence[Sink] = ...,
         engine: Engine = ...,
-    ) -> Learner[Batch, Preds]: ...
+    ) -> Learner[Given]: ...
     @classmethod
     def of(
         cls,
         model: ModelSource,
-        dls: TrainValid[Batch],
-        task: Task[Batch, Preds] | None = None,
+        dls: TrainValid[Given],
+        task: Task[Given, Preds] | None = None,
         update: UpdateRule | None = None,
         *,
         objectives: Sequence[Objective] | None = None,
         metrics: Mapping[str, AnyMetric] | None = None,
-        subs: Sequence[Listening[Batch, Preds]] = (),
+        subs: Sequence[Listening[Given, Preds]] = (),
         sinks: Sequence[Sink] = (),
         engine: Engine | None = None,
-    ) -> Learner[Batch, Preds]:
+    ) -> Learner[Given, Preds]:
         """Return a learner of a task and an update rule of your own.
 
         Args:
@@ -245,7 +247,8 @@ class Learner(Generic[Batch, Preds]):
                 f"{'task' if task is None else 'update'} is None; Learner.of needs a task and an update rule, or "
                 f"objectives=[Objective(name, task, update), ...]."
             )
-        return cls(
+        made: Any = cls
+        learner: Learner[Given, Preds] = made(
             model,
             dls,
             _UNSAID["loss_fn"],
@@ -259,12 +262,13 @@ class Learner(Generic[Batch, Preds]):
             update=update,
             objectives=objectives,
         )
+        return learner
 
     @property
     def _parts(self) -> dict[str, tuple[Task[Batch, Any], UpdateRule]]:
         """The tasks with their rules, by the objectives' names; without objectives there is one, without a name."""
         if self.objectives is not None:
-            return {one.name: (one.task, one.update) for one in self.objectives}
+            return {one.name: (cast(Task[Batch, Any], one.task), one.update) for one in self.objectives}
         task = self.task or Supervised(self.loss_fn, self.metric_fn, self.unpack, self.weigh)
         return {"": (task, self.update or optimizer(self.optim_class, lr=self.lr))}
 
@@ -377,7 +381,7 @@ class Learner(Generic[Batch, Preds]):
             sinks=(PrintStats(),) if printing else (),
         )
 
-    def replace(self, **changes: Unpack[Changes[Batch, Preds]]) -> Learner[Batch, Preds]:
+    def replace(self, **changes: Unpack[Changes[Batch]]) -> Learner[Batch, Preds_co]:
         """Make a learner with some arguments changed, and a workspace of its own."""
         names = {one.name for one in dataclasses.fields(self)}
         unknown = [name for name in changes if name not in names]
@@ -390,7 +394,8 @@ class Learner(Generic[Batch, Preds]):
                 {} if "engine" in changes else {name: getattr(self, name) for name in ("device", "compile", "capture")}
             )
             return dataclasses.replace(self, **{**engine, **now, **changes})
-        return dataclasses.replace(self, **changes)
+        given: Any = changes
+        return dataclasses.replace(self, **given)
 
     @cached_property
     def _config(self) -> dict[str, object]:

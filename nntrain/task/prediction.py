@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nntrain.errors import ConfigError, DataError, LossError, add_note
 from nntrain.task.batches import to_device
 from nntrain.task.supervised import TARGET_NAMES, Supervised, Unpacked, unpacked
-from nntrain.task.task import Task, check_output, source_of
+from nntrain.task.task import Called, Task, check_output, source_of
 from nntrain.values.calls import call_problem, function_name
 from nntrain.values.trees import described, fields_of, is_record
 
@@ -36,7 +36,7 @@ def predicting(task: Task[Any, Any], unpack: Callable[[Never], Unpacked] | None)
 
 
 def _of_task(task: Task[Any, Any], model: nn.Module, batch: object) -> object:
-    output = check_output(task(model, batch), task, train=False)
+    output = check_output(cast(Called[Any], task)(model, batch), task, train=False)
     if output.preds is None:
         raise LossError(f"{source_of(task)} returned no preds; predict needs them: StepOutput(loss, preds, ...).")
     return output.preds

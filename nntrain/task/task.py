@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, SupportsIndex, TypeVar
+from typing import Any, Never, SupportsIndex, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from nntrain.errors import ConfigError, DataError, LossError
 from nntrain.task.batches import sample_count
@@ -18,8 +18,11 @@ from nntrain.values.trees import described, first_length
 
 Batch = TypeVar("Batch")
 Preds = TypeVar("Preds")
-Task = Callable[[Any, Batch], StepOutput[Preds]]
-"""A function of a model and a batch to what is made of it. It is pure: it uses the model that it is given, no other."""
+Task = Callable[[Never, Batch], StepOutput[Preds]]
+"""A function of a model and a batch to what is made of it. It is pure: it uses the model that it is given, no other.
+Which model that is is between it and the learner, so any type of model will do."""
+Called = Callable[[nn.Module, Batch], StepOutput[Any]]
+"""A task, as it is called."""
 
 
 def check_task(task: object) -> None:

@@ -17,6 +17,7 @@ from datasets.dataset_dict import DatasetDict
 from torch import Tensor
 
 import nntrain
+from nntrain import Learner
 from nntrain.data import ImageLoader
 from tests.docs.api import PUBLIC, ROOT, page
 from tests.docs.test_docs import PYTHON, blocks, name_of
@@ -85,6 +86,8 @@ def annotated_function(value: object, name: str) -> Iterator[tuple[str, object]]
 def has_any(hint: object) -> bool:
     if isinstance(hint, (list, tuple)):
         return any(map(has_any, hint))
+    if typing.get_origin(hint) is Learner:  # without a second argument: of a model that returns anything
+        return has_any(typing.get_args(hint)[0])
     if isinstance(hint, types.GenericAlias) or typing.get_args(hint):
         return any(map(has_any, typing.get_args(hint)))
     return hint is Any
@@ -94,7 +97,10 @@ def has_any(hint: object) -> bool:
 def test_no_public_type_is_any(name: str) -> None:
     module = sys.modules[name]
     found = [place for one in module.__all__ for place, hint in annotated(getattr(module, one), one) if has_any(hint)]
-    assert not found
+    # What a target is is between a task and its metrics; and of whatever predictions the original's learner has, a
+    # subscriber may see them (mypy names what conflicts beside an `Any`, and not beside a `Never`).
+    beside = ("StepOutput.target", "StepOutput.__init__(target)", "Learner.subs", "Learner.__init__(subs)")
+    assert not {*found} - {*beside}
 
 
 def test_any_would_be_found() -> None:

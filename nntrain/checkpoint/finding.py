@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from nntrain.checkpoint.loading import load, open_checkpoint, verify
 from nntrain.errors import CheckpointError, ConfigError
-from nntrain.machine.machine import HasMachine, machine_of
+from nntrain.machine.learner import Learner
+from nntrain.machine.machine import machine_of
 from nntrain.values.log_event import WarningEvent
 from nntrain.values.record import evolved
 from nntrain.values.state import TrainState
@@ -52,7 +53,7 @@ def latest(folder: str | os.PathLike[str]) -> Latest:
     return Latest(None if found is None else found[0], skipped)
 
 
-def resume(folder: str | os.PathLike[str], learner: HasMachine[Batch]) -> Resumed:
+def resume(folder: str | os.PathLike[str], learner: Learner[Batch, Any]) -> Resumed:
     """Load the newest checkpoint of a folder that is whole, for `learner` to go on from.
 
     Skipped files are in the result, and the learner's sinks are told of them. Raises `MisfitError` where the newest

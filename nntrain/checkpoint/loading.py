@@ -19,7 +19,8 @@ from torch import Tensor
 from nntrain.checkpoint.container import FORMAT, Head, Stored, read_head, read_tensors
 from nntrain.checkpoint.content import Flattened, migrate, state_of
 from nntrain.errors import CheckpointError, DataWarning, MisfitError, StateError, escape_untrusted
-from nntrain.machine.machine import HasMachine, machine_of
+from nntrain.machine.learner import Learner
+from nntrain.machine.machine import machine_of
 from nntrain.values.differences import Difference, difference
 from nntrain.values.flattening import Tree, unflattened
 from nntrain.values.history import EpochStats, History
@@ -146,7 +147,7 @@ def _open_file(name: str) -> BinaryIO:
     return os.fdopen(number, "rb")
 
 
-def load(path: str | os.PathLike[str], learner: HasMachine[Batch]) -> TrainState:
+def load(path: str | os.PathLike[str], learner: Learner[Batch, Any]) -> TrainState:
     """Load a state that `learner` goes on from, bit for bit, on its device.
 
     Every bit of the file is checked; that it fits the learner, before the tensors are read. Nothing is unpickled, and
@@ -208,7 +209,9 @@ def _data_of(place: Progress) -> str:
     return "train" if place.phase == "train" else f"valid/{place.data}" if place.data else "valid"
 
 
-def changes(run: Mapping[str, Any], learner: HasMachine[Batch], state: TrainState) -> dict[str, tuple[object, object]]:
+def changes(
+    run: Mapping[str, Any], learner: Learner[Batch, Any], state: TrainState
+) -> dict[str, tuple[object, object]]:
     """Return the settings that changed since the checkpoint: (then, now for `learner`) by name.
 
     Empty where the checkpoint has none, as those that `save` made.

@@ -18,9 +18,9 @@ from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError
 from nntrain.live.inputs import Inputs
 from nntrain.live.workspace import Workspace
+from nntrain.machine.folding import check_state, fold
 from nntrain.machine.learner import Learner
-from nntrain.machine.machine import HasMachine, Machine, eval_noise, machine_of
-from nntrain.machine.steps import check_state, fold
+from nntrain.machine.machine import Machine, eval_noise, machine_of
 from nntrain.sinks.news import News
 from nntrain.subscribers.asking import listeners
 from nntrain.task.batches import to_device
@@ -47,7 +47,7 @@ class _Alone(Generic[Batch]):
 
 
 def evaluate(
-    learner: HasMachine[Batch], state: TrainState, loader: Iterable[Batch] | Loader[Batch] | str | None = None
+    learner: Learner[Batch, Any], state: TrainState, loader: Iterable[Batch] | Loader[Batch] | str | None = None
 ) -> EpochStats:
     """Return the statistics of data with a state's weights: what the eval phase of a fit has, bit for bit.
 

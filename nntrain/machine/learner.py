@@ -30,8 +30,8 @@ from nntrain.live.engine import Engine, Pass
 from nntrain.live.objective import Objective, check_objectives, task_of
 from nntrain.live.recorded import recorded
 from nntrain.live.workspace import Workspace
+from nntrain.machine.folding import check_epochs, check_goal, fold, with_goal
 from nntrain.machine.machine import Machine, ordinary_tensors
-from nntrain.machine.steps import check_epochs, check_goal, fold, with_goal
 from nntrain.metrics.measured import AnyMetric, check_monitors, named_metrics
 from nntrain.metrics.phase import PhaseMetrics
 from nntrain.sinks.interest import Sink, check_sink, interest_of, sink_name

@@ -12,7 +12,8 @@ import torch
 
 from nntrain.checkpoint import load, save
 from nntrain.errors import CheckpointError, SubscriberError, VerdictError
-from nntrain.machine.steps import advance, fit_step, with_goal
+from nntrain.machine.folding import with_goal
+from nntrain.machine.steps import advance, fit_step
 from nntrain.sinks.transition import Transition
 from nntrain.subscribers.protocol import Listening
 from nntrain.testing.examples import check_examples, expect_callable

@@ -23,7 +23,7 @@ from nntrain import (
     epoch_step,
     fit_step,
 )
-from nntrain.machine.steps import with_goal
+from nntrain.machine.folding import with_goal
 from nntrain.machine.table import TABLE
 from nntrain.subscribers.protocol import AnswerBatch, AnswerEpoch
 from tests.laws.strategies import ALL_SETS, Batch, Setup, finish, setups

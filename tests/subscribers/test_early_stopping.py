@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nntrain import Cancelled, Completed, DataLoaders, EarlyStopping, Learner, advance, fit_step
 from nntrain.errors import ConfigError
-from nntrain.machine.steps import with_goal
+from nntrain.machine.folding import with_goal
 from nntrain.values.record import FrozenMapping, evolved
 from nntrain.values.slots import Unread
 

@@ -83,16 +83,26 @@ def test_what_can_be_read_again_is_accepted(source: object) -> None:
             DataError,
             "is a DataLoader of no batches",
         ),
-        (None, ConfigError, "is a NoneType; expected something that gives batches"),
         (3, ConfigError, "is a int; expected something that gives batches"),
         ("digits", ConfigError, "is a str; expected something that gives batches"),
-        ({"train": PAIRS}, ConfigError, "is a dict; expected.*from_hf_dd"),
     ],
 )
 def test_what_cannot_be_read_again_is_refused(name: str, source: object, error: type[Exception], message: str) -> None:
     sources = {"train": PAIRS, "valid": PAIRS, name: cast("list[Pair]", source)}
     with pytest.raises(error, match=f"{name} {message}"):
         DataLoaders(sources["train"], sources["valid"])
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (None, "train is a NoneType; expected something that gives batches"),
+        ({"train": PAIRS}, "train is a dict; expected.*from_hf_dd"),
+    ],
+)
+def test_what_is_none_or_has_names_is_not_trained_on(source: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DataLoaders(cast("list[Pair]", source), PAIRS)
 
 
 def test_a_dataloaders_workers_are_not_started_by_the_checks() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
 from hypothesis import given
@@ -59,7 +60,7 @@ def test_a_branch_by_another_learner(device: torch.device, setup: Setup, transit
     trunk = ahead(setup, transitions)
     straight = fit_step(setup.learner(), copy.deepcopy(trunk), epochs)
     kept = Kept(trunk)
-    hotter = learner.replace(lr=setup.lr * 3)
+    hotter = replace(setup, lr=setup.lr * 3).learner()
     branch = fit_step(hotter, trunk, epochs)
     branch_kept = Kept(branch.state)
     assert fit_step(learner, trunk, epochs) == straight

@@ -30,7 +30,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -368,16 +368,18 @@ class Workspace:
 
     def _backward(self, forward: Callable[[], Tensor | None]) -> Tensor:
         with self._enable_grad:
-            loss = cast(Tensor, forward())  # in training there is one
+            loss: Any = forward()  # in training there is one
             self._writes.forwarded(training=True)
-            given, loss = loss, loss if self._scaled is None else self._scaled(loss)
+            given: Tensor = loss
+            if self._scaled is not None:
+                loss = self._scaled(loss)
             if type(loss) is Tensor and not loss.is_complex():
                 # What `backward` comes to for one loss, less its looks at what it may be given: 7 µs a batch.
                 _engine_run_backward(
                     (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
                 )
             else:  # a subclass may have a `backward` of its own, and of a complex loss torch says why there is none
-                loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+                loss.backward()
         return given
 
     def _closure_over(self, forward: Callable[[], Tensor | None], first_loss: Tensor) -> Callable[[], Tensor]:

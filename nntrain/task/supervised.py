@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Never, Protocol, cast, runtime_checkable
+from typing import Any, Generic, Never, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from typing_extensions import TypeVar
@@ -144,7 +144,7 @@ class Supervised(Generic[Batch]):
             given = ", ".join([*map(described, inputs), *(f"{name}={described(one)}" for name, one in named.items())])
             add_note(error, f"nntrain: raised by the model; its inputs are ({given})")
             raise
-        loss_fn = cast(Callable[[object, object], Tensor], self.loss_fn)
+        loss_fn: Any = self.loss_fn  # a cast would make its type anew at each batch
         try:
             return preds, loss_fn(preds, target)
         except Exception as error:
@@ -155,7 +155,7 @@ class Supervised(Generic[Batch]):
 
     def compiled(self, model: nn.Module, compiles: Compiles) -> Callable[[nn.Module, Batch], StepOutput[Any]]:
         """Return the task with the model and the loss compiled together."""
-        loss_fn = cast(Callable[[object, object], Tensor], self.loss_fn)
+        loss_fn: Any = self.loss_fn  # a cast would make its type anew at each batch
 
         def evaluate(inputs: Any, named: Any, target: Any) -> tuple[object, Tensor]:
             preds = model(*inputs, **named)

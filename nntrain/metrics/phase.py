@@ -33,7 +33,7 @@ class PhaseMetrics:
         self.names: tuple[str, ...] = tuple(metrics)
         """All, in the order in which they are told."""
         self.whole: dict[str, Metric[Any]] = {name: one for name, one in metrics.items() if is_metric(one)}
-        self.functions = {name: one for name, one in metrics.items() if name not in self.whole}
+        self.functions: dict[str, Any] = {name: one for name, one in metrics.items() if name not in self.whole}
         self._device = torch.device(device)
         self._looked_at: set[str] = set()
         """The metrics whose memory was seen to be a tree that a checkpoint can hold."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class BoundEma(Bound):
 
     def __init__(self, params: dict[str, Tensor], share: float) -> None:
         super().__init__()
-        self.memory = {"weights": {}}
+        self.memory: dict[str, Any] = {"weights": {}}
         self._params = {name: param.detach() for name, param in params.items()}
         self._share = share
 

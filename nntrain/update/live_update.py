@@ -31,7 +31,8 @@ class LiveUpdate:
         made = rules[at]
         assert isinstance(made, OptimizerRule)
         self._optimizer = made.live(params, compiled)
-        self.trained = self._params = self._optimizer.trained
+        self.trained: Mapping[str, Tensor] = self._optimizer.trained
+        self._params = self.trained
         if self._optimizer.needs_closure and at:
             raise ConfigError(
                 f"{self._optimizer.kind} evaluates the model itself, as often as it likes, and takes the gradients as "

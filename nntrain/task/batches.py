@@ -62,6 +62,19 @@ def structure(tree: object, tensors: list[Tensor]) -> object:
     return type(tree), *[(name, structure(part, tensors)) for name, part in held.named()]
 
 
+def samples_of(target: object, batch: object) -> int:
+    """Return how many samples a batch has: the first dimension of its target.
+
+    Where that has none, it is that of the batch's first tensor. Raises `DataError` where there is none, or it is 0.
+    """
+    samples = first_length(target)
+    if samples is None:
+        samples = sample_count(batch)
+    if samples == 0:
+        raise DataError(f"The batch ({described(batch)}) has no samples.")
+    return samples
+
+
 def sample_count(batch: object) -> int:
     """Return the first dimension of a batch's first tensor that has one. Raises `DataError` where there is none."""
     found = first_length(batch)

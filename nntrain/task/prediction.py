@@ -8,12 +8,19 @@ from typing import Any, Never, cast
 
 from torch import Tensor, nn
 
-from nntrain.errors import ConfigError, DataError, LossError, add_note
-from nntrain.task.batches import to_device
-from nntrain.task.supervised import TARGET_NAMES, Supervised, Unpacked, unpacked
+from nntrain.errors import ConfigError, LossError
+from nntrain.task.supervised import (
+    TARGET_NAMES,
+    Supervised,
+    Unpacked,
+    beside,
+    called,
+    fields_by_name,
+    parts_of,
+    unpacked,
+)
 from nntrain.task.task import Called, Task, check_output, source_of
-from nntrain.values.calls import call_problem, function_name
-from nntrain.values.trees import described, fields_of, is_record
+from nntrain.values.calls import call_problem
 
 Predict = Callable[[nn.Module, Any], Any]
 """A function of a model and a batch to its predictions."""
@@ -44,15 +51,7 @@ def _of_task(task: Task[Any, Any], model: nn.Module, batch: object) -> object:
 
 def _of_inputs(unpack: Callable[[Never], Unpacked], model: nn.Module, batch: object) -> object:
     inputs, named = _inputs(unpack, model, batch)
-    first = next(model.parameters(), None)
-    if first is not None:
-        inputs, named = to_device((inputs, named), first.device)
-    try:
-        return model(*inputs, **named)
-    except Exception as error:
-        given = ", ".join([*map(described, inputs), *(f"{name}={described(one)}" for name, one in named.items())])
-        add_note(error, f"nntrain: raised by the model; its inputs are ({given})")
-        raise
+    return called(model, *beside(model, (inputs, named)))
 
 
 def _inputs(unpack: Callable[[Never], Unpacked], model: nn.Module, batch: object) -> Inputs:
@@ -65,25 +64,11 @@ def _inputs(unpack: Callable[[Never], Unpacked], model: nn.Module, batch: object
             takes_all = call_problem(model, *items[:-1]) is not None and call_problem(model, *items) is None
             if len(items) == 1 or takes_all:
                 return items, {}
-        named = _fields(batch)
+        named = fields_by_name(batch)
         if named is not None and not any(name in TARGET_NAMES for name in named):
             if len(named) == 1:
                 return tuple(named.values()), {}
             if call_problem(model, **named) is None:
                 return (), named
-    parts: object = cast("Callable[[object], object]", unpack)(batch)
-    if not isinstance(parts, tuple) or len(parts) != 3:
-        raise DataError(
-            f"unpack {function_name(unpack)} returned {described(parts)}; expected a tuple of three: "
-            f"inputs by position (a tuple), inputs by name (a mapping), target."
-        )
-    return parts[0], parts[1]
-
-
-def _fields(batch: Any) -> dict[str, object] | None:
-    """Return what a batch has by name, None where it has no names."""
-    if isinstance(batch, Mapping):
-        return {str(name): part for name, part in batch.items()}
-    if hasattr(batch, "_asdict"):
-        return dict(batch._asdict())
-    return fields_of(batch) if is_record(batch) else None
+    inputs, by_name, _ = parts_of(cast("Callable[[object], Unpacked]", unpack), batch)
+    return inputs, by_name

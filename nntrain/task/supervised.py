@@ -11,14 +11,14 @@ from typing_extensions import TypeVar
 
 from nntrain.errors import ConfigError, DataError, add_note
 from nntrain.metrics.measured import AnyMetric, named_metrics
-from nntrain.task.batches import sample_count, to_device
+from nntrain.task.batches import Tree, samples_of, to_device
 from nntrain.task.task import checked_weight
 from nntrain.values.calls import call_problem, class_of_calls, function_name, remembers_calls
 from nntrain.values.log_event import Note
 from nntrain.values.output import StepOutput
 from nntrain.values.record import FrozenMapping
 from nntrain.values.sums import Weight
-from nntrain.values.trees import described, fields_of, first_length, is_record, tensors_of
+from nntrain.values.trees import described, fields_of, is_record, tensors_of
 
 Batch = TypeVar("Batch", default=Any)
 Unpacked = tuple[tuple[object, ...], Mapping[str, object], object]
@@ -94,28 +94,29 @@ class Supervised(Generic[Batch]):
     def __call__(self, model: nn.Module, batch: Batch) -> StepOutput[Any]:
         """Return the loss of a batch, with the predictions, the target and the weight."""
         parts, weight = self._parts(model, batch)
-        preds, loss = self._evaluate(model, parts)
-        return StepOutput(loss, preds, parts[2], weight)
+        inputs, named, target = parts
+        preds = called(model, inputs, named)
+        loss_fn: Any = self.loss_fn  # a cast would make its type anew at each batch
+        try:
+            loss = loss_fn(preds, target)
+        except Exception as error:
+            add_note(
+                error, f"nntrain: raised by loss_fn; preds are {described(preds)}, the target is {described(target)}"
+            )
+            raise
+        return StepOutput(loss, preds, target, weight)
 
     def _parts(self, model: nn.Module, batch: Batch) -> tuple[Unpacked, Weight]:
         """Return a batch's inputs and target, and how much it weighs: its samples, unless `weigh` says otherwise."""
-        parts: object = self.unpack(batch)
-        if not isinstance(parts, tuple) or len(parts) != 3:
-            raise DataError(
-                f"unpack {function_name(self.unpack)} returned {described(parts)}; expected a tuple of three: "
-                f"inputs by position (a tuple), inputs by name (a mapping), target."
-            )
+        parts = parts_of(self.unpack, batch)
         if type(batch) is not tuple and self.unpack is not unpacked and next(tensors_of(batch), None) is None:
-            parts = _beside(model, parts)
+            parts = beside(model, parts)
         if self.weigh is not None:
             return parts, checked_weight(self.weigh(batch), "weigh")
         target = parts[2]
-        samples = target.size(0) if isinstance(target, Tensor) and target.ndim else first_length(target)
-        if samples is None:
-            samples = sample_count(_counted(batch, parts))
-        if samples == 0:
-            raise DataError(f"The batch ({described(batch)}) has no samples.")
-        return parts, samples
+        if isinstance(target, Tensor) and target.ndim and target.size(0):
+            return parts, target.size(0)
+        return parts, samples_of(target, _counted(batch, parts))
 
     def odd_batch(self, batch: Batch, weight: Weight | None) -> Note | None:
         """Return what to warn of where a batch's tensors disagree about their first dimension, and no `weigh` says."""
@@ -136,26 +137,9 @@ class Supervised(Generic[Batch]):
         """Who gives the loss, for messages."""
         return f"loss_fn {function_name(self.loss_fn)}"
 
-    def _evaluate(self, model: nn.Module, parts: Unpacked) -> tuple[object, Tensor]:
-        inputs, named, target = parts
-        try:
-            preds = model(*inputs, **named)
-        except Exception as error:
-            given = ", ".join([*map(described, inputs), *(f"{name}={described(one)}" for name, one in named.items())])
-            add_note(error, f"nntrain: raised by the model; its inputs are ({given})")
-            raise
-        loss_fn: Any = self.loss_fn  # a cast would make its type anew at each batch
-        try:
-            return preds, loss_fn(preds, target)
-        except Exception as error:
-            add_note(
-                error, f"nntrain: raised by loss_fn; preds are {described(preds)}, the target is {described(target)}"
-            )
-            raise
-
     def compiled(self, model: nn.Module, compiles: Compiles) -> Callable[[nn.Module, Batch], StepOutput[Any]]:
         """Return the task with the model and the loss compiled together."""
-        loss_fn: Any = self.loss_fn  # a cast would make its type anew at each batch
+        loss_fn: Any = self.loss_fn
 
         def evaluate(inputs: Any, named: Any, target: Any) -> tuple[object, Tensor]:
             preds = model(*inputs, **named)
@@ -175,7 +159,28 @@ class Supervised(Generic[Batch]):
         return task
 
 
-def _beside(model: nn.Module, parts: Unpacked) -> Unpacked:
+def parts_of(unpack: Callable[[Batch], Unpacked], batch: Batch) -> Unpacked:
+    """Return a batch's parts. Raises `DataError` where `unpack` returns something else."""
+    parts: object = unpack(batch)
+    if not isinstance(parts, tuple) or len(parts) != 3:
+        raise DataError(
+            f"unpack {function_name(unpack)} returned {described(parts)}; expected a tuple of three: inputs by "
+            f"position (a tuple), inputs by name (a mapping), target."
+        )
+    return parts
+
+
+def called(model: nn.Module, inputs: tuple[object, ...], named: Mapping[str, object]) -> Any:
+    """Return what a model makes of its inputs; what it raises has a note that describes them."""
+    try:
+        return model(*inputs, **named)
+    except Exception as error:
+        given = ", ".join([*map(described, inputs), *(f"{name}={described(one)}" for name, one in named.items())])
+        add_note(error, f"nntrain: raised by the model; its inputs are ({given})")
+        raise
+
+
+def beside(model: nn.Module, parts: Tree) -> Tree:
     """Move the parts of a batch that cannot be moved by itself to where the model is."""
     first = next(model.parameters(), None)
     return parts if first is None else to_device(parts, first.device)
@@ -205,6 +210,15 @@ def _counted(batch: object, parts: Unpacked) -> object:
     return batch if next(tensors_of(batch), None) is not None else parts
 
 
+def fields_by_name(batch: object) -> dict[str, Any] | None:
+    """Return what a mapping, named tuple, dataclass or attrs class has by name; None for anything else."""
+    if isinstance(batch, Mapping):
+        return dict(batch)
+    if isinstance(batch, _Named):
+        return dict(batch._asdict())
+    return fields_of(batch) if is_record(batch) else None
+
+
 def unpacked(batch: object) -> Unpacked:
     """Return a batch's inputs and its target.
 
@@ -221,14 +235,8 @@ def unpacked(batch: object) -> Unpacked:
                 f"or tell them apart by Learner(..., unpack=...)."
             )
         return tuple(batch[:-1]), {}, batch[-1]
-    named: dict[str, Any]
-    if isinstance(batch, Mapping):
-        named = dict(batch)
-    elif isinstance(batch, _Named):
-        named = dict(batch._asdict())
-    elif is_record(batch):
-        named = fields_of(batch)
-    else:
+    named = fields_by_name(batch)
+    if named is None:
         raise DataError(
             f"A batch is a tuple, list, mapping, dataclass or attrs class of inputs and a target; got "
             f"{described(batch)}. For anything else pass Learner(..., unpack=...)."

@@ -10,11 +10,11 @@ from typing import Any, Never, SupportsIndex, TypeVar
 from torch import Tensor, nn
 
 from nntrain.errors import ConfigError, DataError, LossError
-from nntrain.task.batches import sample_count
+from nntrain.task.batches import samples_of
 from nntrain.values.calls import call_problem, class_of_calls, function_name
 from nntrain.values.output import StepOutput
 from nntrain.values.sums import Weight
-from nntrain.values.trees import described, first_length
+from nntrain.values.trees import described
 
 Batch = TypeVar("Batch")
 Preds = TypeVar("Preds")
@@ -98,12 +98,7 @@ def weight_of(output: StepOutput[Any], batch: object, task: object, *, checked: 
                 f"batches out of the data, or answer CancelBatch in before_batch."
             )
         return weight
-    samples = first_length(output.target)
-    if samples is None:
-        samples = sample_count(batch)
-    if samples == 0:
-        raise DataError(f"The batch ({described(batch)}) has no samples.")
-    return samples
+    return samples_of(output.target, batch)
 
 
 def checked_weight(given: object, source: str) -> Weight:

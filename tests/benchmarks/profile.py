@@ -30,7 +30,8 @@ HOME: Final = str(Path(nntrain.__file__).parent)
 EVERY: Final = 0.001
 
 TORCH: Final = {
-    ("task", "_evaluate"): "torch: model and loss",
+    ("task", "called"): "torch: model and loss",
+    ("task", "__call__"): "torch: model and loss",
     ("live", "_backward"): "torch: backward",
     ("update", "_step"): "torch: the optimizer's step",
     ("metrics", "accuracy"): "torch: the metric",

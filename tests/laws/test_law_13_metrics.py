@@ -68,7 +68,7 @@ def theirs() -> dict[str, Any]:
 
 def inputs_of(name: str) -> Any:
     """Give what an update is given of a batch, where that is not (preds, target)."""
-    if name == "auroc":  # rounding: its softmax has other last bits for other batches, which parts scores that tie
+    if name in {"auroc", "binned"}:  # their softmax has other last bits for other batches: that parts ties, moves bins
         return lambda output: (output.preds.double().softmax(1).mul(1e4).round().div(1e4), output.target)
     return (lambda output: (output.preds[:, 0], output.target.float())) if name == "r2" else None
 

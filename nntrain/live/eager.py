@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
@@ -20,7 +20,7 @@ from nntrain.live.objective import joined
 from nntrain.task.task import source_of, weight_of
 from nntrain.values.output import BatchOutput, StepOutput
 from nntrain.values.randomness import seed_all
-from nntrain.values.sums import WeightedSums
+from nntrain.values.sums import Weight, WeightedSums
 from nntrain.values.trees import detached
 
 Batch = TypeVar("Batch")
@@ -54,12 +54,13 @@ class Eager(Generic[Batch]):
         watched = self._inputs.acts[train]
         given = self._inputs.given(batch, train=train) if watched else batch
         try:
-            output = self._outputs(given, train=train) if self._several else self._output(plain, given, train=train)
+            found = self._outputs(given, train=train) if self._several else self._output(plain, given, train=train)
         finally:
             if watched:
                 self._inputs.taken_back()
-        weight = flight.weight = weight_of(output, batch, plain.task, checked=self.supervised)
-        memory = plain.remember(weighted, replace(output, weight=weight)) if plain.remembers else None
+        weight = flight.weight = weight_of(found, batch, plain.task, checked=self.supervised)
+        output = without_graph(found, self._own, weight)
+        memory = plain.remember(weighted, output) if plain.remembers else None
         measured = plain.measure(output, batch)
         loss = self._no_loss if output.loss is None else output.loss
         means: list[Tensor | float] = [loss, *measured.values()]
@@ -79,24 +80,17 @@ class Eager(Generic[Batch]):
         shown = BatchOutput(loss, output.preds, MappingProxyType(measured), output.loss is not None)
         return Passed(shown, samples, after, means, flight.lr_scale)
 
-    def _output(self, plain: Pass[Batch], batch: Batch, *, train: bool) -> StepOutput[Any]:
-        first: list[StepOutput[Any]] = []
-
-        def forward() -> Tensor | None:
-            output = plain.evaluate(batch, train=train)
-            if not first:
-                first.append(without_graph(output, self._own))
-            return output.loss
-
-        plain.workspace.compute(forward)
-        return first[0]
+    @staticmethod
+    def _output(plain: Pass[Batch], batch: Batch, *, train: bool) -> StepOutput[Any]:
+        return plain.workspace.compute(partial(plain.evaluate, batch, train=train))
 
     def _outputs(self, batch: Batch, *, train: bool) -> StepOutput[Any]:
         """Evaluate all objectives in order; all but the last write at once, if they do."""
         outputs: dict[str, StepOutput[Any]] = {}
         for name, plain in self._passes.items():
             plain.begin(train=train)
-            outputs[name] = self._output(plain, batch, train=train)
+            found = self._output(plain, batch, train=train)
+            outputs[name] = without_graph(found, self._own, found.weight)
             if len(outputs) > 1:  # of the first one it is done with the metrics
                 plain.looked()
             if train and len(outputs) < len(self._passes):
@@ -104,14 +98,14 @@ class Eager(Generic[Batch]):
         return joined(outputs)
 
 
-def without_graph(output: StepOutput[Any], own: Callable[[Tensor], Tensor]) -> StepOutput[Any]:
+def without_graph(output: StepOutput[Any], own: Callable[[Tensor], Tensor], weight: Weight | None) -> StepOutput[Any]:
     """Return what a task made with each tensor as `own` returns it, which detaches it from the graph."""
     loss, preds, parts = output.loss, output.preds, output.parts
     return StepOutput(
         None if loss is None else own(loss),
         own(preds) if isinstance(preds, Tensor) else detached(preds, own),
         output.target,
-        output.weight,
+        weight,
         {name: own(part) for name, part in parts.items()} if parts else parts,
     )
 

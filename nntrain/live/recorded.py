@@ -18,7 +18,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -260,16 +260,16 @@ class Recorded(Generic[Batch]):
             if any(grad is not None and grad.layout != torch.strided for grad in grads):
                 raise TypeError("the model has sparse gradients")
             workspace.keep_identity()
-            taken = without_graph(output, torch.detach)
+            weight = weight_of(output, own, plain.task, checked=self.supervised)
+            taken = without_graph(output, torch.detach, weight)
             measured = plain.measure(taken, own)
             loss = torch.full((), math.nan, device=workspace.device) if taken.loss is None else taken.loss
             means = [loss, *measured.values()]
             if not all(isinstance(mean, Tensor) for mean in means):
                 raise TypeError("a metric returns a Python number, which waits for the device; return a tensor")
-            weight = weight_of(taken, own, plain.task, checked=self.supervised)
             summed = WeightedSums.summed(means, weight, workspace.device)
             shown = BatchOutput(loss, taken.preds, MappingProxyType(measured), taken.loss is not None)
-            made.append((shown, replace(taken, weight=weight), summed, grads, weight))
+            made.append((shown, taken, summed, grads, weight))
 
         launches: list[Callable[[], None]] = []
         seed_all(workspace.generators, bits)

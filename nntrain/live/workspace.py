@@ -49,6 +49,7 @@ from nntrain.update.several import LiveSeveral
 from nntrain.values.bits import same_bits
 from nntrain.values.borrowing import borrow
 from nntrain.values.modules import make_module
+from nntrain.values.output import StepOutput
 from nntrain.values.randomness import generators, restoring_rng
 from nntrain.values.tensors import ModelSource, Snapshot, Spec, Tensors, copied_snapshot, spec_of
 
@@ -117,6 +118,8 @@ class Workspace:
         self._flight: Flight | None = None
         """The batch that is on its way."""
         self._param_list = list(self.params.values())
+        self._ones: Tensor | None = None
+        """The gradient of the last loss by itself."""
         self._lent: list[int] | None = None
         """The versions of the live tensors when the current value was lent, if it was."""
         self.lock: AbstractContextManager[bool] = threading.RLock()
@@ -283,8 +286,8 @@ class Workspace:
         """Whether a batch of training is in flight."""
         return self._flight is not None and self._flight.step is not None
 
-    def compute(self, forward: Callable[[], Tensor | None]) -> None:
-        """Run `forward` (which returns the loss) and, in training, the backward pass."""
+    def compute(self, forward: Callable[[], StepOutput[Any]]) -> StepOutput[Any]:
+        """Run `forward` and, in training, the backward pass from its loss; return what it made."""
         flight, writes = self._flight, self._writes
         if flight is None:
             raise RuntimeError("no batch was begun")
@@ -293,13 +296,14 @@ class Workspace:
         if self.empties_autocast_cache:
             torch.clear_autocast_cache()
         if train:
-            loss = self._backward(forward)
+            output = self._backward(forward)
             if self.needs_closure:
-                flight.closure = self._closure_over(forward, loss.detach())
+                flight.closure = self._closure_over(forward, output)
         else:
-            forward()
+            output = forward()
             writes.forwarded(training=False)
         writes.ran(training=train)
+        return output
 
     def write_part(self, name: str) -> None:
         """Let one of several rules write amid the pass, after the value before has got its copy."""
@@ -366,25 +370,33 @@ class Workspace:
         for param, grad in zip(self._param_list, grads, strict=True):
             param.grad = grad
 
-    def _backward(self, forward: Callable[[], Tensor | None]) -> Tensor:
+    def _backward(self, forward: Callable[[], StepOutput[Any]]) -> StepOutput[Any]:
         with self._enable_grad:
-            loss: Any = forward()  # in training there is one
+            output = forward()
             self._writes.forwarded(training=True)
-            given: Tensor = loss
+            loss: Any = output.loss  # in training there is one
             if self._scaled is not None:
                 loss = self._scaled(loss)
             if type(loss) is Tensor and not loss.is_complex():
                 # What `backward` comes to for one loss, less its looks at what it may be given: 7 µs a batch.
                 _engine_run_backward(
-                    (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+                    (loss,), (self._one(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
                 )
             else:  # a subclass may have a `backward` of its own, and of a complex loss torch says why there is none
                 loss.backward()
-        return given
+        return output
 
-    def _closure_over(self, forward: Callable[[], Tensor | None], first_loss: Tensor) -> Callable[[], Tensor]:
+    def _one(self, loss: Tensor) -> Tensor:
+        """Return the gradient of a loss by itself. It is made anew where somebody's backward pass has written to it."""
+        one = self._ones
+        if one is None or one._version or one.dtype != loss.dtype or one.device != loss.device:
+            one = self._ones = torch.ones_like(loss)
+        return one
+
+    def _closure_over(self, forward: Callable[[], StepOutput[Any]], made: StepOutput[Any]) -> Callable[[], Tensor]:
         """Return the closure for optimizers that evaluate several times; the first evaluation is made already."""
-        first = [first_loss]
+        loss: Any = made.loss
+        first: list[Tensor] = [loss.detach()]
         noise = [source.get_state() for source in self.generators]
 
         def closure() -> Tensor:
@@ -394,7 +406,9 @@ class Workspace:
                     source.set_state(state)
                 return first.pop()
             self._clear_gradients()
-            return self._backward(forward)
+            again: Any = self._backward(forward)
+            again_loss: Tensor = again.loss
+            return again_loss
 
         return closure
 

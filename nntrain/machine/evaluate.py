@@ -27,6 +27,7 @@ from nntrain.task.batches import to_device
 from nntrain.task.prediction import Predict, predicting
 from nntrain.task.supervised import Unpacked
 from nntrain.values.history import EpochStats, History
+from nntrain.values.output import StepOutput
 from nntrain.values.progress import Progress
 from nntrain.values.randomness import seed_all
 from nntrain.values.record import evolved
@@ -123,10 +124,8 @@ def _predictions(machine: Machine[Any], state: TrainState, stream: Stream[object
 def _predicted(  # noqa: PLR0917 - all that one batch needs
     workspace: Workspace, tensors: Tensors, batch: object, inputs: Inputs, made_by: Predict, noise: int
 ) -> Any:
-    made: list[Any] = []
-
-    def forward() -> None:
-        made.append(detached(made_by(workspace.module, given), _copied))
+    def forward() -> StepOutput[Any]:
+        return StepOutput(None, detached(made_by(workspace.module, given), _copied))
 
     with workspace.held(tensors):
         workspace.begin(tensors, step=None)
@@ -134,11 +133,10 @@ def _predicted(  # noqa: PLR0917 - all that one batch needs
             seed_all(workspace.generators, noise)
             workspace.switch(train=False)
             given = inputs.given(batch, train=False)
-            workspace.compute(forward)
+            return workspace.compute(forward).preds
         finally:
             inputs.taken_back()
             workspace.abandon()
-    return made[0]
 
 
 def _copied(tensor: Tensor) -> Tensor:

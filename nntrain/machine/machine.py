@@ -110,6 +110,7 @@ class Machine(Generic[Batch]):
         """Which phase this machine is in: a state in the middle of another was made elsewhere."""
         self._noise_key: Key | None = None
         self._noise = (0, 0)
+        self._noise_epoch, self._epoch_noise = -1, 0
         self._asking: tuple[Key, int, Phase] | None = None
         self._asking_bits: Callable[[int], int] = int
         self._before_batch = bool(self.heard_by["before_batch"])
@@ -302,8 +303,8 @@ class Machine(Generic[Batch]):
             if reached.lost is not None:
                 cursor.now = before, remains if kept is None else kept, None
             raise
-        if self._tells:
-            passed = passed._replace(output=replace(passed.output, told=workspace.optimizer.take_told()))
+        if self._tells and (told := workspace.optimizer.take_told()):
+            passed = passed._replace(output=replace(passed.output, told=told))
         if verdict is not None:
             return leave(Published(cursor.state(), verdict, by), "after_batch", self._sets)
         return passed
@@ -392,9 +393,12 @@ class Machine(Generic[Batch]):
         key, start = at.start.key, at.start
         if key is not self._noise_key:
             self._noise_key, self._noise = key, (key.derived(_NOISE), key.derived(_EVAL_NOISE))
+            self._noise_epoch = -1
         train, evaluation = self._noise
         if start.train and self._accumulates:  # several batches have one step
-            return (key.derived(_NOISE, start.epoch) + at.batch) & _BITS
+            if self._noise_epoch != start.epoch:
+                self._noise_epoch, self._epoch_noise = start.epoch, key.derived(_NOISE, start.epoch)
+            return (self._epoch_noise + at.batch) & _BITS
         return (train + at.step if start.train else evaluation + (start.epoch << 32) + at.batch) & _BITS
 
 

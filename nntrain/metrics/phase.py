@@ -181,6 +181,8 @@ def _storages(output: StepOutput[Any]) -> set[int]:
     """Return where the tensors of a batch's output have their memory."""
     found: set[int] = set()
     for part in (output.loss, output.preds, output.target, output.weight, *output.parts.values()):
+        if part is None or type(part) is int:
+            continue
         for one in (part,) if type(part) is Tensor else tensors_of(part):
             if one.layout == torch.strided:
                 found.add(one.untyped_storage()._cdata)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,14 @@ from nntrain.values.tensors import OptimState
 
 NAME: Final = "accumulate"
 """Of the rule's memory in a state."""
+
+
+class Weighed(NamedTuple):
+    """A batch's gradients times its weight, and then the unit of weights and the window's weight."""
+
+    gradients: Gradients
+    unit: Weight
+    total: Weight
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,8 @@ class BoundAccumulate(Bound):
         super().__init__()
         self.window: int = batches
         self._dtypes = dtypes
+        self._whole = all(torch.promote_types(dtype, torch.float32) == dtype for dtype in dtypes.values())
+        """Whether sums have their parameters' types: those of halves are wider."""
         self.empty()
 
     def empty(self) -> None:
@@ -58,62 +68,77 @@ class BoundAccumulate(Bound):
         if self.window > 1:
             self.memory.update(batches=0, unit=0, weight=0.0, sums={})
 
+    @property
+    def full(self) -> bool:
+        """Whether the next batch is the last of the window."""
+        return self.window == 1 or bool(self.memory["batches"] + 1 >= self.window)
+
     def write(self, gradients: Gradients, at: At, /) -> bool:
         """Add the gradients up. Where the window is full, give their mean in their place, and begin another."""
         if self.window == 1:
             return True
-        memory = self.memory
-        last = bool(memory["batches"] + 1 >= self.window)
-        self._add(gradients, at.weight, last=last)
-        if last:
-            self.give(gradients)
-        else:
-            memory["batches"] += 1
-        return last
-
-    def give(self, gradients: Gradients) -> None:
-        """Put the window's mean in the gradients' place, and begin another window."""
-        sums, weight = self.memory["sums"], self.memory["weight"]
-        weight = torch.where(weight != 0, weight, 1.0) if isinstance(weight, Tensor) else weight or 1.0
+        if not self.full:
+            self.add(self.weighed(gradients, at.weight))
+            return False
+        mean = self.mean(gradients, at.weight)
         gradients.clear()
-        if sums:
-            means = torch._foreach_div(list(sums.values()), weight)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
-            gradients.update({name: mean.to(self._dtypes[name]) for name, mean in zip(sums, means, strict=True)})
+        gradients.update(mean)
         self.empty()
+        return True
 
-    def _add(self, gradients: Gradients, weight: Weight, *, last: bool) -> None:
-        """Add a batch's gradients; the `last` of a window to other tensors than those of the sums.
-
-        So a failure before the optimizer writes leaves the state before whole.
-        """
-        memory = self.memory
+    def add(self, weighed: Weighed) -> None:
+        """Add a batch's gradients to the sums, as `weighed` returned them."""
+        memory, (found, unit, total) = self.memory, weighed
         sums: dict[str, Tensor] = memory["sums"]
+        if found and [*found] == [*sums]:
+            torch._foreach_add_(list(sums.values()), list(found.values()))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
+        else:
+            sums.update({name: self._sum(sums.get(name), one) for name, one in found.items()})
+        memory.update(batches=memory["batches"] + 1, unit=unit, weight=total)
+
+    def mean(self, gradients: Gradients, weight: Weight | None) -> Gradients:
+        """Return the mean of the window with its last batch, in that batch's own memory where it can be.
+
+        The window itself stays as it is: `empty` begins another. With a weight of None there is no last batch.
+        """
+        sums: dict[str, Tensor] = self.memory["sums"]
+        found, _, total = self.weighed(gradients, 0 if weight is None else weight)
+        total = torch.where(total != 0, total, 1.0) if isinstance(total, Tensor) else total or 1.0
+        if self._whole and found and [*found] == [*sums]:
+            mean = list(found.values())
+            torch._foreach_add_(mean, list(sums.values()))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
+            torch._foreach_div_(mean, total)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
+            return found
+        sums = {**sums, **{name: self._sum(sums.get(name), one) for name, one in found.items()}}
+        return {name: (one / total).to(self._dtypes[name]) for name, one in sums.items()}
+
+    def weighed(self, gradients: Gradients, weight: Weight) -> Weighed:
+        """Return the gradients times their batch's weight, the unit of it, and the window's weight with it.
+
+        Weights are in units of the first that is not 0. A batch that weighs 0 adds nothing, whatever its gradient is.
+        """
+        unit, total = self.memory["unit"], self.memory["weight"]
         if isinstance(weight, Tensor):
             weight = weight.detach()
-            if isinstance(memory["unit"], int) and not memory["unit"]:
-                memory["unit"] = torch.where(weight != 0, weight, 1).clone()
-            share: Any = weight / memory["unit"]
-            # A batch that weighs 0 adds nothing, whatever its gradient is.
-            found = [torch.where(weight != 0, gradient * share, 0) for gradient in gradients.values()]
-        elif not weight:
-            return
-        else:
-            memory["unit"] = memory["unit"] or weight
-            share = weight / memory["unit"]
-            found = list(gradients.values())
-            if isinstance(share, Tensor) or share != 1.0:
-                found = [*torch._foreach_mul(found, share)]  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
-        memory["weight"] = memory["weight"] + share
-        known = {name: gradient for name, gradient in zip(gradients, found, strict=True) if name in sums}
-        before, more = [sums[name] for name in known], list(known.values())
-        if known and not last:
-            torch._foreach_add_(before, more)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
-        elif known:
-            after = torch._foreach_add(before, more)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
-            sums = memory["sums"] = {**sums, **dict(zip(known, after, strict=True))}
-        for name, gradient in zip(gradients, found, strict=True):
-            if name not in known:
-                sums[name] = gradient.to(torch.promote_types(gradient.dtype, torch.float32))  # halves would lose bits
+            if isinstance(unit, int) and not unit:
+                unit = torch.where(weight != 0, weight, 1).clone()
+            share: Any = weight / unit
+            found = {name: torch.where(weight != 0, one * share, 0) for name, one in gradients.items()}
+            return Weighed(found, unit, total + share)
+        if not weight:
+            return Weighed({}, unit, total)
+        unit = unit or weight
+        share = weight / unit
+        if gradients and (isinstance(share, Tensor) or share != 1.0):
+            scaled = torch._foreach_mul(list(gradients.values()), share)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
+            gradients = dict(zip(gradients, scaled, strict=True))
+        return Weighed(gradients, unit, total + share)
+
+    @staticmethod
+    def _sum(sums: Tensor | None, gradient: Tensor) -> Tensor:
+        """Return a sum with a gradient more, in memory of its own, or the gradient's; halves would lose bits."""
+        wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+        return wide if sums is None else sums + wide
 
 
 def collected_in(optim: OptimState) -> int:

@@ -32,19 +32,24 @@ class Chain:
             rules += rule.rules if isinstance(rule, Chain) else [rule]
         object.__setattr__(self, "rules", tuple(rules))
         optimizers = [index for index, rule in enumerate(rules) if isinstance(rule, OptimizerRule)]
-        if len(optimizers) != 1:
+        if not optimizers:
             raise ConfigError(
-                f"A chain has one optimizer, like chain(clip_norm(1.0), optimizer(torch.optim.AdamW, lr=1e-3)); got "
-                f"{len(optimizers) or 'none'} in {self!r}."
+                f"A chain has an optimizer, like chain(clip_norm(1.0), optimizer(torch.optim.AdamW, lr=1e-3)); got "
+                f"none in {self!r}."
             )
-        (at,) = optimizers
+        first, last = optimizers[0], optimizers[-1]
+        between = [rule for rule in rules[first:last] if not isinstance(rule, OptimizerRule)]
+        if between:
+            raise ConfigError(
+                f"{between[0]!r} stands between two optimizers of {self!r}: put it before the first, or after the last."
+            )
         windows = [rule for rule in rules if isinstance(rule, Accumulate)]
         if len(windows) > 1:
             raise ConfigError(f"A chain has one accumulate at most; got {', '.join(map(repr, windows))}.")
         for index, rule in enumerate(rules):
-            if index > at and isinstance(rule, (Accumulate, ClipNorm, ClipValue)):
+            if index > first and isinstance(rule, (Accumulate, ClipNorm, ClipValue)):
                 raise ConfigError(f"{rule!r} stands after the optimizer, which has used the gradients: put it before.")
-            if index < at and isinstance(rule, Ema):
+            if index < first and isinstance(rule, Ema):
                 raise ConfigError(f"{rule!r} stands before the optimizer, which is to write first: put it after.")
 
     def __repr__(self) -> str:
@@ -58,8 +63,9 @@ class Chain:
 def chain(*rules: UpdateRule) -> Chain:
     """Return the rule that applies `rules` in order, up to the first that has the others wait.
 
-    One of them is an `optimizer`. A chain within a chain is its rules. Raises `ConfigError` for what is no rule, for a
-    chain without an optimizer or with two, and for a rule on the wrong side of it.
+    One of them is an `optimizer`; or several, side by side, each over parameters of its own. A chain within a chain is
+    its rules. Raises `ConfigError` for what is no rule, for a chain without an optimizer, and for a rule on the wrong
+    side of it.
     """
     return Chain(rules)
 
@@ -79,7 +85,7 @@ def check_rule(rule: object) -> None:
 
 
 def optimizer_of(rule: UpdateRule) -> OptimizerRule:
-    """Return the optimizer of a rule. Raises `ConfigError` for what is no rule, or has none."""
+    """Return the optimizer of a rule, of several the first. Raises `ConfigError` for what is no rule, or has none."""
     check_rule(rule)
     rules = (rule if isinstance(rule, Chain) else Chain((rule,))).rules
     return next(one for one in rules if isinstance(one, OptimizerRule))

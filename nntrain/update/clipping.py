@@ -48,10 +48,20 @@ class BoundClipNorm(Bound):
         """Scale the gradients, with no wait for a device."""
         if gradients:
             found = list(gradients.values())
-            norm = torch.nn.utils.get_total_norm(found)
+            norm = _total_norm(found)
             self.told = {"grad_norm": norm}
             torch._foreach_mul_(found, torch.clamp(self._most / (norm + 1e-6), max=1.0))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
         return True
+
+
+def _total_norm(found: list[Tensor]) -> Tensor:
+    """Return the 2-norm of all, as torch's own function does, less its grouping where there is one device and type."""
+    first = found[0]
+    alike = all(type(one) is Tensor and one.dtype == first.dtype and one.device == first.device for one in found)
+    if not alike or first.layout != torch.strided:
+        return torch.nn.utils.get_total_norm(found)
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(found)))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
+    return norm
 
 
 def clip_norm(most: float) -> ClipNorm:

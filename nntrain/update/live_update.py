@@ -12,6 +12,7 @@ from torch import Tensor
 from nntrain.errors import ConfigError, add_note
 from nntrain.update.accumulating import BoundAccumulate
 from nntrain.update.rule import At, Bound, BoundRule, Gradients, UpdateRule
+from nntrain.update.together import live_optimizer
 from nntrain.update.torch_optimizer import Compiled, LiveOptimizer
 from nntrain.update.torch_rule import OptimizerRule
 from nntrain.values.calls import function_name
@@ -21,34 +22,38 @@ from nntrain.values.trees import clone_tree
 
 
 class LiveUpdate:
-    """A chain over live parameters: one torch optimizer, with rules before and after it.
+    """A chain over live parameters: torch optimizers, with rules before and after them.
 
     To the workspace it is what a `LiveOptimizer` is. The memory of the rules is `OptimState.rules`.
     """
 
     def __init__(self, rules: Sequence[UpdateRule], params: Mapping[str, Tensor], compiled: Compiled | None) -> None:
-        at = next(index for index, rule in enumerate(rules) if isinstance(rule, OptimizerRule))
-        made = rules[at]
-        assert isinstance(made, OptimizerRule)
-        self._optimizer = made.live(params, compiled)
+        optimizers = [index for index, rule in enumerate(rules) if isinstance(rule, OptimizerRule)]
+        self._optimizer = live_optimizer([rule for rule in rules if isinstance(rule, OptimizerRule)], params, compiled)
         self.trained: Mapping[str, Tensor] = self._optimizer.trained
-        self._params = self.trained
+        at = optimizers[0]
         if self._optimizer.needs_closure and at:
             raise ConfigError(
                 f"{self._optimizer.kind} evaluates the model itself, as often as it likes, and takes the gradients as "
                 f"they come: {', '.join(map(repr, rules[:at]))} cannot stand before it. Take it out of the chain."
             )
-        around = [rule for rule in rules if rule is not made]
-        bound = [_bound(rule, self._params) for rule in around]
+        around = [rule for rule in rules if not isinstance(rule, OptimizerRule)]
+        bound = [_bound(rule, self.trained) for rule in around]
         self._named = dict(zip(_names_of(around), zip(around, bound, strict=True), strict=True))
         self.rules: tuple[str, ...] = tuple(self._named)
-        """The names of the rules around the optimizer."""
+        """The names of the rules around the optimizers."""
         self._remembering = {name for name, (_, one) in self._named.items() if one.memory}
         """The rules whose memory is never empty at first: what is empty of these is kept, too."""
-        self._before, self._after = bound[:at], bound[at:]
-        self._window = next((one for one in bound if isinstance(one, BoundAccumulate)), None)
+        self._window = next((one for one in bound if isinstance(one, BoundAccumulate) and one.window > 1), None)
         self.window: int = 1 if self._window is None else self._window.window
         """How many batches make a step."""
+        collects = at if self._window is None else bound.index(self._window)
+        self._each, self._before, self._after = bound[:collects], bound[collects:at], bound[at:]
+        """The rules that see each batch's gradients, those that see a window's mean, and those after the optimizers."""
+        if self._window is not None:
+            self._before = self._before[1:]
+        self._others = [one for one in bound if one is not self._window]
+        self._live = list(self.trained.values())
         self.scales_loss: bool = any(getattr(type(one), "loss", None) is not Bound.loss for one in bound)
         """Whether `loss` returns another."""
         self.tells: bool = any(hasattr(one, "told") for one in bound)
@@ -82,7 +87,7 @@ class LiveUpdate:
         self._optimizer.bring_in(optim, device)
         for name, (rule, one) in self._named.items():
             kept = optim.rules.get(name)
-            _put_in(one.memory, _bound(rule, self._params).memory if kept is None else kept, device)
+            _put_in(one.memory, _bound(rule, self.trained).memory if kept is None else kept, device)
 
     @property
     def collected(self) -> int:
@@ -98,7 +103,7 @@ class LiveUpdate:
 
     def loss(self, loss: Tensor, /) -> Tensor:
         """Return the loss to go backward from."""
-        for one in reversed(self._before + self._after):
+        for _, one in reversed(self._named.values()):
             loss = one.loss(loss)
         return loss
 
@@ -122,20 +127,27 @@ class LiveUpdate:
         With a weight of None there is no batch: what waits for more of them is written. After a failure `untouched`
         says whether anything was written.
         """
-        written: list[Tensor] = list(self._params.values())
-        memories = [(one, _containers(one.memory, written)) for _, one in self._named.values()]
+        window = self._window
+        collects = window is not None and weight is not None and not window.full
+        self.untouched = self._optimizer.untouched = True
+        if collects and not self._each and through is None:
+            self._collect(self._gradients(), weight)
+            return
+        written = self._live.copy()
+        memories = [(one, _containers(one.memory, written)) for one in self._others if one.memory]
         before = [tensor._version for tensor in written]
-        self._optimizer.untouched = True
         try:
             if through is None:
-                self._run(number, scale, closure, weight)
+                self._run(number, scale, closure, weight, collects=collects)
             else:  # the gradients lie in memory that is used again
-                through(lambda: self._run(number, scale, closure, weight, Tensor.clone))
+                through(lambda: self._run(number, scale, closure, weight, Tensor.clone, collects=collects))
         except BaseException:
-            self.untouched = self._optimizer.untouched and before == [tensor._version for tensor in written]
+            seen = before == [tensor._version for tensor in written]
+            self.untouched = self.untouched and self._optimizer.untouched and seen
             if self.untouched:
-                for one, memory in memories:
+                for one in self._others:
                     one.memory.clear()
+                for one, memory in memories:
                     one.memory.update(memory)
             raise
 
@@ -146,23 +158,37 @@ class LiveUpdate:
         closure: Callable[[], Tensor] | None,
         weight: Weight | None,
         taken: Callable[[Tensor], Tensor] | None = None,
+        *,
+        collects: bool,
     ) -> None:
-        gradients: Gradients = {}
-        if closure is None:
-            gradients = {name: param.grad for name, param in self._params.items() if param.grad is not None}
-        if taken is not None:
-            gradients = {name: taken(gradient) for name, gradient in gradients.items()}
+        gradients = {} if closure is not None else self._gradients(taken)
         at = At(number, 1 if weight is None else weight)
-        before: Sequence[BoundRule] = self._before
-        if weight is None and self._window is not None:
-            before = before[before.index(self._window) + 1 :]
-            self._window.give(gradients)
-        if not self._written(before, gradients, at):
+        if weight is not None and self._each and not self._written(self._each, gradients, at):
             return
-        if closure is None:
-            self._optimizer.give(gradients)
-        self._optimizer.step(number, scale, closure)
-        self._written(self._after, gradients, at)
+        if collects:
+            self._collect(gradients, weight)
+            return
+        if self._window is not None:
+            gradients = self._window.mean(gradients, weight)
+        if self._written(self._before, gradients, at):
+            if closure is None:
+                self._optimizer.give(gradients)
+            self._optimizer.step(number, scale, closure)
+            self._written(self._after, gradients, at)
+        if self._window is not None:
+            self._window.empty()
+
+    def _gradients(self, taken: Callable[[Tensor], Tensor] | None = None) -> Gradients:
+        """Return the gradients that there are, each as `taken` returns it."""
+        found = {name: grad for name, param in self.trained.items() if (grad := param.grad) is not None}
+        return found if taken is None else {name: taken(grad) for name, grad in found.items()}
+
+    def _collect(self, gradients: Gradients, weight: Weight | None) -> None:
+        """Let a batch wait for more, with the gradients that it has."""
+        assert self._window is not None
+        weighed = self._window.weighed(gradients, 1 if weight is None else weight)
+        self.untouched = False
+        self._window.add(weighed)
 
     def _written(self, rules: Sequence[BoundRule], gradients: Gradients, at: At) -> bool:
         for one in rules:
@@ -171,8 +197,8 @@ class LiveUpdate:
             except Exception as error:
                 add_note(error, f"nntrain: raised by the update rule {type(one).__name__} at step {at.step}")
                 raise
-            if self.tells:
-                self._told.update(getattr(one, "told", {}))
+            if self.tells and (told := getattr(one, "told", None)):
+                self._told.update(told)
             if not goes_on:
                 return False
         return True
@@ -238,10 +264,16 @@ def _containers(memory: Any, tensors: list[Tensor]) -> Any:
     """Copy a memory down to its tensors, which stay the same ones and are added to `tensors`."""
     if isinstance(memory, Tensor):
         tensors.append(memory)
-    elif isinstance(memory, dict):
-        return {name: _containers(one, tensors) for name, one in memory.items()}
     elif isinstance(memory, (list, tuple)):
         return type(memory)(_containers(one, tensors) for one in memory)
+    elif isinstance(memory, dict):
+        copied = {**memory}
+        for name, one in memory.items():
+            if type(one) is Tensor:
+                tensors.append(one)
+            elif type(one) not in _PLAIN:
+                copied[name] = _containers(one, tensors)
+        return copied
     return memory
 
 

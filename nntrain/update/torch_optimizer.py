@@ -116,7 +116,7 @@ class LiveOptimizer:
     """How many batches make a step."""
     collected: Final = 0
     """How many batches' gradients wait to be written."""
-    rules: Final = ()
+    rules: tuple[str, ...] = ()
     """The names of the rules around it."""
     tells: Final = False
     """Whether `take_told` returns anything."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nntrain import DataLoaders, Learner, StepOutput, TrainState, supervised
-from nntrain.errors import ConfigError
 from nntrain.update import chain, optimizer
 from tests.jobs import check_job
 
@@ -85,7 +83,6 @@ def ours_two(epochs: int = 2) -> tuple[TrainState, None]:
     return learner.fit(epochs, print_stats=False).state, None
 
 
-@pytest.mark.xfail(strict=True, raises=ConfigError, reason="a chain has one optimizer")
 def test_two_optimizers_of_one_loss() -> None:
     check_job(plain_two, ours_two)
 

@@ -465,6 +465,63 @@ def test_files_and_states_of_other_rules(tmp_path: Path) -> None:
     assert not taken.tensors.snapshot().optim.rules
 
 
+def two(*before: UpdateRule, most: float = 0.5) -> UpdateRule:
+    """Clipped together, two optimizers with momenta, one with a schedule, and an average of both."""
+    body = optimizer(torch.optim.SGD, params="body.*", lr=0.1, momentum=0.9)
+    head = optimizer(torch.optim.AdamW, params="head.*", lr=lambda step: 0.01 * 0.9**step)
+    return chain(*before, clip_norm(most), body, head, ema(0.9))
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_several_optimizers_write_what_one_pass_came_to(n: int) -> None:
+    state = fitted(two(accumulate(n)))
+    torch.manual_seed(0)
+    model = make_model()
+    sgd = torch.optim.SGD([one for name, one in model.named_parameters() if name.startswith("body")], 0.1, 0.9)
+    adam = torch.optim.AdamW([one for name, one in model.named_parameters() if name.startswith("head")], 0.01)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))  # type: ignore[no-untyped-call] # torch's
+    step = 0
+    for _ in range(2):
+        for first in range(0, len(DATA), n):
+            model.zero_grad()
+            window = DATA[first : first + n]  # the last may be short
+            for x, y in window:
+                (cross_entropy(model(x), y) / len(window)).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            adam.param_groups[0]["lr"] = 0.01 * 0.9**step
+            sgd.step()
+            adam.step()
+            average.update_parameters(model)
+            step += 1
+    assert_same(state, model)
+    weights = state.tensors.snapshot().optim.rules["ema"]["weights"]
+    for name, param in average.module.named_parameters():
+        assert torch.equal(weights[name], param)
+
+
+def test_the_memories_of_several_optimizers_go_on_from_a_file(tmp_path: Path) -> None:
+    straight = fitted(two(accumulate(2)), epochs=1)
+    state = amid(learner_of(two(accumulate(2))))
+    save(state, path := tmp_path / "state.safetensors")
+    new = learner_of(two(accumulate(2)))
+    assert load(path, new) == state
+    assert fit_step(new, load(path, new), 1).state == straight
+    kinds = straight.tensors.snapshot().optim.kind
+    assert kinds == "0: torch.optim.sgd.SGD, 1: torch.optim.adamw.AdamW"
+    assert not straight.diff(fit_step(learner_of(two(accumulate(2))), state, 1).state)
+
+
+def test_several_optimizers_have_parameters_of_their_own() -> None:
+    twice = chain(optimizer(torch.optim.SGD, lr=0.1), optimizer(torch.optim.AdamW, params="head.*"))
+    with pytest.raises(
+        ConfigError, match=r"The parameter head\.\w+ is trained by two optimizers, optimizer\(SGD, lr=0\.1\) and optim"
+    ):
+        fitted(twice)
+    lbfgs = chain(optimizer(torch.optim.LBFGS, params="head.*"), optimizer(torch.optim.SGD, params="body.*", lr=0.1))
+    with pytest.raises(ConfigError, match=r"LBFGS evaluates the model itself.*it is the only optimizer of its chain"):
+        fitted(lbfgs)
+
+
 def test_rollback_sees_an_average_that_is_not_finite() -> None:
     snapshot = fitted(WHOLE).tensors.snapshot()
     assert first_not_finite(snapshot) is None
@@ -664,9 +721,13 @@ BAD: list[tuple[str, Callable[[], Any], str]] = [
         lambda: chain(clip_norm, optimizer(SGD, lr=0.1)),  # type: ignore[arg-type] # a mistake
         r"Got <function clip_norm.* Call it first: clip_norm\(\.\.\.\)",
     ),
-    ("nothing", chain, r"A chain has one optimizer.*got none in chain\(\)"),
+    ("nothing", chain, r"A chain has an optimizer.*got none in chain\(\)"),
     ("no optimizer", lambda: chain(clip_norm(1.0)), r"got none in chain\(clip_norm\(1\.0\)\)"),
-    ("two", lambda: chain(optimizer(SGD, lr=0.1), optimizer(SGD, lr=0.1)), "got 2 in chain"),
+    (
+        "between two",
+        lambda: chain(optimizer(SGD, params="head.*"), clip_norm(1.0), optimizer(SGD, params="body.*")),
+        r"clip_norm\(1\.0\) stands between two optimizers of chain.*put it before the first, or after the last",
+    ),
     ("two windows", lambda: chain(accumulate(2), accumulate(3), optimizer(SGD)), "one accumulate at most"),
     (
         "too late",

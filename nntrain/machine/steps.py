@@ -36,7 +36,9 @@ def advance(learner: Learner[Batch, Any], state: TrainState) -> Outcome:
     _check_goes_on(state)
     if has_no_goal(state.progress):
         raise ConfigError("This state has no goal: make it with learner.init(seed, epochs=...), or use fit_step.")
-    return fold(learner, [state], None)
+    cell = [state]
+    del state  # whoever holds it has a copy made of it
+    return fold(learner, cell, None)
 
 
 def batch_step(learner: Learner[Batch, Any], state: TrainState, batch: Batch) -> Outcome:
@@ -51,7 +53,9 @@ def batch_step(learner: Learner[Batch, Any], state: TrainState, batch: Batch) ->
         raise ConfigError(f"The state stands at {at}: its phase has no batch left. Take advance(learner, state) first.")
     if at == "finished":
         state = next_fit(state, 0)
-    return fold(learner, [moved_to(state, at="batch")], None, batch=(batch,))
+    cell = [moved_to(state, at="batch")]
+    del state
+    return fold(learner, cell, None, batch=(batch,))
 
 
 def epoch_step(learner: Learner[Batch, Any], state: TrainState) -> Outcome:
@@ -64,7 +68,9 @@ def epoch_step(learner: Learner[Batch, Any], state: TrainState) -> Outcome:
     _check_goes_on(state)
     if state.progress.at in {"before_fit", "after_fit"}:
         state = moved_to(state, at="before_epoch")
-    return fold(learner, [state], lambda step: step.state.progress.at in _OUTSIDE)
+    cell = [state]
+    del state
+    return fold(learner, cell, lambda step: step.state.progress.at in _OUTSIDE)
 
 
 def fit_step(

@@ -30,6 +30,9 @@ from nntrain import (
     TrainState,
     Transition,
     accuracy,
+    advance,
+    batch_step,
+    epoch_step,
     fit_step,
 )
 from nntrain.subscribers.protocol import AnswerBatch
@@ -140,6 +143,27 @@ class Counting:
             if self._seen in self._keep:
                 self.kept.append(transition.state)
             self._seen += 1
+
+
+@pytest.mark.parametrize("name", ["advance", "batch_step", "epoch_step", "fit_step"])
+def test_a_state_that_is_handed_over_and_not_kept_is_not_copied(name: str, device: torch.device) -> None:
+    learner = make_learner("sgd", 3, 2, [], [], device)
+    batch = make_batches(1)[0]
+    cell = [learner.init(epochs=9)]
+    copies = CountCopies()
+    with copies:
+        for number in range(20):
+            if number == 10:  # the looks at first passes are over
+                copies.count = 0
+            if name == "advance":
+                cell.append(advance(learner, cell.pop()).state)
+            elif name == "batch_step":
+                cell.append(batch_step(learner, cell.pop(), batch).state)
+            elif name == "epoch_step":
+                cell.append(epoch_step(learner, cell.pop()).state)
+            else:
+                cell.append(fit_step(learner, cell.pop(), epochs=number + 1).state)
+    assert copies.count == 0
 
 
 @given(

@@ -221,12 +221,20 @@ class Workspace:
         return Snapshot(self.params, self.buffers, self.optimizer.read(lambda tree: tree))
 
     def check_trainable(self) -> None:
-        """Raise `ConfigError` for a model without anything to train; one that is frozen can be evaluated."""
+        """Raise `ConfigError` where a model, or a rule, has nothing to train; one that is frozen can be evaluated."""
         if not any(param.requires_grad for param in self.params.values()):
             raise ConfigError(
                 "The model has no parameter that requires a gradient, so there is nothing to train. "
                 "Unfreeze one (param.requires_grad_(True)), or pass a model with parameters."
             )
+        parts = self.optimizer.parts if isinstance(self.optimizer, LiveSeveral) else {"": self.optimizer}
+        for name, part in parts.items():
+            if not any(param.requires_grad for param in part.trained.values()):
+                raise ConfigError(
+                    f"The update{f' of objective {name!r}' if name else ''} trains {', '.join(part.trained):.200} "
+                    f"alone, of which none requires a gradient: nothing would be written. Unfreeze one "
+                    f"(param.requires_grad_(True)), or let params=... match others."
+                )
 
     # -- stepping -------------------------------------------------------------------------------------------------
 

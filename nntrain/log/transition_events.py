@@ -136,6 +136,7 @@ def _step_event(transition: Transition, every: int) -> Iterator[PlacedEvent | Ba
                 metrics=stats.metrics,
                 batches=stats.batches,
                 seconds=stats.seconds,
+                told=FrozenMapping({name: float(one) for name, one in transition.told.items()}) or None,
                 data=stats.data or None,
             ),
         )

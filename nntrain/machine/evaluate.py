@@ -66,7 +66,14 @@ def evaluate(
     check_state(state)
     machine = machine_of(learner)
     name, stream = _stream_of(machine, loader)
-    alone = replace(machine, streams={name: stream}, heard_by=listeners(()), sinks=(), news=News())
+    alone = replace(
+        machine,
+        streams={name: stream},
+        heard_by=listeners(()),
+        sinks=(),
+        monitors=replace(machine.monitors, read=()),
+        news=News(),
+    )
     place = Progress(at="batch", phase="eval", data=name, epoch=_epoch_of(state.progress), step=state.progress.step)
     cell = [evolved(state, progress=place, sums=Sums(), history=History(), logged=(), loaded=())]
     try:

@@ -121,6 +121,7 @@ class Telling:
                     notes=news.take_notes(began.at) if news.notes or began.at == "before_fit" else (),
                     logged=(news.take_events() if news.queued_events else ()) + logged,
                     lr_scale=step.lr_scale,
+                    told=step.told,
                 )
                 if transition.logged or transition.notes:  # another thread may just have queued it
                     listening = audience.at(began.at)

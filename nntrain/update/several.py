@@ -57,6 +57,11 @@ class LiveSeveral:
         self.fresh: OptimState = self._joined({name: part.fresh for name, part in self._parts.items()})
 
     @property
+    def parts(self) -> Mapping[str, Live]:
+        """The rules over live parameters, by the objectives' names."""
+        return self._parts
+
+    @property
     def memory(self) -> dict[str, Any]:
         """What the rules around the optimizers remember, live, by their names."""
         return {

@@ -66,6 +66,11 @@ class Eager(Generic[Batch]):
         if self._sums_device is None:
             means = [float(mean) for mean in means]
         names = self.names if not output.parts else tuple(measured)
+        if weighted.has_loss is (output.loss is None) and weighted.tolist():
+            raise LossError(
+                f"{source_of(plain.task)} returned {'no loss' if output.loss is None else 'a loss'}, unlike for the "
+                f"batches of this phase before it. Its mean is over all of them: return one for each, or for none."
+            )
         if weighted.metrics != names and weighted.tolist():
             raise LossError(
                 f"{source_of(plain.task)} returned the parts {', '.join(output.parts) or '(none)'}; with the metrics "
@@ -89,6 +94,8 @@ class Eager(Generic[Batch]):
             return output.loss
 
         plain.workspace.compute(forward)
+        if train:
+            plain.check_gradients()
         return first[0]
 
     def _outputs(self, batch: Batch, *, train: bool) -> StepOutput[Any]:

@@ -108,8 +108,11 @@ class Pass(Generic[Batch]):
         metrics: PhaseMetrics,
         options: CompileOptions | None,
         warn: Callable[[Note], None],
+        *,
+        name: str = "",
     ) -> None:
         self.workspace = workspace
+        self._trained = workspace.trained_by(name)
         self.task = task
         self._metrics = metrics.functions
         self._metric_names = metrics.names
@@ -158,7 +161,22 @@ class Pass(Generic[Batch]):
         output = check_output(found, self.task, train=train)
         if self._looks and train and output.loss is not None:
             self._outside.check_graph(output.loss)
+            given = [name for name, param in self.workspace.params.items() if param.grad is not None]
+            if given:
+                raise LossError(
+                    f"{source_of(self.task)} left gradients of {', '.join(given):.200}, to which those of the loss "
+                    f"would be added. Return the loss, and let the learner call backward; for gradients of your own "
+                    f"take torch.autograd.grad, which leaves none."
+                )
         return output
+
+    def check_gradients(self) -> None:
+        """Raise `LossError` where a first pass gave no gradient to any parameter that its rule trains."""
+        if self._looks and not any(param.grad is not None for param in self._trained.values()):
+            raise LossError(
+                f"The loss that {source_of(self.task)} returned depends on none of the parameters that it is to train: "
+                f"{', '.join(self._trained):.200}. Compute it from what these make (no .detach() on the way)."
+            )
 
     def remember(self, weighted: WeightedSums, output: StepOutput[Any]) -> Mapping[str, Memory]:
         """Return what the metrics of a whole phase remember with a batch more; to be called before `measure`."""

@@ -236,6 +236,11 @@ class Workspace:
                     f"(param.requires_grad_(True)), or let params=... match others."
                 )
 
+    def trained_by(self, name: str) -> Mapping[str, Tensor]:
+        """Return the parameters that an objective's rule trains; "" stands for the rule of a learner without any."""
+        part = self.optimizer.parts[name] if isinstance(self.optimizer, LiveSeveral) else self.optimizer
+        return part.trained
+
     # -- stepping -------------------------------------------------------------------------------------------------
 
     def check_fit(self, handle: Tensors) -> None:

@@ -76,6 +76,7 @@ class LiveRun:
                 "group_lrs": None if info is None else _group_lrs(info, one),
                 "samples_per_s": rate,
                 "data": one.data or None,
+                "has_loss": None if one.has_loss else False,
             }
             # Only the first event of a group is validated: the others have the same fields, of the same types.
             event = BatchFinished(**fields) if first is None else evolved(first, **fields)

@@ -294,7 +294,7 @@ class Learner(Generic[Batch, Preds_co]):
     def __repr__(self) -> str:
         config = self._config
         if self.objectives is not None or self.task is not None:
-            said = [name and f"{name}: " + said for name, said in self._said.items()]
+            said = [f"{name}: {said}" if name else said for name, said in self._said.items()]
             return f"Learner.of({config['model']}, {', '.join(said)}, subs={config['subscribers']})"
         lr = config["lr_schedule"] if callable(self.lr) else config["lr"]
         return (
@@ -326,7 +326,10 @@ class Learner(Generic[Batch, Preds_co]):
             workspace = Workspace(self.model, update, device, bits=bits, compile_options=options)
         news = News()
         metrics = PhaseMetrics(self._metrics, workspace.device)
-        passes = {name: Pass(workspace, task, metrics, options, news.warn) for name, (task, _) in self._parts.items()}
+        passes = {
+            name: Pass(workspace, task, metrics, options, news.warn, name=name)
+            for name, (task, _) in self._parts.items()
+        }
         eager = Eager(passes, options)
         streams = {
             "train" if train else name: Stream(

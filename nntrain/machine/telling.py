@@ -72,7 +72,8 @@ class Telling:
         loss, *metrics = passed.means
         named = {**passed.output.told, **dict(zip(passed.weighted.metrics, metrics, strict=True))}
         place = after.start.epoch, after.start.phase, after.batch, after.step, after.samples
-        self.pending.append(BatchRan(*place, loss, named, time.monotonic(), passed.lr_scale, after.start.progress.data))
+        of = passed.lr_scale, after.start.progress.data, passed.output.has_loss
+        self.pending.append(BatchRan(*place, loss, named, time.monotonic(), *of))
         if len(self.pending) == _GROUP or self.pending[-1].when - self.pending[0].when > _GROUP_SECONDS:
             self.tell_group(after)
 

@@ -106,7 +106,8 @@ class BatchRan(NamedTuple):
 
     `epoch` to `samples` are those of `Progress`. `loss` and `metrics` are the batch's own, with what update rules tell
     (`grad_norm`): 0-dim tensors on the device, or numbers. `when` is what `time.monotonic()` gave. The learning rate
-    was multiplied with `lr_scale`. `data` is the name of the set that is evaluated.
+    was multiplied with `lr_scale`. `data` is the name of the set that is evaluated. `has_loss` says whether the task
+    gave a loss: in eval it need not, and `loss` is NaN then.
     """
 
     epoch: int
@@ -119,3 +120,4 @@ class BatchRan(NamedTuple):
     when: float
     lr_scale: float = 1.0
     data: str = ""
+    has_loss: bool = True

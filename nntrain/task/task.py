@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Never, SupportsIndex, TypeVar
 
 from torch import Tensor, nn
@@ -56,12 +56,13 @@ def check_output(output: object, task: object, *, train: bool) -> StepOutput[Any
         )
     loss: object = output.loss
     if isinstance(loss, Tensor) and not loss.ndim and (loss.requires_grad or not train):
-        if output.parts:
+        if output.parts or type(output.parts) is not dict:
             _check_parts(output, task)
         return output
     name = source_of(task)
     if loss is None:
         if not train:
+            _check_parts(output, task)
             return output
         raise LossError(f"{name} returned no loss in training; expected StepOutput(loss, ...). In eval it may be None.")
     if not isinstance(loss, Tensor) or loss.ndim:
@@ -74,6 +75,12 @@ def check_output(output: object, task: object, *, train: bool) -> StepOutput[Any
 
 
 def _check_parts(output: StepOutput[Any], task: object) -> None:
+    given: object = output.parts
+    if not isinstance(given, Mapping):
+        raise LossError(
+            f"{source_of(task)} returned the parts {described(given):.80}; expected a mapping of names to 0-dim "
+            f"tensors, like parts={{'error': error}}, or none: leave it away."
+        )
     for name, part in output.parts.items():
         if not isinstance(name, str) or name == "loss":
             raise LossError(f"{source_of(task)} named a part {name!r}; expected a string other than 'loss'.")
@@ -112,7 +119,7 @@ def checked_weight(given: object, source: str) -> Weight:
         weight = operator.index(weight) or 0.0
     if isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 <= weight < math.inf:
         return weight
-    given = described(given) if isinstance(given, Tensor) else repr(given)[:80]
+    given = described(given) if isinstance(given, Tensor) and given.numel() != 1 else repr(given)[:80]
     raise DataError(
         f"{source} returned {'' if source == 'weigh' else 'the weight '}{given}; expected how much the batch weighs in "
         f"the means: a number of 0 or more, or a 0-dim tensor of one."

@@ -1,4 +1,4 @@
-"""What an update tells, in the log and to sinks: groups' own rates, and the write of a short window."""
+"""What tasks and updates tell, in the log and to sinks: groups' own rates, a short window, an eval without a loss."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from nntrain import DataLoaders, Learner, Objective, TrainState, Transition, fit_step, supervised
-from nntrain.log import JsonLog, read
+from nntrain import DataLoaders, Learner, Objective, StepOutput, TrainState, Transition, fit_step, supervised
+from nntrain.cli import nntrain
+from nntrain.log import JsonLog, read, replay
 from nntrain.log.events import BatchFinished, EpochFinished
+from nntrain.log.export.curves import Curves
+from nntrain.log.report.series import by_epoch, loss, metric
+from nntrain.log.sentences import sentence
 from nntrain.update import UpdateRule, accumulate, chain, clip_norm, optimizer
 
 Batch = tuple[Tensor, Tensor]
@@ -102,3 +107,32 @@ def test_what_rules_tell_of_a_short_window(batches: int, tmp_path: Path) -> None
     assert norm == pytest.approx(float(torch.nn.utils.get_total_norm(gradients)))
     assert told == [{"grad_norm": norm}, None]
     assert [one.metrics["grad_norm"] for one in events if isinstance(one, BatchFinished) if one.metrics] == norms
+
+
+def test_an_eval_without_a_loss_is_no_nan(tmp_path: Path) -> None:
+    def task(model: nn.Module, batch: Batch) -> StepOutput[Tensor]:
+        preds = model(batch[0])
+        off = mse_loss(preds, batch[1])
+        return StepOutput(off if model.training else None, preds, batch[1], parts={"off": off})
+
+    path = tmp_path / "log.jsonl"
+    learner = learner_of(optimizer(torch.optim.SGD, lr=0.1)).replace(task=task)
+    with JsonLog(path, every=1) as log:
+        state = fit_step(learner.replace(sinks=[log]), learner.init(), epochs=2).state
+    with JsonLog(tmp_path / "other.jsonl") as log:  # begins amid the training, with what lies behind it
+        fit_step(learner.replace(sinks=[log]), state, epochs=1)
+    lines = list(read(path))
+    (run,) = replay(lines)
+    assert [one.has_loss for one in run.history] == [True, False] * 2
+    (later,) = replay(read(tmp_path / "other.jsonl"))
+    assert [one.has_loss for one in later.history] == [True, False] * 3
+    evals = [one for one in lines if one.phase == "eval" and isinstance(one.event, (BatchFinished, EpochFinished))]
+    assert [sentence(one).partition(": ")[2] for one in evals] == ["no loss"] * 4
+    shown = CliRunner().invoke(nntrain, ["log", "show", str(path)]).output
+    assert "nan" not in shown
+    assert "–" in shown
+    names = [point.curve for line in lines for point in Curves().points(line)]
+    assert "off/eval" in names
+    assert not {"loss/eval", "eval_batch/loss"} & set(names)
+    drawn = {value: [series.phase for series in by_epoch(run, value, 60)] for value in (loss, metric("off"))}
+    assert list(drawn.values()) == [["train"], ["train", "eval"]]

@@ -22,7 +22,7 @@ from nntrain.live.workspace import Workspace, as_device
 from nntrain.metrics.measured import measure
 from nntrain.metrics.phase import PhaseMetrics
 from nntrain.task.supervised import Supervised
-from nntrain.task.task import Called, Task, check_output, source_of
+from nntrain.task.task import Called, Task, check_output, odd_output, source_of
 from nntrain.values.log_event import Note
 from nntrain.values.memory import Memory
 from nntrain.values.output import BatchOutput, StepOutput
@@ -211,9 +211,12 @@ class Pass(Generic[Batch]):
             raise LossError(
                 f"{source_of(self.task)} named a part {twice[0]!r}, and so is a metric. Give one of them another name."
             )
-        if isinstance(self.task, Supervised) and not self._warned:
+        if not self._warned:
             with restoring_rng(self.workspace.generators):
-                odd = self.task.odd_batch(batch, output.weight)
+                if isinstance(self.task, Supervised):
+                    odd = self.task.odd_batch(batch, output.weight)
+                else:
+                    odd = odd_output(output, batch)
             if odd is not None:
                 self._warned = True
                 self._warn(odd)

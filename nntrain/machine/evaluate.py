@@ -6,7 +6,7 @@ was. They publish no event, ask no subscriber and tell no sink.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Generic, Never, TypeVar
@@ -173,6 +173,11 @@ def _stream_of(
 
 
 def _stream(where: str, loader: Iterable[Batch] | Loader[Batch], machine: Machine[Any]) -> Stream[Batch]:
+    if isinstance(loader, (str, bytes, Mapping)):
+        raise ConfigError(
+            f"{where} is a {type(loader).__name__}; expected something that gives batches: a torch DataLoader, a list "
+            f"of batches, or a loader with batches(key, epoch, start). Of several by name, give one."
+        )
     return Stream(on_device(as_loader(loader, where), machine.workspace.device), 1, where)
 
 

@@ -5,22 +5,24 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any, Never, SupportsIndex, TypeVar
+from typing import Any, Final, Never, SupportsIndex, TypeVar
 
 from torch import Tensor, nn
 
 from nntrain.errors import ConfigError, DataError, LossError
-from nntrain.task.batches import samples_of
+from nntrain.task.batches import odd_batch, samples_of
 from nntrain.values.calls import call_problem, class_of_calls, function_name
+from nntrain.values.log_event import Note
 from nntrain.values.output import StepOutput
 from nntrain.values.sums import Weight
-from nntrain.values.trees import described
+from nntrain.values.trees import described, first_length
 
 Batch = TypeVar("Batch")
 Preds = TypeVar("Preds")
 Task = Callable[[Never, Batch], StepOutput[Preds]]
 """A function of a model and a batch to what is made of it. It is pure: it uses the model that it is given, no other.
 Which model that is is between it and the learner, so any type of model will do."""
+_SAY: Final = "StepOutput(..., weight=...)"
 Called = Callable[[nn.Module, Batch], StepOutput[Any]]
 """A task, as it is called."""
 
@@ -105,7 +107,14 @@ def weight_of(output: StepOutput[Any], batch: object, task: object, *, checked: 
                 f"batches out of the data, or answer CancelBatch in before_batch."
             )
         return weight
-    return samples_of(output.target, batch)
+    return samples_of(output.target, batch, _SAY)
+
+
+def odd_output(output: StepOutput[Any], batch: object) -> Note | None:
+    """Return what to warn of where a task does not say how much a batch weighs, and its tensors do not agree on it."""
+    if output.weight is not None or first_length(output.target) is not None:
+        return None
+    return odd_batch(batch, first_length(batch), _SAY)
 
 
 def checked_weight(given: object, source: str) -> Weight:

@@ -354,6 +354,10 @@ def test_which_data_it_is_of() -> None:
         evaluate(learner, state, iter([rows()]))
     with pytest.raises(DataError, match="evaluate: the loader gave no batch"):
         evaluate(learner, state, [])
+    with pytest.raises(ConfigError, match=r"evaluate: the loader is a dict; .* Of several by name, give one"):
+        evaluate(learner, state, {"near": [rows()]})
+    with pytest.raises(ConfigError, match="predict: the loader is a str"):
+        predict(learner, state, "near")
     with pytest.raises(ConfigError, match="predict: the loader is int, which cannot be read"):
         predict(learner, state, 7)  # type: ignore[arg-type] # wrong on purpose
     with pytest.raises(ConfigError, match="Got a Completed; a step takes its state"):

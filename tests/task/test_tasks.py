@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import warnings
 from typing import Any
 
 import pytest
@@ -27,7 +29,7 @@ from nntrain import (
     supervised,
 )
 from nntrain.checkpoint import load, save
-from nntrain.errors import ConfigError, DataError, LossError, StateError
+from nntrain.errors import ConfigError, DataError, DataWarning, LossError, StateError
 from nntrain.log import BatchFinished, EpochFinished, JsonLog, read
 from nntrain.update import optimizer
 
@@ -337,6 +339,38 @@ def test_a_loss_that_reaches_nothing_to_train_is_told() -> None:
     with pytest.raises(LossError, match=r"depends on none of the parameters that it is to train: 1.weight, 1.bias"):
         learner.fit(1, print_stats=False)
     assert learner.replace(update=optimizer(torch.optim.SGD, lr=0.1)).fit(1, print_stats=False).state.progress.step == 4
+
+
+def test_how_a_task_says_what_a_batch_without_samples_weighs() -> None:
+    def task(model: nn.Module, batch: int) -> StepOutput[Tensor]:
+        preds = model(torch.randn(batch, 5))
+        return StepOutput(preds.mean(), preds)
+
+    learner = Learner.of(linear(), DataLoaders(range(1, 4)), task, optimizer(torch.optim.SGD, lr=0.1))
+    with pytest.raises(DataError, match=r"batch \(int\) has no tensor .* in the means: StepOutput\(..., weight=...\)"):
+        learner.fit(1, print_stats=False)
+
+
+@pytest.mark.parametrize("said", ["nothing", "weight", "target"])
+def test_samples_that_are_not_clear_are_warned_of(said: str) -> None:
+    def task(model: nn.Module, batch: dict[str, Tensor]) -> StepOutput[Tensor]:
+        preds = model(batch["x"])
+        target = batch["y"] if said == "target" else None
+        return StepOutput(cross_entropy(preds, batch["y"]), preds, target, weight=8 if said == "weight" else None)
+
+    edges = torch.zeros(2, 30)
+    data = [{"edges": edges, "x": torch.randn(8, 5), "y": torch.zeros(8, dtype=torch.int64)}] * 3
+    learner = Learner.of(linear(), DataLoaders(data), task, optimizer(torch.optim.SGD, lr=0.1))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        stats = learner.fit(1, print_stats=False).state.history[0]
+    if said == "nothing":
+        (one,) = told
+        assert issubclass(one.category, DataWarning)
+        assert re.search(r"disagree .* counts as 2 samples .* StepOutput\(..., weight=...\)", str(one.message))
+    else:
+        assert not told
+    assert stats.samples == (6 if said == "nothing" else 24)
 
 
 def test_the_learner_is_told_with_its_task_and_update() -> None:

@@ -91,7 +91,8 @@ class Eager(Generic[Batch]):
             output = plain.evaluate(batch, train=train)
             if not first:
                 first.append(without_graph(output, self._own))
-            return output.loss
+            scaled = plain.scaled if train else None
+            return output.loss if scaled is None or output.loss is None else scaled(output.loss)
 
         plain.workspace.compute(forward)
         if train:

@@ -112,7 +112,11 @@ class Pass(Generic[Batch]):
         name: str = "",
     ) -> None:
         self.workspace = workspace
-        self._trained = workspace.trained_by(name)
+        rule = workspace.rule_of(name)
+        self._trained = rule.trained
+        self.scaled: Callable[[Tensor], Tensor] | None = rule.loss if name and rule.scales_loss else None
+        """Returns the loss of an objective to go backward from, where that is another. Without objectives the workspace
+        sees to it."""
         self.task = task
         self._metrics = metrics.functions
         self._metric_names = metrics.names

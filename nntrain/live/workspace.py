@@ -236,10 +236,9 @@ class Workspace:
                     f"(param.requires_grad_(True)), or let params=... match others."
                 )
 
-    def trained_by(self, name: str) -> Mapping[str, Tensor]:
-        """Return the parameters that an objective's rule trains; "" stands for the rule of a learner without any."""
-        part = self.optimizer.parts[name] if isinstance(self.optimizer, LiveSeveral) else self.optimizer
-        return part.trained
+    def rule_of(self, name: str) -> Live:
+        """Return the rule of an objective; "" stands for that of a learner without any."""
+        return self.optimizer.parts[name] if isinstance(self.optimizer, LiveSeveral) else self.optimizer
 
     # -- stepping -------------------------------------------------------------------------------------------------
 

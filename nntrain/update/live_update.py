@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from nntrain.errors import ConfigError, add_note
+from nntrain.errors import ConfigError, LossError, add_note
 from nntrain.update.accumulating import BoundAccumulate
 from nntrain.update.rule import At, Bound, BoundRule, Gradients, UpdateRule
 from nntrain.update.torch_optimizer import Compiled, LiveOptimizer
@@ -17,7 +17,7 @@ from nntrain.update.torch_rule import OptimizerRule
 from nntrain.values.calls import function_name
 from nntrain.values.sums import Weight
 from nntrain.values.tensors import OptimState
-from nntrain.values.trees import clone_tree
+from nntrain.values.trees import clone_tree, described
 
 
 class LiveUpdate:
@@ -99,7 +99,13 @@ class LiveUpdate:
     def loss(self, loss: Tensor, /) -> Tensor:
         """Return the loss to go backward from."""
         for one in reversed(self._before + self._after):
-            loss = one.loss(loss)
+            given: object = one.loss(loss)
+            if not isinstance(given, Tensor) or given.ndim or not given.requires_grad:
+                raise LossError(
+                    f"loss(...) of the update rule {type(one).__name__} returned {described(given)}; expected a 0-dim "
+                    f"tensor with a gradient, like loss * scale, or the loss itself."
+                )
+            loss = given
         return loss
 
     def write(self, gradients: Gradients, at: At, /) -> bool:
@@ -174,6 +180,11 @@ class LiveUpdate:
             if self.tells:
                 self._told.update(getattr(one, "told", {}))
             if not goes_on:
+                if goes_on is None:  # a missing return, with which nothing is trained
+                    raise ConfigError(
+                        f"write of the update rule {type(one).__name__} returned None; expected True, or False where "
+                        f"the rules after it are to wait."
+                    )
                 return False
         return True
 

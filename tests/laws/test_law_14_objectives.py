@@ -33,7 +33,7 @@ from nntrain import (
 )
 from nntrain.checkpoint import load, save
 from nntrain.errors import ConfigError, DataError, LossError
-from nntrain.update import accumulate, chain, clip_norm, ema, optimizer
+from nntrain.update import At, BoundRule, Gradients, accumulate, chain, clip_norm, ema, optimizer
 
 CODE, SIZE = 3, 5
 
@@ -311,6 +311,38 @@ def test_a_loss_that_reaches_none_of_its_own_parameters_is_told() -> None:
     before = state_before(told.value)
     assert before is not None
     assert before.tensors == learner.init().tensors  # the judge has not learned from the batch either
+
+
+class Scales:
+    """Scales the loss, and the gradients back: no bit is lost."""
+
+    def bind(self, params: dict[str, Tensor], /) -> BoundRule:
+        return BoundScales()
+
+
+class BoundScales:
+    def __init__(self) -> None:
+        self.memory: dict[str, Any] = {}
+
+    def loss(self, loss: Tensor, /) -> Tensor:
+        return loss * 1024.0
+
+    def write(self, gradients: Gradients, at: At, /) -> bool:
+        for gradient in gradients.values():
+            gradient.div_(1024.0)
+        return True
+
+
+@pytest.mark.parametrize("scaled", ["judge", "maker", "both"])
+def test_a_rule_may_scale_an_objective_s_loss(scaled: str) -> None:
+    def fitted(*names: str) -> TrainState:
+        rules = {name: chain(*([Scales()] if name in names else []), rule(f"{name}.*")) for name in ("judge", "maker")}
+        both = [Objective("judge", judged, rules["judge"]), Objective("maker", made, rules["maker"])]
+        return Learner.of(gan(), DataLoaders(data(), data()), objectives=both).fit(2, print_stats=False).state
+
+    plain, other = fitted(), fitted(*(("judge", "maker") if scaled == "both" else (scaled,)))
+    assert all(torch.equal(param, plain.params[name]) for name, param in other.params.items())
+    assert other.history == plain.history
 
 
 @pytest.mark.parametrize("weights", [(2, 3), (None, 3), (3, torch.tensor(3.0))])

@@ -6,7 +6,8 @@ runs it with Python at each batch, compiled or not; `Recorded` launches what it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
@@ -14,13 +15,14 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from nntrain.errors import ConfigError, LossError, add_note
+from nntrain.errors import ConfigError, LossError, MetricError, add_note
 from nntrain.live.compiled import CompileOptions, compile_options, compiled
 from nntrain.live.flight import Flight
 from nntrain.live.outside import Outside
 from nntrain.live.workspace import Workspace, as_device
 from nntrain.metrics.measured import measure
 from nntrain.metrics.phase import PhaseMetrics
+from nntrain.task.batches import to_be_changed
 from nntrain.task.supervised import Supervised
 from nntrain.task.task import Called, Task, check_output, odd_output, source_of
 from nntrain.values.log_event import Note
@@ -29,7 +31,7 @@ from nntrain.values.output import BatchOutput, StepOutput
 from nntrain.values.randomness import restoring_rng
 from nntrain.values.record import FrozenMapping
 from nntrain.values.sums import WeightedSums
-from nntrain.values.trees import described
+from nntrain.values.trees import described, tensors_of
 
 Batch = TypeVar("Batch")
 BatchIn_contra = TypeVar("BatchIn_contra", contravariant=True)
@@ -135,7 +137,8 @@ class Pass(Generic[Batch]):
                 task.compiled(self._model, compiles) if isinstance(task, Supervised) else compiles(_inlined(self._run))
             )
         self._training: bool | None = None
-        self._outside: Outside = workspace.outside(task.loss_fn if isinstance(task, Supervised) else task)
+        gives = (task.loss_fn, "loss_fn") if isinstance(task, Supervised) else (task, "the task")
+        self._outside: Outside = workspace.outside(*gives)
         self._watched: dict[bool, bool] = {}
         """Whether a pass was looked at, in training and in eval."""
         self._looks = True
@@ -151,6 +154,7 @@ class Pass(Generic[Batch]):
 
     def evaluate(self, batch: Batch, *, train: bool) -> StepOutput[Any]:
         """Return what the task makes of a batch; of a first pass, refuse what uses weights outside the state."""
+        batch = to_be_changed(batch)
         try:
             if self._looks and not self._compiles:  # what is compiled under a mode would be compiled anew without it
                 with self._outside.watched():
@@ -187,15 +191,17 @@ class Pass(Generic[Batch]):
         if self.remembers is None:
             return {}
         if self._looks:
-            with self._outside.watched():
+            with self._outside.watched(), _unwritten(output, f"update of one of {', '.join(self.remembers.whole)}"):
                 return self.remembers.update(weighted.memory, output)
         return self.remembers.update(weighted.memory, output)
 
     def measure(self, output: StepOutput[Any], batch: Batch) -> dict[str, Tensor | float]:
         """Return each part of a batch's loss, and each metric."""
         if self._looks:
-            with self._outside.watched():
-                found = measure(self._metrics, output.preds, output.target)
+            found: dict[str, Tensor | float] = {}
+            for name, metric in self._metrics.items():
+                with self._outside.watched(), _unwritten(output, name):
+                    found |= measure({name: metric}, output.preds, output.target)
             self._look_at(batch, output)
             self.looked()
         else:
@@ -218,12 +224,26 @@ class Pass(Generic[Batch]):
         if not self._warned:
             with restoring_rng(self.workspace.generators):
                 if isinstance(self.task, Supervised):
-                    odd = self.task.odd_batch(batch, output.weight)
+                    odd = self.task.odd_batch(to_be_changed(batch), output.weight)
                 else:
                     odd = odd_output(output, batch)
             if odd is not None:
                 self._warned = True
                 self._warn(odd)
+
+
+@contextmanager
+def _unwritten(output: StepOutput[Any], metric: str) -> Iterator[None]:
+    """Raise `MetricError` where a metric writes, in a block, to the predictions or the target."""
+    given = {"predictions": output.preds, "target": output.target}
+    before = {name: [one._version for one in tensors_of(part)] for name, part in given.items()}
+    yield
+    for name, part in given.items():
+        if before[name] != [one._version for one in tensors_of(part)]:
+            raise MetricError(
+                f"metric {metric} writes to the {name}, which the other metrics and subscribers are given too, and of "
+                f"the data there may be no other. Make new tensors: preds.sigmoid(), and not preds.sigmoid_()."
+            )
 
 
 def _inlined(task: Called[Batch]) -> Called[Batch]:

@@ -285,10 +285,10 @@ class Workspace:
             return self.optimizer.collected
         return handle.read(lambda snapshot: collected_in(snapshot.optim))
 
-    def outside(self, loss_fn: object) -> Outside:
-        """Return the watch over weights that are no part of a state."""
+    def outside(self, loss_fn: object, called: str) -> Outside:
+        """Return the watch over weights that are no part of a state, as those of what gives the loss."""
         live = {**self.params, **self.buffers}
-        return Outside(self.template, live, loss_fn, partial(stepping, weakref.ref(self)))
+        return Outside(self.template, live, loss_fn, called, partial(stepping, weakref.ref(self)))
 
     @property
     def stepping(self) -> bool:

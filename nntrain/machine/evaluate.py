@@ -23,7 +23,7 @@ from nntrain.machine.learner import Learner
 from nntrain.machine.machine import Machine, eval_noise, machine_of
 from nntrain.sinks.news import News
 from nntrain.subscribers.asking import listeners
-from nntrain.task.batches import to_device
+from nntrain.task.batches import to_be_changed, to_device
 from nntrain.task.prediction import Predict, predicting
 from nntrain.task.supervised import Unpacked
 from nntrain.values.history import EpochStats, History
@@ -140,7 +140,7 @@ def _predicted(  # noqa: PLR0917 - all that one batch needs
         try:
             seed_all(workspace.generators, noise)
             workspace.switch(train=False)
-            given = inputs.given(batch, train=False)
+            given = to_be_changed(inputs.given(batch, train=False))
             workspace.compute(forward)
         finally:
             inputs.taken_back()

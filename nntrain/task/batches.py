@@ -45,6 +45,12 @@ def to_device(batch: Tree, device: torch.device) -> Tree:
     return moved_batch
 
 
+def to_be_changed(batch: Tree) -> Tree:
+    """Return a dict or list as a copy, of which something may be taken (`batch.pop("labels")`): the loader may give the
+    batch again. Anything else is given back."""
+    return copy.copy(batch) if type(batch) is dict or type(batch) is list else batch
+
+
 def structure(tree: object, tensors: list[Tensor]) -> object:
     """Return the structure of a batch, and add its tensors to `tensors`.
 

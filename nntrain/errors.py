@@ -135,6 +135,10 @@ class Terminated(SystemExit):
         super().__init__(143)
 
 
+class ConfigWarning(UserWarning):
+    """A learner probably does not say what is meant; the training goes on with it."""
+
+
 class DataWarning(UserWarning):
     """Data are probably not what they are taken for, or not those of a straight run; the training goes on with them."""
 

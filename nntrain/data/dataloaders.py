@@ -39,7 +39,7 @@ class DataLoaders(Generic[Batch]):
     """
 
     train: Iterable[Batch] | Loader[Batch]
-    valid: Iterable[Batch] | Loader[Batch] | Mapping[str, Iterable[Batch] | Loader[Batch]] | None
+    valid: Iterable[Batch] | Loader[Batch] | Mapping[str, Iterable[Batch] | Loader[Batch]] | None = None
 
     def __post_init__(self) -> None:
         _check_source("train", self.train)

@@ -61,12 +61,17 @@ class Eager(Generic[Batch]):
         weight = flight.weight = weight_of(found, batch, plain.task, checked=self.supervised)
         output = without_graph(found, self._own, weight)
         memory = plain.remember(weighted, output) if plain.remembers else None
-        measured = plain.measure(output, batch)
+        measured = plain.measure(output, batch, found.weight)
         loss = self._no_loss if output.loss is None else output.loss
         means: list[Tensor | float] = [loss, *measured.values()]
         if self._sums_device is None:
             means = [float(mean) for mean in means]
         names = self.names if not output.parts else tuple(measured)
+        if weighted.has_loss is (output.loss is None) and weighted.tolist():
+            raise LossError(
+                f"{source_of(plain.task)} returned {'no loss' if output.loss is None else 'a loss'}, unlike for the "
+                f"batches of this phase before it. Its mean is over all of them: return one for each, or for none."
+            )
         if weighted.metrics != names and weighted.tolist():
             raise LossError(
                 f"{source_of(plain.task)} returned the parts {', '.join(output.parts) or '(none)'}; with the metrics "
@@ -82,7 +87,10 @@ class Eager(Generic[Batch]):
 
     @staticmethod
     def _output(plain: Pass[Batch], batch: Batch, *, train: bool) -> StepOutput[Any]:
-        return plain.workspace.compute(partial(plain.evaluate, batch, train=train))
+        output = plain.workspace.compute(partial(plain.evaluate, batch, train=train), plain.scaled)
+        if train:
+            plain.check_gradients()
+        return output
 
     def _outputs(self, batch: Batch, *, train: bool) -> StepOutput[Any]:
         """Evaluate all objectives in order; all but the last write at once, if they do."""

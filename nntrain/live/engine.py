@@ -6,7 +6,8 @@ runs it with Python at each batch, compiled or not; `Recorded` launches what it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
@@ -14,22 +15,23 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from nntrain.errors import ConfigError, LossError, add_note
+from nntrain.errors import ConfigError, LossError, MetricError, add_note
 from nntrain.live.compiled import CompileOptions, compile_options, compiled
 from nntrain.live.flight import Flight
 from nntrain.live.outside import Outside
 from nntrain.live.workspace import Workspace, as_device
 from nntrain.metrics.measured import measure
 from nntrain.metrics.phase import PhaseMetrics
+from nntrain.task.batches import to_be_changed
 from nntrain.task.supervised import Supervised
-from nntrain.task.task import Called, Task, check_output, source_of
+from nntrain.task.task import Called, Task, check_output, odd_output, source_of
 from nntrain.values.log_event import Note
 from nntrain.values.memory import Memory
 from nntrain.values.output import BatchOutput, StepOutput
 from nntrain.values.randomness import restoring_rng
 from nntrain.values.record import FrozenMapping
-from nntrain.values.sums import WeightedSums
-from nntrain.values.trees import described
+from nntrain.values.sums import Weight, WeightedSums
+from nntrain.values.trees import described, tensors_of
 
 Batch = TypeVar("Batch")
 BatchIn_contra = TypeVar("BatchIn_contra", contravariant=True)
@@ -108,8 +110,14 @@ class Pass(Generic[Batch]):
         metrics: PhaseMetrics,
         options: CompileOptions | None,
         warn: Callable[[Note], None],
+        *,
+        name: str = "",
     ) -> None:
         self.workspace = workspace
+        rule = workspace.rule_of(name)
+        self._trained = rule.trained
+        self.scaled: Callable[[Tensor], Tensor] | None = rule.loss if rule.scales_loss else None
+        """Returns the loss to go backward from, where that is another."""
         self.task = task
         self._metrics = metrics.functions
         self._metric_names = metrics.names
@@ -128,7 +136,8 @@ class Pass(Generic[Batch]):
                 task.compiled(self._model, compiles) if isinstance(task, Supervised) else compiles(_inlined(self._run))
             )
         self._training: bool | None = None
-        self._outside: Outside = workspace.outside(task.loss_fn if isinstance(task, Supervised) else task)
+        gives = (task.loss_fn, "loss_fn") if isinstance(task, Supervised) else (task, "the task")
+        self._outside: Outside = workspace.outside(*gives)
         self._watched: dict[bool, bool] = {}
         """Whether a pass was looked at, in training and in eval."""
         self._looks = True
@@ -144,6 +153,7 @@ class Pass(Generic[Batch]):
 
     def evaluate(self, batch: Batch, *, train: bool) -> StepOutput[Any]:
         """Return what the task makes of a batch; of a first pass, refuse what uses weights outside the state."""
+        batch = to_be_changed(batch)
         try:
             if self._looks and not self._compiles:  # what is compiled under a mode would be compiled anew without it
                 with self._outside.watched():
@@ -158,23 +168,40 @@ class Pass(Generic[Batch]):
         output = check_output(found, self.task, train=train)
         if self._looks and train and output.loss is not None:
             self._outside.check_graph(output.loss)
+            given = [name for name, param in self.workspace.params.items() if param.grad is not None]
+            if given:
+                raise LossError(
+                    f"{source_of(self.task)} left gradients of {', '.join(given):.200}, to which those of the loss "
+                    f"would be added. Return the loss, and let the learner call backward; for gradients of your own "
+                    f"take torch.autograd.grad, which leaves none."
+                )
         return output
+
+    def check_gradients(self) -> None:
+        """Raise `LossError` where a first pass gave no gradient to any parameter that its rule trains."""
+        if self._looks and not any(param.grad is not None for param in self._trained.values()):
+            raise LossError(
+                f"The loss that {source_of(self.task)} returned depends on none of the parameters that it is to train: "
+                f"{', '.join(self._trained):.200}. Compute it from what these make (no .detach() on the way)."
+            )
 
     def remember(self, weighted: WeightedSums, output: StepOutput[Any]) -> Mapping[str, Memory]:
         """Return what the metrics of a whole phase remember with a batch more; to be called before `measure`."""
         if self.remembers is None:
             return {}
         if self._looks:
-            with self._outside.watched():
+            with self._outside.watched(), _unwritten(output, f"update of one of {', '.join(self.remembers.whole)}"):
                 return self.remembers.update(weighted.memory, output)
         return self.remembers.update(weighted.memory, output)
 
-    def measure(self, output: StepOutput[Any], batch: Batch) -> dict[str, Tensor | float]:
-        """Return each part of a batch's loss, and each metric."""
+    def measure(self, output: StepOutput[Any], batch: Batch, said: Weight | None) -> dict[str, Tensor | float]:
+        """Return each part of a batch's loss, and each metric. `said` is the weight as the task gave it, if it did."""
         if self._looks:
-            with self._outside.watched():
-                found = measure(self._metrics, output.preds, output.target)
-            self._look_at(batch, output)
+            found: dict[str, Tensor | float] = {}
+            for name, metric in self._metrics.items():
+                with self._outside.watched(), _unwritten(output, name):
+                    found |= measure({name: metric}, output.preds, output.target)
+            self._look_at(batch, output, said)
             self.looked()
         else:
             found = measure(self._metrics, output.preds, output.target)
@@ -186,19 +213,36 @@ class Pass(Generic[Batch]):
             self._watched[self._training is True] = True
             self._looks = False
 
-    def _look_at(self, batch: Batch, output: StepOutput[Any]) -> None:
+    def _look_at(self, batch: Batch, output: StepOutput[Any], said: Weight | None) -> None:
         """Refuse parts that are named as metrics are; warn, once, where the samples of a batch are not clear."""
         twice = [name for name in output.parts if name in self._metric_names]
         if twice:
             raise LossError(
                 f"{source_of(self.task)} named a part {twice[0]!r}, and so is a metric. Give one of them another name."
             )
-        if isinstance(self.task, Supervised) and not self._warned:
+        if not self._warned:
             with restoring_rng(self.workspace.generators):
-                odd = self.task.odd_batch(batch, output.weight)
+                if isinstance(self.task, Supervised):
+                    odd = self.task.odd_batch(to_be_changed(batch), output.weight)
+                else:
+                    odd = odd_output(output, batch) if said is None else None
             if odd is not None:
                 self._warned = True
                 self._warn(odd)
+
+
+@contextmanager
+def _unwritten(output: StepOutput[Any], metric: str) -> Iterator[None]:
+    """Raise `MetricError` where a metric writes, in a block, to the predictions or the target."""
+    given = {"predictions": output.preds, "target": output.target}
+    before = {name: [one._version for one in tensors_of(part)] for name, part in given.items()}
+    yield
+    for name, part in given.items():
+        if before[name] != [one._version for one in tensors_of(part)]:
+            raise MetricError(
+                f"metric {metric} writes to the {name}, which the other metrics and subscribers are given too, and of "
+                f"the data there may be no other. Make new tensors: preds.sigmoid(), and not preds.sigmoid_()."
+            )
 
 
 def _inlined(task: Called[Batch]) -> Called[Batch]:

@@ -9,12 +9,13 @@ from typing import Any, Never, cast
 import torch
 from torch import Tensor, nn
 
-from nntrain.errors import ConfigError
+from nntrain.errors import ConfigError, DataError
 from nntrain.task.supervised import Supervised
 from nntrain.task.task import Called, Task, check_task
 from nntrain.update.chaining import optimizer_of
 from nntrain.update.rule import UpdateRule
 from nntrain.values.output import StepOutput
+from nntrain.values.sums import Weight
 
 
 @dataclass(frozen=True)
@@ -72,20 +73,38 @@ def check_objectives(objectives: object) -> tuple[Objective, ...]:
 def joined(outputs: Mapping[str, StepOutput[Any]]) -> StepOutput[Any]:
     """Return the outputs of several objectives as one: predictions and targets are by the objectives' names.
 
-    The loss is the sum of theirs; each is a part, under its objective's name. The weight is the first that is said.
+    The loss is the sum of theirs; each is a part, under its objective's name. The means of a phase have one weight: the
+    first that is said. Raises `DataError` where another is said as well.
     """
     losses = {name: one.loss for name, one in outputs.items() if one.loss is not None}
     parts: dict[str, Tensor] = {}
     for name, one in outputs.items():
         parts |= {name: losses[name]} if name in losses else {}
         parts |= {f"{name}.{part}": mean for part, mean in one.parts.items()}
+    said = {name: one.weight for name, one in outputs.items() if one.weight is not None}
+    if len(said) > 1:
+        _check_weights(said)
     return StepOutput(
         torch.stack(list(losses.values())).sum() if losses else None,
         {name: one.preds for name, one in outputs.items()},
         {name: one.target for name, one in outputs.items() if one.target is not None},
-        next((one.weight for one in outputs.values() if one.weight is not None), None),
+        next(iter(said.values()), None),
         parts,
     )
+
+
+def _check_weights(said: Mapping[str, Weight]) -> None:
+    """Raise `DataError` where objectives weigh a batch differently, as far as numbers tell it without a wait."""
+    known = {
+        name: float(weight)
+        for name, weight in said.items()
+        if not isinstance(weight, Tensor) or (weight.device.type == "cpu" and weight.numel() == 1)
+    }
+    if len(set(known.values())) > 1:
+        raise DataError(
+            f"The objectives weigh a batch differently: {', '.join(f'{name} {one:g}' for name, one in known.items())}. "
+            f"The means of a phase have one weight: let one of them say it, or all the same."
+        )
 
 
 def task_of(objectives: Sequence[Objective]) -> Task[Any, Any]:

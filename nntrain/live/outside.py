@@ -35,11 +35,17 @@ _VALUES: Final = frozenset({"data", "T", "mT", "H", "mH", "real", "imag"})
 class Outside:
     """The weights that are no part of one learner's state, and the watch over them.
 
-    `stepping` says whether a batch is trained on; it must hold nothing that holds this.
+    `loss_fn` is what gives the loss, and `called` what messages call it. `stepping` says whether a batch is trained on;
+    it must hold nothing that holds this.
     """
 
     def __init__(
-        self, template: ModelSource, live: Mapping[str, Tensor], loss_fn: object, stepping: Callable[[], bool]
+        self,
+        template: ModelSource,
+        live: Mapping[str, Tensor],
+        loss_fn: object,
+        called: str,
+        stepping: Callable[[], bool],
     ) -> None:
         self._live = {id(tensor) for tensor in live.values()}
         given = (*template.named_parameters(), *template.named_buffers()) if isinstance(template, nn.Module) else ()
@@ -47,7 +53,7 @@ class Outside:
         self._watch = _Watch({id(tensor): name for tensor, name in theirs}) if theirs else nullcontext()
         known = self._live.union(id(tensor) for tensor, _ in theirs)
         of_loss = [
-            (tensor, f"{where} of loss_fn") for where, tensor in tensors_within(loss_fn) if id(tensor) not in known
+            (tensor, f"{where} of {called}") for where, tensor in tensors_within(loss_fn) if id(tensor) not in known
         ]
         self._of_loss = [(weakref.ref(tensor), words) for tensor, words in of_loss]
         self._nodes = [

@@ -262,7 +262,7 @@ class Recorded(Generic[Batch]):
             workspace.keep_identity()
             weight = weight_of(output, own, plain.task, checked=self.supervised)
             taken = without_graph(output, torch.detach, weight)
-            measured = plain.measure(taken, own)
+            measured = plain.measure(taken, own, output.weight)
             loss = torch.full((), math.nan, device=workspace.device) if taken.loss is None else taken.loss
             means = [loss, *measured.values()]
             if not all(isinstance(mean, Tensor) for mean in means):

@@ -103,7 +103,6 @@ class Workspace:
         )
         self.window: int = self.optimizer.window
         """How many batches make a step of the optimizer."""
-        self._scaled = self.optimizer.loss if self.optimizer.scales_loss else None
         self.needs_closure: bool = self.optimizer.needs_closure
         self.writes_within: bool = self.needs_closure or (isinstance(update, Mapping) and len(update) > 1)
         """Whether the model is evaluated after a write of the same batch, so that the value before has a copy."""
@@ -224,12 +223,24 @@ class Workspace:
         return Snapshot(self.params, self.buffers, self.optimizer.read(lambda tree: tree))
 
     def check_trainable(self) -> None:
-        """Raise `ConfigError` for a model without anything to train; one that is frozen can be evaluated."""
+        """Raise `ConfigError` where a model, or a rule, has nothing to train; one that is frozen can be evaluated."""
         if not any(param.requires_grad for param in self.params.values()):
             raise ConfigError(
                 "The model has no parameter that requires a gradient, so there is nothing to train. "
                 "Unfreeze one (param.requires_grad_(True)), or pass a model with parameters."
             )
+        parts = self.optimizer.parts if isinstance(self.optimizer, LiveSeveral) else {"": self.optimizer}
+        for name, part in parts.items():
+            if not any(param.requires_grad for param in part.trained.values()):
+                raise ConfigError(
+                    f"The update{f' of objective {name!r}' if name else ''} trains {', '.join(part.trained):.200} "
+                    f"alone, of which none requires a gradient: nothing would be written. Unfreeze one "
+                    f"(param.requires_grad_(True)), or let params=... match others."
+                )
+
+    def rule_of(self, name: str) -> Live:
+        """Return the rule of an objective; "" stands for that of a learner without any."""
+        return self.optimizer.parts[name] if isinstance(self.optimizer, LiveSeveral) else self.optimizer
 
     # -- stepping -------------------------------------------------------------------------------------------------
 
@@ -276,18 +287,20 @@ class Workspace:
             return self.optimizer.collected
         return handle.read(lambda snapshot: collected_in(snapshot.optim))
 
-    def outside(self, loss_fn: object) -> Outside:
-        """Return the watch over weights that are no part of a state."""
+    def outside(self, loss_fn: object, called: str) -> Outside:
+        """Return the watch over weights that are no part of a state, as those of what gives the loss."""
         live = {**self.params, **self.buffers}
-        return Outside(self.template, live, loss_fn, partial(stepping, weakref.ref(self)))
+        return Outside(self.template, live, loss_fn, called, partial(stepping, weakref.ref(self)))
 
     @property
     def stepping(self) -> bool:
         """Whether a batch of training is in flight."""
         return self._flight is not None and self._flight.step is not None
 
-    def compute(self, forward: Callable[[], StepOutput[Any]]) -> StepOutput[Any]:
-        """Run `forward` and, in training, the backward pass from its loss; return what it made."""
+    def compute(
+        self, forward: Callable[[], StepOutput[Any]], scaled: Callable[[Tensor], Tensor] | None = None
+    ) -> StepOutput[Any]:
+        """Run `forward` and, in training, the backward pass from its loss, `scaled` or not; return what it made."""
         flight, writes = self._flight, self._writes
         if flight is None:
             raise RuntimeError("no batch was begun")
@@ -296,9 +309,9 @@ class Workspace:
         if self.empties_autocast_cache:
             torch.clear_autocast_cache()
         if train:
-            output = self._backward(forward)
+            output = self._backward(forward, scaled)
             if self.needs_closure:
-                flight.closure = self._closure_over(forward, output)
+                flight.closure = self._closure_over(forward, output, scaled)
         else:
             output = forward()
             writes.forwarded(training=False)
@@ -370,13 +383,15 @@ class Workspace:
         for param, grad in zip(self._param_list, grads, strict=True):
             param.grad = grad
 
-    def _backward(self, forward: Callable[[], StepOutput[Any]]) -> StepOutput[Any]:
+    def _backward(
+        self, forward: Callable[[], StepOutput[Any]], scaled: Callable[[Tensor], Tensor] | None
+    ) -> StepOutput[Any]:
         with self._enable_grad:
             output = forward()
             self._writes.forwarded(training=True)
             loss: Any = output.loss  # in training there is one
-            if self._scaled is not None:
-                loss = self._scaled(loss)
+            if scaled is not None:
+                loss = scaled(loss)
             if type(loss) is Tensor and not loss.is_complex():
                 # What `backward` comes to for one loss, less its looks at what it may be given: 7 µs a batch.
                 _engine_run_backward(
@@ -393,7 +408,12 @@ class Workspace:
             one = self._ones = torch.ones_like(loss)
         return one
 
-    def _closure_over(self, forward: Callable[[], StepOutput[Any]], made: StepOutput[Any]) -> Callable[[], Tensor]:
+    def _closure_over(
+        self,
+        forward: Callable[[], StepOutput[Any]],
+        made: StepOutput[Any],
+        scaled: Callable[[Tensor], Tensor] | None,
+    ) -> Callable[[], Tensor]:
         """Return the closure for optimizers that evaluate several times; the first evaluation is made already."""
         loss: Any = made.loss
         first: list[Tensor] = [loss.detach()]
@@ -406,7 +426,7 @@ class Workspace:
                     source.set_state(state)
                 return first.pop()
             self._clear_gradients()
-            again: Any = self._backward(forward)
+            again: Any = self._backward(forward, scaled)
             again_loss: Tensor = again.loss
             return again_loss
 

@@ -48,8 +48,10 @@ class EpochStarted(LogEvent, frozen=True):
 class BatchFinished(LogEvent, frozen=True):
     """A batch ran: its own loss and metrics, means over its samples, and what update rules tell, like `grad_norm`.
 
-    `lr` is the learning rate that it was trained with; there is none in eval. `samples_per_s` is the rate since the
-    values before were read, where there is one. `data` is the name of the set that is evaluated, if it has one.
+    `lr` is the learning rate that it was trained with; there is none in eval. `group_lrs` are those of the optimizer's
+    `groups` that have their own, by pattern, and of several objectives by their names. `samples_per_s` is the rate
+    since the values before were read, where there is one. `data` is the name of the set that is evaluated, if it has
+    one. Where `has_loss` is false the task gave no loss, as it need not in eval, and `loss` is NaN.
     """
 
     level: ClassVar[Level] = "debug"
@@ -57,14 +59,18 @@ class BatchFinished(LogEvent, frozen=True):
     loss: float
     metrics: FrozenMapping[float]
     lr: float | None = None
+    group_lrs: FrozenMapping[float] | None = None
     samples_per_s: float | None = Field(default=None, ge=0)
     data: str | None = None
+    has_loss: Literal[False] | None = None
 
 
 class EpochFinished(LogEvent, frozen=True):
     """A phase was finished: the means over its samples, the batches that ran, the seconds spent in them.
 
-    `data` is the name of the set that was evaluated, if it has one.
+    `told` is what update rules tell, like `grad_norm`, of the write with which a train phase ended, where its last
+    batches were fewer than `accumulate` takes. `data` is the name of the set that was evaluated, if it has one. Where
+    `has_loss` is false the task gave no loss, as it need not in eval, and `loss` is NaN.
     """
 
     event: Literal["epoch_finished"] = "epoch_finished"
@@ -72,7 +78,9 @@ class EpochFinished(LogEvent, frozen=True):
     metrics: FrozenMapping[float]
     batches: int = Field(ge=0)
     seconds: float
+    told: FrozenMapping[float] | None = None
     data: str | None = None
+    has_loss: Literal[False] | None = None
 
 
 class CancelledEvent(LogEvent, frozen=True):
@@ -96,15 +104,17 @@ class PastPhase(Record, frozen=True):
     batches: int = Field(ge=0)
     seconds: float
     data: str | None = None
+    has_loss: Literal[False] | None = None
 
     @classmethod
     def of(cls, stats: EpochStats) -> PastPhase:
         """Return the record of a phase's statistics."""
-        return cls(**{**{name: getattr(stats, name) for name in cls.model_fields}, "data": stats.data or None})
+        fields = {name: getattr(stats, name) for name in cls.model_fields}
+        return cls(**{**fields, "data": stats.data or None, "has_loss": None if stats.has_loss else False})
 
     def stats(self) -> EpochStats:
         """Return the statistics."""
-        return EpochStats(**{**self.__dict__, "data": self.data or ""})
+        return EpochStats(**{**self.__dict__, "data": self.data or "", "has_loss": self.has_loss is not False})
 
 
 class HistoryReplaced(LogEvent, frozen=True):

@@ -66,15 +66,17 @@ class LiveRun:
         ran, waited = read_out(ran)
         now, offset = time.monotonic(), time.time() - time.monotonic()
         rates = self._rates(ran, now if waited else None)
-        lr_at = self.info.lr_at if self.info is not None and ran[0].phase == "train" else None
+        info = self.info if ran[0].phase == "train" else None
         first: BatchFinished | None = None
         for one, rate in zip(ran, rates, strict=True):
             fields: dict[str, Any] = {
                 "loss": one.loss,
                 "metrics": FrozenMapping(one.metrics),
-                "lr": None if lr_at is None else float(lr_at(max(one.step - 1, 0))) * one.lr_scale,
+                "lr": None if info is None else float(info.lr_at(max(one.step - 1, 0))) * one.lr_scale,
+                "group_lrs": None if info is None else _group_lrs(info, one),
                 "samples_per_s": rate,
                 "data": one.data or None,
+                "has_loss": None if one.has_loss else False,
             }
             # Only the first event of a group is validated: the others have the same fields, of the same types.
             event = BatchFinished(**fields) if first is None else evolved(first, **fields)
@@ -116,6 +118,12 @@ class LiveRun:
             self._first = Line(run_id=self.run_id, rank=self.rank, **changes)
             return self._first
         return evolved(self._first, **changes)
+
+
+def _group_lrs(info: RunInfo, ran: BatchRan) -> FrozenMapping[float] | None:
+    """Return the rates of parameter groups with their own, that a batch was trained with; None where none has."""
+    rates = info.group_lrs_at(max(ran.step - 1, 0))
+    return FrozenMapping({name: float(rate) * ran.lr_scale for name, rate in rates.items()}) if rates else None
 
 
 def process_rank() -> int:

@@ -189,4 +189,5 @@ def stats_of(line: Line, event: EpochFinished) -> EpochStats:
         batches=event.batches,
         seconds=event.seconds,
         data=line.data,
+        has_loss=event.has_loss is not False,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from nntrain.log.events import (
     OWN,
     BatchFinished,
@@ -24,10 +26,10 @@ def sentence(line: Line) -> str:
         case FitStarted(epochs=epochs, resumed=resumed, until=until):
             count, what = (epochs, "epoch") if until is None else (until, "step")
             return f"{'went on' if resumed else 'began'}, towards {whole(count)} {what}{'' if count == 1 else 's'}"
-        case BatchFinished(loss=loss):
-            return f"epoch {line.epoch} {label}, batch {line.batch}: loss {number(loss)}"
-        case EpochFinished(loss=loss):
-            return f"epoch {line.epoch} {label}: loss {number(loss)}"
+        case BatchFinished(loss=loss, has_loss=has_loss):
+            return f"epoch {line.epoch} {label}, batch {line.batch}: {_loss_said(loss, has_loss)}"
+        case EpochFinished(loss=loss, has_loss=has_loss):
+            return f"epoch {line.epoch} {label}: {_loss_said(loss, has_loss)}"
         case CancelledEvent(scope=scope, reason=reason, subscriber=subscriber, at=at):
             return f"{subscriber} cancelled the {scope} at {at}" + (f": {reason}" if reason else "")
         case CheckpointSaved() | CheckpointLoaded():
@@ -47,6 +49,10 @@ def sentence(line: Line) -> str:
             return _custom_event(event)
         case event:
             return event.event.replace("_", " ")
+
+
+def _loss_said(loss: float, has_loss: Literal[False] | None) -> str:
+    return "no loss" if has_loss is False else f"loss {number(loss)}"
 
 
 def _checkpoint(event: CheckpointSaved | CheckpointLoaded) -> str:

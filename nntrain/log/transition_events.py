@@ -136,7 +136,9 @@ def _step_event(transition: Transition, every: int) -> Iterator[PlacedEvent | Ba
                 metrics=stats.metrics,
                 batches=stats.batches,
                 seconds=stats.seconds,
+                told=FrozenMapping({name: float(one) for name, one in transition.told.items()}) or None,
                 data=stats.data or None,
+                has_loss=None if stats.has_loss else False,
             ),
         )
     elif output is not None and every and transition.state.progress.batch % every == 0:
@@ -152,6 +154,7 @@ def _step_event(transition: Transition, every: int) -> Iterator[PlacedEvent | Ba
             0.0,
             transition.lr_scale,
             now.data,
+            output.has_loss,
         )
 
 

@@ -6,7 +6,7 @@ was. They publish no event, ask no subscriber and tell no sink.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Generic, Never, TypeVar
@@ -23,7 +23,7 @@ from nntrain.machine.learner import Learner
 from nntrain.machine.machine import Machine, eval_noise, machine_of
 from nntrain.sinks.news import News
 from nntrain.subscribers.asking import listeners
-from nntrain.task.batches import to_device
+from nntrain.task.batches import to_be_changed, to_device
 from nntrain.task.prediction import Predict, predicting
 from nntrain.task.supervised import Unpacked
 from nntrain.values.history import EpochStats, History
@@ -67,7 +67,14 @@ def evaluate(
     check_state(state)
     machine = machine_of(learner)
     name, stream = _stream_of(machine, loader)
-    alone = replace(machine, streams={name: stream}, heard_by=listeners(()), sinks=(), news=News())
+    alone = replace(
+        machine,
+        streams={name: stream},
+        heard_by=listeners(()),
+        sinks=(),
+        monitors=replace(machine.monitors, read=()),
+        news=News(),
+    )
     place = Progress(at="batch", phase="eval", data=name, epoch=_epoch_of(state.progress), step=state.progress.step)
     cell = [evolved(state, progress=place, sums=Sums(), history=History(), logged=(), loaded=())]
     try:
@@ -132,7 +139,7 @@ def _predicted(  # noqa: PLR0917 - all that one batch needs
         try:
             seed_all(workspace.generators, noise)
             workspace.switch(train=False)
-            given = inputs.given(batch, train=False)
+            given = to_be_changed(inputs.given(batch, train=False))
             return workspace.compute(forward).preds
         finally:
             inputs.taken_back()
@@ -164,6 +171,11 @@ def _stream_of(
 
 
 def _stream(where: str, loader: Iterable[Batch] | Loader[Batch], machine: Machine[Any]) -> Stream[Batch]:
+    if isinstance(loader, (str, bytes, Mapping)):
+        raise ConfigError(
+            f"{where} is a {type(loader).__name__}; expected something that gives batches: a torch DataLoader, a list "
+            f"of batches, or a loader with batches(key, epoch, start). Of several by name, give one."
+        )
     return Stream(on_device(as_loader(loader, where), machine.workspace.device), 1, where)
 
 

@@ -32,7 +32,8 @@ from nntrain.live.recorded import recorded
 from nntrain.live.workspace import Workspace
 from nntrain.machine.folding import check_epochs, check_goal, fold, with_goal
 from nntrain.machine.machine import Machine, ordinary_tensors
-from nntrain.metrics.measured import AnyMetric, check_monitors, named_metrics
+from nntrain.metrics.measured import AnyMetric, named_metrics
+from nntrain.metrics.monitors import Monitoring, Monitors, check_monitors
 from nntrain.metrics.phase import PhaseMetrics
 from nntrain.sinks.interest import Sink, check_sink, interest_of, sink_name
 from nntrain.sinks.news import News
@@ -46,7 +47,7 @@ from nntrain.update.chaining import optimizer_of
 from nntrain.update.rule import UpdateRule
 from nntrain.update.schedules import Schedule, check_lr
 from nntrain.update.torch_optimizer import OptimizerFactory, check_optim_class
-from nntrain.update.torch_rule import optimizer
+from nntrain.update.torch_rule import group_lrs_at, optimizer
 from nntrain.values.calls import function_name
 from nntrain.values.key import Key
 from nntrain.values.modules import check_model
@@ -157,12 +158,10 @@ class Learner(Generic[Batch, Preds_co]):
         listeners(self.subs)
         for sink in self.sinks:
             check_sink(sink)
-        monitors = [(subscriber_name(one), getattr(one, "monitors", ())) for one in self.subs]
-        monitors += [(sink_name(sink), interest_of(sink).monitors) for sink in self.sinks]
         named = self.metric_fn if self.task is None else metrics
         # The parts of another task's loss are known when it has run.
         known = self.objectives is None and all(isinstance(task, Supervised) for task, _ in parts)
-        check_monitors(monitors, named if known else None, tuple(eval_sets(self.dls.valid)))
+        check_monitors(self._monitors, named if known else None, tuple(eval_sets(self.dls.valid)))
 
     def _check_twice(self) -> None:
         """Raise `ConfigError` where a thing is said in two ways; say in all of them how batches are run."""
@@ -285,10 +284,17 @@ class Learner(Generic[Batch, Preds_co]):
         own = named_metrics(self.metric_fn)
         return {**named_metrics(self.task.metric_fn), **own} if isinstance(self.task, Supervised) else own
 
+    @property
+    def _monitors(self) -> tuple[Monitoring, ...]:
+        """Which values subscribers and sinks read of the phases' statistics."""
+        read = [(subscriber_name(one), getattr(one, "monitors", ())) for one in self.subs]
+        read += [(sink_name(sink), interest_of(sink).monitors) for sink in self.sinks]
+        return tuple((who, name) for who, given in read for name in ((given,) if isinstance(given, str) else given))
+
     def __repr__(self) -> str:
         config = self._config
         if self.objectives is not None or self.task is not None:
-            said = [name and f"{name}: " + said for name, said in self._said.items()]
+            said = [f"{name}: {said}" if name else said for name, said in self._said.items()]
             return f"Learner.of({config['model']}, {', '.join(said)}, subs={config['subscribers']})"
         lr = config["lr_schedule"] if callable(self.lr) else config["lr"]
         return (
@@ -320,7 +326,10 @@ class Learner(Generic[Batch, Preds_co]):
             workspace = Workspace(self.model, update, device, bits=bits, compile_options=options)
         news = News()
         metrics = PhaseMetrics(self._metrics, workspace.device)
-        passes = {name: Pass(workspace, task, metrics, options, news.warn) for name, (task, _) in self._parts.items()}
+        passes = {
+            name: Pass(workspace, task, metrics, options, news.warn, name=name)
+            for name, (task, _) in self._parts.items()
+        }
         eager = Eager(passes, options)
         streams = {
             "train" if train else name: Stream(
@@ -332,8 +341,17 @@ class Learner(Generic[Batch, Preds_co]):
         # Nothing of a machine refers to its learner: memory on a device is to be free when the learner is, not when
         # Python next looks for cycles.
         config = {**self._config, "data": data}
-        lr_at = optimizer_of(next(iter(rules.values()))).lr_at
-        told = partial(RunInfo, repr(self), config, str(workspace.device), lr_at, news.queued_events.append)
+        optimizers = {name: optimizer_of(rule) for name, rule in rules.items()}
+        lr_at = next(iter(optimizers.values())).lr_at
+        told = partial(
+            RunInfo,
+            repr(self),
+            config,
+            str(workspace.device),
+            lr_at,
+            news.queued_events.append,
+            group_lrs_at=partial(group_lrs_at, optimizers),
+        )
         return Machine(
             workspace=workspace,
             streams=streams,
@@ -342,6 +360,7 @@ class Learner(Generic[Batch, Preds_co]):
             metrics=metrics,
             heard_by=listeners(self.subs),
             sinks=tuple(self.sinks),
+            monitors=Monitors(self._monitors, tuple(name for name in streams if name != "train"), metrics.whole),
             info=lru_cache(maxsize=None)(told),
             news=news,
         )

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 from nntrain.data.stream import Stream
-from nntrain.errors import ConfigError, DataError, StateError
+from nntrain.errors import ConfigError, ConfigWarning, DataError, StateError
 from nntrain.live.engine import Passed, Runner
 from nntrain.live.turn import Turn
 from nntrain.live.workspace import Workspace
@@ -25,6 +26,7 @@ from nntrain.machine.cursor import Cursor, Position
 from nntrain.machine.interrupts import Interrupts
 from nntrain.machine.table import TABLE, Step, leave, moved_to
 from nntrain.machine.telling import Telling
+from nntrain.metrics.monitors import Monitors
 from nntrain.metrics.phase import PhaseMetrics
 from nntrain.sinks.audience import Watcher
 from nntrain.sinks.interest import Sink
@@ -35,6 +37,7 @@ from nntrain.task.batches import to_device
 from nntrain.task.task import Task
 from nntrain.values.history import EpochStats, History
 from nntrain.values.key import Key
+from nntrain.values.log_event import Note
 from nntrain.values.output import BatchOutput
 from nntrain.values.progress import Phase, Place
 from nntrain.values.randomness import restoring_rng, seed_all
@@ -94,6 +97,7 @@ class Machine(Generic[Batch]):
     metrics: PhaseMetrics
     heard_by: Mapping[Event, tuple[Listener, ...]]
     sinks: tuple[Sink, ...]
+    monitors: Monitors
     info: Callable[[int], RunInfo]
     news: News
     turn: Turn = field(default_factory=Turn)
@@ -109,12 +113,14 @@ class Machine(Generic[Batch]):
         self._running: tuple[Key, int, str] | None = None
         """Which phase this machine is in: a state in the middle of another was made elsewhere."""
         self._noise_key: Key | None = None
+        self._noise_epoch = -1
         self._noise = (0, 0)
-        self._noise_epoch, self._epoch_noise = -1, 0
         self._asking: tuple[Key, int, Phase] | None = None
         self._asking_bits: Callable[[int], int] = int
         self._before_batch = bool(self.heard_by["before_batch"])
         self._after_batch = bool(self.heard_by["after_batch"])
+        self._forewarned = False
+        """Whether somebody was warned that a first batch of training lacks what is read of eval."""
         self._accumulates = self.workspace.window > 1
         self._tells = self.workspace.optimizer.tells
 
@@ -214,6 +220,7 @@ class Machine(Generic[Batch]):
         begun, start = self._running, cursor.now[0].start
         self._running = start.key, start.epoch, start.data
         others = given is None and cursor.now[0].batch > 0 and begun != self._running
+        first = others or cursor.now[0].batch == 0
         while True:
             before = cursor.now[0]
             try:
@@ -226,10 +233,9 @@ class Machine(Generic[Batch]):
                 found = self._batch(cursor, given, seen=bool(watching) or grouped)
                 if isinstance(found, Passed):
                     reached = cursor.now[0]
-                    if others:
-                        others = False
-                        stream = self.streams[before.start.data]
-                        stream.check_place(before.progress, before.start.sums, found.samples, self.news.warn)
+                    if first:
+                        first = False
+                        self._look_at_first(before, found, others)
                     if reached.start is not before.start:  # a subscriber answered another state
                         watching = telling.watching_reached(before, reached, watching, ahead)
                     news = not watching and telling.has_news(reached.start)
@@ -253,6 +259,18 @@ class Machine(Generic[Batch]):
                 cursor = Cursor(step.state)
             del found, step
 
+    def _look_at_first(self, before: Position, found: Passed, others: bool) -> None:
+        """Look at a phase's first batch, or the first from the state of `others`: raise, or warn, of what is amiss."""
+        start, monitors, means = before.start, self.monitors, found.weighted.metrics
+        if others:
+            self.streams[start.data].check_place(before.progress, start.sums, found.samples, self.news.warn)
+        if monitors.read:
+            monitors.check(start.data or "eval", means, has_loss=found.weighted.has_loss)
+            told = monitors.warning(means) if start.train and not self._forewarned else None
+            if told is not None:
+                self._forewarned = True
+                self.news.warn(Note("monitor.missing", told), ConfigWarning)
+
     def _batch(self, cursor: Cursor, given: tuple[Batch] | None, *, seen: bool) -> Step | Passed:
         """Take one batch, and move the cursor past it; or return where a verdict, or the end of the data, leads to.
 
@@ -265,9 +283,8 @@ class Machine(Generic[Batch]):
         found = given if given is not None else self._next_batch(before)
         if found is None:
             del tensors
-            if self._accumulates and before.start.train:
-                self._write_rest(cursor)
-            return self._finish_phase(cursor.state())
+            told = self._write_rest(cursor) if self._accumulates and before.start.train else {}
+            return self._finish_phase(cursor.state())._replace(told=told)
         batch, position = to_device(found[0], workspace.device), before
         if self._before_batch:
             asked = self._ask_before(cursor.state(), before, batch)
@@ -309,12 +326,15 @@ class Machine(Generic[Batch]):
             return leave(Published(cursor.state(), verdict, by), "after_batch", self._sets)
         return passed
 
-    def _write_rest(self, cursor: Cursor) -> None:
-        """Write the gradients that wait for more batches, of which the phase has none. A failure is as in `_batch`."""
+    def _write_rest(self, cursor: Cursor) -> Mapping[str, Tensor | float]:
+        """Write the gradients that wait for more batches, of which the phase has none; return what the rules tell.
+
+        A failure is as in `_batch`.
+        """
         workspace = self.workspace
         before, tensors = cursor.now[:2]
         if not workspace.collected(tensors):
-            return
+            return {}
         try:
             with workspace.held(tensors):
                 workspace.begin_rest(tensors, step=before.step, lr_scale=before.start.lr_scale)
@@ -322,7 +342,7 @@ class Machine(Generic[Batch]):
             state = evolved(moved_to(cursor.state(), step=before.step + 1), tensors=tensors)
             cursor.now = Position.of(state), tensors, state  # lets the value before go, before the optimizer writes
             workspace.commit(tensors)
-            workspace.optimizer.take_told()  # it is of no batch
+            return workspace.optimizer.take_told() if self._tells else {}
         except BaseException:
             reached = cursor.now[1]
             remains = workspace.land(reached)
@@ -384,24 +404,29 @@ class Machine(Generic[Batch]):
             seconds=sums.seconds,
             has_loss=sums.weighted.has_loss,
         )
+        if self.monitors.read:
+            self.monitors.check_values(stats.label, stats.metrics, has_loss=stats.has_loss)
         return Step(evolved(after, history=History((*state.history, stats))), stats=stats)
 
     # -- randomness -----------------------------------------------------------------------------------------------
 
     def _noise_of(self, at: Position) -> int:
         """Return what a batch's noise is seeded with; the next batch's is one more, mod 2**63."""
-        key, start = at.start.key, at.start
-        if key is not self._noise_key:
-            self._noise_key, self._noise = key, (key.derived(_NOISE), key.derived(_EVAL_NOISE))
-            self._noise_epoch = -1
-        train, evaluation = self._noise
-        if start.train and self._accumulates:  # several batches have one step
-            if self._noise_epoch != start.epoch:
-                self._noise_epoch, self._epoch_noise = start.epoch, key.derived(_NOISE, start.epoch)
-            return (self._epoch_noise + at.batch) & _BITS
-        return (train + at.step if start.train else evaluation + (start.epoch << 32) + at.batch) & _BITS
+        start, train = at.start, at.start.train
+        if start.key is not self._noise_key or start.epoch != self._noise_epoch:
+            self._noise_key, self._noise_epoch = key, epoch = start.key, start.epoch
+            # With `accumulate` several batches have one step.
+            of_train = key.derived(_NOISE, epoch) if self._accumulates else key.derived(_NOISE)
+            self._noise = of_train, eval_noise(key, epoch, 0)
+        of_train, of_eval = self._noise
+        if train and not self._accumulates:
+            return (of_train + at.step) & _BITS
+        return ((of_train if train else of_eval) + at.batch) & _BITS
 
 
 def eval_noise(key: Key, epoch: int, batch: int) -> int:
-    """Return what the noise of a batch of eval is seeded with."""
-    return (key.derived(_EVAL_NOISE) + (epoch << 32) + batch) & _BITS
+    """Return what the noise of a batch of eval is seeded with.
+
+    The epoch is mixed in: torch's generator of the CPU looks at the low 32 bits of a seed only.
+    """
+    return (key.derived(_EVAL_NOISE, epoch) + batch) & _BITS

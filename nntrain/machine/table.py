@@ -5,8 +5,11 @@ A step moves a state along one row. Cancelling is a value: a verdict picks anoth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
+
+from torch import Tensor
 
 from nntrain.subscribers.asking import Published
 from nntrain.values.history import EpochStats
@@ -53,6 +56,8 @@ class Step(NamedTuple):
     stats: EpochStats | None = None
     lr_scale: float = 1.0
     """What the batch's learning rate was multiplied with."""
+    told: Mapping[str, Tensor | float] = MappingProxyType({})
+    """What update rules said of a short window's write, at the end of a train phase."""
 
 
 def leave(published: Published, event: Event, sets: Sequence[str]) -> Step:

@@ -72,7 +72,8 @@ class Telling:
         loss, *metrics = passed.means
         named = {**passed.output.told, **dict(zip(passed.weighted.metrics, metrics, strict=True))}
         place = after.start.epoch, after.start.phase, after.batch, after.step, after.samples
-        self.pending.append(BatchRan(*place, loss, named, time.monotonic(), passed.lr_scale, after.start.progress.data))
+        of = passed.lr_scale, after.start.progress.data, passed.output.has_loss
+        self.pending.append(BatchRan(*place, loss, named, time.monotonic(), *of))
         if len(self.pending) == _GROUP or self.pending[-1].when - self.pending[0].when > _GROUP_SECONDS:
             self.tell_group(after)
 
@@ -121,6 +122,7 @@ class Telling:
                     notes=news.take_notes(began.at) if news.notes or began.at == "before_fit" else (),
                     logged=(news.take_events() if news.queued_events else ()) + logged,
                     lr_scale=step.lr_scale,
+                    told=step.told,
                 )
                 if transition.logged or transition.notes:  # another thread may just have queued it
                     listening = audience.at(began.at)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Never
 
@@ -44,51 +43,6 @@ def value_names(name: str, metric: object) -> Sequence[str]:
     """Return what the values of a metric are called, as far as it says so."""
     keys: Sequence[str] | None = getattr(metric, "names", None) if is_metric(metric) else None
     return [name] if keys is None else [f"{name}/{key}" for key in keys]
-
-
-def check_monitors(
-    monitors: Iterable[tuple[str, str | Collection[str]]],
-    metric_fn: AnyMetric | Mapping[str, AnyMetric] | None,
-    sets: Sequence[str] = ("",),
-) -> None:
-    """Raise `ConfigError` where somebody, by name, reads a value that no phase will have, or one of several might.
-
-    `sets` are those that are evaluated, "" for one without a name. With None for the metrics, any value may be there; a
-    `Metric` that does not say its `names` may have any of its own.
-    """
-    labels = ["train", *(one or "eval" for one in sets)]
-    if metric_fn is None:
-        _check_labels(monitors, labels)
-        return
-    metrics = named_metrics(metric_fn)
-    values = ["loss", *(one for name, metric in metrics.items() for one in value_names(name, metric))]
-    for name in (*metrics, *values):
-        if name.partition("/")[0] in sets and "/" in name:
-            raise ConfigError(f"A metric is named {name!r}, as if it were one of the set {name.partition('/')[0]!r}.")
-    there = [f"{one}/{value}" for one in labels for value in values]
-    unsaid = [name for name, one in metrics.items() if is_metric(one) and getattr(one, "names", None) is None]
-    open_ended = [f"{one}/{name}/" for one in labels for name in unsaid]
-    if len(sets) == 1:
-        there = [*values, *there]
-        open_ended += [f"{name}/" for name in unsaid]
-    for name, given in monitors:
-        for monitor in (given,) if isinstance(given, str) else given:
-            if monitor not in there and not monitor.startswith(tuple(open_ended)):
-                shown = values if len(sets) == 1 else there
-                like = difflib.get_close_matches(monitor, shown, n=1) or difflib.get_close_matches(monitor, there, n=1)
-                meant = f" Did you mean {like[0]!r}?" if like else ""
-                named = function_name(metric_fn)
-                give = f' Name the metric: metric_fn={{"{monitor}": {named}}}.' if "metric" in values else ""
-                raise ConfigError(f"{name} monitors {monitor!r}; there are {', '.join(shown)}.{meant or give}")
-
-
-def _check_labels(monitors: Iterable[tuple[str, str | Collection[str]]], labels: Sequence[str]) -> None:
-    """Raise `ConfigError` where a monitor does not say of which set it is, and there is not one."""
-    for name, given in monitors:
-        for monitor in (given,) if isinstance(given, str) else given:
-            if len(labels) != 2 and monitor.partition("/")[0] not in labels:
-                there = ", ".join(f"{label}/{monitor.rpartition('/')[2]}" for label in labels)
-                raise ConfigError(f"{name} monitors {monitor!r}; say of which phase: {there}.")
 
 
 def _check_metric(name: str, metric: object) -> None:

@@ -21,10 +21,10 @@ class News:
         """The events of sinks, which any thread may add to."""
         self._noted: tuple[Note, ...] = ()
 
-    def warn(self, note: Note) -> None:
+    def warn(self, note: Note, kind: type[Warning] = DataWarning) -> None:
         """Warn whoever runs the training, and tell the log."""
         self.notes.append(note)
-        warnings.warn(note.text, DataWarning, stacklevel=2)
+        warnings.warn(note.text, kind, stacklevel=2)
 
     def take_notes(self, at: Place) -> tuple[Note, ...]:
         """Return the notes that came up; where a fit begins, those of the fits before it too, which hold of it."""

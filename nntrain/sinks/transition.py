@@ -17,6 +17,7 @@ from nntrain.values.history import EpochStats
 from nntrain.values.log_event import LogEvent, Note
 from nntrain.values.output import BatchOutput
 from nntrain.values.progress import Phase, Place, Progress
+from nntrain.values.record import FrozenMapping
 from nntrain.values.state import TrainState
 from nntrain.values.verdicts import Cancel, Event
 
@@ -36,8 +37,10 @@ class _CopiedConfig:
 class RunInfo:
     """What may be told of the run: the learner in a line of words, and its configuration as plain values, a copy.
 
-    `lr_at` gives the learning rate of an optimizer's step (0, 1, ...), before the state scales it. `tell` takes an
-    event that a sink has to tell, at any time and from any thread: the sinks are shown it with the next transition.
+    `lr_at` gives the learning rate of an optimizer's step (0, 1, ...), before the state scales it; of several
+    objectives that of the first. `group_lrs_at` gives those that `groups={...}` of an optimizer have of their own, by
+    pattern, and of several objectives each one's, by name (`"g"`, `"g.backbone.*"`). `tell` takes an event that a sink
+    has to tell, at any time and from any thread: the sinks are shown it with the next transition.
     """
 
     learner: str
@@ -46,6 +49,7 @@ class RunInfo:
     lr_at: Callable[[int], float]
     tell: Callable[[LogEvent], None]
     seed: int
+    group_lrs_at: Callable[[int], Mapping[str, float]] = lambda _: FrozenMapping()
 
 
 RunInfo.config = _CopiedConfig()  # type: ignore[assignment] # after the dataclass, which would take it for a default
@@ -60,6 +64,8 @@ class Transition:
     `stats` is there where a phase's statistics were finished. `error` is there where the step failed; `state` is then
     the one that remains. `run` is what may be told of the run. `notes` are those that came up since the last one,
     `logged` the events that subscribers and sinks gave. `lr_scale` is what a batch's learning rate was multiplied with.
+    `told` is there at the end of a train phase that wrote a short window of `accumulate`: what update rules say of that
+    write, like `grad_norm`. What they say of any other is in the batch's `output.told`.
     """
 
     at: Place
@@ -75,6 +81,7 @@ class Transition:
     notes: tuple[Note, ...] = ()
     logged: tuple[LogEvent, ...] = ()
     lr_scale: float = 1.0
+    told: Mapping[str, Tensor | float] = FrozenMapping()
 
     @classmethod
     def of_batch(
@@ -99,7 +106,8 @@ class BatchRan(NamedTuple):
 
     `epoch` to `samples` are those of `Progress`. `loss` and `metrics` are the batch's own, with what update rules tell
     (`grad_norm`): 0-dim tensors on the device, or numbers. `when` is what `time.monotonic()` gave. The learning rate
-    was multiplied with `lr_scale`. `data` is the name of the set that is evaluated.
+    was multiplied with `lr_scale`. `data` is the name of the set that is evaluated. `has_loss` says whether the task
+    gave a loss: in eval it need not, and `loss` is NaN then.
     """
 
     epoch: int
@@ -112,3 +120,4 @@ class BatchRan(NamedTuple):
     when: float
     lr_scale: float = 1.0
     data: str = ""
+    has_loss: bool = True

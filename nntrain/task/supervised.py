@@ -11,7 +11,7 @@ from typing_extensions import TypeVar
 
 from nntrain.errors import ConfigError, DataError, add_note
 from nntrain.metrics.measured import AnyMetric, named_metrics
-from nntrain.task.batches import Tree, samples_of, to_device
+from nntrain.task.batches import Tree, odd_batch, samples_of, to_device
 from nntrain.task.task import checked_weight
 from nntrain.values.calls import call_problem, class_of_calls, function_name, remembers_calls
 from nntrain.values.log_event import Note
@@ -122,15 +122,7 @@ class Supervised(Generic[Batch]):
         """Return what to warn of where a batch's tensors disagree about their first dimension, and no `weigh` says."""
         if self.weigh is not None:
             return None
-        counted = _counted(batch, self.unpack(batch))
-        if len({tensor.size(0) for tensor in tensors_of(counted) if tensor.ndim}) < 2:
-            return None
-        return Note(
-            "batch.samples",
-            f"The tensors of a batch disagree about their first dimension: {described(counted)}. It counts as "
-            f"{weight} samples in the means of the loss and the metrics. Say how many they are, or how much it weighs "
-            f"otherwise: Learner(..., weigh=lambda batch: ...).",
-        )
+        return odd_batch(_counted(batch, self.unpack(batch)), weight)
 
     @property
     def source(self) -> str:

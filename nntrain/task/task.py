@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
-from typing import Any, Never, SupportsIndex, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Never, SupportsIndex, TypeVar
 
 from torch import Tensor, nn
 
 from nntrain.errors import ConfigError, DataError, LossError
-from nntrain.task.batches import samples_of
+from nntrain.task.batches import odd_batch, samples_of
 from nntrain.values.calls import call_problem, class_of_calls, function_name
+from nntrain.values.log_event import Note
 from nntrain.values.output import StepOutput
 from nntrain.values.sums import Weight
-from nntrain.values.trees import described
+from nntrain.values.trees import described, first_length
 
 Batch = TypeVar("Batch")
 Preds = TypeVar("Preds")
 Task = Callable[[Never, Batch], StepOutput[Preds]]
 """A function of a model and a batch to what is made of it. It is pure: it uses the model that it is given, no other.
 Which model that is is between it and the learner, so any type of model will do."""
+_SAY: Final = "StepOutput(..., weight=...)"
 Called = Callable[[nn.Module, Batch], StepOutput[Any]]
 """A task, as it is called."""
 
@@ -56,12 +58,13 @@ def check_output(output: object, task: object, *, train: bool) -> StepOutput[Any
         )
     loss: object = output.loss
     if isinstance(loss, Tensor) and not loss.ndim and (loss.requires_grad or not train):
-        if output.parts:
+        if output.parts or type(output.parts) is not dict:
             _check_parts(output, task)
         return output
     name = source_of(task)
     if loss is None:
         if not train:
+            _check_parts(output, task)
             return output
         raise LossError(f"{name} returned no loss in training; expected StepOutput(loss, ...). In eval it may be None.")
     if not isinstance(loss, Tensor) or loss.ndim:
@@ -74,6 +77,12 @@ def check_output(output: object, task: object, *, train: bool) -> StepOutput[Any
 
 
 def _check_parts(output: StepOutput[Any], task: object) -> None:
+    given: object = output.parts
+    if not isinstance(given, Mapping):
+        raise LossError(
+            f"{source_of(task)} returned the parts {described(given):.80}; expected a mapping of names to 0-dim "
+            f"tensors, like parts={{'error': error}}, or none: leave it away."
+        )
     for name, part in output.parts.items():
         if not isinstance(name, str) or name == "loss":
             raise LossError(f"{source_of(task)} named a part {name!r}; expected a string other than 'loss'.")
@@ -98,7 +107,14 @@ def weight_of(output: StepOutput[Any], batch: object, task: object, *, checked: 
                 f"batches out of the data, or answer CancelBatch in before_batch."
             )
         return weight
-    return samples_of(output.target, batch)
+    return samples_of(output.target, batch, _SAY)
+
+
+def odd_output(output: StepOutput[Any], batch: object) -> Note | None:
+    """Return what to warn of where a task did not say how much a batch weighs, and its tensors do not agree on it."""
+    if first_length(output.target) is not None:
+        return None
+    return odd_batch(batch, first_length(batch), _SAY)
 
 
 def checked_weight(given: object, source: str) -> Weight:
@@ -112,7 +128,7 @@ def checked_weight(given: object, source: str) -> Weight:
         weight = operator.index(weight) or 0.0
     if isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 <= weight < math.inf:
         return weight
-    given = described(given) if isinstance(given, Tensor) else repr(given)[:80]
+    given = described(given) if isinstance(given, Tensor) and given.numel() != 1 else repr(given)[:80]
     raise DataError(
         f"{source} returned {'' if source == 'weigh' else 'the weight '}{given}; expected how much the batch weighs in "
         f"the means: a number of 0 or more, or a 0-dim tensor of one."

@@ -172,7 +172,8 @@ class _Replay:
         if any(answer.verdict is not None for answer in self._answers[behind:]):
             return True
         self._move(line, "batch")
-        output = BatchOutput(torch.tensor(event.loss), _Unrecorded("predictions"), dict(event.metrics))
+        has_loss = event.has_loss is not False
+        output = BatchOutput(torch.tensor(event.loss), _Unrecorded("predictions"), dict(event.metrics), has_loss)
         return self._ask("after_batch", batch, output)
 
     def _ask(self, event: Event, *rest: object) -> bool:

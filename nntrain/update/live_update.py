@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from nntrain.errors import ConfigError, add_note
+from nntrain.errors import ConfigError, LossError, add_note
 from nntrain.update.accumulating import BoundAccumulate
 from nntrain.update.rule import At, Bound, BoundRule, Gradients, UpdateRule
 from nntrain.update.together import live_optimizer
@@ -18,7 +18,7 @@ from nntrain.update.torch_rule import OptimizerRule
 from nntrain.values.calls import function_name
 from nntrain.values.sums import Weight
 from nntrain.values.tensors import OptimState
-from nntrain.values.trees import clone_tree
+from nntrain.values.trees import clone_tree, described
 
 
 class LiveUpdate:
@@ -52,6 +52,7 @@ class LiveUpdate:
         """The rules that see each batch's gradients, those that see a window's mean, and those after the optimizers."""
         if self._window is not None:
             self._before = self._before[1:]
+        self._bound = bound
         self._others = [one for one in bound if one is not self._window]
         self._live = list(self.trained.values())
         self.scales_loss: bool = any(getattr(type(one), "loss", None) is not Bound.loss for one in bound)
@@ -103,8 +104,14 @@ class LiveUpdate:
 
     def loss(self, loss: Tensor, /) -> Tensor:
         """Return the loss to go backward from."""
-        for _, one in reversed(self._named.values()):
-            loss = one.loss(loss)
+        for one in reversed(self._bound):
+            given: object = one.loss(loss)
+            if not isinstance(given, Tensor) or given.ndim or not given.requires_grad:
+                raise LossError(
+                    f"loss(...) of the update rule {type(one).__name__} returned {described(given)}; expected a 0-dim "
+                    f"tensor with a gradient, like loss * scale, or the loss itself."
+                )
+            loss = given
         return loss
 
     def write(self, gradients: Gradients, at: At, /) -> bool:
@@ -200,6 +207,11 @@ class LiveUpdate:
             if self.tells and (told := getattr(one, "told", None)):
                 self._told.update(told)
             if not goes_on:
+                if goes_on is None:  # a missing return, with which nothing is trained
+                    raise ConfigError(
+                        f"write of the update rule {type(one).__name__} returned None; expected True, or False where "
+                        f"the rules after it are to wait."
+                    )
                 return False
         return True
 

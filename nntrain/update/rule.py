@@ -13,7 +13,10 @@ Gradients = dict[str, Tensor]
 
 
 class At(NamedTuple):
-    """When a rule writes: the optimizer's `step` (0, 1, ...), and how much the batch weighs that it comes from."""
+    """When a rule writes: the optimizer's `step` (0, 1, ...), and how much the batch weighs that it comes from.
+
+    Of several objectives the last one's rule gets that weight, and the others, which write before it is known, get 1.
+    """
 
     step: int
     weight: Weight = 1

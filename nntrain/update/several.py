@@ -44,6 +44,11 @@ class LiveSeveral(Together[Live]):
         """Whether `take_told` returns anything."""
 
     @property
+    def parts(self) -> Mapping[str, Live]:
+        """The rules over live parameters, by the objectives' names."""
+        return self._parts
+
+    @property
     def memory(self) -> dict[str, Any]:
         """What the rules around the optimizers remember, live, by their names."""
         return {

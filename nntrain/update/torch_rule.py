@@ -60,9 +60,11 @@ class OptimizerRule:
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate at a step; NaN where it is left to the class."""
-        lr = self.hyperparameters.get("lr")
-        rate = lr(step) if is_schedule(lr) else lr
-        return float(rate) if isinstance(rate, (int, float)) else math.nan
+        return _rate_at(self.hyperparameters.get("lr"), step)
+
+    def group_lrs_at(self, step: int) -> dict[str, float]:
+        """Return the learning rates at a step of those groups that have their own, by pattern."""
+        return {pattern: _rate_at(own["lr"], step) for pattern, own in self.groups.items() if "lr" in own}
 
     def _grouped(self, params: Mapping[str, Tensor]) -> tuple[Group, ...]:
         """Return the parameter groups: first what no pattern matches, then one for each pattern."""
@@ -85,6 +87,19 @@ class OptimizerRule:
         return (*([rest] if rest.params else []), *named)
 
 
+def group_lrs_at(optimizers: Mapping[str, OptimizerRule], step: int) -> dict[str, float]:
+    """Return the learning rates at a step of groups that have their own, by pattern.
+
+    Of several objectives each one's own rate is there too, by its name, which also stands before its patterns.
+    """
+    if len(optimizers) == 1:
+        return next(iter(optimizers.values())).group_lrs_at(step)
+    found: dict[str, float] = {}
+    for name, one in optimizers.items():
+        found |= {name: one.lr_at(step), **{f"{name}.{key}": lr for key, lr in one.group_lrs_at(step).items()}}
+    return found
+
+
 def _matching(params: Mapping[str, Tensor], patterns: Sequence[str], where: str = "params") -> dict[str, Tensor]:
     """Return the parameters whose names match one of the patterns. Raises `ConfigError` for one that matches none."""
     for pattern in patterns:
@@ -98,6 +113,11 @@ def _choices(params: Mapping[str, Tensor]) -> list[str]:
     parts = [name.split(".") for name in params]
     around = {".".join(part[:depth]) + ".*" for part in parts for depth in range(1, len(part))}
     return [*params, *around]
+
+
+def _rate_at(lr: Hyper, step: int) -> float:
+    rate = lr(step) if is_schedule(lr) else lr
+    return float(rate) if isinstance(rate, (int, float)) else math.nan
 
 
 def _said(value: Hyper) -> str:

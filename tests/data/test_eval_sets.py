@@ -355,3 +355,11 @@ def test_the_progress_of_a_fit_grows_to_1(goal: dict[str, int], tmp_path: Path) 
     assert done[-1] == 1.0
     assert gauge.left_s is not None
     assert gauge.left_s < 1e-6
+
+
+def test_without_valid_nothing_is_evaluated() -> None:
+    learner = learner_of().replace(dls=DataLoaders(batches(3)))
+    assert learner.dls.valid is None
+    state = learner.fit(2, print_stats=False).state
+    assert [one.phase for one in state.history] == ["train", "train"]
+    assert state == learner.replace(dls=DataLoaders(batches(3), None)).fit(2, print_stats=False).state

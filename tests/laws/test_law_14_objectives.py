@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ from nntrain import (
     supervised,
 )
 from nntrain.checkpoint import load, save
-from nntrain.errors import ConfigError
-from nntrain.update import accumulate, chain, clip_norm, ema, optimizer
+from nntrain.errors import ConfigError, DataError, LossError
+from nntrain.update import At, BoundRule, Gradients, accumulate, chain, clip_norm, ema, optimizer
 
 CODE, SIZE = 3, 5
 
@@ -296,6 +297,69 @@ def rule(params: Any = "*", **named: Any) -> Any:
 def test_what_is_wrong_is_told_before_the_first_step(make: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Learner.of(gan(), DataLoaders(data(), data()), objectives=make()).init()
+
+
+def test_a_loss_that_reaches_none_of_its_own_parameters_is_told() -> None:
+    def detached(model: Gan, real: Tensor) -> StepOutput[Tensor]:
+        told = model.judge(model.maker(torch.randn(len(real), CODE)).detach())  # as for the judge, by mistake
+        return StepOutput(bce(told, torch.ones_like(told)), told)
+
+    both = [Objective("judge", judged, rule("judge.*")), Objective("maker", detached, rule("maker.*"))]
+    learner = Learner.of(gan(), DataLoaders(data()), objectives=both)
+    with pytest.raises(LossError, match=r"task \S*detached returned depends on none .* to train: maker") as told:
+        fit_step(learner, learner.init(), epochs=1)
+    before = state_before(told.value)
+    assert before is not None
+    assert before.tensors == learner.init().tensors  # the judge has not learned from the batch either
+
+
+class Scales:
+    """Scales the loss, and the gradients back: no bit is lost."""
+
+    def bind(self, params: dict[str, Tensor], /) -> BoundRule:
+        return BoundScales()
+
+
+class BoundScales:
+    def __init__(self) -> None:
+        self.memory: dict[str, Any] = {}
+
+    def loss(self, loss: Tensor, /) -> Tensor:
+        return loss * 1024.0
+
+    def write(self, gradients: Gradients, at: At, /) -> bool:
+        for gradient in gradients.values():
+            gradient.div_(1024.0)
+        return True
+
+
+@pytest.mark.parametrize("scaled", ["judge", "maker", "both"])
+def test_a_rule_may_scale_an_objective_s_loss(scaled: str) -> None:
+    def fitted(*names: str) -> TrainState:
+        rules = {name: chain(*([Scales()] if name in names else []), rule(f"{name}.*")) for name in ("judge", "maker")}
+        both = [Objective("judge", judged, rules["judge"]), Objective("maker", made, rules["maker"])]
+        return Learner.of(gan(), DataLoaders(data(), data()), objectives=both).fit(2, print_stats=False).state
+
+    plain, other = fitted(), fitted(*(("judge", "maker") if scaled == "both" else (scaled,)))
+    assert all(torch.equal(param, plain.params[name]) for name, param in other.params.items())
+    assert other.history == plain.history
+
+
+@pytest.mark.parametrize("weights", [(2, 3), (None, 3), (3, torch.tensor(3.0))])
+def test_objectives_that_weigh_a_batch_differently_are_told(weights: tuple[Any, Any]) -> None:
+    def weighing(task: Any, weight: Any) -> Any:
+        return lambda model, batch: dataclasses.replace(task(model, batch), weight=weight)
+
+    both = [
+        Objective("judge", weighing(judged, weights[0]), rule("judge.*")),
+        Objective("maker", weighing(made, weights[1]), rule("maker.*")),
+    ]
+    learner = Learner.of(gan(), DataLoaders(data()), objectives=both)
+    if weights[0] == 2:
+        with pytest.raises(DataError, match="The objectives weigh a batch differently: judge 2, maker 3"):
+            learner.fit(1, print_stats=False)
+    else:
+        assert learner.fit(1, print_stats=False).state.history[0].samples == 3 * len(data())
 
 
 def test_objectives_beside_a_task_are_refused() -> None:

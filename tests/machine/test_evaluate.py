@@ -354,6 +354,10 @@ def test_which_data_it_is_of() -> None:
         evaluate(learner, state, iter([rows()]))
     with pytest.raises(DataError, match="evaluate: the loader gave no batch"):
         evaluate(learner, state, [])
+    with pytest.raises(ConfigError, match=r"evaluate: the loader is a dict; .* Of several by name, give one"):
+        evaluate(learner, state, {"near": [rows()]})
+    with pytest.raises(ConfigError, match="predict: the loader is a str"):
+        predict(learner, state, "near")
     with pytest.raises(ConfigError, match="predict: the loader is int, which cannot be read"):
         predict(learner, state, 7)  # type: ignore[arg-type] # wrong on purpose
     with pytest.raises(ConfigError, match="Got a Completed; a step takes its state"):
@@ -402,3 +406,26 @@ def test_an_error_leads_back_to_the_state() -> None:
     other = Learner(nn.Linear(4, 2), data, mse_loss, {}, torch.optim.SGD, 0.1)
     with pytest.raises(StateError, match="do not fit the learner's model"):
         evaluate(other, state)
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_the_noise_of_eval_is_of_its_epoch_and_batch(batches: int) -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            drawn.append(torch.rand(()).item())  # torch's generator of the CPU sees 32 bits of a seed
+            return self.weight * inputs
+
+    drawn: list[float] = []
+    data = [(torch.ones(1), torch.ones(1))] * batches
+    learner = Learner(Noisy(), DataLoaders(data, data), mse_loss, {}, torch.optim.SGD, 0.0)
+    state = learner.fit(2, print_stats=False).state
+    assert len(set(drawn)) == 4 * batches  # of each batch of train and eval, in each epoch
+    last = drawn[-batches:]
+    drawn.clear()
+    evaluate(learner, state)
+    assert list(predict(learner, state, data))
+    assert drawn == [*last, *last]

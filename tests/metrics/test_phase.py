@@ -36,7 +36,8 @@ from nntrain import (
 from nntrain.checkpoint import load
 from nntrain.errors import ConfigError, LossError, MetricError, NNTrainError, StateError
 from nntrain.log import JsonLog, read, replay
-from nntrain.metrics.measured import check_monitors, named_metrics
+from nntrain.metrics.measured import named_metrics
+from nntrain.metrics.monitors import check_monitors
 from nntrain.update import optimizer
 from tests.metrics.own import CLASSES, F1, Auroc, Range
 
@@ -361,7 +362,7 @@ def test_a_subclass_without_a_method_is_refused_by_python() -> None:
 
 def test_monitors_of_named_numbers() -> None:
     metrics: dict[str, MetricFn | Metric[Any]] = {"range": Range(), "open": Counts(), "accuracy": accuracy}
-    check_monitors([("one", ("range/low", "open", "open/whatever", "accuracy", "loss"))], metrics)
+    check_monitors([("one", name) for name in ("range/low", "open", "open/whatever", "accuracy", "loss")], metrics)
     for missing in ("range", "range/medium", "accuracy/x", "opened"):
         with pytest.raises(ConfigError, match=f"one monitors '{missing}'; there are loss, range/low"):
             check_monitors([("one", missing)], metrics)

@@ -15,13 +15,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-from nntrain import DataLoaders, Learner, batch_step, fit_step
-from nntrain.errors import ConfigError, DataError, DataWarning
+from nntrain import (
+    BatchOutput,
+    DataLoaders,
+    Learner,
+    Metric,
+    StepOutput,
+    Subscriber,
+    TrainState,
+    batch_step,
+    fit_step,
+    predict,
+)
+from nntrain.errors import ConfigError, DataError, DataWarning, MetricError
 from nntrain.log import JsonLog, WarningEvent, read
 from nntrain.task.batches import sample_count, to_device
 from nntrain.task.supervised import unpacked
+from nntrain.update import optimizer
 from nntrain.values.trees import clone_tree, described, tensors_of, tree_map
 
 X, Y = torch.ones(4, 3), torch.tensor([0, 1, 0, 1])
@@ -525,3 +538,66 @@ def test_what_is_no_weight_is_refused(given: Any) -> None:
         learner_of([(torch.ones(2, 2), torch.ones(2, 1))], nn.Linear(2, 1), weigh=lambda b: given).fit(1)
     with pytest.raises(ConfigError, match="weigh is 3"):
         learner_of([(torch.ones(2, 2), torch.ones(2, 1))], nn.Linear(2, 1), weigh=3)
+
+
+@pytest.mark.parametrize("kind", [dict, list])
+def test_what_a_task_takes_out_of_a_batch_is_there_in_the_next_epoch(kind: type) -> None:
+    def task(model: nn.Module, batch: Any) -> StepOutput[Tensor]:
+        target = batch.pop("labels" if kind is dict else 1)
+        preds = model(batch["inputs"] if kind is dict else batch[0])
+        return StepOutput(cross_entropy(preds, target), preds, target)
+
+    torch.manual_seed(0)
+    inputs, labels = torch.randn(4, 3), torch.zeros(4, dtype=torch.int64)
+    data: Any = [{"inputs": inputs, "labels": labels} if kind is dict else [inputs, labels]]
+    sgd = optimizer(torch.optim.SGD, lr=0.1)
+    learner: Learner[Any] = Learner.of(nn.Linear(3, 2), DataLoaders(data, data), task, sgd)
+    seen: list[int] = []
+
+    class Looks(Subscriber[Any]):
+        def after_batch(self, state: TrainState, batch: Any, output: BatchOutput[Any]) -> TrainState:
+            seen.append(len(batch))
+            return state
+
+    state = learner.replace(subs=[Looks()]).fit(2, print_stats=False).state
+    assert len(list(predict(learner, state, data))) == 1
+    assert len(data[0]) == 2
+    assert seen == [2] * 4
+
+
+def test_what_unpack_takes_out_of_a_batch_is_there_in_the_next_epoch() -> None:
+    def unpack(batch: dict[str, Tensor]) -> tuple[tuple[Tensor], dict[str, Tensor], Tensor]:
+        return (batch["inputs"],), {}, batch.pop("labels")
+
+    data = [{"inputs": torch.randn(4, 3), "labels": torch.zeros(4, dtype=torch.int64)}]
+    dls = DataLoaders(data, data)
+    learner = Learner(nn.Linear(3, 2), dls, cross_entropy, {}, torch.optim.SGD, 0.1, unpack=unpack)
+    assert learner.fit(2, print_stats=False).state.progress.step == 2
+    assert len(data[0]) == 2
+
+
+@pytest.mark.parametrize("where", ["preds", "target", "memory"])
+def test_a_metric_that_writes_to_what_it_is_given_is_told(where: str) -> None:
+    def writes(preds: Tensor, target: Tensor) -> Tensor:
+        return (preds.sigmoid_() if where == "preds" else target.zero_()).sum()
+
+    class Writes(Metric[Tensor]):
+        def init(self) -> Tensor:
+            return torch.zeros(())
+
+        def update(self, memory: Tensor, output: StepOutput[Any], /) -> Tensor:
+            seen: Tensor = output.preds.softmax(1).sum() + output.target.zero_().sum()
+            return memory + seen
+
+        def merge(self, one: Tensor, other: Tensor, /) -> Tensor:
+            return one + other
+
+        def compute(self, memory: Tensor, /) -> Tensor:
+            return memory
+
+    data = [(torch.randn(4, 3), torch.zeros(4, dtype=torch.int64))]
+    metric: Any = Writes() if where == "memory" else writes
+    learner = Learner(nn.Linear(3, 2), DataLoaders(data), cross_entropy, {"odd": metric}, torch.optim.SGD, 0.1)
+    written = "predictions" if where == "preds" else "target"
+    with pytest.raises(MetricError, match=f"odd writes to the {written}"):
+        learner.fit(1, print_stats=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import warnings
 from typing import Any
 
 import pytest
@@ -27,7 +29,7 @@ from nntrain import (
     supervised,
 )
 from nntrain.checkpoint import load, save
-from nntrain.errors import ConfigError, DataError, LossError, StateError
+from nntrain.errors import ConfigError, DataError, DataWarning, LossError, StateError
 from nntrain.log import BatchFinished, EpochFinished, JsonLog, read
 from nntrain.update import optimizer
 
@@ -215,6 +217,12 @@ def wrong_loss(value: Any) -> Any:
     return lambda model, batch: StepOutput(value(model(batch[0]), batch[1]))
 
 
+def backwarded(loss: Tensor) -> Tensor:
+    """Go backward from a loss, as a loop of one's own does."""
+    torch.autograd.backward(loss, retain_graph=True)
+    return loss
+
+
 def with_named(**named: Any) -> Any:
     """Make a task that returns something else beside the loss."""
     return lambda model, batch: StepOutput(cross_entropy(model(batch[0]), batch[1]), target=batch[1], **named)
@@ -233,6 +241,18 @@ def with_named(**named: Any) -> Any:
         (with_named(parts={"one": torch.ones(3)}), LossError, r"part one as float32\[3\]; expected one number"),
         (with_named(parts={"one": 1.0}), LossError, r"part one as 1\.0"),
         (with_named(parts={"metric": torch.tensor(1.0)}), LossError, "and so is a metric"),
+        (
+            with_named(parts=[torch.tensor(1.0)]),
+            LossError,
+            r"returned the parts list\(float32\[\]\); expected a mapping",
+        ),
+        (with_named(parts=None), LossError, "returned the parts NoneType; expected a mapping"),
+        (
+            wrong_loss(lambda preds, target: backwarded(cross_entropy(preds, target))),
+            LossError,
+            "left gradients of weigh",
+        ),
+        (with_named(weight=torch.tensor(-2.0)), DataError, r"returned the weight tensor\(-2"),
         (with_named(weight=-1), DataError, "returned the weight -1; expected how much the batch weighs"),
         (with_named(weight=math.nan), DataError, "returned the weight nan"),
         (with_named(weight=0), DataError, "returned the weight 0"),
@@ -293,6 +313,68 @@ def test_parts_that_change_within_a_phase_are_told() -> None:
 
     with pytest.raises(LossError, match="return the same parts for each"):
         of(task).fit(1, print_stats=False)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_loss_of_some_batches_of_a_phase_is_told(first: bool) -> None:
+    def task(model: nn.Module, batch: Batch) -> StepOutput[Tensor]:
+        output = classify(model, batch)
+        has_loss = model.training or (len(batch[1]) == SIZES[0]) is first
+        return output if has_loss else StepOutput(None, output.preds, output.target)
+
+    with pytest.raises(LossError, match=f"returned {'no' if first else 'a'} loss, unlike for the batches .* before it"):
+        of(task).fit(1, print_stats=False)
+
+
+def test_a_loss_that_reaches_nothing_to_train_is_told() -> None:
+    class Detached(nn.Sequential):
+        def forward(self, inputs: Tensor) -> Tensor:
+            hidden: Tensor = self[0](inputs)
+            headed: Tensor = self[1](hidden)
+            return hidden + headed.detach()
+
+    head = optimizer(torch.optim.SGD, lr=0.1, params="1.*")
+    model = Detached(nn.Linear(5, 3), nn.Linear(3, 3))
+    learner: Learner[Batch] = Learner.of(model, DataLoaders(pairs()), supervised(cross_entropy), head)
+    with pytest.raises(LossError, match=r"depends on none of the parameters that it is to train: 1.weight, 1.bias"):
+        learner.fit(1, print_stats=False)
+    assert learner.replace(update=optimizer(torch.optim.SGD, lr=0.1)).fit(1, print_stats=False).state.progress.step == 4
+
+
+def test_how_a_task_says_what_a_batch_without_samples_weighs() -> None:
+    def task(model: nn.Module, batch: int) -> StepOutput[Tensor]:
+        preds = model(torch.randn(batch, 5))
+        return StepOutput(preds.mean(), preds)
+
+    learner = Learner.of(linear(), DataLoaders(range(1, 4)), task, optimizer(torch.optim.SGD, lr=0.1))
+    with pytest.raises(DataError, match=r"batch \(int\) has no tensor .* in the means: StepOutput\(..., weight=...\)"):
+        learner.fit(1, print_stats=False)
+
+
+@pytest.mark.parametrize("said", ["nothing", "weight", "target"])
+def test_samples_that_are_not_clear_are_warned_of(said: str) -> None:
+    def task(model: nn.Module, batch: dict[str, Tensor]) -> StepOutput[Tensor]:
+        preds = model(batch["x"])
+        target = batch["y"] if said == "target" else None
+        return StepOutput(cross_entropy(preds, batch["y"]), preds, target, weight=8 if said == "weight" else None)
+
+    edges = torch.zeros(2, 30)
+    data = [{"edges": edges, "x": torch.randn(8, 5), "y": torch.zeros(8, dtype=torch.int64)}] * 3
+    learner = Learner.of(linear(), DataLoaders(data), task, optimizer(torch.optim.SGD, lr=0.1))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        stats = learner.fit(1, print_stats=False).state.history[0]
+    if said == "nothing":
+        (one,) = told
+        assert issubclass(one.category, DataWarning)
+        assert re.search(r"disagree .* counts as 2 samples .* StepOutput\(..., weight=...\)", str(one.message))
+    else:
+        assert not told
+    assert stats.samples == (6 if said == "nothing" else 24)
+
+
+def test_the_learner_is_told_with_its_task_and_update() -> None:
+    assert repr(of(classify)) == "Learner.of(Linear, classify, optimizer(SGD, lr=0.1), subs=[])"
 
 
 def test_a_state_amid_a_phase_of_other_metrics_is_refused() -> None:

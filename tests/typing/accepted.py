@@ -196,6 +196,7 @@ def sets_by_name(pairs: list[Batch], model: nn.Module) -> None:
     named = DataLoaders(pairs, {"near": pairs, "far": pairs})
     assert_type(named, DataLoaders[Batch])
     assert_type(DataLoaders(segments(pairs, batches=3), None), DataLoaders[Batch])
+    assert_type(DataLoaders(pairs), DataLoaders[Batch])
     learner = Learner(model, named, cross_entropy, {"accuracy": accuracy}, torch.optim.SGD, 0.1)
     state = learner.fit(steps=3).state
     assert_type(evaluate(learner, state, "far").data, str)

@@ -610,6 +610,46 @@ def test_a_rule_of_one_s_own() -> None:
     assert state.history[0].loss < 10  # the loss is told as it was
 
 
+class Answers(BoundHalves):
+    """Returns something else."""
+
+    def __init__(self, loss: Any = None, *, writes: Any = True) -> None:
+        super().__init__(-1)
+        self.changed = loss
+        self.writes = writes
+
+    def loss(self, loss: Tensor, /) -> Tensor:
+        changed: Tensor = loss if self.changed is None else self.changed(loss)
+        return changed
+
+    def write(self, gradients: Gradients, at: At, /) -> bool:
+        writes: bool = self.writes
+        return writes
+
+
+@pytest.mark.parametrize(
+    ("bound", "match"),
+    [
+        (lambda: Answers(writes=None), "write of the update rule Answers returned None; expected True, or False"),
+        (
+            lambda: Answers(lambda loss: 3),
+            r"loss\(...\) of the update rule Answers returned int; expected a 0-dim",
+        ),
+        (
+            lambda: Answers(Tensor.detach),
+            r"loss\(...\) of the update rule Answers returned float32\[\]; expected .* grad",
+        ),
+        (lambda: Answers(lambda loss: loss.expand(2)), r"Answers returned float32\[2\]; expected a 0-dim tensor"),
+    ],
+)
+def test_a_rule_of_one_s_own_that_returns_something_else(bound: Callable[[], Any], match: str) -> None:
+    learner = learner_of(chain(Unbound(bound), optimizer(SGD, lr=0.1)))
+    start = learner.init(epochs=1)
+    with pytest.raises(NNTrainError, match=match):
+        fit_step(learner, start)
+    assert start == learner.init(epochs=1)
+
+
 def test_a_rule_that_fails_before_anything_is_written_leaves_the_state_before() -> None:
     learner = learner_of(chain(accumulate(1), Halves(fails_at=4), optimizer(ADAMW, lr=0.1), ema(0.9)))
     with pytest.raises(OSError, match="a failure") as caught:
@@ -806,7 +846,7 @@ class Unbound:
         self.bound = bound
 
     def bind(self, params: dict[str, Tensor], /) -> Any:
-        return self.bound
+        return self.bound() if callable(self.bound) else self.bound
 
 
 class Remembers(BoundHalves):

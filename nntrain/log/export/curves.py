@@ -51,7 +51,7 @@ class Curves:
                 self._evaluated[line.data, line.epoch] = event.batches
                 self._evaluated_cache = (("", -1), 0)
             rate = as_float(line.samples) / event.seconds if event.seconds > 0 else None
-            ours = {"loss": event.loss, "seconds": event.seconds, "samples_per_s": rate}
+            ours = {"loss": _loss(event), "seconds": event.seconds, "samples_per_s": rate}
             for name, value in self._with_metrics(ours, event):
                 yield self._point(
                     ("epoch", name, line.phase, line.data), f"{name}/{line.label}", value, "step", line.step
@@ -59,7 +59,7 @@ class Curves:
         elif isinstance(event, BatchFinished):
             axis: Axis = "step" if line.phase == "train" else "evaluated"
             x = line.step if line.phase == "train" else self._evaluated_before(line.data, line.epoch) + line.batch
-            ours = {"loss": event.loss, "lr": event.lr, "samples_per_s": event.samples_per_s}
+            ours = {"loss": _loss(event), "lr": event.lr, "samples_per_s": event.samples_per_s}
             for name, value in self._with_metrics(ours, event):
                 yield self._point(("batch", name, line.phase, line.data), f"{line.label}_batch/{name}", value, axis, x)
         elif not isinstance(event, OWN):
@@ -85,6 +85,10 @@ class Curves:
         for name, value in event.metrics.items():
             wish = name[:_LONGEST]
             yield self._metrics.of(name, f"metric.{wish}" if sanitize(wish) in _OURS else wish), value
+
+
+def _loss(event: EpochFinished | BatchFinished) -> float | None:
+    return None if event.has_loss is False else event.loss
 
 
 def as_float(value: float) -> float:

@@ -156,7 +156,7 @@ class _Table:
         """Add a row."""
         columns = self._columns
         for name in _TYPES:
-            value = event.loss if name == "loss" else getattr(line, name)
+            value = (None if event.has_loss is False else event.loss) if name == "loss" else getattr(line, name)
             columns[name].append(min(value, INT64) if isinstance(value, int) else value)
         for name in self._last:
             value = getattr(event, name)

@@ -133,9 +133,9 @@ def by_batch(run: Run, value: Callable[[BatchFinished], float | None], buckets: 
             yield Series.of(label, found, buckets)
 
 
-def loss(of: EpochStats | BatchFinished) -> float:
-    """Return the loss of a phase or batch."""
-    return of.loss
+def loss(of: EpochStats | BatchFinished) -> float | None:
+    """Return the loss of a phase or batch, None if it has none."""
+    return None if of.has_loss is False else of.loss
 
 
 def metric(name: str) -> Callable[[EpochStats | BatchFinished], float | None]:

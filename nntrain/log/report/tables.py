@@ -86,7 +86,7 @@ def _best(run: Run, label: str) -> str:
     finite = [stats for stats in run.history if stats.label == label and math.isfinite(stats.loss)]
     if not finite:
         return "–"
-    best = min(finite, key=loss)
+    best = min(finite, key=lambda stats: stats.loss)
     return f"{number(best.loss)} (epoch {whole(best.epoch)})"
 
 

@@ -81,7 +81,7 @@ def _cells(stats: EpochStats) -> dict[str, str]:
     return {
         "epoch": words.whole(stats.epoch),
         "phase": one_line(stats.label, 24),
-        "loss": words.number(stats.loss),
+        "loss": words.number(stats.loss) if stats.has_loss else "–",
         **{f"{_METRIC}{name}": words.number(value) for name, value in stats.metrics.items()},
         "samples": words.whole(stats.samples),
         "samples/s": words.whole(as_float(stats.samples) / seconds) if known else "–",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from torch import Tensor
@@ -114,7 +114,7 @@ class ImageLoaders(DataLoaders[tuple[Tensor, Tensor]]):
     """The two splits of an image dataset: what `DataLoaders.from_hf_dd` returns."""
 
     train: ImageLoader
-    valid: ImageLoader
+    valid: ImageLoader = field()
 
 
 def _check_source(name: str, source: object) -> None:

@@ -28,6 +28,11 @@ def test_batch_type_is_inferred() -> None:
     assert wider.train is PAIRS
 
 
+def test_images_come_as_two_splits() -> None:
+    with pytest.raises(TypeError, match="valid"):
+        ImageLoaders(DataLoaders.from_hf_dd(dataset_dict()).train)  # type: ignore[call-arg] # one is missing
+
+
 def test_frozen() -> None:
     dls = DataLoaders(PAIRS, PAIRS)
     with pytest.raises(dataclasses.FrozenInstanceError):

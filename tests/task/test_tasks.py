@@ -328,8 +328,8 @@ def test_a_loss_of_some_batches_of_a_phase_is_told(first: bool) -> None:
 
 def test_a_loss_that_reaches_nothing_to_train_is_told() -> None:
     class Detached(nn.Sequential):
-        def forward(self, inputs: Tensor) -> Tensor:
-            hidden: Tensor = self[0](inputs)
+        def forward(self, input: Tensor) -> Tensor:
+            hidden: Tensor = self[0](input)
             headed: Tensor = self[1](hidden)
             return hidden + headed.detach()
 

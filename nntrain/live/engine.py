@@ -19,6 +19,7 @@ from nntrain.errors import ConfigError, LossError, MetricError, add_note
 from nntrain.live.compiled import CompileOptions, compile_options, compiled
 from nntrain.live.flight import Flight
 from nntrain.live.outside import Outside
+from nntrain.live.precision import MatmulPrecision, Precision, autocasting, check_precision
 from nntrain.live.workspace import Workspace, as_device
 from nntrain.metrics.measured import measure
 from nntrain.metrics.phase import PhaseMetrics
@@ -45,6 +46,10 @@ class Engine:
         device: where to train; by default where the model is.
         compile: whether `torch.compile` is to compile the model, with the loss where that is a function of its own, and
             the optimizer's step; or its options, like `{"mode": "max-autotune"}`.
+        precision: what the task computes in: "fp32", or under torch's autocast "bf16" or "fp16". Weights stay as they
+            are. With "fp16" the rule `loss_scale()` stands first in each chain, unless the chain has one.
+        float32_matmul: how precise products of float32 matrices are while the learner steps: "highest", "high" or
+            "medium", as `torch.set_float32_matmul_precision` takes it. None leaves it to the caller.
         capture: whether to record each shape of batch once as CUDA graphs, and then launch these. What cannot be
             recorded, and everything on a CPU, runs plainly; the log says so.
 
@@ -54,12 +59,15 @@ class Engine:
     device: torch.device | str | None = None
     compile: bool | Mapping[str, object] = False
     capture: bool = False
+    precision: Precision = "fp32"
+    float32_matmul: MatmulPrecision | None = None
 
     def __post_init__(self) -> None:
         """Check every argument."""
         compile_options(self.compile)
         if not isinstance(self.capture, bool):
             raise ConfigError(f"capture is {self.capture!r}; expected True or False.")
+        check_precision(self.precision, self.float32_matmul)
         if isinstance(self.compile, Mapping):
             object.__setattr__(self, "compile", FrozenMapping(self.compile))
         object.__setattr__(self, "device", as_device(self.device))
@@ -135,6 +143,7 @@ class Pass(Generic[Batch]):
             self._run = (
                 task.compiled(self._model, compiles) if isinstance(task, Supervised) else compiles(_inlined(self._run))
             )
+        self._run = autocasting(self._run, workspace.precision, workspace.device)
         self._training: bool | None = None
         gives = (task.loss_fn, "loss_fn") if isinstance(task, Supervised) else (task, "the task")
         self._outside: Outside = workspace.outside(*gives)

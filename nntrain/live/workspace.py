@@ -41,6 +41,7 @@ from nntrain.live.compiled import CompileOptions, compiled
 from nntrain.live.flight import Flight, nobody
 from nntrain.live.forward_writes import ForwardWrites, copy_all, touch
 from nntrain.live.outside import Outside, stepping
+from nntrain.live.precision import Precision
 from nntrain.update.accumulating import collected_in
 from nntrain.update.chaining import live_update
 from nntrain.update.live_update import Live
@@ -67,8 +68,11 @@ class Workspace:
         *,
         bits: int,
         compile_options: CompileOptions | None,
+        precision: Precision = "fp32",
     ) -> None:
         self.template = template
+        self.precision: Precision = precision
+        """What the model computes in."""
         module = make_module(template, bits)
         first = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
         wanted = device if device is not None else first

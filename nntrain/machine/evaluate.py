@@ -17,6 +17,7 @@ from nntrain.data.loaders import Loader, as_loader, on_device
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError
 from nntrain.live.inputs import Inputs
+from nntrain.live.precision import autocasting
 from nntrain.live.workspace import Workspace
 from nntrain.machine.folding import check_state, fold
 from nntrain.machine.learner import Learner
@@ -131,8 +132,10 @@ def _predictions(machine: Machine[Any], state: TrainState, stream: Stream[object
 def _predicted(  # noqa: PLR0917 - all that one batch needs
     workspace: Workspace, tensors: Tensors, batch: object, inputs: Inputs, made_by: Predict, noise: int
 ) -> Any:
+    run = autocasting(made_by, workspace.precision, workspace.device)
+
     def forward() -> StepOutput[Any]:
-        return StepOutput(None, detached(made_by(workspace.module, given), _copied))
+        return StepOutput(None, detached(run(workspace.module, given), _copied))
 
     with workspace.held(tensors):
         workspace.begin(tensors, step=None)

@@ -43,7 +43,7 @@ from nntrain.subscribers.asking import listeners, subscriber_name
 from nntrain.subscribers.protocol import Listening
 from nntrain.task.supervised import LossFn, Supervised, Unpacked, unpacked
 from nntrain.task.task import Task, check_task, source_of
-from nntrain.update.chaining import optimizer_of
+from nntrain.update.chaining import optimizer_of, scaling_loss
 from nntrain.update.rule import UpdateRule
 from nntrain.update.schedules import Schedule, check_lr
 from nntrain.update.torch_optimizer import OptimizerFactory, check_optim_class
@@ -62,6 +62,8 @@ Preds_co = TypeVar("Preds_co", covariant=True, default=Any)
 Given = TypeVar("Given")
 Preds = TypeVar("Preds")
 
+_OF_ENGINE: Final = ("device", "compile", "capture")
+"""What of an engine may be given by itself."""
 _FACTORY = 4  # what the key is folded with for the weights that a model factory draws
 
 
@@ -169,11 +171,13 @@ class Learner(Generic[Batch, Preds_co]):
         if self.engine is not None:
             if not isinstance(self.engine, Engine):
                 raise ConfigError(f"engine is {self.engine!r:.80}; expected one like Engine(device='cuda').")
-            if engine not in {Engine(), self.engine}:
+            same = all(getattr(self.engine, name) == getattr(engine, name) for name in _OF_ENGINE)
+            if engine != Engine() and not same:
                 raise ConfigError(f"{engine} is given beside {self.engine}; say it in one of the two.")
             engine = self.engine
-        for name, value in (("engine", engine), *vars(engine).items()):
-            object.__setattr__(self, name, value)
+        object.__setattr__(self, "engine", engine)
+        for name in _OF_ENGINE:
+            object.__setattr__(self, name, getattr(engine, name))
         loss, rate = ("loss_fn", "unpack", "weigh"), ("optim_class", "lr")
         said_by = {"task": loss, "update": rate, "objectives": (*loss, *rate, "task", "update")}
         for part, names in said_by.items():
@@ -320,10 +324,14 @@ class Learner(Generic[Batch, Preds_co]):
     def _make_machine(self, bits: int) -> Machine[Batch]:
         device = None if self.device is None else torch.device(self.device)
         options = compile_options(self.compile)
+        engine = self.engine or Engine()
         with ordinary_tensors():
             rules = {name: update for name, (_, update) in self._parts.items()}
-            update = rules if self.objectives is not None else rules[""]
-            workspace = Workspace(self.model, update, device, bits=bits, compile_options=options)
+            written = rules if engine.precision != "fp16" else {name: scaling_loss(one) for name, one in rules.items()}
+            update = written if self.objectives is not None else written[""]
+            workspace = Workspace(
+                self.model, update, device, bits=bits, compile_options=options, precision=engine.precision
+            )
         news = News()
         metrics = PhaseMetrics(self._metrics, workspace.device)
         passes = {
@@ -363,6 +371,7 @@ class Learner(Generic[Batch, Preds_co]):
             monitors=Monitors(self._monitors, tuple(name for name in streams if name != "train"), metrics.whole),
             info=lru_cache(maxsize=None)(told),
             news=news,
+            float32_matmul=engine.float32_matmul,
         )
 
     def init(self, seed: int = 0, epochs: int = 0) -> TrainState:
@@ -407,13 +416,11 @@ class Learner(Generic[Batch, Preds_co]):
         if unknown:
             hint = " Its metrics are metric_fn={...}." if "metrics" in unknown else ""
             raise ConfigError(f"A Learner has no {', '.join(unknown)}; it has {', '.join(sorted(names))}.{hint}")
-        engine = {"device": None, "compile": False, "capture": False, "engine": None}
-        if not engine.keys().isdisjoint(changes):
-            now = (
-                {} if "engine" in changes else {name: getattr(self, name) for name in ("device", "compile", "capture")}
-            )
-            return dataclasses.replace(self, **{**engine, **now, **changes})
-        given: Any = changes
+        given: dict[str, Any] = dict(changes)
+        if "engine" not in given:
+            of_engine = {name: given.pop(name) for name in _OF_ENGINE if name in given}
+            given["engine"] = dataclasses.replace(self.engine or Engine(), **of_engine)
+        given = {"device": None, "compile": False, "capture": False, **given}
         return dataclasses.replace(self, **given)
 
     @cached_property
@@ -441,6 +448,7 @@ class Learner(Generic[Batch, Preds_co]):
             "compile": compile_options(self.compile) is not None,
             "compile_options": dict(self.compile) if isinstance(self.compile, Mapping) else {},
             "capture": self.capture,
+            "precision": "fp32" if self.engine is None else self.engine.precision,
             "lr": made[0].lr_at(0),
             "lr_schedule": function_name(lr) if callable(lr) else "constant",
             **({"update": repr(rule)} if self.update is not None else {}),

@@ -20,6 +20,7 @@ from torch import Tensor
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError, ConfigWarning, DataError, StateError
 from nntrain.live.engine import Passed, Runner
+from nntrain.live.precision import MatmulPrecision, matmul_precision
 from nntrain.live.turn import Turn
 from nntrain.live.workspace import Workspace
 from nntrain.machine.cursor import Cursor, Position
@@ -100,6 +101,7 @@ class Machine(Generic[Batch]):
     monitors: Monitors
     info: Callable[[int], RunInfo]
     news: News
+    float32_matmul: MatmulPrecision | None = None
     turn: Turn = field(default_factory=Turn)
 
     @property
@@ -130,7 +132,13 @@ class Machine(Generic[Batch]):
 
         No step depends on what the one before it left in the generators; each seeds them for itself.
         """
-        with self.turn.taken(), ordinary_tensors(), torch.no_grad(), restoring_rng(self._generators):
+        with (
+            self.turn.taken(),
+            ordinary_tensors(),
+            torch.no_grad(),
+            restoring_rng(self._generators),
+            matmul_precision(self.float32_matmul),
+        ):
             self.turn.begin()
             self.workspace.empties_autocast_cache = torch.is_autocast_enabled(self.workspace.device.type)
             yield

@@ -8,6 +8,7 @@ from nntrain.update.accumulating import accumulate
 from nntrain.update.averaging import ema
 from nntrain.update.chaining import chain
 from nntrain.update.clipping import clip_norm, clip_value
+from nntrain.update.loss_scaling import loss_scale
 from nntrain.update.rule import At, BoundRule, Gradients, UpdateRule
 from nntrain.update.torch_rule import optimizer
 
@@ -21,5 +22,6 @@ __all__ = [
     "clip_norm",
     "clip_value",
     "ema",
+    "loss_scale",
     "optimizer",
 ]

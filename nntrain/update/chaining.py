@@ -13,6 +13,7 @@ from nntrain.update.accumulating import Accumulate
 from nntrain.update.averaging import Ema
 from nntrain.update.clipping import ClipNorm, ClipValue
 from nntrain.update.live_update import Live, LiveUpdate
+from nntrain.update.loss_scaling import LossScale, loss_scale
 from nntrain.update.rule import UpdateRule
 from nntrain.update.torch_optimizer import Compiled
 from nntrain.update.torch_rule import OptimizerRule
@@ -47,6 +48,10 @@ class Chain:
         if len(windows) > 1:
             raise ConfigError(f"A chain has one accumulate at most; got {', '.join(map(repr, windows))}.")
         for index, rule in enumerate(rules):
+            if index and isinstance(rule, LossScale):
+                raise ConfigError(
+                    f"{rule!r} stands after {rules[0]!r}, which would see scaled gradients: put it first."
+                )
             if index > first and isinstance(rule, (Accumulate, ClipNorm, ClipValue)):
                 raise ConfigError(f"{rule!r} stands after the optimizer, which has used the gradients: put it before.")
             if index < first and isinstance(rule, Ema):
@@ -89,6 +94,12 @@ def optimizer_of(rule: UpdateRule) -> OptimizerRule:
     check_rule(rule)
     rules = (rule if isinstance(rule, Chain) else Chain((rule,))).rules
     return next(one for one in rules if isinstance(one, OptimizerRule))
+
+
+def scaling_loss(rule: UpdateRule) -> UpdateRule:
+    """Return a rule that scales the loss, with the default scale where it does not say another."""
+    rules = rule.rules if isinstance(rule, Chain) else (rule,)
+    return rule if any(isinstance(one, LossScale) for one in rules) else Chain((loss_scale(), rule))
 
 
 def live_update(rule: UpdateRule, params: Mapping[str, Tensor], compiled: Compiled | None) -> Live:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nntrain.sinks import PrintStats
     from nntrain.sinks.interest import Interest, Sink
     from nntrain.sinks.transition import BatchRan, RunInfo, Transition
-    from nntrain.subscribers import EarlyStopping, NanGuard, Rollback
+    from nntrain.subscribers import EarlyStopping, NanGuard, ReduceOnPlateau, Rollback
     from nntrain.subscribers.protocol import Subscriber, on
     from nntrain.task.supervised import LossFn, supervised
     from nntrain.task.task import Task
@@ -66,6 +66,7 @@ __all__ = [
     "PrintStats",
     "Progress",
     "Record",
+    "ReduceOnPlateau",
     "Rollback",
     "RunInfo",
     "Sink",
@@ -105,7 +106,7 @@ _HOMES: Final = {
     "nntrain.sinks": "PrintStats",
     "nntrain.sinks.interest": "Interest Sink",
     "nntrain.sinks.transition": "BatchRan RunInfo Transition",
-    "nntrain.subscribers": "EarlyStopping NanGuard Rollback",
+    "nntrain.subscribers": "EarlyStopping NanGuard ReduceOnPlateau Rollback",
     "nntrain.subscribers.protocol": "Subscriber on",
     "nntrain.task.supervised": "LossFn supervised",
     "nntrain.task.task": "Task",

@@ -332,8 +332,8 @@ MISTAKES: dict[str, tuple[Callable[..., Any], str]] = {
     "a class": (lambda: warmup(theirs.StepLR, steps=3), "expected a function of the step"),  # type: ignore[arg-type]
     "a warm-up of a warm-up": (lambda: warmup(cosine(0.1, steps=9, warmup_steps=2), steps=3), "begins at 0"),
     "nothing in a tuple": (lambda: tuple_of(), "parts is"),
-    "no scheduler": (lambda: from_torch(lambda sgd: None, lr=0.1), "which made NoneType; expected a function"),  # type: ignore[arg-type]
-    "a loss to be told": (lambda: from_torch(theirs.ReduceLROnPlateau, lr=0.1), "Use nntrain.ReduceOnPlateau"),  # type: ignore[arg-type]
+    "no scheduler": (lambda: from_torch(lambda sgd: None, lr=0.1), "which made NoneType; expected a function"),  # type: ignore[arg-type,return-value]
+    "a loss to be told": (lambda: from_torch(theirs.ReduceLROnPlateau, lr=0.1), "Use nntrain.ReduceOnPlateau"),
     "a made scheduler": (
         lambda: from_torch(theirs.StepLR(torch.optim.SGD([torch.zeros(())]), 3), lr=0.1),  # type: ignore[arg-type]
         "expected a function of an optimizer",

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from nntrain.live.objective import Objective
     from nntrain.machine.evaluate import evaluate, predict
     from nntrain.machine.learner import Learner
+    from nntrain.machine.lr_finder import lr_find
+    from nntrain.machine.range_test import RangeTest
     from nntrain.machine.steps import advance, batch_step, epoch_step, fit_step
     from nntrain.metrics.functions import accuracy
     from nntrain.metrics.measured import MetricFn
@@ -65,6 +67,7 @@ __all__ = [
     "Phase",
     "PrintStats",
     "Progress",
+    "RangeTest",
     "Record",
     "ReduceOnPlateau",
     "Rollback",
@@ -83,6 +86,7 @@ __all__ = [
     "evaluate",
     "fit_step",
     "hf_ds_collate_fn",
+    "lr_find",
     "on",
     "predict",
     "state_before",
@@ -99,6 +103,8 @@ _HOMES: Final = {
     "nntrain.live.objective": "Objective",
     "nntrain.machine.evaluate": "evaluate predict",
     "nntrain.machine.learner": "Learner",
+    "nntrain.machine.lr_finder": "lr_find",
+    "nntrain.machine.range_test": "RangeTest",
     "nntrain.machine.steps": "advance batch_step epoch_step fit_step",
     "nntrain.metrics.functions": "accuracy",
     "nntrain.metrics.measured": "MetricFn",

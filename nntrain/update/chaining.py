@@ -91,6 +91,13 @@ def optimizer_of(rule: UpdateRule) -> OptimizerRule:
     return next(one for one in rules if isinstance(one, OptimizerRule))
 
 
+def with_optimizer(rule: UpdateRule, optimizer: OptimizerRule) -> UpdateRule:
+    """Return a rule with another optimizer in its place."""
+    if not isinstance(rule, Chain):
+        return optimizer
+    return Chain(tuple(optimizer if isinstance(one, OptimizerRule) else one for one in rule.rules))
+
+
 def live_update(rule: UpdateRule, params: Mapping[str, Tensor], compiled: Compiled | None) -> Live:
     """Return what a workspace writes with: for an optimizer alone, that and nothing around it."""
     check_rule(rule)

@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar
+from types import GenericAlias
+from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, get_type_hints
 
 from nntrain.errors import ConfigError
 from nntrain.values.calls import call_problem, class_of_calls, function_name
@@ -66,13 +67,17 @@ def curve(
 
     It raises `ConfigError` for an argument that is not what its name stands for, and where the formula does at step 0.
     """
-    signature = inspect.signature(formula)
-    own = signature.replace(parameters=[*signature.parameters.values()][1:], return_annotation=Curve)
-    needs_steps = "steps" in own.parameters
+    first, *parameters = inspect.signature(formula).parameters.values()
+    hints = get_type_hints(formula)
+    del hints[first.name]
+    hints["return"] = GenericAlias(Curve, hints["return"])
+    own = inspect.Signature(
+        [one.replace(annotation=hints[one.name]) for one in parameters], return_annotation=hints["return"]
+    )
 
     @wraps(formula)
     def make(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Curve[Value_co]:
-        if needs_steps and kwargs.get("steps") is None:
+        if "steps" in hints and kwargs.get("steps") is None:
             raise ConfigError(_NO_STEPS.format(formula.__name__))
         given = bound(formula.__name__, own, args, kwargs)
         args_, kwargs_ = given.args, given.kwargs
@@ -81,6 +86,7 @@ def curve(
         return made
 
     del make.__wrapped__  # it takes a step, which the maker does not
+    make.__annotations__ = hints
     make.__signature__ = own  # type: ignore[attr-defined] # `inspect` reads it
     return make
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
 from types import GenericAlias
-from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, get_type_hints
+from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeGuard, TypeVar, get_type_hints
 
 from nntrain.errors import ConfigError
 from nntrain.values.calls import call_problem, class_of_calls, function_name
@@ -116,24 +116,28 @@ def bound(
     return given
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_function(value: object) -> bool:
-    return callable(value) and class_of_calls(value) is None and call_problem(value, 0) is None
+def _is_schedule(value: object) -> bool:
+    return callable(value) and class_of_calls(value) is None and call_problem(value, 0) is None and _is_rate(value(0))
+
+
+def _is_rate(value: object) -> bool:
+    return _is_number(value) and value >= 0
 
 
 def _at_least(least: int, value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-_RATE: Final = (lambda value: _is_number(value) and value >= 0, "a finite number of 0 or more")
-_FACTOR: Final = (_RATE[0], "a finite number of 0 or more, which lr is multiplied with")
+_RATE: Final = (_is_rate, "a finite number of 0 or more")
+_FACTOR: Final = (_is_rate, "a finite number of 0 or more, which lr is multiplied with")
 _DIVISOR: Final = (lambda value: _is_number(value) and value > 0, "a finite number above 0")
 _STEPS: Final = (lambda value: _at_least(1, value), "a whole number of steps, 1 or more")
 _STEPS_OR_NONE: Final = (lambda value: _at_least(0, value), "a whole number of steps, 0 or more")
-_FUNCTION: Final = (_is_function, "a function of the step")
+_ONE: Final = "a function of the step that returns a finite number of 0 or more"
 _ANYTHING: Final = (lambda value: True, "")  # noqa: ARG005 - as the others
 _MEANT: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     **dict.fromkeys(("lr", "gamma", "power", "base_momentum", "max_momentum"), _RATE),
@@ -146,18 +150,18 @@ _MEANT: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "anneal_strategy": (lambda value: value in {"cos", "linear"}, "'cos' or 'linear'"),
     "decay": (lambda value: value in {"linear", "cosine"}, "'linear' or 'cosine'"),
     "three_phase": (lambda value: isinstance(value, bool), "True or False"),
-    "schedule": _FUNCTION,
+    "schedule": (_is_schedule, _ONE),
     "schedules": (
-        lambda value: isinstance(value, (list, tuple)) and len(value) > 1 and all(map(_is_function, value)),
-        "a list of two or more functions of the step",
+        lambda value: isinstance(value, (list, tuple)) and len(value) > 1 and all(map(_is_schedule, value)),
+        f"a list of two or more schedules, each {_ONE}",
     ),
     "at": (
         lambda value: isinstance(value, (list, tuple)) and all(_at_least(1, one) for one in value),
         "a list of steps, each a whole number of 1 or more",
     ),
     "parts": (
-        lambda value: bool(value) and all(_is_function(one) or _is_number(one) for one in value),
-        "numbers and functions of the step",
+        lambda value: bool(value) and all(_is_schedule(one) or _is_number(one) for one in value),
+        f"numbers and schedules, each {_ONE}",
     ),
     "of": (lambda value: isinstance(value, str), "the name of a hyperparameter, like 'momentum'"),
 }

@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from nntrain import (
     DataLoaders,
+    Engine,
     Learner,
     Objective,
     RangeTest,
@@ -226,6 +227,16 @@ def test_state_and_learner_go_on_as_if_nothing_had_been_at_any_transition(kind: 
     lr_find(learner, state, steps=3)
     assert torch.equal(torch.get_rng_state(), before)
     assert len(found) > 5  # of a state's own weights, each time
+
+
+def test_on_any_device(device: torch.device) -> None:
+    learner = learner_of(optimizer(torch.optim.Adam, lr=0.1), engine=Engine(device=device))
+    state = epoch_step(learner, learner.init(epochs=2)).state
+    kept = Kept(state)
+    found = lr_find(learner, state, **FIND)
+    kept.check()
+    assert found.losses[0] == pytest.approx(state.history[0].loss, abs=0.3)
+    assert lr_find(learner.replace(engine=Engine(device=device, capture=True)), state, **FIND) == found
 
 
 class Epochs(torch.utils.data.Dataset[Batch]):

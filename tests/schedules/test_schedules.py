@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import warnings
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -241,7 +242,9 @@ TABLES: dict[str, Make] = {
 def test_any_other_of_torch_s_is_a_table(name: str) -> None:
     for of in ("lr", "momentum"):
         expected = by_torch(TABLES[name], 0.5, 19, of)
-        schedule = from_torch(TABLES[name], lr=0.5, of=of)
+        with warnings.catch_warnings(action="error"):
+            schedule = from_torch(TABLES[name], lr=0.5, of=of)
+            schedule(2)
         assert schedule(13) == expected[13]  # out of order: the table is made as far as it is asked for
         assert [schedule(one) for one in range(20)] == expected
 
@@ -326,7 +329,9 @@ MISTAKES: dict[str, tuple[Callable[..., Any], str]] = {
     "no strategy": (lambda: one_cycle(0.1, steps=9, anneal_strategy="cosine"), "'cos' or 'linear'"),  # type: ignore[arg-type]
     "division by zero": (lambda: one_cycle(0.1, steps=9, div_factor=0), "div_factor is 0; expected .* above 0"),
     "one part": (lambda: sequence([constant(0.1)], at=[]), "a list of two or more"),
-    "a number in a list": (lambda: sequence([constant(0.1), 0.1], at=[3]), "functions of the step"),  # type: ignore[list-item]
+    "a number in a list": (lambda: sequence([constant(0.1), 0.1], at=[3]), "each a function of the step"),  # type: ignore[list-item]
+    "a part that is no number": (lambda: sequence([constant(0.1), lambda _: math.nan], at=[3]), "returns a finite num"),
+    "a negative part": (lambda: tuple_of(lambda step: -0.1, 0.9), "returns a finite number of 0 or more"),
     "steps that go back": (lambda: sequence([constant(0.1)] * 3, at=[5, 5]), r"at is \[5, 5\] for 3 schedules"),
     "too few steps": (lambda: sequence([constant(0.1)] * 3, at=[5]), r"at is \[5\] for 3 schedules"),
     "a class": (lambda: warmup(theirs.StepLR, steps=3), "expected a function of the step"),  # type: ignore[arg-type]

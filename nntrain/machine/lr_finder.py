@@ -69,9 +69,9 @@ def lr_find(
     finder = _Finder(smoothing, diverged)
     trial = _trial(learner, rates, finder, place.step)
     here = Progress(at="before_epoch", epoch=place.epoch + (place.phase == "eval"), step=begin)
-    cell = [TrainState(progress=here, tensors=state.tensors, key=state.key)]  # whoever keeps it would copy each step
+    begun = TrainState(progress=here, tensors=state.tensors, key=state.key)
     try:
-        outcome = fit_step(trial, cell.pop(), steps=begin + steps)
+        outcome = fit_step(trial, begun, steps=begin + steps)
     except BaseException as error:
         remember_state(error, state)
         raise

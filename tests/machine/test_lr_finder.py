@@ -39,6 +39,7 @@ from nntrain.errors import ConfigError, LossError, MissingExtraError
 from nntrain.schedules import cosine, one_cycle_momentum
 from nntrain.update import accumulate, chain, clip_norm, ema, optimizer
 from tests.laws.strategies import Kept
+from tests.laws.test_law_09_no_waste import WEIGHT, CountCopies
 
 Batch = tuple[Tensor, Tensor]
 RANDOM = torch.Generator().manual_seed(0)
@@ -267,6 +268,18 @@ def test_data_that_were_told_of_other_epochs_are_begun_again_at_their_place() ->
         state = advance(learner, state).state
     lr_find(learner, state, steps=9)
     assert fit_step(learner, state).state == straight
+
+
+def test_a_longer_trial_makes_no_more_copies_of_the_weights() -> None:
+    def copies(steps: int) -> int:
+        learner = learner_of(optimizer(torch.optim.SGD, lr=0.1, momentum=0.9), nn.Linear(WEIGHT[1], WEIGHT[0]), dls=dls)
+        state = learner.init()
+        with CountCopies() as counter:
+            lr_find(learner, state, steps=steps)
+        return int(counter.count)
+
+    dls = DataLoaders([(torch.randn(8, WEIGHT[1]), torch.randint(0, WEIGHT[0], (8,)))], None)
+    assert copies(20) == copies(10)
 
 
 def test_nobody_is_asked_or_told() -> None:

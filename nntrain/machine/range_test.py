@@ -50,8 +50,7 @@ class RangeTest(Record, frozen=True):
 
         Raises `MissingExtraError` if matplotlib is not installed.
         """
-        pyplot = needed("matplotlib.pyplot", extra="plot", purpose="RangeTest.plot")
-        axes: Axes = pyplot.subplots()[1] if ax is None else ax
+        axes: Axes = ax or needed("matplotlib.pyplot", extra="plot", purpose="RangeTest.plot").subplots()[1]
         axes.plot(self.lrs, self.losses)
         axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
         if self._falls:

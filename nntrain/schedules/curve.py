@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import partial, wraps
 from types import GenericAlias
 from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeGuard, TypeVar, get_type_hints
 
@@ -51,6 +51,9 @@ class Curve(Generic[Value_co]):
 def _said(argument: object) -> str:
     if isinstance(argument, tuple):
         return f"[{', '.join(map(_said, argument))}]"
+    if isinstance(argument, partial):
+        named = [f"{name}={_said(value)}" for name, value in argument.keywords.items()]
+        return f"partial({', '.join([*map(_said, (argument.func, *argument.args)), *named])})"
     return function_name(argument) if callable(argument) else repr(argument)
 
 

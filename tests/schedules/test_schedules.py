@@ -249,6 +249,12 @@ def test_any_other_of_torch_s_is_a_table(name: str) -> None:
         assert [schedule(one) for one in range(20)] == expected
 
 
+def test_a_partial_is_a_factory_too() -> None:
+    halved = from_torch(partial(theirs.StepLR, step_size=2, gamma=0.5), lr=0.1)
+    assert repr(halved) == "from_torch(partial(StepLR, step_size=2, gamma=0.5), lr=0.1)"
+    assert [halved(one) for one in range(4)] == [0.1, 0.1, 0.05, 0.05]
+
+
 def test_what_a_scheduler_does_after_its_end_is_its_own_affair() -> None:
     schedule = from_torch(TABLES["one cycle"], lr=0.5)
     for _ in range(2):

@@ -14,7 +14,7 @@ from nntrain.machine.machine import machine_of
 from nntrain.machine.range_test import RangeTest
 from nntrain.machine.steps import fit_step
 from nntrain.subscribers.protocol import AnswerBatch, Subscriber
-from nntrain.update.chaining import optimizer_of, with_optimizer
+from nntrain.update.chaining import optimizer_of, with_optimizers
 from nntrain.update.schedules import Hyper, is_schedule
 from nntrain.update.torch_rule import OptimizerRule, optimizer
 from nntrain.values.output import BatchOutput
@@ -45,8 +45,8 @@ def lr_find(
     on, and those of the epochs after; the optimizer's memory is the state's, `state.lr_scale` is not looked at.
 
     Args:
-        learner: with one optimizer; its own rate is not used. Parameter groups with rates of their own keep them in
-            proportion to it, and the rates that are returned are those of `lr`.
+        learner: whose rate is not used. Parameter groups and further optimizers of a chain, which have rates of their
+            own, keep them in proportion to it, and the rates that are returned are those of the first optimizer's `lr`.
         state: to begin at.
         start: the first rate.
         end: the last one; each is the one before times the same factor.
@@ -168,34 +168,37 @@ def _trial(learner: Learner[Batch, Any], rates: _Rates, finder: _Finder, step: i
             f"an optimizer of its own, and there is no one loss for a rate. Try each of them in a learner of one task."
         )
     dls = DataLoaders(learner.dls.train, None)
-    if learner.update is None:
-        rule = optimizer(learner.optim_class, lr=learner.lr)
-        return learner.replace(dls=dls, subs=[finder], sinks=[], lr=_proportional(rule, rates, step)[0])
-    rule = optimizer_of(learner.update)
-    lr, groups = _proportional(rule, rates, step)
-    tried = replace(rule, hyperparameters=rule.hyperparameters.put("lr", lr), groups=groups)
-    return learner.replace(dls=dls, subs=[finder], sinks=[], update=with_optimizer(learner.update, tried))
+    first = optimizer(learner.optim_class, lr=learner.lr) if learner.update is None else optimizer_of(learner.update)
+    # Where the first optimizer has a rate, which the others are in proportion to: a warm-up may begin at 0.
+    at = next((later for later in range(step, step + rates.steps) if first.lr_at(later) > 0), None)
 
-
-def _proportional(rule: OptimizerRule, rates: _Rates, step: int) -> tuple[_Rates, FrozenMapping[FrozenMapping[Hyper]]]:
-    """Return the rates of a rule in a trial, and its groups, whose rates are in proportion as they are at a step."""
-    own = rule.lr_at(0)
-    lr = replace(rates, made_with=rates.start if math.isnan(own) else own)
-    at = next((later for later in range(step, step + rates.steps) if rule.lr_at(later) > 0), None)
-    groups = {}
-    for pattern, values in rule.groups.items():
-        theirs = values.get("lr")
-        if theirs is None:
-            groups[pattern] = values
-            continue
-        if at is None:
+    def times(lr: Hyper, where: str) -> float:
+        if at is None or lr is None:
             raise ConfigError(
-                f"lr_find: groups[{pattern!r}] has an lr of its own, but the optimizer has none above 0 that it could "
-                f"be kept in proportion to. Give it one: optimizer(..., lr=1e-3)."
+                f"lr_find: {where} has {'no' if lr is None else 'an'} lr of its own, and the first optimizer "
+                f"{'none above 0' if at is None else 'one'}, so that they are in no proportion. Give both of them one: "
+                f"optimizer(..., lr=1e-3)."
             )
-        their: Any = theirs(at) if is_schedule(theirs) else theirs
-        groups[pattern] = values.put("lr", replace(lr, times=their / rule.lr_at(at)))
-    return lr, FrozenMapping(groups)
+        theirs: Any = lr(at) if is_schedule(lr) else lr
+        return float(theirs / first.lr_at(at))
+
+    def tried(rule: OptimizerRule) -> OptimizerRule:
+        own = rule.lr_at(0)
+        own_rates = replace(rates, made_with=rates.start if math.isnan(own) else own)
+        ratio = 1.0 if rule is first else times(rule.hyperparameters.get("lr"), repr(rule))
+        groups = {
+            pattern: values.put("lr", replace(own_rates, times=times(values["lr"], f"groups[{pattern!r}]")))
+            if "lr" in values
+            else values
+            for pattern, values in rule.groups.items()
+        }
+        hyperparameters = rule.hyperparameters.put("lr", replace(own_rates, times=ratio))
+        return replace(rule, hyperparameters=hyperparameters, groups=FrozenMapping(groups))
+
+    if learner.update is None:
+        lr: Any = tried(first).hyperparameters["lr"]
+        return learner.replace(dls=dls, subs=[finder], sinks=[], lr=lr)
+    return learner.replace(dls=dls, subs=[finder], sinks=[], update=with_optimizers(learner.update, tried))
 
 
 def _check(start: float, end: float, steps: int, smoothing: float, diverged: float | None) -> None:

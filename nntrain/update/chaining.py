@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -91,11 +91,11 @@ def optimizer_of(rule: UpdateRule) -> OptimizerRule:
     return next(one for one in rules if isinstance(one, OptimizerRule))
 
 
-def with_optimizer(rule: UpdateRule, optimizer: OptimizerRule) -> UpdateRule:
-    """Return a rule with another optimizer in its place."""
-    if not isinstance(rule, Chain):
-        return optimizer
-    return Chain(tuple(optimizer if isinstance(one, OptimizerRule) else one for one in rule.rules))
+def with_optimizers(rule: UpdateRule, change: Callable[[OptimizerRule], OptimizerRule]) -> UpdateRule:
+    """Return a rule with each of its optimizers as `change` returns it."""
+    if isinstance(rule, OptimizerRule):
+        return change(rule)
+    return Chain(tuple(with_optimizers(one, change) for one in rule.rules)) if isinstance(rule, Chain) else rule
 
 
 def live_update(rule: UpdateRule, params: Mapping[str, Tensor], compiled: Compiled | None) -> Live:

@@ -145,8 +145,12 @@ def in_groups(params: Sequence[Tensor], lr: float) -> torch.optim.Optimizer:
             groups={"3.*": {"lr": cosine(0.025, steps=9, warmup_steps=3)}},
         ),
         optimizer(in_groups, lr=0.1),
+        chain(
+            optimizer(torch.optim.SGD, lr=0.1, params="0.*"),
+            optimizer(torch.optim.SGD, lr=lambda step: 0.025, params="3.*"),
+        ),
     ],
-    ids=["by pattern", "by schedule", "warmed up", "by factory"],
+    ids=["by pattern", "by schedule", "warmed up", "by factory", "by optimizer"],
 )
 def test_groups_keep_their_rates_in_proportion(rule: Any) -> None:
     model = classifier()
@@ -481,6 +485,11 @@ def only_groups() -> Learner[Any]:
     return learner_of(optimizer(torch.optim.SGD, groups={"0.*": {"lr": 0.1}, "3.*": {"lr": 0.2}}))
 
 
+def side_by_side() -> Learner[Any]:
+    body, head = (optimizer(torch.optim.SGD, params="0.*", lr=0.1), optimizer(torch.optim.SGD, params="3.*"))
+    return learner_of(chain(body, head))
+
+
 def without_rate(params: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(params, lr=0.1)
 
@@ -499,7 +508,11 @@ MISTAKES: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "diverged at once": (lambda *of: lr_find(*of, diverged=1.0), "diverged is 1.0; expected a number above 1"),
     "no rate to be in proportion to": (
         lambda _, __: lr_find(only_groups(), only_groups().init()),
-        r"groups\['0.\*'\] has an lr of its own, but the optimizer has none above 0",
+        r"groups\['0.\*'\] has an lr of its own, and the first optimizer none above 0, so that they are in no pro",
+    ),
+    "an optimizer with no rate to be kept in proportion": (
+        lambda _, state: lr_find(side_by_side(), state),
+        r"optimizer\(SGD, params=\['3.\*'\]\) has no lr of its own, and the first optimizer one",
     ),
     "an optimizer that takes no rate": (
         lambda _, state: lr_find(learner_of(optimizer(without_rate)), state),

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from nntrain.live.objective import Objective
     from nntrain.machine.evaluate import evaluate, predict
     from nntrain.machine.learner import Learner
+    from nntrain.machine.lr_finder import lr_find
+    from nntrain.machine.range_test import RangeTest
     from nntrain.machine.steps import advance, batch_step, epoch_step, fit_step
     from nntrain.metrics.functions import accuracy
     from nntrain.metrics.measured import MetricFn
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from nntrain.sinks import PrintStats
     from nntrain.sinks.interest import Interest, Sink
     from nntrain.sinks.transition import BatchRan, RunInfo, Transition
-    from nntrain.subscribers import EarlyStopping, NanGuard, Rollback
+    from nntrain.subscribers import EarlyStopping, NanGuard, ReduceOnPlateau, Rollback
     from nntrain.subscribers.protocol import Subscriber, on
     from nntrain.task.supervised import LossFn, supervised
     from nntrain.task.task import Task
@@ -65,7 +67,9 @@ __all__ = [
     "Phase",
     "PrintStats",
     "Progress",
+    "RangeTest",
     "Record",
+    "ReduceOnPlateau",
     "Rollback",
     "RunInfo",
     "Sink",
@@ -82,6 +86,7 @@ __all__ = [
     "evaluate",
     "fit_step",
     "hf_ds_collate_fn",
+    "lr_find",
     "on",
     "predict",
     "state_before",
@@ -98,6 +103,8 @@ _HOMES: Final = {
     "nntrain.live.objective": "Objective",
     "nntrain.machine.evaluate": "evaluate predict",
     "nntrain.machine.learner": "Learner",
+    "nntrain.machine.lr_finder": "lr_find",
+    "nntrain.machine.range_test": "RangeTest",
     "nntrain.machine.steps": "advance batch_step epoch_step fit_step",
     "nntrain.metrics.functions": "accuracy",
     "nntrain.metrics.measured": "MetricFn",
@@ -105,7 +112,7 @@ _HOMES: Final = {
     "nntrain.sinks": "PrintStats",
     "nntrain.sinks.interest": "Interest Sink",
     "nntrain.sinks.transition": "BatchRan RunInfo Transition",
-    "nntrain.subscribers": "EarlyStopping NanGuard Rollback",
+    "nntrain.subscribers": "EarlyStopping NanGuard ReduceOnPlateau Rollback",
     "nntrain.subscribers.protocol": "Subscriber on",
     "nntrain.task.supervised": "LossFn supervised",
     "nntrain.task.task": "Task",

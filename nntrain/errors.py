@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 from contextlib import suppress
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Final, Literal
 
 __all__ = [
@@ -123,6 +124,19 @@ class MisfitError(NNTrainError, ValueError):
 
 class MissingExtraError(NNTrainError, ImportError):
     """A package that is not installed, and comes with an extra of nntrain's."""
+
+
+def needed(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """Return the module `module`. Raises `MissingExtraError`, which names the extra, if it is not installed."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.split(".", maxsplit=1)[0]
+        if error.name is not None and package != error.name.split(".")[0]:
+            raise  # the package is installed, but something that it imports is not
+        raise MissingExtraError(
+            f"{purpose} needs {package}, which is not installed: pip install 'nntrain[{extra}]'.", name=error.name
+        ) from None
 
 
 class Terminated(SystemExit):

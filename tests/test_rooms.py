@@ -14,12 +14,25 @@ import pytest
 import nntrain
 
 PACKAGE: Final = Path(nntrain.__file__).parent
-CORE: Final = ("errors", "values", "update", "task", "metrics", "data", "live", "subscribers", "sinks", "machine")
+CORE: Final = (
+    "errors",
+    "values",
+    "schedules",
+    "update",
+    "task",
+    "metrics",
+    "data",
+    "live",
+    "subscribers",
+    "sinks",
+    "machine",
+)
 MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     room: frozenset(rooms.split())
     for room, rooms in {
         "errors": "",
         "values": "errors",
+        "schedules": "errors values",
         "update": "errors values",
         "task": "errors values metrics",
         "metrics": "errors values",
@@ -27,7 +40,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
         "live": "errors values update task metrics",
         "subscribers": "errors values",
         "sinks": "errors values",
-        "machine": " ".join(CORE[:-1]),
+        "machine": " ".join(one for one in CORE[:-1] if one != "schedules"),
         "log": "errors values sinks",
         "checkpoint": "errors values sinks machine",
         "testing": " ".join([*CORE, "checkpoint", "log"]),

@@ -5,6 +5,7 @@ Invariant: a subscriber is a function of the state that it sees. Whatever it rem
 
 from nntrain.subscribers.early_stopping import EarlyStopping
 from nntrain.subscribers.nan_guard import NanGuard
+from nntrain.subscribers.reduce_on_plateau import ReduceOnPlateau
 from nntrain.subscribers.rollback import Rollback
 
-__all__ = ["EarlyStopping", "NanGuard", "Rollback"]
+__all__ = ["EarlyStopping", "NanGuard", "ReduceOnPlateau", "Rollback"]

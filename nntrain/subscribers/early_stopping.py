@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
 from typing import Literal
 
 from nntrain.errors import ConfigError
-from nntrain.subscribers.protocol import AnswerEpoch, Subscriber
-from nntrain.values.history import EpochStats
+from nntrain.subscribers.monitoring import Monitoring, escaped
+from nntrain.subscribers.protocol import AnswerEpoch
 from nntrain.values.progress import Phase
 from nntrain.values.record import Record
 from nntrain.values.slots import Slot
@@ -29,7 +28,7 @@ class Patience(Record, frozen=True):
     since: int | None = None
 
 
-class EarlyStopping(Subscriber[object]):
+class EarlyStopping(Monitoring):
     """Cancel the fit when `monitor` has not improved for `patience` epochs.
 
     `monitor` is "loss" or a metric's name, read from the statistics of `phase`; of a set by name it is "far/loss".
@@ -49,31 +48,16 @@ class EarlyStopping(Subscriber[object]):
         phase: Phase = "eval",
         order: int = 0,
     ) -> None:
-        if mode not in {"min", "max"}:
-            raise ConfigError(f"mode is {mode!r}; expected 'min' (a loss) or 'max' (an accuracy).")
-        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
-            raise ConfigError(f"patience is {patience!r}; expected a whole number of epochs, 1 or more.")
+        super().__init__(monitor, mode, patience, phase, order)
         if not (isinstance(min_delta, (int, float)) and math.isfinite(min_delta) and min_delta >= 0):
             raise ConfigError(f"min_delta is {min_delta!r}; expected a finite number, 0 or more.")
-        if phase not in {"train", "eval"}:
-            raise ConfigError(f"phase is {phase!r}; expected 'train' or 'eval'.")
-        if not (isinstance(monitor, str) and monitor):
-            raise ConfigError(f"monitor is {monitor!r}; expected 'loss' or a metric's name.")
-        self.monitor = monitor
-        self._value_name = f"train/{monitor}" if phase == "train" else monitor
-        self.monitors: Collection[str] = (self._value_name,)
-        self.mode = mode
-        self.patience = patience
         self.min_delta = min_delta
-        self.phase = phase
-        self.order = order
         # Named by what is watched; two that watch the same, with other settings, put the same `since` there.
-        watched = _escaped(monitor)
         self.slot: Slot[Patience] = Slot(
-            f"nntrain.early_stopping.{phase}_{mode}_{watched}",
+            f"nntrain.early_stopping.{self._slot_name}",
             Patience,
             default=Patience(),
-            former=re.compile(rf"nntrain\.early_stopping\.{phase}_{mode}_[0-9]+_[^_]+_{watched}"),
+            former=re.compile(rf"nntrain\.early_stopping\.{phase}_{mode}_[0-9]+_[^_]+_{escaped(monitor)}"),
         )
 
     def before_fit(self, state: TrainState) -> TrainState:
@@ -83,17 +67,12 @@ class EarlyStopping(Subscriber[object]):
 
     def after_epoch(self, state: TrainState) -> AnswerEpoch:
         """Look at the phase's statistics; cancel the fit when patience has run out."""
-        progress = state.progress
-        stats = state.history[-1] if state.history else None
-        if stats is None or (stats.epoch, stats.phase, stats.data) != (progress.epoch, progress.phase, progress.data):
-            return state
-        if stats.value(self._value_name) is None:
-            self._check_there(stats)
+        if self._now(state) is None:
             return state
         best: float | None = None
         waited, since = 0, self._since(state)
         for one in state.history[since:]:
-            value = one.value(self._value_name)
+            value = self._watched_in(one)
             if value is not None:
                 best, waited = (value, 0) if self._better(value, best) else (best, waited + 1)
         kept = state.put(self.slot, Patience(best=best, waited=waited, since=since))
@@ -116,23 +95,9 @@ class EarlyStopping(Subscriber[object]):
     def _said(self) -> str:
         return self.monitor if "/" in self.monitor else f"{self.phase} {self.monitor}"
 
-    def _check_there(self, stats: EpochStats) -> None:
-        """Raise `ConfigError` where a phase that should have the value has none; others need none."""
-        label, _, _ = self._value_name.rpartition("/")
-        if label == stats.label or (not label and stats.phase == self.phase):
-            there = [*(["loss"] if stats.has_loss else []), *stats.metrics]
-            raise ConfigError(
-                f"EarlyStopping monitors {self.monitor!r}; the {stats.label} phase has {', '.join(there) or 'nothing'}."
-            )
-
     def _better(self, value: float, best: float | None) -> bool:
         if math.isnan(value):
             return False
         if best is None:
             return True
         return value < best - self.min_delta if self.mode == "min" else value > best + self.min_delta
-
-
-def _escaped(monitor: str) -> str:
-    """Return a monitor's name as a part of a slot's name."""
-    return "".join(letter if letter.isalnum() or letter == "_" else f"x{ord(letter):x}" for letter in monitor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -100,6 +100,13 @@ def scaling_loss(rule: UpdateRule) -> UpdateRule:
     """Return a rule that scales the loss, with the default scale where it does not say another."""
     rules = rule.rules if isinstance(rule, Chain) else (rule,)
     return rule if any(isinstance(one, LossScale) for one in rules) else Chain((loss_scale(), rule))
+
+
+def with_optimizers(rule: UpdateRule, change: Callable[[OptimizerRule], OptimizerRule]) -> UpdateRule:
+    """Return a rule with each of its optimizers as `change` returns it."""
+    if isinstance(rule, OptimizerRule):
+        return change(rule)
+    return Chain(tuple(with_optimizers(one, change) for one in rule.rules)) if isinstance(rule, Chain) else rule
 
 
 def live_update(rule: UpdateRule, params: Mapping[str, Tensor], compiled: Compiled | None) -> Live:

@@ -27,7 +27,8 @@ def check_lr(lr: object) -> None:
     if callable(getattr(kind or type(lr), "step", None)) and (kind is not None or not callable(lr)):
         raise ConfigError(
             f"lr is a {(kind or type(lr)).__name__}, which sets the rates of an optimizer that it is given, and the "
-            f"learner makes one of its own; {expected}, like lr=lambda step: 0.1 * 0.99**step."
+            f"learner makes one of its own; {expected}, like lr=lambda step: 0.1 * 0.99**step, or pass what makes it: "
+            f"nntrain.schedules.from_torch(lambda optimizer: ..., lr=0.1)."
         )
     if kind is not None:
         raise ConfigError(f"lr is the class {kind.__name__}; {expected}.")

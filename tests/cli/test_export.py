@@ -115,7 +115,7 @@ def test_a_missing_extra_is_one_line_and_2(
     def missing(name: str) -> object:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name.split(".", maxsplit=1)[0])
 
-    monkeypatch.setattr("nntrain.log.extras.import_module", missing)
+    monkeypatch.setattr("nntrain.errors.import_module", missing)
     assert call(monkeypatch, "run.jsonl", "--to", to, "-o", "out") == 2
     _, err = capsys.readouterr()
     assert err.count("\n") == 1

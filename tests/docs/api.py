@@ -20,6 +20,7 @@ PUBLIC: Final = (
     "nntrain.data",
     "nntrain.metrics",
     "nntrain.update",
+    "nntrain.schedules",
     "nntrain.subscribers",
     "nntrain.sinks",
     "nntrain.checkpoint",

@@ -24,6 +24,7 @@ from tests.docs.test_docs import PYTHON, blocks, name_of
 
 # What annotations name that is only imported for type checkers.
 LATE: dict[str, object] = {
+    "Axes": object,
     "Dataset": Dataset,
     "DatasetDict": DatasetDict,
     "LoggerProvider": object,

@@ -1,7 +1,4 @@
-"""Find a learning rate: it grows with each step, until the loss has become much greater than it was.
-
-Left to issue 19: `lr_find`, with its suggestions.
-"""
+"""Find a learning rate: it grows with each step, until the loss has become much greater than it was."""
 
 from __future__ import annotations
 
@@ -11,9 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from nntrain import CancelFit, DataLoaders, Learner, TrainState, fit_step, on, supervised
-from nntrain.data import segments
-from nntrain.update import optimizer
+from nntrain import DataLoaders, Learner, lr_find
 from tests.jobs import check_length
 
 RANDOM = torch.Generator().manual_seed(0)
@@ -23,7 +18,7 @@ STEPS = 60
 
 def rate(step: int) -> float:
     """Return rates from 1e-5 to 1000, each greater than the last by the same factor."""
-    return float(1e-5 * 1e8 ** (step / (STEPS - 1)))
+    return float(1e-5 * (1000.0 / 1e-5) ** (step / (STEPS - 1)))
 
 
 def classifier() -> nn.Module:
@@ -48,16 +43,9 @@ def plain() -> list[tuple[float, float]]:
 
 
 def ours() -> list[tuple[float, float]]:
-    @on("after_epoch")
-    def diverging(state: TrainState) -> TrainState | CancelFit:
-        losses = [stats.loss for stats in state.history]
-        return CancelFit() if losses[-1] > 4 * min(losses) else state
-
-    each = DataLoaders(segments(TRAIN, batches=1), None)  # an epoch is one batch: the history has each loss
-    sgd = optimizer(torch.optim.SGD, lr=rate)
-    learner = Learner.of(classifier(), each, supervised(cross_entropy), sgd, subs=[diverging])
-    history = fit_step(learner, learner.init(), epochs=STEPS).state.history
-    return [(rate(stats.epoch), stats.loss) for stats in history]
+    learner = Learner(classifier(), DataLoaders(TRAIN, None), cross_entropy, {}, torch.optim.SGD, 1.0)
+    found = lr_find(learner, learner.init(), start=1e-5, end=1000.0, steps=STEPS, smoothing=0.0)
+    return [*zip(found.lrs, found.losses, strict=True)]
 
 
 def test_the_same_curve_as_the_plain_loop() -> None:

@@ -1,8 +1,4 @@
-"""Lower the rate where the loss stands still; and one cycle of rate and momentum.
-
-Both take torch's own schedulers today, over an optimizer that trains nothing. Left to issue 19: `ReduceOnPlateau`, and
-`nntrain.schedules`.
-"""
+"""Lower the rate where the loss stands still; and one cycle of rate and momentum."""
 
 from __future__ import annotations
 
@@ -11,7 +7,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
-from nntrain import DataLoaders, Learner, TrainState, fit_step, supervised
+from nntrain import DataLoaders, Learner, ReduceOnPlateau, TrainState, fit_step, supervised
+from nntrain.schedules import one_cycle, one_cycle_momentum
 from nntrain.update import optimizer
 from tests.jobs import check_job
 
@@ -25,10 +22,10 @@ def classifier() -> nn.Module:
     return nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 3))
 
 
-def plain_plateau(epochs: int = 20) -> tuple[nn.Module, list[float]]:
+def plain_plateau(epochs: int = 40) -> tuple[nn.Module, list[float]]:
     model = classifier()
     sgd = torch.optim.SGD(model.parameters(), lr=8.0)
-    scheduler = ReduceLROnPlateau(sgd, factor=0.5, patience=0)
+    scheduler = ReduceLROnPlateau(sgd, factor=0.5, patience=1)
     told = []
     for _ in range(epochs):
         for x, y in TRAIN:
@@ -43,16 +40,13 @@ def plain_plateau(epochs: int = 20) -> tuple[nn.Module, list[float]]:
     return model, told
 
 
-def ours_plateau(epochs: int = 20) -> tuple[TrainState, list[float]]:
-    learner = Learner(classifier(), DataLoaders(TRAIN, VALID), cross_entropy, {}, torch.optim.SGD, 8.0)
+def ours_plateau(epochs: int = 40) -> tuple[TrainState, list[float]]:
+    plateau = ReduceOnPlateau(factor=0.5, patience=1)
+    learner = Learner(classifier(), DataLoaders(TRAIN, VALID), cross_entropy, {}, torch.optim.SGD, 8.0, [plateau])
     state = learner.init()
-    stand_in = torch.optim.SGD([torch.zeros(())], lr=1.0)
-    scheduler = ReduceLROnPlateau(stand_in, factor=0.5, patience=0)
     told = []
     for _ in range(epochs):
         state = fit_step(learner, state, epochs=1).state
-        scheduler.step(state.history[-1].loss)
-        state = state.scale_lr(stand_in.param_groups[0]["lr"] / state.lr_scale)
         told.append(8.0 * state.lr_scale)
     return state, told
 
@@ -79,16 +73,11 @@ def plain_cycle(epochs: int = 3) -> tuple[nn.Module, list[tuple[float, float]]]:
 
 
 def ours_cycle(epochs: int = 3) -> tuple[TrainState, list[tuple[float, float]]]:
-    stand_in = torch.optim.SGD([torch.zeros(())], lr=0.1, momentum=0.9)
-    scheduler = OneCycleLR(stand_in, max_lr=0.5, total_steps=epochs * len(TRAIN) + 1)
-    table = []
-    for _ in range(epochs * len(TRAIN)):
-        table.append((stand_in.param_groups[0]["lr"], stand_in.param_groups[0]["momentum"]))
-        stand_in.step()
-        scheduler.step()
-    sgd = optimizer(torch.optim.SGD, lr=lambda step: table[step][0], momentum=lambda step: table[step][1])
+    steps = epochs * len(TRAIN)
+    lr, momentum = one_cycle(0.5, steps=steps + 1), one_cycle_momentum(steps=steps + 1)
+    sgd = optimizer(torch.optim.SGD, lr=lr, momentum=momentum)
     learner = Learner.of(classifier(), DataLoaders(TRAIN, None), supervised(cross_entropy), sgd)
-    return learner.fit(epochs, print_stats=False).state, table
+    return learner.fit(epochs, print_stats=False).state, [(lr(step), momentum(step)) for step in range(steps)]
 
 
 def test_one_cycle_of_rate_and_momentum() -> None:

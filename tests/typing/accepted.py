@@ -22,6 +22,8 @@ from nntrain import (
     LogEvent,
     Outcome,
     PrintStats,
+    RangeTest,
+    ReduceOnPlateau,
     Slot,
     Subscriber,
     TrainState,
@@ -32,11 +34,13 @@ from nntrain import (
     epoch_step,
     evaluate,
     fit_step,
+    lr_find,
     on,
     predict,
 )
 from nntrain.data import segments
 from nntrain.log import EpochFinished, JsonLog, Line, read, replay
+from nntrain.schedules import Curve, cosine, sequence, tuple_of
 from nntrain.subscribers.protocol import BeforeFit
 from nntrain.values.record import Record
 from nntrain.values.verdicts import Cancel
@@ -90,6 +94,19 @@ def logs(model: nn.Module, dls: DataLoaders[Batch]) -> None:
     """A log is a sink, and has many kinds of targets."""
     log = JsonLog("run.jsonl", sys.stdout, structlog.get_logger(), every=50, sync="end")
     Learner(model, dls, cross_entropy, accuracy, torch.optim.SGD, 0.1, [Mixes()], sinks=[log])
+
+
+def rates(model: nn.Module, dls: DataLoaders[Batch]) -> float:
+    """Schedules are functions of the step, of a rate or of a tuple; what is found of a rate are numbers."""
+    rising = cosine(0.1, steps=100, warmup_steps=10)
+    assert_type(rising, Curve[float])
+    assert_type(tuple_of(rising, 0.999)(3), tuple[float, ...])
+    assert_type(sequence([rising, lambda step: 0.1 / (1 + step)], at=[100])(3), float)
+    learner = Learner(model, dls, cross_entropy, accuracy, torch.optim.SGD, rising, [ReduceOnPlateau()])
+    found = lr_find(learner, learner.init())
+    assert_type(found, RangeTest)
+    assert_type(found.lrs, tuple[float, ...])
+    return found.valley
 
 
 class SkipOdd(Subscriber[Batch]):

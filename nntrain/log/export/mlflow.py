@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from nntrain.errors import ConfigError
+from nntrain.errors import ConfigError, needed
 from nntrain.log.events import RunStarted
 from nntrain.log.export.curves import Curves
 from nntrain.log.export.exporter import Exporter, RunExporter
 from nntrain.log.export.names import Names, name_of_run
 from nntrain.log.export.text import flat, flat_text, safe, safe_sentence
-from nntrain.log.extras import needed, variable
+from nntrain.log.extras import variable
 from nntrain.log.line import Line
 from nntrain.log.replay import Ending, ending
 

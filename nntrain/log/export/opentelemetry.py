@@ -7,11 +7,10 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
-from nntrain.errors import LogError
+from nntrain.errors import LogError, needed
 from nntrain.log.events import OWN, RunFailed
 from nntrain.log.export.exporter import Exporter
 from nntrain.log.export.text import Scalar, flat, safe, safe_sentence
-from nntrain.log.extras import needed
 from nntrain.log.line import COMMON_FIELDS, SCHEMA, Line
 
 if TYPE_CHECKING:

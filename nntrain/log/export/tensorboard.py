@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Final
 
+from nntrain.errors import needed
 from nntrain.log.events import (
     BatchFinished,
     CancelledEvent,
@@ -21,7 +22,6 @@ from nntrain.log.export.curves import Curves
 from nntrain.log.export.exporter import Exporter, RunExporter
 from nntrain.log.export.names import name_of_run
 from nntrain.log.export.text import INT64, in_json, safe, safe_sentence
-from nntrain.log.extras import needed
 from nntrain.log.line import Line
 from nntrain.values.log_event import CheckpointLoaded, CheckpointSaved, RolledBack, WarningEvent
 

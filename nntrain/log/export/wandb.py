@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from nntrain.errors import LogError
+from nntrain.errors import LogError, needed
 from nntrain.log.events import CancelledEvent, RunStarted
 from nntrain.log.export.curves import Curves
 from nntrain.log.export.exporter import Exporter, RunExporter
 from nntrain.log.export.names import name_of_run
 from nntrain.log.export.text import plain, safe, safe_sentence
-from nntrain.log.extras import needed, variable
+from nntrain.log.extras import variable
 from nntrain.log.line import Line
 from nntrain.log.replay import Ending, ending
 from nntrain.values.log_event import RolledBack, WarningEvent

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 
-from nntrain.log.extras import needed
+from nntrain.errors import needed
 
 
 def plotly_js() -> str:

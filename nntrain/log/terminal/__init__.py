@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from nntrain.log.extras import needed
+from nntrain.errors import needed
 from nntrain.log.line import Line
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ def test_a_missing_package(package: str, tmp_path: Path, monkeypatch: pytest.Mon
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return imported(name)
 
-    monkeypatch.setattr("nntrain.log.extras.import_module", blocked)
+    monkeypatch.setattr("nntrain.errors.import_module", blocked)
     extra, make = MADE[package]
     with pytest.raises(MissingExtraError, match=rf"needs {package}, .*pip install 'nntrain\[{extra}\]'\.$") as caught:
         make(tmp_path / "out")

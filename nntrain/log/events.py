@@ -48,7 +48,8 @@ class EpochStarted(LogEvent, frozen=True):
 class BatchFinished(LogEvent, frozen=True):
     """A batch ran: its own loss and metrics, means over its samples, and what update rules tell, like `grad_norm`.
 
-    `lr` is the learning rate that it was trained with; there is none in eval. `group_lrs` are those of the optimizer's
+    `lr` is the learning rate that it was trained with, or for a batch that waits for more (`accumulate`) that of the
+    step before; there is none in eval. `group_lrs` are those of the optimizer's
     `groups` that have their own, by pattern, and of several objectives by their names. `samples_per_s` is the rate
     since the values before were read, where there is one. `data` is the name of the set that is evaluated, if it has
     one. Where `has_loss` is false the task gave no loss, as it need not in eval, and `loss` is NaN.

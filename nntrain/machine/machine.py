@@ -397,6 +397,12 @@ class Machine(Generic[Batch]):
         weighted = sums.weighted
         after = moved_to(state, at="after_epoch")
         if not sums.batches:
+            if place.phase == "train" and place.until is not None:
+                raise ConfigError(
+                    f"Every batch of epoch {place.epoch} was cancelled: the fit stands at step {place.step}, and its "
+                    f"goal is step {place.until}, which it would look for without end. Let some batches through, or "
+                    f"give a goal in epochs: fit(epochs=...)."
+                )
             return Step(after)
         # One NaN for all: a log tells that a value is none, and not which.
         loss, *means = (mean if mean == mean else math.nan for mean in sums.means())  # noqa: PLR0124

@@ -207,6 +207,19 @@ def test_a_fit_without_a_goal_is_refused() -> None:
         fit_step(learner, fit_step(learner, learner.init(), steps=1).state)
 
 
+def test_a_goal_that_no_batch_leads_to_is_told() -> None:
+    class CancelsAll(Subscriber[Batch]):
+        def before_batch(self, state: TrainState, batch: Batch) -> AnswerBatch:
+            return CancelBatch() if state.progress.epoch and state.progress.phase == "train" else state
+
+    learner = learner_of(subs=[CancelsAll()])
+    with pytest.raises(
+        ConfigError, match=r"Every batch of epoch 1 was cancelled: .* at step 3, and its goal is step 9"
+    ):
+        learner.fit(steps=9, print_stats=False)
+    assert learner.fit(epochs=3, print_stats=False).state.progress.step == 3
+
+
 def test_steps_are_those_of_the_optimizer_where_several_batches_make_one() -> None:
     """Two batches a step, and one for the last of three: the goal is reached after two of the second epoch."""
     learner: Learner[Batch, Any] = Learner.of(

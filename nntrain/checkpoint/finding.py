@@ -1,24 +1,30 @@
-"""Finding the newest whole checkpoint in a folder, by the times in their records, not by names or file times."""
+"""Finding the newest whole checkpoint of a folder, by the times in the records and not by file names, or the best."""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
-from nntrain.checkpoint.loading import load, open_checkpoint, verify
+from nntrain.checkpoint.loading import inspect, load, open_checkpoint, verify
 from nntrain.errors import CheckpointError, ConfigError
 from nntrain.machine.learner import Learner
 from nntrain.machine.machine import machine_of
+from nntrain.values.calls import meant
+from nntrain.values.history import EpochStats
 from nntrain.values.log_event import WarningEvent
+from nntrain.values.progress import Progress
 from nntrain.values.record import evolved
 from nntrain.values.state import TrainState
 
 Batch = TypeVar("Batch")
 Read = TypeVar("Read")
 
+Mode = Literal["min", "max"]
+"""Whether the best value is the least or the greatest."""
 SUFFIX: Final = ".safetensors"
 
 
@@ -33,6 +39,14 @@ class Latest(NamedTuple):
     """The newest whole checkpoint of a folder, None where it has none, and the files that were skipped."""
 
     path: Path | None
+    skipped: tuple[Skipped, ...]
+
+
+class Best(NamedTuple):
+    """The best whole checkpoint of a folder and its value, None where it has none, and the files that were skipped."""
+
+    path: Path | None
+    value: float | None
     skipped: tuple[Skipped, ...]
 
 
@@ -70,6 +84,87 @@ def resume(folder: str | os.PathLike[str], learner: Learner[Batch, Any]) -> Resu
     return Resumed(evolved(state, loaded=(*state.loaded, *events)), path, skipped)
 
 
+def best(folder: str | os.PathLike[str], monitor: str = "loss", mode: Mode = "min") -> Best:
+    """Return the checkpoint of a folder whose state has the best value of those saved at the end of an epoch.
+
+    `monitor` and `mode` are as for `Checkpoint(keep_best=..., mode=...)`. Of several with the best value it is the
+    first. The file is whole: all of it is read and checked. Raises `ConfigError` for a value that no state has.
+    """
+    found, skipped = _best_whole(Path(folder), monitor, mode, verify)
+    return Best(None, None, skipped) if found is None else Best(found[0], found[1], skipped)
+
+
+def restore_best(
+    folder: str | os.PathLike[str], learner: Learner[Batch, Any], monitor: str = "loss", mode: Mode = "min"
+) -> TrainState:
+    """Load the state that `best` finds.
+
+    Raises `CheckpointError` where the folder has none, `ConfigError` for a value that no state has, and `MisfitError`
+    where the best is of another model or optimizer.
+    """
+    found, skipped = _best_whole(Path(folder), monitor, mode, lambda path: load(path, learner))
+    if found is None:
+        why = "".join(f"; {one.path.name}: {one.reason}" for one in skipped)
+        raise CheckpointError(
+            str(folder), "unreadable", f"it has no whole checkpoint that was saved at the end of an epoch{why}"
+        )
+    return found[2]
+
+
+def _best_whole(
+    folder: Path, monitor: str, mode: Mode, read: Callable[[Path], Read]
+) -> tuple[tuple[Path, float, Read] | None, tuple[Skipped, ...]]:
+    """Return the best checkpoint of those that `read` accepts, its value, what `read` returns, and the skipped."""
+    sign, names = sign_of(mode), set[str]()
+    scored: list[tuple[float, datetime, Path]] = []
+    skipped: list[Skipped] = []
+    _check_folder(folder)
+    for path in files_of(folder):
+        try:
+            seen = inspect(path)
+        except CheckpointError as error:
+            skipped.append(Skipped(path, error.reason))
+            continue
+        names.update(name for one in seen.history for name in _names_of(one))
+        value = value_at(seen.progress, seen.history, monitor)
+        if value is not None:
+            scored.append((sign * value, seen.saved_at, path))
+    if not scored and names and monitor not in names:
+        raise ConfigError(f"monitor is {monitor!r}, which no state in {folder} has.{meant(monitor, names)}")
+    for score, _, path in sorted(scored):
+        try:
+            return (path, sign * score, read(path)), tuple(skipped)
+        except CheckpointError as error:
+            skipped.append(Skipped(path, error.reason))
+    return None, tuple(skipped)
+
+
+def _names_of(stats: EpochStats) -> list[str]:
+    """Return the values that a phase has, as monitors name them."""
+    values = [*(("loss",) if stats.has_loss else ()), *stats.metrics]
+    return [*(values if stats.phase == "eval" else ()), *(f"{stats.label}/{name}" for name in values)]
+
+
+def value_at(place: Progress, history: Sequence[EpochStats], monitor: str) -> float | None:
+    """Return the value of a state at the end of an epoch; None for any other state, and where there is no number."""
+    if not history:
+        return None
+    # The end of an epoch's phase counts, and all after it until a batch is trained on.
+    last = history[-1].epoch
+    if place.epoch != last and (place.epoch, place.batch) != (last + 1, 0):
+        return None
+    found = [stats.value(monitor) for stats in history if stats.epoch == last]
+    value = next((one for one in reversed(found) if one is not None), math.nan)
+    return None if math.isnan(value) else value
+
+
+def sign_of(mode: Mode) -> float:
+    """Return what a value is multiplied with for the least to be the best. Raises `ConfigError` for no mode."""
+    if mode not in {"min", "max"}:
+        raise ConfigError(f"mode is {mode!r}; expected 'min' (a loss) or 'max' (an accuracy).")
+    return 1.0 if mode == "min" else -1.0
+
+
 def files_of(folder: Path) -> list[Path]:
     """Return the files of a folder that are named like checkpoints, sorted. A missing folder has none."""
     try:
@@ -84,10 +179,7 @@ def files_of(folder: Path) -> list[Path]:
 
 def _newest_whole(folder: Path, read: Callable[[Path], Read]) -> tuple[tuple[Path, Read] | None, tuple[Skipped, ...]]:
     """Return the checkpoint that was saved last of those that `read` accepts, with what it returns, and the skipped."""
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file; expected the folder that the checkpoints are in.")
-    if folder.is_symlink() and not folder.exists():  # a disk that is not mounted is no new training
-        raise CheckpointError(str(folder), "unreadable", f"it is a link to {folder.readlink()}, which is not there")
+    _check_folder(folder)
     aged: list[tuple[datetime, str, Path]] = []
     skipped: list[Skipped] = []
     for path in files_of(folder):
@@ -102,3 +194,10 @@ def _newest_whole(folder: Path, read: Callable[[Path], Read]) -> tuple[tuple[Pat
         except CheckpointError as error:
             skipped.append(Skipped(path, error.reason))
     return None, tuple(skipped)
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; expected the folder that the checkpoints are in.")
+    if folder.is_symlink() and not folder.exists():  # a disk that is not mounted is no new training
+        raise CheckpointError(str(folder), "unreadable", f"it is a link to {folder.readlink()}, which is not there")

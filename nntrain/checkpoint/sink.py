@@ -14,10 +14,10 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from nntrain.checkpoint.content import flatten_state, flattener_for
-from nntrain.checkpoint.finding import SUFFIX, files_of
+from nntrain.checkpoint.finding import SUFFIX, Mode, files_of, sign_of, value_at
 from nntrain.checkpoint.loading import inspect, verify
 from nntrain.checkpoint.saving import Saved, remove_unfinished, save_flattened
 from nntrain.errors import CheckpointError, ConfigError
@@ -30,8 +30,6 @@ from nntrain.values.progress import Phase, Progress
 from nntrain.values.record import evolved
 from nntrain.values.state import TrainState
 from nntrain.values.tensors import Tensors
-
-Mode = Literal["min", "max"]
 
 _BEFORE_ALL: Final = datetime.min.replace(tzinfo=UTC)
 _TICK: Final = timedelta(microseconds=1)
@@ -87,8 +85,7 @@ class Checkpoint:
         _check_whole("keep_last", keep_last)
         _check_time("every_minutes", every_minutes)
         _check_time("grace_seconds", grace_seconds)
-        if mode not in {"min", "max"}:
-            raise ConfigError(f"mode is {mode!r}; expected 'min' (a loss) or 'max' (an accuracy).")
+        sign_of(mode)
         if not (keep_best is None or (isinstance(keep_best, str) and keep_best)):
             raise ConfigError(f"keep_best is {keep_best!r}; expected 'loss', a metric's name, or None.")
         self._strict = strict
@@ -304,7 +301,7 @@ class _Files:
         self._place = folder.absolute()  # the training may change the current folder
         self._keep_last = keep_last
         self.monitor = monitor
-        self._sign = 1.0 if mode == "min" else -1.0
+        self._mode: Mode = mode
         self.make_folder()
         remove_unfinished(self._place)
         self._files: list[_File] = []
@@ -394,15 +391,8 @@ class _Files:
 
     def _score(self, place: Progress, history: tuple[EpochStats, ...]) -> float | None:
         """Return the value to compare a state by, smaller is better; None for a state that is not at an epoch's end."""
-        if self.monitor is None or not history:
-            return None
-        # The end of an epoch's phase counts, and all after it until a batch is trained on.
-        last = history[-1].epoch
-        if place.epoch != last and (place.epoch, place.batch) != (last + 1, 0):
-            return None
-        found = [stats.value(self.monitor) for stats in history if stats.epoch == last]
-        value = next((self._sign * one for one in reversed(found) if one is not None), math.nan)
-        return None if math.isnan(value) else value
+        value = None if self.monitor is None else value_at(place, history, self.monitor)
+        return None if value is None else sign_of(self._mode) * value
 
 
 def _check_whole(name: str, given: object) -> None:

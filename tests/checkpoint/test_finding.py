@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
 
 from nntrain import (
     CancelFit,
@@ -21,11 +22,12 @@ from nntrain import (
     Learner,
     TrainState,
     Transition,
+    evaluate,
     fit_step,
     on,
     state_before,
 )
-from nntrain.checkpoint import Checkpoint, latest, load, resume, save
+from nntrain.checkpoint import Best, Checkpoint, best, inspect, latest, load, restore_best, resume, save
 from nntrain.errors import CheckpointError, ConfigError, MisfitError
 from nntrain.log import JsonLog, read
 from nntrain.values.log_event import CheckpointLoaded, WarningEvent
@@ -283,3 +285,68 @@ def test_a_folder_that_was_moved_goes_on_elsewhere(run: Path, tmp_path: Path) ->
     fit_step(learner_of(saves), found.state, 1)
     (only,) = files(tmp_path / "elsewhere")
     assert only.name == "checkpoint-000005-step-00000015.safetensors"
+
+
+MODES: dict[Literal["min", "max"], Callable[[list[float]], float]] = {"min": min, "max": max}
+
+
+def kept(folder: Path, epochs: int = 4) -> list[float]:
+    """Save each epoch of a fit whose eval loss falls and rises, and states amid epochs; return the losses of eval."""
+    rates = [0.05, 0.05, -0.0, 0.9]
+    saves = Checkpoint(folder, every_epochs=1, every_steps=2, keep_last=99, background=False)
+    learner = best_learner(sinks=[saves], lr=lambda step: abs(rates[min(step // 3, 3)]))
+    state = learner.fit(epochs, print_stats=False).state
+    return [one.loss for one in state.history if one.phase == "eval"]
+
+
+def best_learner(**changes: Any) -> Learner[Any]:
+    torch.manual_seed(0)
+    data = [(torch.randn(4, 2), torch.randn(4, 1)) for _ in range(3)]
+    arguments: dict[str, Any] = {"optim_class": torch.optim.SGD, "lr": 0.1, **changes}
+    return Learner(nn.Linear(2, 1), DataLoaders(data, data[:2]), mse_loss, {"error": mse_loss}, **arguments)
+
+
+def test_the_best_is_that_of_the_epochs_ends_and_comes_back(tmp_path: Path) -> None:
+    losses = kept(tmp_path)
+    for mode, wanted in MODES.items():
+        value = wanted(losses)
+        found = best(tmp_path, "loss", mode)
+        assert found.value == value
+        assert found.path is not None
+        assert inspect(found.path).progress.step == 3 * (losses.index(value) + 1)
+        assert best(tmp_path, "eval/error", mode).path == found.path
+        state = restore_best(tmp_path, best_learner(), "loss", mode)
+        assert state == load(found.path, best_learner())
+        assert evaluate(best_learner(), state).loss == value
+    saved = Checkpoint(tmp_path / "other", every_epochs=1, keep_last=1, keep_best="loss", background=False)
+    best_learner(sinks=[saved]).fit(3, print_stats=False)
+    assert best(tmp_path / "other").path in set((tmp_path / "other").iterdir())
+
+
+def test_the_best_is_whole(tmp_path: Path) -> None:
+    kept(tmp_path)
+    first = best(tmp_path)
+    assert first.path is not None
+    content = bytearray(first.path.read_bytes())
+    content[-5] ^= 1
+    first.path.write_bytes(content)
+    second = best(tmp_path)
+    assert second.path is not None
+    assert second.path != first.path
+    assert [one.path for one in second.skipped] == [first.path]
+    assert restore_best(tmp_path, best_learner()) == load(second.path, best_learner())
+
+
+def test_a_folder_without_a_best_says_so(tmp_path: Path) -> None:
+    assert best(tmp_path / "nothing") == Best(None, None, ())
+    with pytest.raises(CheckpointError, match="it has no whole checkpoint that was saved at the end of an epoch"):
+        restore_best(tmp_path / "nothing", best_learner())
+    save(best_learner().init(), tmp_path / "first.safetensors")
+    assert best(tmp_path).path is None
+    kept(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"monitor is 'eror', which no state in .* has\. Probably meant: error\."):
+        best(tmp_path / "run", "eror")
+    with pytest.raises(ConfigError, match="mode is 'least'; expected 'min'"):
+        best(tmp_path / "run", "loss", "least")  # type: ignore[arg-type] # a mistake
+    with pytest.raises(MisfitError):
+        restore_best(tmp_path / "run", best_learner(optim_class=torch.optim.Adam))

@@ -9,6 +9,7 @@ import sys
 import types
 import typing
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ def test_the_page_says_what_is_public() -> None:
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_what_is_public_is_there_and_sorted(name: str) -> None:
-    module = sys.modules[name]
+    module = import_module(name)
     for one in module.__all__:
         assert hasattr(module, one), one
     assert len(set(module.__all__)) == len(module.__all__)
@@ -54,7 +55,7 @@ def test_the_docs_use_only_what_is_public(path: Any) -> None:
             assert all(one.name.split(".")[0] != "nntrain" or one.name in PUBLIC for one in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "nntrain":
             assert node.module in PUBLIC, node.module
-            assert {one.name for one in node.names} <= set(sys.modules[node.module].__all__), ast.unparse(node)
+            assert {one.name for one in node.names} <= set(import_module(node.module).__all__), ast.unparse(node)
 
 
 def annotated(value: object, name: str) -> Iterator[tuple[str, object]]:
@@ -96,7 +97,7 @@ def has_any(hint: object) -> bool:
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_no_public_type_is_any(name: str) -> None:
-    module = sys.modules[name]
+    module = import_module(name)
     found = [place for one in module.__all__ for place, hint in annotated(getattr(module, one), one) if has_any(hint)]
     # What a target is is between a task and its metrics; and of whatever predictions the original's learner has, a
     # subscriber may see them (mypy names what conflicts beside an `Any`, and not beside a `Never`).

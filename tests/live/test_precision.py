@@ -247,6 +247,10 @@ def test_replacing_the_device_keeps_the_precision() -> None:
     assert changed.replace(engine=Engine(precision="fp16")).capture is False
 
 
+def test_recorded_passes_compute_in_it_too(tapes: None) -> None:
+    assert learner_of("bf16", capture=True).fit(3, print_stats=False) == learner_of("bf16").fit(3, print_stats=False)
+
+
 @pytest.mark.sweep
 def test_compiled_passes_compute_in_it_too() -> None:
     told = Told()

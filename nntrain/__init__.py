@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from nntrain.data.images.hf import hf_ds_collate_fn
     from nntrain.data.loaders import Loader
     from nntrain.errors import NNTrainError
+    from nntrain.evaluation.evaluate import evaluate, predict
+    from nntrain.evaluation.lr_finder import lr_find
+    from nntrain.evaluation.range_test import RangeTest
     from nntrain.live.engine import Engine
     from nntrain.live.objective import Objective
-    from nntrain.machine.evaluate import evaluate, predict
     from nntrain.machine.learner import Learner
-    from nntrain.machine.lr_finder import lr_find
-    from nntrain.machine.range_test import RangeTest
     from nntrain.machine.steps import advance, batch_step, epoch_step, fit_step
     from nntrain.metrics.functions import accuracy
     from nntrain.metrics.measured import MetricFn
@@ -101,10 +101,10 @@ _HOMES: Final = {
     "nntrain.errors": "NNTrainError",
     "nntrain.live.engine": "Engine",
     "nntrain.live.objective": "Objective",
-    "nntrain.machine.evaluate": "evaluate predict",
+    "nntrain.evaluation.evaluate": "evaluate predict",
     "nntrain.machine.learner": "Learner",
-    "nntrain.machine.lr_finder": "lr_find",
-    "nntrain.machine.range_test": "RangeTest",
+    "nntrain.evaluation.lr_finder": "lr_find",
+    "nntrain.evaluation.range_test": "RangeTest",
     "nntrain.machine.steps": "advance batch_step epoch_step fit_step",
     "nntrain.metrics.functions": "accuracy",
     "nntrain.metrics.measured": "MetricFn",

@@ -26,6 +26,7 @@ CORE: Final = (
     "subscribers",
     "sinks",
     "machine",
+    "evaluation",
 )
 MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     room: frozenset(rooms.split())
@@ -40,7 +41,8 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
         "live": "errors values update task metrics",
         "subscribers": "errors values",
         "sinks": "errors values",
-        "machine": " ".join(one for one in CORE[:-1] if one != "schedules"),
+        "machine": " ".join(one for one in CORE[:-2] if one != "schedules"),
+        "evaluation": " ".join(one for one in CORE[:-1] if one not in {"schedules", "metrics"}),
         "log": "errors values sinks",
         "checkpoint": "errors values sinks machine",
         "testing": " ".join([*CORE, "checkpoint", "log"]),

@@ -8,10 +8,10 @@ from typing import Any, Final, TypeVar
 
 from nntrain.data.dataloaders import DataLoaders
 from nntrain.errors import ConfigError, LossError
+from nntrain.evaluation.range_test import RangeTest
 from nntrain.machine.folding import check_state
 from nntrain.machine.learner import Learner
 from nntrain.machine.machine import machine_of
-from nntrain.machine.range_test import RangeTest
 from nntrain.machine.steps import fit_step
 from nntrain.subscribers.protocol import AnswerBatch, Subscriber
 from nntrain.update.chaining import optimizer_of, with_optimizers

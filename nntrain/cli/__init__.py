@@ -6,6 +6,7 @@ import click
 
 from nntrain.cli.checkpoint import checkpoint
 from nntrain.cli.config import config
+from nntrain.cli.evaluate import evaluate
 from nntrain.cli.fit import fit
 from nntrain.cli.log import log
 from nntrain.cli.output import printing
@@ -20,7 +21,7 @@ def nntrain() -> None:
     """Train neural networks as values."""
 
 
-for _command in (checkpoint, config, fit, log, plugins, report, schema):
+for _command in (checkpoint, config, evaluate, fit, log, plugins, report, schema):
     nntrain.add_command(_command)
 
 

@@ -6,12 +6,14 @@ pydantic checks by their annotations.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_type_hints
 
 import click
@@ -88,7 +90,7 @@ def options_of(target: Any, name: str, said: str, around: Callable[..., object] 
     from pydantic import ConfigDict, PydanticUserError, create_model, field_validator
 
     try:
-        hints = get_type_hints(inspect.getattr_static(target, "__init__") if isinstance(target, type) else target)
+        hints = _hints(target)
         parameters = inspect.signature(target).parameters.values()
     except Exception as error:
         raise ConfigError(f"{said} has parameters that cannot be read: {type(error).__name__}: {error}") from error
@@ -113,6 +115,14 @@ def options_of(target: Any, name: str, said: str, around: Callable[..., object] 
     except PydanticUserError as error:
         raise ConfigError(f"{said} has an option of a type that no configuration can hold: {error}") from error
     return made
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """Return the types of the parameters; that of what is returned may be there for type checkers alone."""
+    of = target.func if isinstance(target, functools.partial) else target
+    of = inspect.unwrap(inspect.getattr_static(of, "__init__") if isinstance(of, type) else of)
+    annotations = {name: one for name, one in getattr(of, "__annotations__", {}).items() if name != "return"}
+    return get_type_hints(SimpleNamespace(__annotations__=annotations), globalns=getattr(of, "__globals__", {}))
 
 
 def no_bool_for_a_number(cls: type[BaseModel], given: object, info: ValidationInfo) -> object:

@@ -8,24 +8,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from safetensors.torch import load_file
 
 from nntrain.checkpoint import diff, inspect
 from nntrain.cli import nntrain
+from nntrain.cli.target import learner_of
 
 TRAIN: Final = """
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch.nn.functional import cross_entropy
 
 import shapes
-from nntrain import DataLoaders, EarlyStopping, Learner, PrintStats, accuracy
+from nntrain import DataLoaders, Learner, PrintStats, accuracy
+
+if TYPE_CHECKING:
+    from nowhere import Stated
 
 print("imported")
 Kind = Literal["linear", "mlp"]
@@ -48,6 +55,11 @@ def make(
 
 
 learner = make()
+slow = partial(make, lr=0.001, kind="mlp")
+
+
+def stated(lr: float) -> Stated:
+    return make(lr)
 number = 3
 
 
@@ -171,6 +183,14 @@ def test_values_are_read_as_the_parameters_annotations_say() -> None:
     ]
 
 
+@pytest.mark.parametrize(("name", "parameters"), [("slow", 27), ("stated", 15)])
+def test_functions_of_other_kinds(name: str, parameters: int) -> None:
+    """A partial, and one that says what it returns to type checkers alone."""
+    done = fit(f"train.py:{name}", "--epochs", "0", "--set", "lr=0.75")
+    assert done.exit_code == 0, done.output
+    assert (events()[0]["config"]["lr"], events()[0]["config"]["parameters"]) == (0.75, parameters)
+
+
 def test_parameters_stand_in_a_file_and_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("run.toml").write_text("epochs = 1\n[parameters]\nlr = 0.25\nkind = 'mlp'\nwidths = [4]\n")
     monkeypatch.setenv("NNTRAIN_PARAMETERS__LR", "0.5")
@@ -230,7 +250,7 @@ BAD: Final = {
     "neither": (["jobs/train:learner"], "'jobs/train' is neither a file that ends with .py nor the name of a module"),
     "no such name": (
         ["train.py:lerner"],
-        "train.py has no lerner; did you mean learner? Of learners and functions it has make, learner, needs, ",
+        "train.py has no lerner; did you mean learner? Of learners and functions it has make, learner, stated, ",
     ),
     "a number": (
         ["train.py:number"],
@@ -352,3 +372,98 @@ def test_a_learner_without_eval_data_says_so() -> None:
     fit("train.py:make", "--epochs", "1", "--checkpoint-dir", "run")
     done = called("evaluate", "train.py:make", "--checkpoint", "run")
     assert "train.py:make has no data to evaluate on: its dls.valid is None." in str(done.exception)
+
+
+# -- predict --------------------------------------------------------------------------------------------------------
+
+
+PAIRS: Final = """
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import shapes
+from nntrain import DataLoaders, Learner, StepOutput
+from nntrain.update import optimizer
+
+
+class Pair(nn.Linear):
+    def forward(self, inputs):
+        return {"logits": super().forward(inputs), "count": torch.tensor(len(inputs))}
+
+
+def task(model, batch):
+    preds = model(batch[0])
+    return StepOutput(preds["logits"].square().mean(), preds["logits"] if flat else preds)
+
+
+def narrowing(model, batch):
+    global width
+    width -= 1
+    return StepOutput(model(batch[0])["logits"].square().mean(), model(batch[0])["logits"][:, :width])
+
+
+def nothing(model, batch):
+    return StepOutput(model(batch[0])["logits"].square().mean(), ["words"])
+
+
+flat, width = False, 1000
+
+
+def of(task):
+    batches = shapes.batches(3)
+    return Learner.of(Pair(4, 2), DataLoaders(batches, batches), task, optimizer(torch.optim.SGD, lr=0.1))
+
+
+pairs, narrow, none = of(task), of(narrowing), of(nothing)
+"""
+
+
+def test_predictions_are_those_of_the_state_in_the_order_of_the_data() -> None:
+    fit("train.py:make", "--epochs", "1", "--seed", "5", "--checkpoint-dir", "run")
+    done = called("predict", "train.py:make", "--checkpoint", "run", "--out", "preds.npy")
+    assert done.exit_code == 0, done.output
+    assert done.stdout == "preds: [40, 3] float32\npredictions: preds.npy\n"
+    weights = load_file(only("run"))
+    with learner_of("train.py:make", {}, seed=5) as learner:
+        batches: Any = learner.dls.valid
+        by_hand = [inputs @ weights["params/weight"].T + weights["params/bias"] for inputs, _ in batches]
+    torch.testing.assert_close(torch.from_numpy(np.load("preds.npy")), torch.cat(by_hand))
+
+
+def test_predictions_of_several_tensors_have_their_names() -> None:
+    Path("pairs.py").write_text(PAIRS)
+    fit("pairs.py:pairs", "--epochs", "1", "--checkpoint-dir", "run")
+    done = called("predict", "pairs.py:pairs", "--checkpoint", "run", "--out", "preds.safetensors")
+    assert done.exit_code == 0, done.output
+    found = load_file("preds.safetensors")
+    assert {name: list(one.shape) for name, one in found.items()} == {"logits": [24, 2], "count": [3]}
+    assert {path.name for path in Path().glob("*preds*")} == {"preds.safetensors"}
+
+
+BAD_PREDICTIONS: Final = {
+    "no format": (["pairs", "--out", "preds.csv"], "preds.csv ends with neither of .npy, .safetensors"),
+    "no folder": (["pairs", "--out", "none/preds.npy"], "there is no folder none"),
+    "one of two": (["pairs", "--out", "preds.npy"], "preds.npy has room for one tensor; there are logits, count"),
+    "no such set": (["pairs", "--out", "preds.npy", "--on", "far"], "--on is 'far'; there is one without a name"),
+    "shapes": (["narrow", "--out", "preds.npy"], "cannot be joined: their shapes are "),
+    "no predictions": (["none", "--out", "preds.npy"], "gave no predictions that are tensors"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD_PREDICTIONS.values(), ids=BAD_PREDICTIONS)
+def test_what_cannot_be_predicted_ends_with_2(
+    arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nntrain.cli import main
+
+    Path("pairs.py").write_text(PAIRS.replace("width = False, 1000", "width = False, 3"))
+    assert fit("pairs.py:pairs", "--epochs", "1", "--checkpoint-dir", "run").exit_code == 0
+    name, *rest = arguments
+    monkeypatch.setattr(sys, "argv", ["nntrain", "predict", f"pairs.py:{name}", "--checkpoint", "run", *rest])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+    assert not [*Path().glob("*preds*")]

@@ -63,7 +63,7 @@ def latest(folder: str | os.PathLike[str]) -> Latest:
 
     The newest is the one with the latest time in its record. A folder that does not exist has none.
     """
-    found, skipped = _newest_whole(Path(folder), verify)
+    found, skipped = newest_whole(Path(folder), verify)
     return Latest(None if found is None else found[0], skipped)
 
 
@@ -74,7 +74,7 @@ def resume(folder: str | os.PathLike[str], learner: Learner[Batch, Any]) -> Resu
     whole one is of another model or optimizer: loading an older one would hide that.
     """
     machine = machine_of(learner)
-    found, skipped = _newest_whole(Path(folder), lambda path: load(path, learner))
+    found, skipped = newest_whole(Path(folder), lambda path: load(path, learner))
     events = [WarningEvent(code="checkpoint_skipped", text=f"{one.path}: {one.reason}") for one in skipped]
     if found is None:
         for event in events:
@@ -177,7 +177,7 @@ def files_of(folder: Path) -> list[Path]:
         ) from error
 
 
-def _newest_whole(folder: Path, read: Callable[[Path], Read]) -> tuple[tuple[Path, Read] | None, tuple[Skipped, ...]]:
+def newest_whole(folder: Path, read: Callable[[Path], Read]) -> tuple[tuple[Path, Read] | None, tuple[Skipped, ...]]:
     """Return the checkpoint that was saved last of those that `read` accepts, with what it returns, and the skipped."""
     _check_folder(folder)
     aged: list[tuple[datetime, str, Path]] = []

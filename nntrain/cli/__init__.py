@@ -6,10 +6,12 @@ import click
 
 from nntrain.cli.checkpoint import checkpoint
 from nntrain.cli.config import config
+from nntrain.cli.evaluate import evaluate
 from nntrain.cli.fit import fit
 from nntrain.cli.log import log
 from nntrain.cli.output import printing
 from nntrain.cli.plugins import plugins
+from nntrain.cli.predict import predict
 from nntrain.cli.report import report
 from nntrain.cli.schema import schema
 
@@ -20,7 +22,7 @@ def nntrain() -> None:
     """Train neural networks as values."""
 
 
-for _command in (checkpoint, config, fit, log, plugins, report, schema):
+for _command in (checkpoint, config, evaluate, fit, log, plugins, predict, report, schema):
     nntrain.add_command(_command)
 
 

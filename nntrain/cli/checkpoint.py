@@ -48,7 +48,7 @@ def show(file: str, *, as_json: bool) -> None:
     """
     from nntrain.checkpoint import inspect
 
-    with _exit_on_problem():
+    with exit_on_problem():
         seen = inspect(file)
     if as_json:
         click.echo(_json(seen), nl=False)
@@ -90,7 +90,7 @@ def diff(first: str, second: str) -> None:
     """
     from nntrain.checkpoint import diff as difference
 
-    with _exit_on_problem():
+    with exit_on_problem():
         found = difference(first, second)
     for one in (*found.values, *found.tensors):
         say(str(one), longest=_MAX_CHARS)
@@ -107,7 +107,7 @@ def latest(folder: str) -> None:
     """
     from nntrain.checkpoint import latest as newest
 
-    with _exit_on_problem():
+    with exit_on_problem():
         found = newest(folder)
     print_skipped(found.skipped)
     if found.path is None:
@@ -123,7 +123,7 @@ def print_skipped(skipped: tuple[tuple[os.PathLike[str], str], ...]) -> None:
 
 
 @contextmanager
-def _exit_on_problem() -> Iterator[None]:
+def exit_on_problem() -> Iterator[None]:
     """Print a `CheckpointError` on one line, and exit with its code."""
     from nntrain.errors import CheckpointError
 

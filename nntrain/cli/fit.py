@@ -1,11 +1,13 @@
-"""`nntrain fit`: train an image classifier with one hidden layer."""
+"""`nntrain fit`: train a learner of one's own, or an image classifier with one hidden layer."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
 import click
 from click.core import ParameterSource
@@ -25,12 +27,18 @@ if TYPE_CHECKING:
     from nntrain.values.verdicts import Outcome
 
 
+_OF_THE_CLASSIFIER: Final = ("data", "data_dir", "batch_size", "lr", "hidden", "sources")
+"""The options that say what to train, and are no use with a learner of one's own."""
+
+
 @click.command()
+@click.argument("target", required=False)
 @click.option(
     "--data", default="digits", show_default=True, metavar="digits|fashion-mnist|DIR", help="What to train on."
 )
 @click.option("--data-dir", type=click.Path(path_type=Path), help="The folder of Fashion-MNIST's four idx files.")
 @click.option("--epochs", type=click.IntRange(min=0), default=10, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Train N optimizer steps, in place of epochs.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=0.2, show_default=True)
 @click.option(
@@ -71,10 +79,18 @@ if TYPE_CHECKING:
 )
 @click.option("--subscriber", multiple=True, metavar="NAME", help="Add one of `nntrain plugins`.")
 @click.option("--sink", multiple=True, metavar="NAME", help="Add a sink by name.")
-@click.option("--set", multiple=True, metavar="NAME=VALUE", help="Set an option, like subscribers.nan_guard.every=10.")
+@click.option(
+    "--set",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Set an option, like subscribers.nan_guard.every=10; with TARGET, one of its parameters.",
+)
 @click.pass_context
 def fit(context: click.Context, /, **_: object) -> None:
-    """Train an image classifier: a network with one hidden layer, by SGD.
+    """Train the learner TARGET; without one an image classifier: a network with one hidden layer, by SGD.
+
+    TARGET is FILE.py:NAME or package.module:NAME, where NAME is a Learner, or a function that returns one: --set lr=0.1
+    sets its parameter lr. What --data, --data-dir, --batch-size, --lr and --hidden say is its own to say then.
 
     Prints the statistics of each phase, and writes an event log of JSON lines.
     """
@@ -84,17 +100,22 @@ def fit(context: click.Context, /, **_: object) -> None:
     try:
         config, places = read_places(context.params["config"], _flags(context))
         with printing_later():
-            _fit(config, places)
+            _fit(context.params["target"], config, places)
     except ConfigError as error:
         raise click.UsageError(str(error), context) from error
 
 
 def _flags(context: click.Context) -> dict[str, Any]:
     """Return the options that were given on the command line, without defaults."""
-    from nntrain.cli.settings import FitConfig, parse_settings
+    from nntrain.cli.plugins import KINDS
+    from nntrain.cli.settings import FitConfig, parse_settings, read_settings
 
     given = context.params
-    flags = parse_settings(given["set"])
+    settings = parse_settings(given["set"])
+    parameters = {} if given["target"] is None else {name: settings.pop(name) for name in {*settings} - {*KINDS}}
+    flags: dict[str, Any] = read_settings(settings)
+    if parameters:
+        flags["parameters"] = parameters
     for kind in ("subscriber", "sink"):
         for name in given[kind]:
             flags.setdefault(f"{kind}s", {}).setdefault(name, {})
@@ -104,31 +125,27 @@ def _flags(context: click.Context) -> dict[str, Any]:
     return flags
 
 
-def _fit(config: FitConfig, places: Places) -> None:
+def _fit(target: str | None, config: FitConfig, places: Places) -> None:
     """Train as configured."""
     from nntrain.cli.settings import make_plugins
 
     # Bad options are reported before datasets is imported, which takes seconds.
-    data, data_dir, checkpoint_dir = config.data, config.data_dir, config.checkpoint_dir
-    _check_data(data, data_dir)
+    checkpoint_dir = config.checkpoint_dir
+    _check_target(target, config, places)
+    _check_data(config.data, config.data_dir)
     every = _every(config.log_every)
     _check_saving(checkpoint_dir, config.save_every, resuming=config.resume)
     named_subs = make_plugins("subscribers", config.subscribers, places)
     named_sinks = make_plugins("sinks", config.sinks, places)
-    import torch
 
     from nntrain.checkpoint import Checkpoint
-    from nntrain.data import DataLoaders
     from nntrain.errors import Terminated
     from nntrain.log import JsonLog
-    from nntrain.machine.learner import Learner
-    from nntrain.metrics.functions import accuracy
     from nntrain.sinks import PrintStats
     from nntrain.sinks.interest import Sink
     from nntrain.subscribers import EarlyStopping
     from nntrain.values.verdicts import Cancelled
 
-    where = _device(config.device)
     saving = Checkpoint(checkpoint_dir, every_steps=config.save_every) if checkpoint_dir is not None else None
     path = config.log or (
         checkpoint_dir / "log.jsonl"
@@ -136,46 +153,110 @@ def _fit(config: FitConfig, places: Places) -> None:
         else Path(time.strftime("nntrain-%Y%m%d-%H%M%S.jsonl"))
     )
     piped = str(path) == "-"
-    said = sys.stderr if piped else sys.stdout
-    with JsonLog(sys.stdout if piped else path, every=every, resume=config.resume and not piped) as log:
-        dls = DataLoaders.from_hf_dd(_load(data, data_dir, config.sources), batch_size=config.batch_size)
-        if not config.quiet and data not in {"digits", "fashion-mnist"}:
-            say(_splits(dls), err=piped)
+    lines, said = sys.stdout, sys.stderr if piped else sys.stdout
+    with (
+        redirect_stdout(said),  # what a learner prints itself would tear the log there
+        JsonLog(lines if piped else path, every=every, resume=config.resume and not piped) as log,
+        _learner(target, config, places, said) as own,
+    ):
         stopping = [] if config.patience is None else [EarlyStopping(patience=config.patience)]
         subs: list[Subscriber[object]] = [*stopping, *named_subs]
         printing: list[Sink] = [] if config.quiet else [PrintStats(said)]
         sinks = [*printing, *([saving] if saving is not None else []), *named_sinks, log]
-        learner = Learner(
-            _model(dls, config.hidden, config.seed),
-            dls,
-            torch.nn.functional.cross_entropy,
-            accuracy,
-            torch.optim.SGD,
-            config.lr,
-            subs,
-            sinks=sinks,
-            device=where,
-        )
+        kept = [sink for sink in own.sinks if not (isinstance(sink, PrintStats) and sink.file is None)]
+        learner = own.replace(subs=[*own.subs, *subs], sinks=[*kept, *sinks])
         resumed = [
             _resume(checkpoint_dir, learner, config.seed, said)
             if config.resume and checkpoint_dir is not None
             else None
         ]
+        goal = (config.epochs, None) if config.steps is None else (None, config.steps)
         try:
-            outcome = _train(learner, [resumed.pop() or learner.init(config.seed)], config.epochs)
+            outcome = _train(learner, [resumed.pop() or learner.init(config.seed)], *goal)
         except (KeyboardInterrupt, Terminated) as interrupt:
             ended = "interrupted" if isinstance(interrupt, KeyboardInterrupt) else "terminated"
-            kept = f"; checkpoint: {saving.newest or 'none could be saved'}" if saving is not None else ""
-            click.echo(f"{ended}; log: {path}{kept}", err=True)
+            last = f"; checkpoint: {saving.newest or 'none could be saved'}" if saving is not None else ""
+            click.echo(f"{ended}; log: {path}{last}", err=True)
             raise SystemExit(130 if isinstance(interrupt, KeyboardInterrupt) else 143) from None
     if outcome is None:
-        click.echo(f"nothing is left to train up to --epochs {config.epochs}", file=said)
+        upto = f"--epochs {config.epochs}" if config.steps is None else f"--steps {config.steps}"
+        click.echo(f"nothing is left to train up to {upto}", file=said)
     if isinstance(outcome, Cancelled):
         click.echo(f"stopped by {outcome.by}: {outcome.verdict.reason}", file=said)
     if saving is not None:
         click.echo(f"checkpoint: {saving.newest or 'none could be saved'}", file=said)
     if not piped or log.lost:
         click.echo(f"log: {path}" + (f" ({log.lost} lines lost)" if log.lost else ""), file=said)
+
+
+@contextmanager
+def _learner(target: str | None, config: FitConfig, places: Places, said: TextIO) -> Iterator[Learner[Any]]:
+    """Give the learner to a block: that of `target`, or the classifier."""
+    if target is None:
+        yield _classifier(config, said)
+        return
+    from nntrain.cli.target import learner_of
+
+    device = device_of(config.device) if "device" in config.model_fields_set else None
+    with learner_of(target, config.parameters, _seed(config), places) as learner:
+        yield learner if device is None else learner.replace(device=device)
+
+
+def _seed(config: FitConfig) -> int:
+    """Return the seed that a learner is made with: as it was when the training began that is gone on with."""
+    if not config.resume or config.checkpoint_dir is None:
+        return config.seed
+    from nntrain.checkpoint import inspect
+    from nntrain.checkpoint.finding import newest_whole
+
+    found, _ = newest_whole(config.checkpoint_dir, inspect)
+    return config.seed if found is None else found[1].key.seed
+
+
+def _classifier(config: FitConfig, said: TextIO) -> Learner[Any]:
+    """Return a learner of a network with one hidden layer."""
+    import torch
+
+    from nntrain.data import DataLoaders
+    from nntrain.machine.learner import Learner
+    from nntrain.metrics.functions import accuracy
+
+    where = device_of(config.device)
+    dls = DataLoaders.from_hf_dd(_load(config.data, config.data_dir, config.sources), batch_size=config.batch_size)
+    if not config.quiet and config.data not in {"digits", "fashion-mnist"}:
+        say(_splits(dls), err=said is sys.stderr)
+    return Learner(
+        _model(dls, config.hidden, config.seed),
+        dls,
+        torch.nn.functional.cross_entropy,
+        accuracy,
+        torch.optim.SGD,
+        config.lr,
+        device=where,
+    )
+
+
+def _check_target(target: str | None, config: FitConfig, places: Places) -> None:
+    """Refuse options that are of no use: of the classifier beside a target, of a target without one, and two goals."""
+    given = config.model_fields_set
+    of_other = [name for name in (("parameters",) if target is None else _OF_THE_CLASSIFIER) if name in given]
+    for name in of_other:
+        raise click.BadParameter(
+            f"{_option(name)}{places.of((name,))} is for a target, as in nntrain fit train.py:make; there is none."
+            if target is None
+            else f"{_option(name)}{places.of((name,))} is for nntrain fit without a target; {target} has its own. A "
+            f"function that returns a learner takes parameters, like --set {name}=...",
+            param_hint="TARGET",
+        )
+    if {"epochs", "steps"} <= given and config.steps is not None:
+        raise click.BadParameter(
+            f"it is given{places.of(('steps',))} beside --epochs{places.of(('epochs',))}; a fit has one goal.",
+            param_hint="--steps",
+        )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _check_saving(folder: Path | None, save_every: int | None, *, resuming: bool) -> None:
@@ -216,14 +297,18 @@ def _resume(folder: Path, learner: Learner[Any], seed: int, said: TextIO) -> Tra
     return found.state
 
 
-def _train(learner: Learner[Any], cell: list[TrainState], epochs: int) -> Outcome | None:
-    """Train from the state in `cell`, which is popped, up to `epochs` in all. None where no epoch is left."""
+def _train(learner: Learner[Any], cell: list[TrainState], epochs: int | None, steps: int | None) -> Outcome | None:
+    """Train from the state in `cell`, which is popped, up to `epochs` or `steps` in all. None where none is left."""
     from nntrain.machine.steps import fit_step
 
     now = cell[0].progress
     if now.at != "finished":
-        return fit_step(learner, cell.pop(), epochs)
-    if epochs <= now.epochs:  # this includes a fit that a verdict ended
+        return fit_step(learner, cell.pop(), epochs, steps=steps)
+    if steps is not None:
+        if steps <= max(now.step, now.until or 0):  # this includes a fit that a verdict ended
+            return None
+        return fit_step(learner, cell.pop(), steps=steps - now.step)
+    if epochs is None or epochs <= max(now.epoch, now.epochs):
         return None
     return fit_step(learner, cell.pop(), epochs - now.epoch)
 
@@ -275,7 +360,8 @@ def _splits(dls: ImageLoaders) -> str:
     return f"learns from the split {dls.train.split_name!r}, is evaluated on {dls.valid.split_name!r}"
 
 
-def _device(device: Literal["auto", "cpu", "cuda"]) -> str:
+def device_of(device: str) -> str:
+    """Return what `--device` says. Raises `BadParameter` for CUDA where there is none."""
     import torch
 
     if device == "auto":

@@ -6,12 +6,14 @@ pydantic checks by their annotations.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_type_hints
 
 import click
@@ -50,32 +52,7 @@ class Plugin:
 
     def options(self) -> type[BaseModel]:
         """Return a pydantic model of its parameters. Raises `ConfigError` where it cannot be made."""
-        from pydantic import ConfigDict, PydanticUserError, create_model, field_validator
-
-        target = self._load()
-        try:
-            hints = get_type_hints(inspect.getattr_static(target, "__init__") if isinstance(target, type) else target)
-            parameters = inspect.signature(target).parameters.values()
-        except Exception as error:
-            raise ConfigError(f"{self} has parameters that cannot be read: {type(error).__name__}: {error}") from error
-        fields: dict[str, Any] = {}
-        for one in parameters:
-            if one.kind in {one.VAR_POSITIONAL, one.VAR_KEYWORD}:
-                continue
-            if one.kind is one.POSITIONAL_ONLY or one.name not in hints:
-                raise ConfigError(f"{self} has a parameter {one.name} without a name to give it by, or without a type.")
-            fields[one.name] = (hints[one.name], ... if one.default is one.empty else one.default)
-        try:
-            made: type[BaseModel] = create_model(
-                self.name,
-                __config__=ConfigDict(extra="forbid", frozen=True, protected_namespaces=()),
-                __validators__={"no_bool_for_a_number": field_validator("*", mode="before")(no_bool_for_a_number)},
-                **fields,
-            )
-            made.model_json_schema()
-        except PydanticUserError as error:
-            raise ConfigError(f"{self} has an option of a type that no configuration can hold: {error}") from error
-        return made
+        return options_of(self._load(), self.name, str(self))
 
     def make(self, given: Mapping[str, object], places: Places | None = None) -> Any:
         """Call it with its options, each checked by its type. Raises `ConfigError` for invalid ones, with its place."""
@@ -103,6 +80,49 @@ class Plugin:
             expected = f"something that can be called and makes one of the {self.kind}"
             raise ConfigError(f"{self} is {target!r:.60}; expected {expected}.")
         return target
+
+
+def options_of(target: Any, name: str, said: str, around: Callable[..., object] | None = None) -> type[BaseModel]:
+    """Return a pydantic model, called `name`, of the parameters of a class or a function.
+
+    `around` is a wrap validator for each of them. Raises `ConfigError`, beginning with `said`, where it cannot be made.
+    """
+    from pydantic import ConfigDict, PydanticUserError, create_model, field_validator
+
+    try:
+        hints = _hints(target)
+        parameters = inspect.signature(target).parameters.values()
+    except Exception as error:
+        raise ConfigError(f"{said} has parameters that cannot be read: {type(error).__name__}: {error}") from error
+    fields: dict[str, Any] = {}
+    for one in parameters:
+        if one.kind in {one.VAR_POSITIONAL, one.VAR_KEYWORD}:
+            continue
+        if one.kind is one.POSITIONAL_ONLY or one.name not in hints:
+            raise ConfigError(f"{said} has a parameter {one.name} without a name to give it by, or without a type.")
+        fields[one.name] = (hints[one.name], ... if one.default is one.empty else one.default)
+    validators: dict[str, Any] = {"no_bool_for_a_number": field_validator("*", mode="before")(no_bool_for_a_number)}
+    if around is not None:
+        validators["around"] = field_validator("*", mode="wrap")(around)
+    try:
+        made: type[BaseModel] = create_model(
+            name,
+            __config__=ConfigDict(extra="forbid", frozen=True, protected_namespaces=()),
+            __validators__=validators,
+            **fields,
+        )
+        made.model_json_schema()
+    except PydanticUserError as error:
+        raise ConfigError(f"{said} has an option of a type that no configuration can hold: {error}") from error
+    return made
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """Return the types of the parameters; that of what is returned may be there for type checkers alone."""
+    of = target.func if isinstance(target, functools.partial) else target
+    of = inspect.unwrap(inspect.getattr_static(of, "__init__") if isinstance(of, type) else of)
+    annotations = {name: one for name, one in getattr(of, "__annotations__", {}).items() if name != "return"}
+    return get_type_hints(SimpleNamespace(__annotations__=annotations), globalns=getattr(of, "__globals__", {}))
 
 
 def no_bool_for_a_number(cls: type[BaseModel], given: object, info: ValidationInfo) -> object:

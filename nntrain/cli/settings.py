@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -25,6 +26,8 @@ from nntrain.errors import ConfigError
 Options = dict[str, dict[str, Any]]
 """Plugins by name, each with its options."""
 _PREFIX: Final = "NNTRAIN_"
+_TABLES: Final = (*KINDS, "parameters")
+"""The options that are tables of others."""
 
 
 def _interval(given: object) -> object:
@@ -46,6 +49,7 @@ class FitConfig(BaseSettings):
     data: Annotated[str, Field(description="digits, fashion-mnist, a folder, or the name of a data source")] = "digits"
     data_dir: Annotated[Path | None, Field(description="the folder of Fashion-MNIST's four idx files")] = None
     epochs: Annotated[int, Field(ge=0)] = 10
+    steps: Annotated[int | None, Field(ge=1, description="train so many optimizer steps, in place of epochs")] = None
     batch_size: Annotated[int, Field(ge=1)] = 32
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="the learning rate")] = 0.2
     hidden: Annotated[int, Field(ge=1, le=1 << 20, description="width of the hidden layer")] = 50
@@ -68,6 +72,7 @@ class FitConfig(BaseSettings):
     subscribers: Options = {}
     sinks: Options = {}
     sources: Annotated[Options, Field(description="options of the data source that `data` names")] = {}
+    parameters: Annotated[dict[str, Any], Field(description="parameters of the function that TARGET is")] = {}
 
     @field_validator("*", mode="before")
     @classmethod
@@ -111,7 +116,7 @@ def read_places(path: Path | None, flags: Mapping[str, Any]) -> tuple[FitConfig,
             describe_errors(error, (), known, places) + (f"\nThere are {', '.join(known)}." if unknown else "")
         ) from error
     except SettingsError as error:
-        named = ", ".join(variable for name, variable in places.variables.items() if name[0] in KINDS)
+        named = ", ".join(variable for name, variable in places.variables.items() if name[0] in _TABLES)
         raise ConfigError(
             f"The environment's {_PREFIX}... cannot be read: {error}. Of {named}, one is no JSON object."
         ) from error
@@ -131,12 +136,18 @@ def _warn_of_unknown(variables: Mapping[Name, str]) -> None:
     """Print a line to stderr for each variable that is none of an option."""
     known = {f"{_PREFIX}{name.upper()}": name for name in FitConfig.model_fields}
     for name, variable in variables.items():
-        if name[0] not in FitConfig.model_fields or (len(name) > 1 and name[0] not in KINDS):
+        if name[0] not in FitConfig.model_fields or (len(name) > 1 and name[0] not in _TABLES):
             say(f"Warning: {variable} is set, and no option{likely(variable.upper(), known)}", err=True)
 
 
+class Setting(str):
+    """The VALUE of `--set NAME=VALUE` as it was given: what it means depends on what takes it."""
+
+    __slots__ = ()
+
+
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
-    """Return what `--set NAME=VALUE` sets, as a tree. A VALUE is read as TOML where it is that, else as text."""
+    """Return what `--set NAME=VALUE` sets, as a tree of `Setting`s."""
     tree: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
@@ -150,15 +161,30 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
             branch = branch.setdefault(word, {})
             if not isinstance(branch, dict):
                 raise click.BadParameter(f"{name} is said to be two things.", param_hint="--set")
-        branch[words[-1]] = _value(text)
+        branch[words[-1]] = Setting(text)
     return tree
 
 
-def _value(text: str) -> Any:
+def read_settings(tree: Any, *, as_text: bool = False) -> Any:
+    """Return a tree with each `Setting` in it read as TOML where it is that, else (or with `as_text`) as text."""
+    if isinstance(tree, Mapping):
+        return {name: read_settings(one, as_text=as_text) for name, one in tree.items()}
+    if not isinstance(tree, Setting):
+        return tree
+    if not as_text:
+        with suppress(tomllib.TOMLDecodeError):
+            return tomllib.loads(f"value = {tree}")["value"]
+    return str(tree)
+
+
+def as_meant(given: object, validate: Callable[[object], object]) -> object:
+    """Validate what is read as TOML; where that does not do and it can be, as text: `name=3` names a thing 3."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+        return validate(read_settings(given))
+    except ValidationError:
+        with suppress(ValidationError):
+            return validate(read_settings(given, as_text=True))
+        raise
 
 
 def schema_of_all() -> dict[str, Any]:

@@ -314,9 +314,9 @@ def test_the_schema_takes_what_the_command_takes_and_nothing_else(acme: Path) ->
 
 def test_every_option_of_fit_is_in_the_configuration() -> None:
     command = nntrain.commands["fit"]
-    own = {"config", "subscriber", "sink", "set"}
+    own = {"target", "config", "subscriber", "sink", "set"}
     options = {one.name for one in command.params} - own
-    assert options == set(FitConfig.model_fields) - {"subscribers", "sinks", "sources"}
+    assert options == set(FitConfig.model_fields) - {"subscribers", "sinks", "sources", "parameters"}
     defaults = {one.name: one.default for one in command.params if one.name not in own}
     for name, field in FitConfig.model_fields.items():
         if name in defaults and not callable(defaults[name]) and field.default not in {None, False}:

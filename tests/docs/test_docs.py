@@ -76,8 +76,15 @@ def test_python_blocks_are_clean_in_mypy_strict(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("page", "line"), COMMANDS, ids=lambda one: one if isinstance(one, str) else name_of(one))
 def test_commands_run(page: Path, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's in processes of their own; the others in this one, which has torch imported already."""
+    """The README's in processes of their own; the others in this one, which has torch imported already.
+
+    A Python block of the page that begins with the name of a file is there as that file.
+    """
     monkeypatch.chdir(tmp_path)
+    for block in blocks(page, "python"):
+        name = re.match(r"# (\w+\.py)\n", block)
+        if name is not None:
+            (tmp_path / name[1]).write_text(block)
     for command in (part.strip() for part in line.split("&&")):
         if command == "pip install uv":
             continue  # the tool this test is run by, or stands in for

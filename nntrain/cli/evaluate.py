@@ -1,0 +1,88 @@
+"""`nntrain evaluate`: the statistics of a learner of one's own with the weights of a checkpoint."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nntrain.cli.checkpoint import NONE, exit_on_problem, print_skipped
+from nntrain.cli.output import say
+
+if TYPE_CHECKING:
+    from nntrain.machine.learner import Learner
+    from nntrain.values.state import TrainState
+
+target_argument = click.argument("target")
+checkpoint_option = click.option(
+    "--checkpoint",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE|DIR",
+    help="The weights: a checkpoint, or the newest whole one in a folder.",
+)
+set_option = click.option("--set", multiple=True, metavar="NAME=VALUE", help="Set a parameter of TARGET's function.")
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="In place of the learner's own."
+)
+
+
+@click.command()
+@target_argument
+@checkpoint_option
+@set_option
+@device_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def evaluate(target: str, checkpoint: Path, device: str | None, *, as_json: bool, **given: tuple[str, ...]) -> None:
+    """Print the statistics of each eval set of the learner TARGET with the weights of a checkpoint.
+
+    TARGET and --set are as for `nntrain fit`. The learner is made with the seed of the checkpoint, so that data which
+    are split where it is made are split as they were.
+    """
+    from nntrain.data.loaders import eval_sets
+    from nntrain.errors import ConfigError
+    from nntrain.evaluation.evaluate import evaluate as evaluated
+    from nntrain.log.rendering import json_object
+    from nntrain.sinks.print_stats import stats_line
+
+    with trained(target, checkpoint, given["set"], device) as (learner, state):
+        sets = eval_sets(learner.dls.valid)
+        if not sets:
+            raise ConfigError(f"{target} has no data to evaluate on: its dls.valid is None.")
+        for name in sets:
+            stats = evaluated(learner, state, name or None)
+            if as_json:
+                click.echo(json_object(stats.model_dump()), nl=False)
+            else:
+                say(stats_line(stats))
+
+
+@contextmanager
+def trained(
+    target: str, checkpoint: Path, settings: tuple[str, ...], device: str | None
+) -> Iterator[tuple[Learner[Any, Any], TrainState]]:
+    """Give a learner, and the state of a checkpoint for it, to a block. Ends the command where there is none."""
+    from nntrain.checkpoint import inspect, latest, load
+    from nntrain.cli.fit import device_of
+    from nntrain.cli.settings import parse_settings
+    from nntrain.cli.target import learner_of
+
+    path = checkpoint
+    with exit_on_problem():
+        if checkpoint.is_dir():
+            found = latest(checkpoint)
+            print_skipped(found.skipped)
+            if found.path is None:
+                say(f"Error: {checkpoint} has no whole checkpoint.", err=True)
+                sys.exit(NONE)
+            path = found.path
+        seed = inspect(path).key.seed
+    with learner_of(target, parse_settings(settings), seed) as own:
+        learner = own if device is None else own.replace(device=device_of(device))
+        with exit_on_problem():
+            state = load(path, learner)
+        yield learner, state

@@ -1,0 +1,195 @@
+"""A learner of one's own on the command line: `FILE.py:NAME` or `package.module:NAME`, and its parameters.
+
+NAME is a learner, or a function that returns one. The function's parameters are set by `--set name=value`, and pydantic
+checks them by their annotations. Python and the module's own imports are as in `python FILE.py` and `python -m
+package.module`: the file's folder, or the working directory, is the first place where modules are looked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+from nntrain.cli.places import Places, likely
+from nntrain.cli.plugins import describe_errors, options_of
+from nntrain.cli.settings import as_meant
+from nntrain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from nntrain.machine.learner import Learner
+
+EXPECTED: Final = "FILE.py:NAME or package.module:NAME, where NAME is a learner or a function that returns one"
+_PACKAGE: Final = str(Path(__file__).parents[1])
+_IMPORTLIB: Final = str(Path(inspect.getfile(import_module)).parent)
+PARAMETERS: Final = "parameters"
+"""What the function's parameters are called in a configuration."""
+
+
+@contextmanager
+def learner_of(
+    target: str, given: Mapping[str, Any], seed: int, places: Places | None = None
+) -> Iterator[Learner[Any, Any]]:
+    """Import `target`, and call it with the parameters `given` if it is a function; give the learner to a block.
+
+    Both are done under global generators seeded with `seed`, so that weights and splits of the data drawn there are
+    those of the seed; what is printed goes to stderr. The module can be imported by its name within the block, also by
+    the workers of a loader.
+
+    Raises `ConfigError` for what is no target, cannot be imported, is not there, takes no such parameters, or is no
+    learner; and with the lines of the module that led there, for what it raises.
+    """
+    from nntrain.machine.learner import Learner
+    from nntrain.values.randomness import transforming
+
+    where, name = _parts(target)
+    file = Path(where) if where.endswith(".py") else None
+    with _first_on_path(Path.cwd() if file is None else file.resolve().parent):
+        with transforming(seed), redirect_stdout(sys.stderr):
+            module = _module(where) if file is None else _module_of_file(file)
+            try:
+                found = _named(module, name, where)
+                if not isinstance(found, Learner):
+                    found = _called(found, target, given, places)
+                elif given:
+                    raise ConfigError(
+                        f"{target} is a learner, and takes no parameters; got {', '.join(given)}. Let NAME be a "
+                        f"function with these parameters that returns the learner."
+                    )
+                if not isinstance(found, Learner):
+                    raise ConfigError(f"{target} returned a {type(found).__name__}; expected a Learner.")
+            except BaseException:
+                _forget(module, file)
+                raise
+        try:
+            yield found
+        finally:
+            _forget(module, file)
+
+
+def _parts(target: str) -> tuple[str, str]:
+    """Return the file or module, and the name in it."""
+    where, colon, name = target.rpartition(":")
+    if not colon or not where or not name.isidentifier():
+        raise ConfigError(f"{target!r} is no learner to train; expected {EXPECTED}.")
+    if not where.endswith(".py") and not all(word.isidentifier() for word in where.split(".")):
+        raise ConfigError(f"{where!r} is neither a file that ends with .py nor the name of a module: {EXPECTED}.")
+    return where, name
+
+
+@contextmanager
+def _first_on_path(folder: Path) -> Iterator[None]:
+    place = str(folder)
+    sys.path.insert(0, place)
+    try:
+        yield
+    finally:
+        if place in sys.path:
+            sys.path.remove(place)
+
+
+def _module(name: str) -> ModuleType:
+    with _errors_told(f"The module {name}", "cannot be imported"):
+        try:
+            return import_module(name)
+        except ModuleNotFoundError as error:
+            missing = error.name
+            if missing is None or not f"{name}.".startswith(f"{missing}."):
+                raise  # another module, which it imports
+    raise ConfigError(
+        f"There is no module {missing}, neither installed nor in the working directory. A file is given as "
+        f"FILE.py:NAME."
+    )
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    """Import a file under the name that `import` would find it by."""
+    if not path.is_file():
+        raise ConfigError(f"{path} {'is no file' if path.exists() else 'does not exist'}; expected {EXPECTED}.")
+    name = path.stem
+    if name in sys.modules:
+        raise ConfigError(
+            f"{path} cannot be imported: a module {name} is imported already, from "
+            f"{getattr(sys.modules[name], '__file__', None) or 'Python itself'}. Give the file another name."
+        )
+    spec = spec_from_file_location(name, path.resolve())
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is no Python file; expected {EXPECTED}.")
+    module = sys.modules[name] = module_from_spec(spec)
+    try:
+        with _errors_told(str(path), "cannot be imported"):
+            spec.loader.exec_module(module)
+    except BaseException:
+        _forget(module, path)
+        raise
+    return module
+
+
+def _forget(module: ModuleType, file: Path | None) -> None:
+    """Take a file's module out of those that are imported: its name is not one that others know it by."""
+    if file is not None and sys.modules.get(module.__name__) is module:
+        del sys.modules[module.__name__]
+
+
+@contextmanager
+def _errors_told(what: str, failed: str) -> Iterator[None]:
+    """Raise `ConfigError` for what a user's module raises: its type, its text, and the lines that led there."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        said = "".join(traceback.format_exception_only(error)).rstrip()
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
+        lines = "".join(traceback.format_list(frames)).rstrip()
+        raise ConfigError(f"{what} {failed}: {said}" + (f"\n{lines}" if lines else "")) from error
+
+
+def _is_ours(filename: str) -> bool:
+    """Return whether a line of a traceback is of nntrain or of the import, and tells nothing of the user's module."""
+    return filename.startswith(("<", _PACKAGE, _IMPORTLIB))
+
+
+def _named(module: ModuleType, name: str, where: str) -> object:
+    """Return what a module has under a name. Raises `ConfigError` with the names that it may have meant."""
+    from nntrain.machine.learner import Learner
+
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        there = [
+            one
+            for one, value in vars(module).items()
+            if isinstance(value, Learner) or (inspect.isfunction(value) and value.__module__ == module.__name__)
+        ]
+        has = f"Of learners and functions it has {', '.join(there)}." if there else "It has no learner and no function."
+        raise ConfigError(f"{where} has no {name}{likely(name, vars(module)) or '.'} {has}") from None
+
+
+def _called(made_by: Any, target: str, given: Mapping[str, Any], places: Places | None) -> object:
+    """Return what a function makes of the parameters that are given."""
+    from pydantic import ValidationError
+
+    if not (inspect.isroutine(made_by) or isinstance(made_by, (type, functools.partial))):
+        raise ConfigError(
+            f"{target} is of type {type(made_by).__name__}; expected a Learner, or a function that returns one."
+        )
+    model = options_of(made_by, target, target, around=as_meant)
+    fields = model.model_fields
+    try:
+        options = model.model_validate(dict(given))
+    except ValidationError as error:
+        there = [f"{name}{'' if one.is_required() else f'={one.default!r:.40}'}" for name, one in fields.items()]
+        raise ConfigError(
+            f"{target} cannot be called with the parameters that are set:\n"
+            f"{describe_errors(error, (PARAMETERS,), fields, places)}\n"
+            f"It has {', '.join(there) or 'none'}; set one by --set NAME=VALUE."
+        ) from error
+    with _errors_told(target, "failed"):
+        return made_by(**{name: getattr(options, name) for name in fields})

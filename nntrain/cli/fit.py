@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import click
 from click.core import ParameterSource
 
-from nntrain.cli.output import printing_later, say
+from nntrain.cli.output import printing_later, say, waiting
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Go on from the newest whole checkpoint in DIR, up to --epochs in all; from the beginning where it has none.",
 )
-@click.option("--quiet", is_flag=True, help="Print no statistics.")
+@click.option("--quiet", is_flag=True, help="Print no statistics, and draw no bar.")
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -76,15 +77,22 @@ if TYPE_CHECKING:
 def fit(context: click.Context, /, **_: object) -> None:
     """Train an image classifier: a network with one hidden layer, by SGD.
 
-    Prints the statistics of each phase, and writes an event log of JSON lines.
+    Prints the statistics of each phase, at a terminal with a progress bar below them, and writes an event log of JSON
+    lines.
     """
+    with waiting("importing torch and datasets ...") as ready:  # at once: it takes seconds, the options a part of one
+        _read_and_fit(context, ready)
+
+
+def _read_and_fit(context: click.Context, ready: Callable[[], None]) -> None:
+    """Train as configured. Raises `UsageError` for a configuration that is none."""
     from nntrain.cli.settings import read_places
     from nntrain.errors import ConfigError
 
     try:
         config, places = read_places(context.params["config"], _flags(context))
         with printing_later():
-            _fit(config, places)
+            _fit(config, places, ready)
     except ConfigError as error:
         raise click.UsageError(str(error), context) from error
 
@@ -104,8 +112,8 @@ def _flags(context: click.Context) -> dict[str, Any]:
     return flags
 
 
-def _fit(config: FitConfig, places: Places) -> None:
-    """Train as configured."""
+def _fit(config: FitConfig, places: Places, ready: Callable[[], None]) -> None:
+    """Train as configured. Calls `ready` when all is imported."""
     from nntrain.cli.settings import make_plugins
 
     # Bad options are reported before datasets is imported, which takes seconds.
@@ -123,10 +131,9 @@ def _fit(config: FitConfig, places: Places) -> None:
     from nntrain.log import JsonLog
     from nntrain.machine.learner import Learner
     from nntrain.metrics.functions import accuracy
-    from nntrain.sinks import PrintStats
+    from nntrain.sinks import PrintStats, ProgressBar
     from nntrain.sinks.interest import Sink
     from nntrain.subscribers import EarlyStopping
-    from nntrain.values.verdicts import Cancelled
 
     where = _device(config.device)
     saving = Checkpoint(checkpoint_dir, every_steps=config.save_every) if checkpoint_dir is not None else None
@@ -138,13 +145,17 @@ def _fit(config: FitConfig, places: Places) -> None:
     piped = str(path) == "-"
     said = sys.stderr if piped else sys.stdout
     with JsonLog(sys.stdout if piped else path, every=every, resume=config.resume and not piped) as log:
-        dls = DataLoaders.from_hf_dd(_load(data, data_dir, config.sources), batch_size=config.batch_size)
+        loaded = _load(data, data_dir, config.sources)
+        ready()
+        dls = DataLoaders.from_hf_dd(loaded, batch_size=config.batch_size)
         if not config.quiet and data not in {"digits", "fashion-mnist"}:
             say(_splits(dls), err=piped)
         stopping = [] if config.patience is None else [EarlyStopping(patience=config.patience)]
         subs: list[Subscriber[object]] = [*stopping, *named_subs]
         printing: list[Sink] = [] if config.quiet else [PrintStats(said)]
-        sinks = [*printing, *([saving] if saving is not None else []), *named_sinks, log]
+        # Where the log is written to the terminal, a bar would be torn by its lines.
+        drawing: list[Sink] = [] if config.quiet or (piped and sys.stdout.isatty()) else [ProgressBar()]
+        sinks = [*drawing, *printing, *([saving] if saving is not None else []), *named_sinks, log]
         learner = Learner(
             _model(dls, config.hidden, config.seed),
             dls,
@@ -168,14 +179,21 @@ def _fit(config: FitConfig, places: Places) -> None:
             kept = f"; checkpoint: {saving.newest or 'none could be saved'}" if saving is not None else ""
             click.echo(f"{ended}; log: {path}{kept}", err=True)
             raise SystemExit(130 if isinstance(interrupt, KeyboardInterrupt) else 143) from None
-    if outcome is None:
-        click.echo(f"nothing is left to train up to --epochs {config.epochs}", file=said)
-    if isinstance(outcome, Cancelled):
-        click.echo(f"stopped by {outcome.by}: {outcome.verdict.reason}", file=said)
+    _print_end(outcome, config.epochs, said)
     if saving is not None:
         click.echo(f"checkpoint: {saving.newest or 'none could be saved'}", file=said)
     if not piped or log.lost:
         click.echo(f"log: {path}" + (f" ({log.lost} lines lost)" if log.lost else ""), file=said)
+
+
+def _print_end(outcome: Outcome | None, epochs: int, said: TextIO) -> None:
+    """Print what ended the fit, if it was not its goal."""
+    from nntrain.values.verdicts import Cancelled
+
+    if outcome is None:
+        click.echo(f"nothing is left to train up to --epochs {epochs}", file=said)
+    if isinstance(outcome, Cancelled):
+        click.echo(f"stopped by {outcome.by}: {outcome.verdict.reason}", file=said)
 
 
 def _check_saving(folder: Path | None, save_every: int | None, *, resuming: bool) -> None:

@@ -80,7 +80,7 @@ def fit(context: click.Context, /, **_: object) -> None:
     Prints the statistics of each phase, at a terminal with a progress bar below them, and writes an event log of JSON
     lines.
     """
-    with waiting("importing torch and datasets ...") as ready:  # at once: it takes seconds, the options a part of one
+    with waiting("importing torch, reading the data ...") as ready:  # it takes seconds
         _read_and_fit(context, ready)
 
 
@@ -113,7 +113,7 @@ def _flags(context: click.Context) -> dict[str, Any]:
 
 
 def _fit(config: FitConfig, places: Places, ready: Callable[[], None]) -> None:
-    """Train as configured. Calls `ready` when all is imported."""
+    """Train as configured. Calls `ready` when it begins."""
     from nntrain.cli.settings import make_plugins
 
     # Bad options are reported before datasets is imported, which takes seconds.
@@ -145,10 +145,9 @@ def _fit(config: FitConfig, places: Places, ready: Callable[[], None]) -> None:
     piped = str(path) == "-"
     said = sys.stderr if piped else sys.stdout
     with JsonLog(sys.stdout if piped else path, every=every, resume=config.resume and not piped) as log:
-        loaded = _load(data, data_dir, config.sources)
-        ready()
-        dls = DataLoaders.from_hf_dd(loaded, batch_size=config.batch_size)
+        dls = DataLoaders.from_hf_dd(_load(data, data_dir, config.sources), batch_size=config.batch_size)
         if not config.quiet and data not in {"digits", "fashion-mnist"}:
+            ready()
             say(_splits(dls), err=piped)
         stopping = [] if config.patience is None else [EarlyStopping(patience=config.patience)]
         subs: list[Subscriber[object]] = [*stopping, *named_subs]
@@ -167,6 +166,8 @@ def _fit(config: FitConfig, places: Places, ready: Callable[[], None]) -> None:
             sinks=sinks,
             device=where,
         )
+        _ = learner.machine  # made while something is said: torch imports more for its first optimizer
+        ready()
         resumed = [
             _resume(checkpoint_dir, learner, config.seed, said)
             if config.resume and checkpoint_dir is not None

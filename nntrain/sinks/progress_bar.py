@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TextIO
 
 from nntrain.sinks.interest import Interest
@@ -92,6 +92,7 @@ class ProgressBar:
         self._coming, self._said = None, ""
         if bar is not None:
             bar.close()
+            _flush(getattr(bar, "fp", None))  # tqdm leaves the way back to the line's beginning to be written
 
 
 def where_somebody_looks() -> TextIO | None:
@@ -107,12 +108,22 @@ def where_somebody_looks() -> TextIO | None:
     return None
 
 
-def above_bars(file: TextIO) -> AbstractContextManager[object]:
+@contextmanager
+def above_bars(file: TextIO) -> Iterator[None]:
     """Clear the bars on the terminal of `file`, the caller's own too, while a line is printed there."""
     std = sys.modules.get("tqdm.std")
-    bars = getattr(std, "tqdm", None)  # without tqdm there are none
-    cleared: AbstractContextManager[object] = nullcontext() if bars is None else bars.external_write_mode(file)
-    return cleared
+    bars = getattr(std, "tqdm", None)
+    if bars is None:  # then nobody has any
+        yield
+        return
+    with bars.external_write_mode(file):
+        _flush(sys.stderr)  # the line may go to the same terminal by another stream
+        yield
+
+
+def _flush(stream: Any) -> None:
+    with suppress(AttributeError, ValueError, OSError):  # there is none, it is closed, or nobody reads it
+        stream.flush()
 
 
 def _opened(file: TextIO | None, place: Progress, total: int | None, said: str) -> object:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nntrain.metrics.functions import accuracy
     from nntrain.metrics.measured import MetricFn
     from nntrain.metrics.metric import Metric
-    from nntrain.sinks import PrintStats
+    from nntrain.sinks import PrintStats, ProgressBar
     from nntrain.sinks.interest import Interest, Sink
     from nntrain.sinks.transition import BatchRan, RunInfo, Transition
     from nntrain.subscribers import EarlyStopping, NanGuard, ReduceOnPlateau, Rollback
@@ -67,6 +67,7 @@ __all__ = [
     "Phase",
     "PrintStats",
     "Progress",
+    "ProgressBar",
     "RangeTest",
     "Record",
     "ReduceOnPlateau",
@@ -109,7 +110,7 @@ _HOMES: Final = {
     "nntrain.metrics.functions": "accuracy",
     "nntrain.metrics.measured": "MetricFn",
     "nntrain.metrics.metric": "Metric",
-    "nntrain.sinks": "PrintStats",
+    "nntrain.sinks": "PrintStats ProgressBar",
     "nntrain.sinks.interest": "Interest Sink",
     "nntrain.sinks.transition": "BatchRan RunInfo Transition",
     "nntrain.subscribers": "EarlyStopping NanGuard ReduceOnPlateau Rollback",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 import click
 from click.core import ParameterSource
 
-from nntrain.cli.output import printing_later, say
+from nntrain.cli.output import printing_later, say, waiting
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,7 @@ _OF_THE_CLASSIFIER: Final = ("data", "data_dir", "batch_size", "lr", "hidden", "
     is_flag=True,
     help="Go on from the newest whole checkpoint in DIR, up to --epochs in all; from the beginning where it has none.",
 )
-@click.option("--quiet", is_flag=True, help="Print no statistics.")
+@click.option("--quiet", is_flag=True, help="Print no statistics, and draw no bar.")
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -92,15 +92,22 @@ def fit(context: click.Context, /, **_: object) -> None:
     TARGET is FILE.py:NAME or package.module:NAME, where NAME is a Learner, or a function that returns one: --set lr=0.1
     sets its parameter lr. What --data, --data-dir, --batch-size, --lr and --hidden say is its own to say then.
 
-    Prints the statistics of each phase, and writes an event log of JSON lines.
+    Prints the statistics of each phase, at a terminal with a progress bar below them, and writes an event log of JSON
+    lines.
     """
+    with waiting("importing torch, reading the data ...") as ready:  # it takes seconds
+        _read_and_fit(context, ready)
+
+
+def _read_and_fit(context: click.Context, ready: Callable[[], None]) -> None:
+    """Train as configured. Raises `UsageError` for a configuration that is none."""
     from nntrain.cli.settings import read_places
     from nntrain.errors import ConfigError
 
     try:
         config, places = read_places(context.params["config"], _flags(context))
         with printing_later():
-            _fit(context.params["target"], config, places)
+            _fit(context.params["target"], config, places, ready)
     except ConfigError as error:
         raise click.UsageError(str(error), context) from error
 
@@ -125,8 +132,8 @@ def _flags(context: click.Context) -> dict[str, Any]:
     return flags
 
 
-def _fit(target: str | None, config: FitConfig, places: Places) -> None:
-    """Train as configured."""
+def _fit(target: str | None, config: FitConfig, places: Places, ready: Callable[[], None]) -> None:
+    """Train as configured. Calls `ready` when it begins."""
     from nntrain.cli.settings import make_plugins
 
     # Bad options are reported before datasets is imported, which takes seconds.
@@ -141,10 +148,9 @@ def _fit(target: str | None, config: FitConfig, places: Places) -> None:
     from nntrain.checkpoint import Checkpoint
     from nntrain.errors import Terminated
     from nntrain.log import JsonLog
-    from nntrain.sinks import PrintStats
+    from nntrain.sinks import PrintStats, ProgressBar
     from nntrain.sinks.interest import Sink
     from nntrain.subscribers import EarlyStopping
-    from nntrain.values.verdicts import Cancelled
 
     saving = Checkpoint(checkpoint_dir, every_steps=config.save_every) if checkpoint_dir is not None else None
     path = config.log or (
@@ -157,14 +163,18 @@ def _fit(target: str | None, config: FitConfig, places: Places) -> None:
     with (
         redirect_stdout(said),  # what a learner prints itself would tear the log there
         JsonLog(lines if piped else path, every=every, resume=config.resume and not piped) as log,
-        _learner(target, config, places, said) as own,
+        _learner(target, config, places, said, ready) as own,
     ):
         stopping = [] if config.patience is None else [EarlyStopping(patience=config.patience)]
         subs: list[Subscriber[object]] = [*stopping, *named_subs]
         printing: list[Sink] = [] if config.quiet else [PrintStats(said)]
-        sinks = [*printing, *([saving] if saving is not None else []), *named_sinks, log]
-        kept = [sink for sink in own.sinks if not (isinstance(sink, PrintStats) and sink.file is None)]
+        # Where the log is written to the terminal, a bar would be torn by its lines.
+        drawing: list[Sink] = [] if config.quiet or (piped and lines.isatty()) else [ProgressBar()]
+        sinks = [*drawing, *printing, *([saving] if saving is not None else []), *named_sinks, log]
+        kept = [sink for sink in own.sinks if not (isinstance(sink, (PrintStats, ProgressBar)) and sink.file is None)]
         learner = own.replace(subs=[*own.subs, *subs], sinks=[*kept, *sinks])
+        _ = learner.machine  # made while something is said: torch imports more for its first optimizer
+        ready()
         resumed = [
             _resume(checkpoint_dir, learner, config.seed, said)
             if config.resume and checkpoint_dir is not None
@@ -178,11 +188,8 @@ def _fit(target: str | None, config: FitConfig, places: Places) -> None:
             last = f"; checkpoint: {saving.newest or 'none could be saved'}" if saving is not None else ""
             click.echo(f"{ended}; log: {path}{last}", err=True)
             raise SystemExit(130 if isinstance(interrupt, KeyboardInterrupt) else 143) from None
-    if outcome is None:
-        upto = f"--epochs {config.epochs}" if config.steps is None else f"--steps {config.steps}"
-        click.echo(f"nothing is left to train up to {upto}", file=said)
-    if isinstance(outcome, Cancelled):
-        click.echo(f"stopped by {outcome.by}: {outcome.verdict.reason}", file=said)
+    upto = f"--epochs {config.epochs}" if config.steps is None else f"--steps {config.steps}"
+    _print_end(outcome, upto, said)
     if saving is not None:
         click.echo(f"checkpoint: {saving.newest or 'none could be saved'}", file=said)
     if not piped or log.lost:
@@ -190,13 +197,16 @@ def _fit(target: str | None, config: FitConfig, places: Places) -> None:
 
 
 @contextmanager
-def _learner(target: str | None, config: FitConfig, places: Places, said: TextIO) -> Iterator[Learner[Any]]:
-    """Give the learner to a block: that of `target`, or the classifier."""
+def _learner(
+    target: str | None, config: FitConfig, places: Places, said: TextIO, ready: Callable[[], None]
+) -> Iterator[Learner[Any]]:
+    """Give the learner to a block: that of `target`, or the classifier. Calls `ready` before anything is printed."""
     if target is None:
-        yield _classifier(config, said)
+        yield _classifier(config, said, ready)
         return
     from nntrain.cli.target import learner_of
 
+    ready()
     device = device_of(config.device) if "device" in config.model_fields_set else None
     with learner_of(target, config.parameters, _seed(config), places) as learner:
         yield learner if device is None else learner.replace(device=device)
@@ -213,7 +223,7 @@ def _seed(config: FitConfig) -> int:
     return config.seed if found is None else found[1].key.seed
 
 
-def _classifier(config: FitConfig, said: TextIO) -> Learner[Any]:
+def _classifier(config: FitConfig, said: TextIO, ready: Callable[[], None]) -> Learner[Any]:
     """Return a learner of a network with one hidden layer."""
     import torch
 
@@ -224,6 +234,7 @@ def _classifier(config: FitConfig, said: TextIO) -> Learner[Any]:
     where = device_of(config.device)
     dls = DataLoaders.from_hf_dd(_load(config.data, config.data_dir, config.sources), batch_size=config.batch_size)
     if not config.quiet and config.data not in {"digits", "fashion-mnist"}:
+        ready()
         say(_splits(dls), err=said is sys.stderr)
     return Learner(
         _model(dls, config.hidden, config.seed),
@@ -257,6 +268,16 @@ def _check_target(target: str | None, config: FitConfig, places: Places) -> None
 
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def _print_end(outcome: Outcome | None, upto: str, said: TextIO) -> None:
+    """Print what ended the fit, if it was not its goal."""
+    from nntrain.values.verdicts import Cancelled
+
+    if outcome is None:
+        click.echo(f"nothing is left to train up to {upto}", file=said)
+    if isinstance(outcome, Cancelled):
+        click.echo(f"stopped by {outcome.by}: {outcome.verdict.reason}", file=said)
 
 
 def _check_saving(folder: Path | None, save_every: int | None, *, resuming: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -26,6 +26,25 @@ def say(text: str, *, err: bool = False, longest: int = _MAX_CHARS) -> None:
 
     encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
     click.echo(line(text, longest).encode(encoding, "backslashreplace").decode(encoding), err=err)
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[Callable[[], None]]:
+    """Show on stderr, if that is a terminal, what is waited for. Cleared by what it gives, else at the block's end."""
+    showing = sys.stderr is not None and sys.stderr.isatty()
+
+    def clear() -> None:
+        nonlocal showing
+        if showing:
+            showing = False
+            click.echo(f"\r{' ' * len(text)}\r", err=True, nl=False)
+
+    if showing:
+        click.echo(text, err=True, nl=False)
+    try:
+        yield clear
+    finally:
+        clear()
 
 
 class OutputError(Exception):

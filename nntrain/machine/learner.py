@@ -38,6 +38,7 @@ from nntrain.metrics.phase import PhaseMetrics
 from nntrain.sinks.interest import Sink, check_sink, interest_of, sink_name
 from nntrain.sinks.news import News
 from nntrain.sinks.print_stats import PrintStats
+from nntrain.sinks.progress_bar import ProgressBar
 from nntrain.sinks.transition import RunInfo
 from nntrain.subscribers.asking import listeners, subscriber_name
 from nntrain.subscribers.protocol import Listening
@@ -394,19 +395,19 @@ class Learner(Generic[Batch, Preds_co]):
     ) -> Outcome:
         """Train `epochs` epochs, or `steps` optimizer steps, from a fresh state; print a line for each phase.
 
-        With `print_stats=False` it prints none. With `steps` the last train phase is cut at the goal, and has its
-        statistics and its eval. Raises `ConfigError` for a goal that cannot be meant, for both and for neither. Raises
-        what the caller's code raises, with a note that says where; `nntrain.state_before(error)` then gives the
-        training as it stood before.
+        At a terminal or in Jupyter a progress bar is below the lines. With `print_stats=False` it prints nothing, and
+        draws no bar. With `steps` the last train phase is cut at the goal, and has its statistics and its eval. Raises
+        `ConfigError` for a goal that cannot be meant, for both and for neither. Raises what the caller's code raises,
+        with a note that says where; `nntrain.state_before(error)` then gives the training as it stood before.
         """
-        printing = print_stats and not any(isinstance(sink, PrintStats) for sink in self.sinks)
+        own: tuple[Sink, ...] = (ProgressBar(), PrintStats()) if print_stats else ()
         check_goal(epochs, steps)
         cell = [with_goal(self.init(seed), epochs, steps)]
         return fold(
             self,
             cell,
             lambda step: step.state.progress.at == "finished",
-            sinks=(PrintStats(),) if printing else (),
+            sinks=tuple(one for one in own if not any(isinstance(sink, type(one)) for sink in self.sinks)),
         )
 
     def replace(self, **changes: Unpack[Changes[Batch]]) -> Learner[Batch, Preds_co]:

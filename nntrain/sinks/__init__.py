@@ -6,5 +6,6 @@ What it returns is not looked at, and its failure ends nothing unless it asks fo
 
 from nntrain.sinks.interest import Interest
 from nntrain.sinks.print_stats import PrintStats
+from nntrain.sinks.progress_bar import ProgressBar
 
-__all__ = ["Interest", "PrintStats"]
+__all__ = ["Interest", "PrintStats", "ProgressBar"]

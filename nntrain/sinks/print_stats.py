@@ -6,6 +6,7 @@ import sys
 from typing import Final, TextIO
 
 from nntrain.sinks.interest import Interest
+from nntrain.sinks.progress_bar import above_bars
 from nntrain.sinks.transition import Transition
 from nntrain.values.history import EpochStats
 from nntrain.values.log_event import NOT_FINITE, WarningEvent
@@ -18,7 +19,7 @@ class PrintStats:
 
     At the end of a fit whose loss stayed NaN or infinite, it prints a line that says so, and what may help.
 
-    `file` is where to; stdout, as it is at that moment, by default.
+    `file` is where to; stdout, as it is at that moment, by default. On a terminal the line stands above progress bars.
     """
 
     interest: Final = Interest(every_batch=False)
@@ -30,10 +31,15 @@ class PrintStats:
     def __call__(self, transition: Transition, /) -> None:
         """Print the line of a phase that is finished."""
         if transition.stats is not None:
-            print(stats_line(transition.stats), file=self.file or sys.stdout, flush=True)
+            self._print(stats_line(transition.stats))
         for event in transition.logged:
             if isinstance(event, WarningEvent) and event.code == NOT_FINITE:
-                print(f"warning: {event.text}", file=self.file or sys.stdout, flush=True)
+                self._print(f"warning: {event.text}")
+
+    def _print(self, line: str) -> None:
+        file = self.file or sys.stdout
+        with above_bars(file):
+            print(line, file=file, flush=True)
 
 
 def stats_line(stats: EpochStats) -> str:

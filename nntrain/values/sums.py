@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nntrain.values.bits import same_bits, same_tensor
 from nntrain.values.flattening import Flat, Flattener
 from nntrain.values.memory import Memory, as_plain, memory_map
-from nntrain.values.record import Record
+from nntrain.values.record import Record, evolved
 
 Weight = int | float | Tensor
 """How much a batch weighs in the means: its samples as a rule. An int is 1 or more, and known at once; anything else,
@@ -132,6 +132,20 @@ class WeightedSums(Flat):
         known = 1 + len(self.metrics)
         return self._read()[known] if len(self._values) > known else 0
 
+    def sent(self) -> tuple[WeightedSums, Callable[[], bool]]:
+        """Return the same sums without the memory, where reading waits for nothing once what comes with them is true.
+
+        From CUDA they are sent behind what it has still to do, and nothing waits for that. Elsewhere they are as here.
+        """
+        values = self._values
+        if not (isinstance(values, Tensor) and values.is_cuda):
+            return WeightedSums(values, self.metrics, has_loss=self.has_loss), _is_there
+        with torch.cuda.device(values.device):
+            here = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
+            arrival = torch.cuda.Event()  # type: ignore[no-untyped-call] # it has no types
+            arrival.record()
+        return WeightedSums(here, self.metrics, has_loss=self.has_loss), arrival.query
+
     def _read(self) -> list[float]:
         values = self._values
         return values.tolist() if isinstance(values, Tensor) else list(values)
@@ -164,6 +178,10 @@ class WeightedSums(Flat):
         )
 
 
+def _is_there() -> bool:
+    return True
+
+
 def _copied(leaf: Memory) -> Memory:
     return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
@@ -188,6 +206,11 @@ class Sums(Record, Flat, frozen=True):
     def weight(self) -> float:
         """What the batches weigh together, samples as a rule; on a device with weights there, this waits for it."""
         return self.samples + self.weighted.weight
+
+    def sent(self) -> tuple[Sums, Callable[[], bool]]:
+        """Return the same sums without what metrics remember, and what says whether `means` of them waits no more."""
+        weighted, arrived = self.weighted.sent()
+        return evolved(self, weighted=weighted), arrived
 
     def means(self) -> list[float]:
         """Read the means of the loss and each metric, NaN where nothing has any weight; on a device, this waits."""

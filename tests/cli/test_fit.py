@@ -22,6 +22,7 @@ from nntrain.cli import nntrain
 from nntrain.data import load_digits
 from nntrain.data.images.png import grey_images
 from nntrain.errors import DataWarning
+from tests.sinks.terminals import Terminal
 
 LINE: Final = re.compile(r"epoch=(\d\d) \| (train|eval ) \| loss=(\d+\.\d{3}) \| metric=([01]\.\d{3})")
 
@@ -84,6 +85,38 @@ def test_patience_stops_and_says_so() -> None:
     assert done.exit_code == 0
     assert "stopped by EarlyStopping: eval loss has not got better" in done.output
     assert events(Path("run.jsonl"))[-2]["outcome"] == "cancelled"
+
+
+def test_at_a_terminal_it_says_at_once_what_it_waits_for_and_draws_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = called("--epochs", "1", "--log", "one.jsonl").output.replace("one.jsonl", "run.jsonl")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    said: list[str] = []
+
+    def enough(*_: object) -> None:
+        said.append(terminal.getvalue())
+        raise LookupError
+
+    monkeypatch.setattr("nntrain.cli.settings.read_places", enough)
+    with pytest.raises(LookupError):
+        nntrain.main(["fit"], standalone_mode=False)
+    assert said == ["importing torch, reading the data ..."]  # before anything that takes long is imported
+    assert terminal.frames() == said
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    nntrain.main(["fit", "--epochs", "1", "--log", "run.jsonl"], standalone_mode=False)
+    assert terminal.screen() == expected.splitlines()
+    assert terminal.bars()[0].startswith("epoch=00 | train:   0%|")
+
+
+def test_a_log_on_the_terminal_is_not_torn_by_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    nntrain.main(["fit", "--epochs", "1", "--log", "-"], standalone_mode=False)
+    assert terminal.bars() == []
 
 
 def test_quiet_prints_no_statistics() -> None:

@@ -25,6 +25,9 @@ class ProgressBar:
     or is cancelled. It is drawn ten times a second at most, and a shorter phase perhaps not at all. On CUDA nothing
     waits for the numbers: those that have arrived are shown.
 
+    Limits: with `accumulate` it moves with the steps; what a `Metric` makes of a whole phase, known at its end, is not
+    shown.
+
     `file` is where to, whatever it is. By default that is a terminal, stderr before stdout, or a Jupyter notebook;
     where there is neither, nothing is drawn, and no batch costs anything. `TQDM_DISABLE=1` in the environment draws
     none.

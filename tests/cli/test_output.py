@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "checkpoint show": "checkpoint show a.safetensors",
     "checkpoint verify": "checkpoint verify a.safetensors",
     "config schema": "config schema",
+    "evaluate": "evaluate own.py:learner --checkpoint a.safetensors",
     "fit": "fit --epochs 1 --batch-size 500 --log log.jsonl",
     "log check": "log check run.jsonl",
     "log export": "log export run.jsonl --to csv -o out",
@@ -34,6 +35,7 @@ COMMANDS: Final = {
     "log replay": "log replay run.jsonl",
     "log show": "log show run.jsonl",
     "plugins": "plugins",
+    "predict": "predict own.py:learner --checkpoint a.safetensors --out preds.npy",
     "report": "report run.jsonl -o -",
     "schema": "schema",
 }
@@ -56,6 +58,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a folder with what the commands read."""
     folder = tmp_path_factory.mktemp("made")
     save(fitted(epochs=1), folder / "a.safetensors")
+    (folder / "own.py").write_text("from tests.checkpoint.test_sink import learner_of\n\nlearner = learner_of()\n")
     written(folder / "run.jsonl", scripted(epochs=2))
     return folder
 

@@ -119,7 +119,9 @@ def _flags(context: click.Context) -> dict[str, Any]:
 
     given = context.params
     settings = parse_settings(given["set"])
-    parameters = {} if given["target"] is None else {name: settings.pop(name) for name in {*settings} - {*KINDS}}
+    parameters = (
+        {} if given["target"] is None else {name: settings.pop(name) for name in [*settings] if name not in KINDS}
+    )
     flags: dict[str, Any] = read_settings(settings)
     if parameters:
         flags["parameters"] = parameters
@@ -249,16 +251,21 @@ def _classifier(config: FitConfig, said: TextIO, ready: Callable[[], None]) -> L
 
 def _check_target(target: str | None, config: FitConfig, places: Places) -> None:
     """Refuse options that are of no use: of the classifier beside a target, of a target without one, and two goals."""
+    if target is not None:
+        from nntrain.cli.target import parts_of
+
+        parts_of(target)
     given = config.model_fields_set
-    of_other = [name for name in (("parameters",) if target is None else _OF_THE_CLASSIFIER) if name in given]
-    for name in of_other:
-        raise click.BadParameter(
-            f"{_option(name)}{places.of((name,))} is for a target, as in nntrain fit train.py:make; there is none."
-            if target is None
-            else f"{_option(name)}{places.of((name,))} is for nntrain fit without a target; {target} has its own. A "
-            f"function that returns a learner takes parameters, like --set {name}=...",
-            param_hint="TARGET",
-        )
+    for name in ("parameters",) if target is None else _OF_THE_CLASSIFIER:
+        if name in given:
+            said = f"{_option(name)}{places.of((name,))}"
+            raise click.BadParameter(
+                f"{said} is for a target, as in nntrain fit train.py:make; there is none."
+                if target is None
+                else f"{said} is for nntrain fit without a target; {target} has its own. A function that returns a "
+                f"learner takes parameters, like --set {name}=...",
+                param_hint="TARGET",
+            )
     if {"epochs", "steps"} <= given and config.steps is not None:
         raise click.BadParameter(
             f"it is given{places.of(('steps',))} beside --epochs{places.of(('epochs',))}; a fit has one goal.",

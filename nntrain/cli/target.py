@@ -47,53 +47,60 @@ def learner_of(
     Raises `ConfigError` for what is no target, cannot be imported, is not there, takes no such parameters, or is no
     learner; and with the lines of the module that led there, for what it raises.
     """
+    where, name, file = parts_of(target)
     from nntrain.machine.learner import Learner
     from nntrain.values.randomness import transforming
 
-    where, name = _parts(target)
-    file = Path(where) if where.endswith(".py") else None
-    with _first_on_path(Path.cwd() if file is None else file.resolve().parent):
+    with _importable(file):
         with transforming(seed), redirect_stdout(sys.stderr):
-            module = _module(where) if file is None else _module_of_file(file)
-            try:
-                found = _named(module, name, where)
-                if not isinstance(found, Learner):
-                    found = _called(found, target, given, places)
-                elif given:
-                    raise ConfigError(
-                        f"{target} is a learner, and takes no parameters; got {', '.join(given)}. Let NAME be a "
-                        f"function with these parameters that returns the learner."
-                    )
-                if not isinstance(found, Learner):
-                    raise ConfigError(f"{target} returned a {type(found).__name__}; expected a Learner.")
-            except BaseException:
-                _forget(module, file)
-                raise
-        try:
-            yield found
-        finally:
-            _forget(module, file)
+            found = _named(_module(where) if file is None else _module_of_file(file), name, where)
+            if not isinstance(found, Learner):
+                found = _called(found, target, given, places)
+            elif given:
+                raise ConfigError(
+                    f"{target} is a learner, and takes no parameters; got {', '.join(given)}. Let NAME be a function "
+                    f"with these parameters that returns the learner."
+                )
+            if not isinstance(found, Learner):
+                raise ConfigError(f"{target} returned a {type(found).__name__}; expected a Learner.")
+        yield found
 
 
-def _parts(target: str) -> tuple[str, str]:
-    """Return the file or module, and the name in it."""
+def parts_of(target: str) -> tuple[str, str, Path | None]:
+    """Return the module, the name in it, and its file if it is given by that. Imports nothing.
+
+    Raises `ConfigError` for what is no target, and for a file that is not there.
+    """
     where, colon, name = target.rpartition(":")
     if not colon or not where or not name.isidentifier():
         raise ConfigError(f"{target!r} is no learner to train; expected {EXPECTED}.")
-    if not where.endswith(".py") and not all(word.isidentifier() for word in where.split(".")):
-        raise ConfigError(f"{where!r} is neither a file that ends with .py nor the name of a module: {EXPECTED}.")
-    return where, name
+    if not where.endswith(".py"):
+        if not all(word.isidentifier() for word in where.split(".")):
+            raise ConfigError(f"{where!r} is neither a file that ends with .py nor the name of a module: {EXPECTED}.")
+        return where, name, None
+    file = Path(where)
+    if not file.is_file():
+        raise ConfigError(f"{where} {'is no file' if file.exists() else 'does not exist'}; expected {EXPECTED}.")
+    return where, name, file
 
 
 @contextmanager
-def _first_on_path(folder: Path) -> Iterator[None]:
-    place = str(folder)
+def _importable(file: Path | None) -> Iterator[None]:
+    """Let a file, with what lies beside it, or the working directory's modules be imported within the block."""
+    if file is not None and file.stem in sys.modules:
+        raise ConfigError(
+            f"{file} cannot be imported: a module {file.stem} is imported already, from "
+            f"{getattr(sys.modules[file.stem], '__file__', None) or 'Python itself'}. Give the file another name."
+        )
+    place = str(Path.cwd() if file is None else file.resolve().parent)
     sys.path.insert(0, place)
     try:
         yield
     finally:
         if place in sys.path:
             sys.path.remove(place)
+        if file is not None:
+            sys.modules.pop(file.stem, None)
 
 
 def _module(name: str) -> ModuleType:
@@ -110,33 +117,15 @@ def _module(name: str) -> ModuleType:
     )
 
 
-def _module_of_file(path: Path) -> ModuleType:
+def _module_of_file(file: Path) -> ModuleType:
     """Import a file under the name that `import` would find it by."""
-    if not path.is_file():
-        raise ConfigError(f"{path} {'is no file' if path.exists() else 'does not exist'}; expected {EXPECTED}.")
-    name = path.stem
-    if name in sys.modules:
-        raise ConfigError(
-            f"{path} cannot be imported: a module {name} is imported already, from "
-            f"{getattr(sys.modules[name], '__file__', None) or 'Python itself'}. Give the file another name."
-        )
-    spec = spec_from_file_location(name, path.resolve())
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} is no Python file; expected {EXPECTED}.")
-    module = sys.modules[name] = module_from_spec(spec)
-    try:
-        with _errors_told(str(path), "cannot be imported"):
-            spec.loader.exec_module(module)
-    except BaseException:
-        _forget(module, path)
-        raise
+    spec = spec_from_file_location(file.stem, file.resolve())
+    assert spec is not None  # its name ends with .py
+    assert spec.loader is not None
+    module = sys.modules[file.stem] = module_from_spec(spec)
+    with _errors_told(str(file), "cannot be imported"):
+        spec.loader.exec_module(module)
     return module
-
-
-def _forget(module: ModuleType, file: Path | None) -> None:
-    """Take a file's module out of those that are imported: its name is not one that others know it by."""
-    if file is not None and sys.modules.get(module.__name__) is module:
-        del sys.modules[module.__name__]
 
 
 @contextmanager

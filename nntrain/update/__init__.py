@@ -10,6 +10,7 @@ from nntrain.update.chaining import chain
 from nntrain.update.clipping import clip_norm, clip_value
 from nntrain.update.loss_scaling import loss_scale
 from nntrain.update.rule import At, BoundRule, Gradients, UpdateRule
+from nntrain.update.skipping import skip_nonfinite
 from nntrain.update.torch_rule import optimizer
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "ema",
     "loss_scale",
     "optimizer",
+    "skip_nonfinite",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -15,9 +16,13 @@ from nntrain.update.clipping import ClipNorm, ClipValue
 from nntrain.update.live_update import Live, LiveUpdate
 from nntrain.update.loss_scaling import LossScale, loss_scale
 from nntrain.update.rule import UpdateRule
+from nntrain.update.skipping import SkipNonfinite
 from nntrain.update.torch_optimizer import Compiled
 from nntrain.update.torch_rule import OptimizerRule
 from nntrain.values.calls import class_of_calls, function_name
+
+_OF_GRADIENTS: Final = (Accumulate, ClipNorm, ClipValue, SkipNonfinite)
+"""Rules that have no use after the optimizer."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Chain:
                 raise ConfigError(
                     f"{rule!r} stands after {rules[0]!r}, which would see scaled gradients: put it first."
                 )
-            if index > first and isinstance(rule, (Accumulate, ClipNorm, ClipValue)):
+            if index > first and isinstance(rule, _OF_GRADIENTS):
                 raise ConfigError(f"{rule!r} stands after the optimizer, which has used the gradients: put it before.")
             if index < first and isinstance(rule, Ema):
                 raise ConfigError(f"{rule!r} stands before the optimizer, which is to write first: put it after.")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from nntrain.errors import NNTrainError
     from nntrain.live.engine import Engine
     from nntrain.live.objective import Objective
-    from nntrain.machine.evaluate import evaluate, predict
+    from nntrain.machine.evaluate import evaluate, predict, update_bn
     from nntrain.machine.learner import Learner
     from nntrain.machine.lr_finder import lr_find
     from nntrain.machine.range_test import RangeTest
@@ -91,6 +91,7 @@ __all__ = [
     "predict",
     "state_before",
     "supervised",
+    "update_bn",
 ]
 
 _HOMES: Final = {
@@ -101,7 +102,7 @@ _HOMES: Final = {
     "nntrain.errors": "NNTrainError",
     "nntrain.live.engine": "Engine",
     "nntrain.live.objective": "Objective",
-    "nntrain.machine.evaluate": "evaluate predict",
+    "nntrain.machine.evaluate": "evaluate predict update_bn",
     "nntrain.machine.learner": "Learner",
     "nntrain.machine.lr_finder": "lr_find",
     "nntrain.machine.range_test": "RangeTest",

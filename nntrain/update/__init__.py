@@ -5,7 +5,7 @@ written anything.
 """
 
 from nntrain.update.accumulating import accumulate
-from nntrain.update.averaging import ema
+from nntrain.update.averaging import ema, swa
 from nntrain.update.chaining import chain
 from nntrain.update.clipping import clip_norm, clip_value
 from nntrain.update.loss_scaling import loss_scale
@@ -26,4 +26,5 @@ __all__ = [
     "loss_scale",
     "optimizer",
     "skip_nonfinite",
+    "swa",
 ]

@@ -1,4 +1,4 @@
-"""The rule that averages the weights."""
+"""Rules that average the weights."""
 
 from __future__ import annotations
 
@@ -61,3 +61,70 @@ def ema(decay: float) -> Ema:
     optimizer. Raises `ConfigError` for a decay that is no number from 0 to 1.
     """
     return Ema(decay)
+
+
+@dataclass(frozen=True)
+class Swa:
+    """What `swa` returns."""
+
+    name: ClassVar[str] = "swa"
+    start: int
+    every: int
+
+    def __post_init__(self) -> None:
+        for name, value in (("start", self.start), ("every", self.every)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"swa: {name} is {value!r:.80}; expected a whole number of steps from 1.")
+
+    def __repr__(self) -> str:
+        return f"swa(start={self.start}, every={self.every})"
+
+    def bind(self, params: dict[str, Tensor], /) -> BoundSwa:
+        """Return the rule over live parameters."""
+        return BoundSwa(params, self)
+
+
+class BoundSwa(Bound):
+    """Keeps the mean under "weights", by the parameters' names, and of how many weights it is, under "averaged"."""
+
+    def __init__(self, params: dict[str, Tensor], rule: Swa) -> None:
+        super().__init__()
+        self.memory: dict[str, Any] = {"weights": {}, "averaged": 0}
+        self._params = {name: param.detach() for name, param in params.items()}
+        self._rule = rule
+
+    def write(self, gradients: Gradients, at: At, /) -> bool:  # noqa: ARG002 - it looks at the weights alone
+        """Take the weights into the mean, at those steps that are to be in it."""
+        since = at.step + 1 - self._rule.start
+        if since < 0 or since % self._rule.every:
+            return True
+        mean: dict[str, Tensor] = self.memory["weights"]
+        averaged: int = self.memory["averaged"]
+        if mean:
+            _take_in(list(mean.values()), [self._params[name] for name in mean], averaged + 1)
+        else:
+            self.memory["weights"] = {name: param.clone() for name, param in self._params.items()}
+        self.memory["averaged"] = averaged + 1
+        return True
+
+
+def _take_in(mean: list[Tensor], weights: list[Tensor], count: int) -> None:
+    """Take weights into a mean, which is of `count` then, by the operations that `AveragedModel` has on the device."""
+    if mean[0].device.type == "cpu":
+        differences = torch._foreach_sub(weights, mean)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
+        torch._foreach_div_(differences, count)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
+        torch._foreach_add_(mean, differences)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
+    else:
+        torch._foreach_lerp_(mean, weights, 1 / count)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
+
+
+def swa(*, start: int = 1, every: int = 1) -> Swa:
+    """Return a rule that keeps the plain mean of the weights of some steps: stochastic weight averaging.
+
+    These are the weights that the state has at step `start` (`progress.step`; 1 is after the first step), and at each
+    `every`-th after that; steps that write nothing are left out. The bits are those of torch's `AveragedModel`. Before
+    `start` there is no mean, and who asks for it gets a `ConfigError`. `state.with_averages("swa")` returns a state
+    with it, of which `update_bn` takes BatchNorm's statistics anew. Stands after the optimizer. Raises `ConfigError`
+    for what are no whole numbers from 1. Izmailov et al., Averaging Weights Leads to Wider Optima (2018).
+    """
+    return Swa(start, every)

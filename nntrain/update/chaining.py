@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nntrain.errors import ConfigError
 from nntrain.update.accumulating import Accumulate
-from nntrain.update.averaging import Ema
+from nntrain.update.averaging import Ema, Swa
 from nntrain.update.clipping import ClipNorm, ClipValue
 from nntrain.update.live_update import Live, LiveUpdate
 from nntrain.update.loss_scaling import LossScale, loss_scale
@@ -59,7 +59,7 @@ class Chain:
                 )
             if index > first and isinstance(rule, _OF_GRADIENTS):
                 raise ConfigError(f"{rule!r} stands after the optimizer, which has used the gradients: put it before.")
-            if index < first and isinstance(rule, Ema):
+            if index < first and isinstance(rule, (Ema, Swa)):
                 raise ConfigError(f"{rule!r} stands before the optimizer, which is to write first: put it after.")
 
     def __repr__(self) -> str:

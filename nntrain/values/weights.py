@@ -19,6 +19,8 @@ def averages_of(snapshot: Snapshot, rule: str) -> Mapping[str, Tensor]:
     if rule not in kept:
         there = meant(str(rule), kept) or " The learner has no rule that keeps any: chain(optimizer(...), ema(0.999))."
         raise ConfigError(f"weights is {rule!r}; expected the name of an update rule that keeps an average.{there}")
+    if snapshot.optim.rules[rule].get("averaged") == 0:
+        raise ConfigError(f"weights is {rule!r}, which has averaged nothing yet: its first step is still to come.")
     averages: Mapping[str, Tensor] = kept[rule]
     return averages
 

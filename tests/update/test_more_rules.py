@@ -5,17 +5,35 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
+from torch.nn.functional import cross_entropy, mse_loss
+from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import update_bn as torch_update_bn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from nntrain import DataLoaders, Learner, TrainState, Transition, advance, fit_step, supervised
+from nntrain import (
+    DataLoaders,
+    Learner,
+    StepOutput,
+    TrainState,
+    Transition,
+    advance,
+    evaluate,
+    fit_step,
+    predict,
+    supervised,
+    update_bn,
+)
 from nntrain.checkpoint import load, save
-from nntrain.update import UpdateRule, accumulate, chain, clip_norm, optimizer, skip_nonfinite
+from nntrain.errors import ConfigError, DataError
+from nntrain.update import UpdateRule, accumulate, chain, clip_norm, optimizer, skip_nonfinite, swa
 from nntrain.update.skipping import unscale
-from tests.update.test_rules import ADAMW, SGD, assert_same, by_hand, fitted, learner_of
+from nntrain.values.bits import same_bits
+from tests.update.test_rules import ADAMW, DATA, SGD, assert_same, by_hand, fitted, learner_of, make_model
 
 Batch = tuple[Tensor, Tensor]
 
@@ -118,3 +136,122 @@ def test_gradients_of_every_kind_are_looked_at() -> None:
             assert bool(unscale([torch.ones(3), make(x)], one)) is not math.isfinite(x)
     large = [torch.full((9,), 3e38), torch.zeros(0)]
     assert not unscale(large, one)
+
+
+# -- swa -----------------------------------------------------------------------------------------------------------
+
+SWA = chain(optimizer(ADAMW, lr=0.05), swa(start=3, every=2))
+
+
+def averaged_by_hand(
+    update_params: Callable[[AveragedModel, nn.Module, int], object],
+) -> tuple[AveragedModel, nn.Module]:
+    average, step = AveragedModel(make_model()), 0
+
+    def after(model: nn.Module) -> None:
+        nonlocal step
+        step += 1
+        update_params(average, model, step)
+
+    return average, by_hand(lambda model: ADAMW(model.parameters(), lr=0.05), after=after)
+
+
+def test_swa_is_torch_s_average(tmp_path: Path) -> None:
+    def update(average: AveragedModel, model: nn.Module, step: int) -> None:
+        if step >= 3 and (step - 3) % 2 == 0:
+            average.update_parameters(model)
+
+    average, model = averaged_by_hand(update)
+    assert average.n_averaged == 4
+    state = fitted(SWA)
+    assert_same(state, model)
+    for mine, other in zip(state.to_module("swa").parameters(), average.module.parameters(), strict=True):
+        assert torch.equal(mine, other)
+    assert_same(state.with_averages("swa"), state.to_module("swa"))
+    assert state.tensors.snapshot().optim.rules["swa"]["averaged"] == 4
+    assert assert_resumes(SWA, tmp_path) == state
+    save(state.with_averages("swa"), tmp_path / "averaged")
+    assert load(tmp_path / "averaged", learner_of(SWA)) == state.with_averages("swa")
+
+
+def test_an_average_of_nothing_is_refused() -> None:
+    state = fitted(chain(optimizer(SGD, lr=0.1), swa(start=100)))
+    learner = learner_of(SWA)
+    for ask in (
+        state.to_module,
+        state.with_averages,
+        lambda weights: evaluate(learner, state, weights=weights),
+        lambda weights: predict(learner, state, DATA, weights=weights),
+    ):
+        with pytest.raises(ConfigError, match="weights is 'swa', which has averaged nothing yet"):
+            ask("swa")
+    with pytest.raises(ConfigError, match="weights is 'ema'; expected the name of an update rule"):
+        state.with_averages("ema")
+
+
+def test_averages_are_evaluated_and_predicted_with() -> None:
+    learner = learner_of(SWA)
+    state = learner.fit(2, print_stats=False).state
+    averaged = state.with_averages("swa")
+    stats = evaluate(learner, state, weights="swa")
+    assert stats == evaluate(learner, averaged) != evaluate(learner, state)
+    module = state.to_module("swa")
+    preds = list(predict(learner, state, DATA, weights="swa"))
+    with torch.no_grad():
+        assert all(torch.equal(one, module(inputs)) for one, (inputs, _) in zip(preds, DATA, strict=True))
+    assert averaged.progress == state.progress
+    assert fit_step(learner, state, 1).state == fit_step(learner_of(SWA), state, 1).state
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["train", "loader"])
+def test_update_bn_is_torch_s(own: bool) -> None:
+    learner = learner_of(SWA)
+    state = learner.fit(2, print_stats=False).state
+    data = DATA[1:4] if own else DATA
+    module = state.to_module("swa", train=True)
+    torch_update_bn(data, module)
+    before = torch.get_rng_state()
+    found = update_bn(learner, state.with_averages("swa"), data if own else None)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert_same(found, state.to_module("swa"))
+    for name, buffer in module.named_buffers():
+        assert torch.equal(found.buffers[name], buffer), name
+    assert not torch.equal(found.buffers["body.1.running_mean"], state.buffers["body.1.running_mean"])
+    assert same_bits(found.tensors.snapshot().optim, state.tensors.snapshot().optim)
+    assert fit_step(learner, found, 1).state == fit_step(learner_of(SWA), found, 1).state
+
+
+def test_update_bn_calls_a_task_of_one_s_own_and_refuses_what_has_no_statistics() -> None:
+    def task(model: nn.Module, batch: Batch) -> StepOutput[Tensor]:
+        return StepOutput(cross_entropy(model(batch[0]), batch[1]))
+
+    learner: Learner[Batch] = Learner.of(make_model(), DataLoaders(DATA), task, SWA)
+    state = learner.fit(1, print_stats=False).state
+    assert update_bn(learner, state) == update_bn(learner_of(SWA), state)
+    with pytest.raises(DataError, match="the loader has no batch"):
+        update_bn(learner, state, iter_of_none())
+    plain = learner_of(SWA, model=nn.Linear(4, 3))
+    with pytest.raises(ConfigError, match="no BatchNorm layer that keeps statistics"):
+        update_bn(plain, plain.init())
+
+
+def iter_of_none() -> DataLoader[Batch]:
+    dataset: Dataset[Any] = TensorDataset(torch.zeros(1, 4), torch.zeros(1, dtype=torch.int64))
+    return DataLoader(dataset, batch_size=2, drop_last=True)
+
+
+# -- what cannot be meant ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: swa(start=0), "swa: start is 0; expected a whole number of steps from 1"),
+        (lambda: swa(start=2, every=1.5), "swa: every is 1.5"),  # type: ignore[arg-type] # a mistake
+        (lambda: chain(swa(start=1), optimizer(SGD)), r"swa\(start=1, every=1\) stands before the optimizer"),
+        (lambda: chain(optimizer(SGD), skip_nonfinite()), r"skip_nonfinite\(\) stands after the optimizer"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_when_the_rule_is_made(make: Callable[[], object], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        make()

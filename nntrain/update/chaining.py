@@ -13,6 +13,7 @@ from nntrain.errors import ConfigError
 from nntrain.update.accumulating import Accumulate
 from nntrain.update.averaging import Ema, Swa
 from nntrain.update.clipping import ClipNorm, ClipValue
+from nntrain.update.freezing import Freeze
 from nntrain.update.live_update import Live, LiveUpdate
 from nntrain.update.loss_scaling import LossScale, loss_scale
 from nntrain.update.rule import UpdateRule
@@ -21,7 +22,7 @@ from nntrain.update.torch_optimizer import Compiled
 from nntrain.update.torch_rule import OptimizerRule
 from nntrain.values.calls import class_of_calls, function_name
 
-_OF_GRADIENTS: Final = (Accumulate, ClipNorm, ClipValue, SkipNonfinite)
+_OF_GRADIENTS: Final = (Accumulate, ClipNorm, ClipValue, Freeze, SkipNonfinite)
 """Rules that have no use after the optimizer."""
 
 

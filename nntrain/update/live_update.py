@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nntrain.errors import ConfigError, LossError, add_note
 from nntrain.update.accumulating import BoundAccumulate
+from nntrain.update.freezing import check_some_trained
 from nntrain.update.rule import At, Bound, BoundRule, Gradients, UpdateRule
 from nntrain.update.together import live_optimizer
 from nntrain.update.torch_optimizer import Compiled, LiveOptimizer
@@ -39,6 +40,7 @@ class LiveUpdate:
             )
         around = [rule for rule in rules if not isinstance(rule, OptimizerRule)]
         bound = [_bound(rule, self.trained) for rule in around]
+        check_some_trained(bound, self.trained)
         self._named = dict(zip(_names_of(around), zip(around, bound, strict=True), strict=True))
         self.rules: tuple[str, ...] = tuple(self._named)
         """The names of the rules around the optimizers."""

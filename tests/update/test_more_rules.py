@@ -30,7 +30,7 @@ from nntrain import (
 )
 from nntrain.checkpoint import load, save
 from nntrain.errors import ConfigError, DataError
-from nntrain.update import UpdateRule, accumulate, chain, clip_norm, optimizer, skip_nonfinite, swa
+from nntrain.update import UpdateRule, accumulate, chain, clip_norm, freeze, optimizer, skip_nonfinite, swa
 from nntrain.update.skipping import unscale
 from nntrain.values.bits import same_bits
 from tests.update.test_rules import ADAMW, DATA, SGD, assert_same, by_hand, fitted, learner_of, make_model
@@ -240,6 +240,53 @@ def iter_of_none() -> DataLoader[Batch]:
     return DataLoader(dataset, batch_size=2, drop_last=True)
 
 
+# -- freeze --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [ADAMW, lambda params, lr: SGD(params, lr, momentum=0.9, weight_decay=0.1)])
+def test_what_is_frozen_is_as_without_a_gradient(make: Any, tmp_path: Path) -> None:
+    rules = freeze("body.0.*", until=6), freeze(["body.1.*", "*.bias"], until=3), freeze("head.weight", start=8)
+    update = chain(*rules, clip_norm(0.05), optimizer(make, lr=0.1))
+
+    def before(model: nn.Module, optim: torch.optim.Optimizer, step: int) -> None:
+        for name, param in model.named_parameters():
+            if (
+                (step < 6 and name.startswith("body.0"))
+                or (step < 3 and (name.startswith("body.1") or name.endswith("bias")))
+                or (step >= 8 and name == "head.weight")
+            ):
+                param.grad = None
+        nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+
+    state = assert_resumes(update, tmp_path)
+    assert_same(state, by_hand(lambda model: make(model.parameters(), lr=0.1), before))
+    early = fit_step(learner_of(update), learner_of(update).init(), 1).state.tensors.snapshot().optim.state
+    assert not any(name.startswith("body.0") for name in early)
+    assert "head.bias" in early
+
+
+def test_windows_and_skipped_batches_go_on_with_what_is_frozen() -> None:
+    frozen, rates = freeze("body.*", until=3), optimizer(ADAMW, lr=0.1)
+    before = fitted(chain(frozen, accumulate(2), rates))
+    assert before == fitted(chain(accumulate(2), frozen, rates))
+    assert before != fitted(chain(accumulate(2), rates))
+    assert_same(fitted(chain(skip_nonfinite(), frozen, rates)), fitted(chain(frozen, rates)).to_module())
+
+
+def test_what_freezes_nothing_or_all_is_refused_before_the_first_step() -> None:
+    rates = optimizer(SGD, lr=0.1)
+    with pytest.raises(ConfigError, match=r"freeze has 'bdy\.\*', which matches no parameter.*body\.\*"):
+        learner_of(chain(freeze("bdy.*", until=3), rates)).init()
+    both = freeze("body.*", until=9), freeze("head.*", start=5, until=6)
+    with pytest.raises(
+        ConfigError, match=r"At step 5 all that is trained is frozen, by freeze\(\['body\.\*'\], until=9"
+    ):
+        learner_of(chain(*both, rates)).init()
+    learner_of(chain(freeze("body.*", until=5), both[1], rates)).init()
+    with pytest.raises(ConfigError, match="At step 0 all that is trained"):
+        learner_of(chain(freeze("head.*"), optimizer(SGD, lr=0.1, params="head.*"))).init()
+
+
 # -- what cannot be meant ------------------------------------------------------------------------------------------
 
 
@@ -249,6 +296,11 @@ def iter_of_none() -> DataLoader[Batch]:
         (lambda: swa(start=0), "swa: start is 0; expected a whole number of steps from 1"),
         (lambda: swa(start=2, every=1.5), "swa: every is 1.5"),  # type: ignore[arg-type] # a mistake
         (lambda: chain(swa(start=1), optimizer(SGD)), r"swa\(start=1, every=1\) stands before the optimizer"),
+        (lambda: freeze("a", until=-1), "freeze: until is -1; expected a step, a whole number from 0"),
+        (lambda: freeze("a", start=True), "freeze: start is True"),
+        (lambda: freeze("a", until=3, start=3), "freeze: until is 3, and start 3; expected a step after it"),
+        (lambda: freeze([]), r"freeze takes a pattern of names like 'body\.\*', or a list of them; got \[\]"),
+        (lambda: chain(optimizer(SGD), freeze("a", until=1)), r"freeze\(\['a'\], until=1\) stands after the optimizer"),
         (lambda: chain(optimizer(SGD), skip_nonfinite()), r"skip_nonfinite\(\) stands after the optimizer"),
     ],
 )

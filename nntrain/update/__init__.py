@@ -9,6 +9,7 @@ from nntrain.update.averaging import ema, swa
 from nntrain.update.chaining import chain
 from nntrain.update.clipping import clip_norm, clip_value
 from nntrain.update.freezing import freeze
+from nntrain.update.layers import layerwise
 from nntrain.update.loss_scaling import loss_scale
 from nntrain.update.rule import At, BoundRule, Gradients, UpdateRule
 from nntrain.update.skipping import skip_nonfinite
@@ -25,6 +26,7 @@ __all__ = [
     "clip_value",
     "ema",
     "freeze",
+    "layerwise",
     "loss_scale",
     "optimizer",
     "skip_nonfinite",

@@ -30,7 +30,8 @@ from nntrain import (
 )
 from nntrain.checkpoint import load, save
 from nntrain.errors import ConfigError, DataError
-from nntrain.update import UpdateRule, accumulate, chain, clip_norm, freeze, optimizer, skip_nonfinite, swa
+from nntrain.schedules import linear
+from nntrain.update import UpdateRule, accumulate, chain, clip_norm, freeze, layerwise, optimizer, skip_nonfinite, swa
 from nntrain.update.skipping import unscale
 from nntrain.values.bits import same_bits
 from tests.update.test_rules import ADAMW, DATA, SGD, assert_same, by_hand, fitted, learner_of, make_model
@@ -287,6 +288,61 @@ def test_what_freezes_nothing_or_all_is_refused_before_the_first_step() -> None:
         learner_of(chain(freeze("head.*"), optimizer(SGD, lr=0.1, params="head.*"))).init()
 
 
+# -- layerwise -----------------------------------------------------------------------------------------------------
+
+
+def test_layerwise_makes_the_groups_that_one_would_by_hand() -> None:
+    patterns = ["body.0.*", "body.1.*", "head.*"]
+    groups = layerwise(patterns, 0.5, 0.5)
+    assert groups == {"body.0.*": {"lr": 0.125}, "body.1.*": {"lr": 0.25}, "head.*": {"lr": 0.5}}
+    assert list(groups) == patterns
+    assert layerwise(make_model(), 0.5, 0.5) == groups
+    state = fitted(optimizer(ADAMW, lr=1.0, groups=groups))
+
+    def make(model: nn.Module) -> torch.optim.Optimizer:
+        named = dict(model.named_parameters())
+        return ADAMW(
+            [
+                {"params": [one for name, one in named.items() if name.startswith(layer)], "lr": lr}
+                for layer, lr in (("body.0", 0.125), ("body.1", 0.25), ("head", 0.5))
+            ]
+        )
+
+    assert_same(state, by_hand(make))
+
+
+def test_layerwise_takes_a_schedule_and_is_a_value() -> None:
+    rate = linear(0.1, steps=10, start=1.0, end=0.0)
+    one, other = (optimizer(SGD, lr=rate, groups=layerwise(make_model(), rate, 0.5)) for _ in range(2))
+    assert one == other
+
+    def before(model: nn.Module, optim: torch.optim.Optimizer, step: int) -> None:
+        for group, share in zip(optim.param_groups, (0.25, 0.5, 1.0), strict=True):
+            group["lr"] = rate(step) * share
+
+    def make(model: nn.Module) -> torch.optim.Optimizer:
+        named = dict(model.named_parameters())
+        layers = ("body.0", "body.1", "head")
+        return SGD([{"params": [one for name, one in named.items() if name.startswith(layer)]} for layer in layers])
+
+    assert_same(fitted(one), by_hand(make, before))
+
+
+def test_the_layers_of_a_module_are_those_with_parameters_in_order() -> None:
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = nn.Parameter(torch.zeros(2))
+            self.embed = nn.Embedding(3, 2)
+            self.drop = nn.Dropout()
+            self.blocks = nn.ModuleList(
+                [nn.Sequential(nn.Linear(2, 2), nn.Tanh()), nn.TransformerEncoderLayer(2, 1, 2)]
+            )
+            self.head = nn.Linear(2, 1)
+
+    assert list(layerwise(Deep(), 0.1, 0.9)) == ["embed.*", "blocks.0.0.*", "blocks.1.*", "head.*"]
+
+
 # -- what cannot be meant ------------------------------------------------------------------------------------------
 
 
@@ -301,6 +357,11 @@ def test_what_freezes_nothing_or_all_is_refused_before_the_first_step() -> None:
         (lambda: freeze("a", until=3, start=3), "freeze: until is 3, and start 3; expected a step after it"),
         (lambda: freeze([]), r"freeze takes a pattern of names like 'body\.\*', or a list of them; got \[\]"),
         (lambda: chain(optimizer(SGD), freeze("a", until=1)), r"freeze\(\['a'\], until=1\) stands after the optimizer"),
+        (lambda: layerwise(["a.*"], -0.1, 0.5), "lr is -0.1; expected a finite number of 0 or more"),
+        (lambda: layerwise(["a.*"], 0.1, 0.0), "layerwise: decay is 0.0; expected a number above 0 and 1 at most"),
+        (lambda: layerwise("a.*", 0.1, 0.5), r"layerwise: layers is 'a\.\*'; expected a module, or a list"),
+        (lambda: layerwise(["a.*", "a.*"], 0.1, 0.5), "some twice; expected patterns of names, each once"),
+        (lambda: layerwise(nn.Linear(1, 1), 0.1, 0.5), "layerwise: layers is Linear, without any"),
         (lambda: chain(optimizer(SGD), skip_nonfinite()), r"skip_nonfinite\(\) stands after the optimizer"),
     ],
 )

@@ -51,9 +51,7 @@ def layerwise(layers: nn.Module | Sequence[str], lr: Hyper, decay: float) -> Map
         raise ConfigError(f"layerwise: layers is {layers!r:.80}; expected a module, or a list of patterns of names.")
     if not patterns or len({*patterns}) < len(patterns):
         said = f"{list(patterns)}, some twice" if patterns else f"{type(layers).__name__}, without any"
-        raise ConfigError(
-            f"layerwise: layers is {said:.120}; expected patterns of names, each once."
-        )
+        raise ConfigError(f"layerwise: layers is {said:.120}; expected patterns of names, each once.")
     deepest = len(patterns) - 1
     return {
         pattern: {"lr": _times(lr, math.prod([decay] * (deepest - depth)))} for depth, pattern in enumerate(patterns)

@@ -85,7 +85,9 @@ def evaluate(
         news=News(),
     )
     place = Progress(at="batch", phase="eval", data=name, epoch=_epoch_of(state.progress), step=state.progress.step)
-    seen = state if weights is None else state.with_averages(weights)
+    seen = state
+    if weights is not None:
+        seen, alone.eval_weights = state.with_averages(weights), ()
     cell = [evolved(seen, progress=place, sums=Sums(), history=History(), logged=(), loaded=())]
     del seen
     try:
@@ -126,7 +128,10 @@ def predict(
     check_state(state)
     machine = machine_of(learner)
     stream = _stream("predict: the loader", loader, machine)
-    seen = state if weights is None else state.with_averages(weights)
+    if weights is not None:
+        seen = state.with_averages(weights)
+    else:
+        seen = evolved(state, tensors=machine.averaged(state.tensors)) if machine.eval_weights else state
     return _predictions(machine, seen, stream, predicting(machine.task, unpack))
 
 

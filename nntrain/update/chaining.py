@@ -50,6 +50,9 @@ class Chain:
             raise ConfigError(
                 f"{between[0]!r} stands between two optimizers of {self!r}: put it before the first, or after the last."
             )
+        seen = [rule for rule in rules if getattr(rule, "in_eval", False)]
+        if len(seen) > 1:
+            raise ConfigError(f"Eval has the average of one rule; got {', '.join(map(repr, seen))}.")
         windows = [rule for rule in rules if isinstance(rule, Accumulate)]
         if len(windows) > 1:
             raise ConfigError(f"A chain has one accumulate at most; got {', '.join(map(repr, windows))}.")

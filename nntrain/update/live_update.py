@@ -46,6 +46,10 @@ class LiveUpdate:
         """The names of the rules around the optimizers."""
         self._remembering = {name for name, (_, one) in self._named.items() if one.memory}
         """The rules whose memory is never empty at first: what is empty of these is kept, too."""
+        self.eval_weights: tuple[str, ...] = tuple(
+            name for name, (rule, _) in self._named.items() if getattr(rule, "in_eval", False)
+        )
+        """The rules whose averages eval has in the place of the parameters."""
         self._window = next((one for one in bound if isinstance(one, BoundAccumulate) and one.window > 1), None)
         self.window: int = 1 if self._window is None else self._window.window
         """How many batches make a step."""

@@ -42,6 +42,10 @@ class LiveSeveral(Together[Live]):
         self._last = parts[list(rules)[-1]]
         self.tells: bool = any(part.tells for part in parts.values())
         """Whether `take_told` returns anything."""
+        self.eval_weights: tuple[str, ...] = tuple(
+            f"{name}.{rule}" for name, part in parts.items() for rule in part.eval_weights
+        )
+        """The rules whose averages eval has in the place of the parameters."""
 
     @property
     def parts(self) -> Mapping[str, Live]:

@@ -118,6 +118,8 @@ class LiveOptimizer:
     """How many batches' gradients wait to be written."""
     rules: tuple[str, ...] = ()
     """The names of the rules around it."""
+    eval_weights: tuple[str, ...] = ()
+    """The rules whose averages eval has in the place of the parameters."""
     tells: Final = False
     """Whether `take_told` returns anything."""
     scales_loss: Final = False

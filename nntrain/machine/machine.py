@@ -323,7 +323,7 @@ class Machine(Generic[Batch]):
             with workspace.held(used):
                 flight = workspace.begin(used, step=step, lr_scale=position.start.lr_scale)
                 del used
-                bits = self._noise_of(position)
+                bits = flight.bits = self._noise_of(position)
                 passed = self.engine.run(batch, position.weighted, flight, bits=bits, seen=seen or self._after_batch)
                 if seen_by_eval is None:
                     tensors = workspace.pending(tensors)
@@ -371,7 +371,8 @@ class Machine(Generic[Batch]):
             return {}
         try:
             with workspace.held(tensors):
-                workspace.begin_rest(tensors, step=before.step, lr_scale=before.start.lr_scale)
+                bits = self._noise_of(before)  # of the batch that there is not: no other has them
+                workspace.begin_rest(tensors, step=before.step, lr_scale=before.start.lr_scale, bits=bits)
                 tensors = workspace.pending(tensors)
             state = evolved(moved_to(cursor.state(), step=before.step + 1), tensors=tensors)
             cursor.now = Position.of(state), tensors, state  # lets the value before go, before the optimizer writes

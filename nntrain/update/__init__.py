@@ -11,6 +11,7 @@ from nntrain.update.clipping import clip_norm, clip_value
 from nntrain.update.freezing import freeze
 from nntrain.update.layers import layerwise
 from nntrain.update.loss_scaling import loss_scale
+from nntrain.update.noise import gradient_noise
 from nntrain.update.rule import At, BoundRule, Gradients, UpdateRule
 from nntrain.update.skipping import skip_nonfinite
 from nntrain.update.torch_rule import optimizer
@@ -26,6 +27,7 @@ __all__ = [
     "clip_value",
     "ema",
     "freeze",
+    "gradient_noise",
     "layerwise",
     "loss_scale",
     "optimizer",

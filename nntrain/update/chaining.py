@@ -16,13 +16,14 @@ from nntrain.update.clipping import ClipNorm, ClipValue
 from nntrain.update.freezing import Freeze
 from nntrain.update.live_update import Live, LiveUpdate
 from nntrain.update.loss_scaling import LossScale, loss_scale
+from nntrain.update.noise import GradientNoise
 from nntrain.update.rule import UpdateRule
 from nntrain.update.skipping import SkipNonfinite
 from nntrain.update.torch_optimizer import Compiled
 from nntrain.update.torch_rule import OptimizerRule
 from nntrain.values.calls import class_of_calls, function_name
 
-_OF_GRADIENTS: Final = (Accumulate, ClipNorm, ClipValue, Freeze, SkipNonfinite)
+_OF_GRADIENTS: Final = (Accumulate, ClipNorm, ClipValue, Freeze, GradientNoise, SkipNonfinite)
 """Rules that have no use after the optimizer."""
 
 
@@ -56,6 +57,9 @@ class Chain:
         windows = [rule for rule in rules if isinstance(rule, Accumulate)]
         if len(windows) > 1:
             raise ConfigError(f"A chain has one accumulate at most; got {', '.join(map(repr, windows))}.")
+        noise = [rule for rule in rules if isinstance(rule, GradientNoise)]
+        if len(noise) > 1:
+            raise ConfigError(f"A chain has one gradient_noise at most; got {', '.join(map(repr, noise))}.")
         for index, rule in enumerate(rules):
             if index and isinstance(rule, LossScale):
                 raise ConfigError(

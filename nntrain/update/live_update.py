@@ -124,7 +124,7 @@ class LiveUpdate:
         """Step with other gradients than those of the pass. Return False where they wait for more."""
         steps = self.collected + 1 >= self.window
         self._optimizer.give(gradients)
-        self.step(at.step, 1.0, None, None, at.weight)
+        self.step(at.step, 1.0, None, None, at.weight, bits=at.bits)
         return steps
 
     def step(
@@ -134,6 +134,8 @@ class LiveUpdate:
         closure: Callable[[], Tensor] | None,
         through: Callable[[Callable[[], None]], None] | None = None,
         weight: Weight | None = 1,
+        *,
+        bits: int = 0,
     ) -> None:
         """Write what a batch of such a weight came to, as step `number`.
 
@@ -151,9 +153,9 @@ class LiveUpdate:
         before = [tensor._version for tensor in written]
         try:
             if through is None:
-                self._run(number, scale, closure, weight, collects=collects)
+                self._run(number, scale, closure, weight, bits=bits, collects=collects)
             else:  # the gradients lie in memory that is used again
-                through(lambda: self._run(number, scale, closure, weight, Tensor.clone, collects=collects))
+                through(lambda: self._run(number, scale, closure, weight, Tensor.clone, bits=bits, collects=collects))
         except BaseException:
             seen = before == [tensor._version for tensor in written]
             self.untouched = self.untouched and self._optimizer.untouched and seen
@@ -172,10 +174,11 @@ class LiveUpdate:
         weight: Weight | None,
         taken: Callable[[Tensor], Tensor] | None = None,
         *,
+        bits: int,
         collects: bool,
     ) -> None:
         gradients = {} if closure is not None else self._gradients(taken)
-        at = At(number, 1 if weight is None else weight)
+        at = At(number, 1 if weight is None else weight, bits)
         if weight is not None and self._each and not self._written(self._each, gradients, at):
             return
         if collects:

@@ -72,9 +72,9 @@ class LiveSeveral(Together[Live]):
 
     # -- stepping -------------------------------------------------------------------------------------------------
 
-    def write(self, name: str, number: int, scale: float, weight: Weight | None) -> None:
+    def write(self, name: str, number: int, scale: float, weight: Weight | None, bits: int) -> None:
         """Let one objective's rule write its step `number`."""
-        self._parts[name].step(number, scale, None, None, weight)
+        self._parts[name].step(number, scale, None, None, weight, bits=bits)
 
     def step(
         self,
@@ -83,9 +83,11 @@ class LiveSeveral(Together[Live]):
         closure: Callable[[], Tensor] | None,  # noqa: ARG002 - none of them asks for one
         through: Callable[[Callable[[], None]], None] | None = None,
         weight: Weight | None = 1,
+        *,
+        bits: int = 0,
     ) -> None:
         """Let the last one's rule write its step `number`."""
-        self._last.step(number, scale, None, through, weight)
+        self._last.step(number, scale, None, through, weight, bits=bits)
 
     def take_told(self) -> dict[str, Tensor | float]:
         """Return what the rules tell of their last writes, by the objectives' names and their own."""

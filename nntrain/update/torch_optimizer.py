@@ -314,6 +314,8 @@ class LiveOptimizer:
         closure: Callable[[], Tensor] | None,
         through: Callable[[Callable[[], None]], None] | None = None,
         weight: Weight | None = 1,  # noqa: ARG002 - of the batch, which the rules of a chain ask for
+        *,
+        bits: int = 0,  # noqa: ARG002 - as the weight
     ) -> None:
         """Write the parameters, as step `number`, `through` what may do it faster.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,17 +37,21 @@ from nntrain.checkpoint import load, save
 from nntrain.errors import ConfigError, DataError, StateError
 from nntrain.schedules import linear
 from nntrain.update import (
+    At,
+    Gradients,
     UpdateRule,
     accumulate,
     chain,
     clip_norm,
     ema,
     freeze,
+    gradient_noise,
     layerwise,
     optimizer,
     skip_nonfinite,
     swa,
 )
+from nntrain.update.rule import Bound
 from nntrain.update.skipping import unscale
 from nntrain.values.bits import same_bits
 from tests.update.test_rules import ADAMW, DATA, SGD, assert_same, by_hand, fitted, learner_of, make_model
@@ -458,6 +463,70 @@ def test_the_layers_of_a_module_are_those_with_parameters_in_order() -> None:
     assert list(layerwise(Deep(), 0.1, 0.9)) == ["embed.*", "blocks.0.0.*", "blocks.1.*", "head.*"]
 
 
+# -- gradient_noise ------------------------------------------------------------------------------------------------
+
+
+class Draws(Subscriber[Batch]):
+    """Draws between the batches, as no rule's noise may depend on."""
+
+    def after_batch(self, state: TrainState, batch: Batch, output: BatchOutput) -> TrainState:
+        torch.randn(5)
+        return state
+
+
+class Notes:
+    """Notes the bits that rules are given."""
+
+    def __init__(self) -> None:
+        self.bits: list[int] = []
+
+    def bind(self, params: dict[str, Tensor], /) -> BoundNotes:
+        return BoundNotes(self.bits)
+
+
+class BoundNotes(Bound):
+    def __init__(self, bits: list[int]) -> None:
+        super().__init__()
+        self.bits = bits
+
+    def write(self, gradients: Gradients, at: At, /) -> bool:
+        self.bits.append(at.bits)
+        return True
+
+
+def deviation(step: int) -> float:
+    return 0.5 / (1 + step)
+
+
+def test_gradient_noise_is_of_the_key_and_the_batch_alone(tmp_path: Path) -> None:
+    update, notes = chain(gradient_noise(deviation), optimizer(ADAMW, lr=0.05)), Notes()
+    state = fitted(chain(notes, update))
+    assert len({*notes.bits}) == 10
+    own = zlib.crc32(",".join(state.params).encode()) ^ 0x6E6F697365
+
+    def before(model: nn.Module, optim: torch.optim.Optimizer, step: int) -> None:
+        source = torch.Generator().manual_seed(notes.bits[step] ^ own)
+        for param in model.parameters():
+            assert param.grad is not None
+            param.grad.add_(torch.randn(param.shape, generator=source), alpha=deviation(step))
+
+    assert_same(state, by_hand(lambda model: ADAMW(model.parameters(), lr=0.05), before))
+    assert_same(fitted(update, subs=[Draws()]), state.to_module())
+    assert_same(assert_resumes(update, tmp_path), state.to_module())
+    other = learner_of(update)
+    assert not same_bits(fit_step(other, other.init(seed=1), 2).state.params["head.bias"], state.params["head.bias"])
+
+
+def test_noise_is_drawn_for_each_batch_or_once_a_window() -> None:
+    for before, drawn in ((True, 10), (False, 6)):
+        notes = Notes()
+        rules: list[UpdateRule] = (
+            [notes, gradient_noise(0.1), accumulate(2)] if before else [accumulate(2), notes, gradient_noise(0.1)]
+        )
+        fitted(chain(*rules, optimizer(SGD, lr=0.1)))
+        assert len(notes.bits) == len({*notes.bits}) == drawn
+
+
 # -- what cannot be meant ------------------------------------------------------------------------------------------
 
 
@@ -478,6 +547,9 @@ def test_the_layers_of_a_module_are_those_with_parameters_in_order() -> None:
         (lambda: layerwise(["a.*", "a.*"], 0.1, 0.5), "some twice; expected patterns of names, each once"),
         (lambda: layerwise(nn.Linear(1, 1), 0.1, 0.5), "layerwise: layers is Linear, without any"),
         (lambda: chain(optimizer(SGD), ema(0.5, in_eval=True), swa(in_eval=True)), "Eval has the average of one rule"),
+        (lambda: gradient_noise(-1.0), "gradient_noise: std is -1.0; expected a finite number of 0 or more"),
+        (lambda: gradient_noise(lambda step: -0.5), "gradient_noise: std is -0.5"),
+        (lambda: chain(gradient_noise(1), gradient_noise(2), optimizer(SGD)), "one gradient_noise at most"),
         (lambda: chain(optimizer(SGD), skip_nonfinite()), r"skip_nonfinite\(\) stands after the optimizer"),
     ],
 )

@@ -244,7 +244,7 @@ def test_update_bn_is_torch_s(own: bool) -> None:
 
 
 def test_update_bn_calls_a_task_of_one_s_own_and_refuses_what_has_no_statistics() -> None:
-    def task(model: nn.Module, batch: Batch) -> StepOutput[Tensor]:
+    def task(model: nn.Module, batch: Batch) -> StepOutput[None]:
         return StepOutput(cross_entropy(model(batch[0]), batch[1]))
 
     learner: Learner[Batch] = Learner.of(make_model(), DataLoaders(DATA), task, SWA)
@@ -257,7 +257,7 @@ def test_update_bn_calls_a_task_of_one_s_own_and_refuses_what_has_no_statistics(
         update_bn(plain, plain.init())
 
 
-def iter_of_none() -> DataLoader[Batch]:
+def iter_of_none() -> DataLoader[Any]:
     dataset: Dataset[Any] = TensorDataset(torch.zeros(1, 4), torch.zeros(1, dtype=torch.int64))
     return DataLoader(dataset, batch_size=2, drop_last=True)
 
@@ -340,7 +340,7 @@ def test_a_model_that_writes_in_eval_is_refused() -> None:
 
 
 def test_each_objective_says_which_weights_eval_sees() -> None:
-    def task(model: nn.Module, batch: Batch) -> StepOutput[Tensor]:
+    def task(model: nn.Module, batch: Batch) -> StepOutput[None]:
         return StepOutput(cross_entropy(model(batch[0]), batch[1]))
 
     def trained(in_eval: bool) -> tuple[Learner[Batch], TrainState]:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from nntrain.data.images.hf import hf_ds_collate_fn
     from nntrain.data.loaders import Loader
     from nntrain.errors import NNTrainError
-    from nntrain.evaluation.evaluate import evaluate, predict
+    from nntrain.evaluation.evaluate import evaluate, predict, update_bn
     from nntrain.evaluation.lr_finder import lr_find
     from nntrain.evaluation.range_test import RangeTest
     from nntrain.live.engine import Engine
@@ -92,6 +92,7 @@ __all__ = [
     "predict",
     "state_before",
     "supervised",
+    "update_bn",
 ]
 
 _HOMES: Final = {
@@ -102,7 +103,7 @@ _HOMES: Final = {
     "nntrain.errors": "NNTrainError",
     "nntrain.live.engine": "Engine",
     "nntrain.live.objective": "Objective",
-    "nntrain.evaluation.evaluate": "evaluate predict",
+    "nntrain.evaluation.evaluate": "evaluate predict update_bn",
     "nntrain.machine.learner": "Learner",
     "nntrain.evaluation.lr_finder": "lr_find",
     "nntrain.evaluation.range_test": "RangeTest",

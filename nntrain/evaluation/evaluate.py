@@ -1,7 +1,7 @@
-"""`evaluate` and `predict`: what a task makes of data with a state's weights, beside any fit.
+"""`evaluate`, `predict` and `update_bn`: what a task makes of data with a state's weights, beside any fit.
 
-Both bring the state's weights into the learner's live tensors, as a step from it would, and leave every value what it
-was. They publish no event, ask no subscriber and tell no sink.
+The first two bring the state's weights into the learner's live tensors, as a step from it would. All leave every value
+what it was; they publish no event, ask no subscriber and tell no sink.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, Generic, Never, TypeVar
+from typing import Any, Generic, Never, TypeVar, cast
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nntrain.data.loaders import Loader, as_loader, on_device
 from nntrain.data.stream import Stream
-from nntrain.errors import ConfigError
+from nntrain.errors import ConfigError, DataError
 from nntrain.live.inputs import Inputs
 from nntrain.live.precision import autocasting
 from nntrain.live.workspace import Workspace
@@ -26,7 +28,8 @@ from nntrain.sinks.news import News
 from nntrain.subscribers.asking import listeners
 from nntrain.task.batches import to_be_changed, to_device
 from nntrain.task.prediction import Predict, predicting
-from nntrain.task.supervised import Unpacked
+from nntrain.task.supervised import Supervised, Unpacked
+from nntrain.task.task import Called
 from nntrain.values.history import EpochStats, History
 from nntrain.values.output import StepOutput
 from nntrain.values.progress import Progress
@@ -49,7 +52,11 @@ class _Alone(Generic[Batch]):
 
 
 def evaluate(
-    learner: Learner[Batch, Any], state: TrainState, loader: Iterable[Batch] | Loader[Batch] | str | None = None
+    learner: Learner[Batch, Any],
+    state: TrainState,
+    loader: Iterable[Batch] | Loader[Batch] | str | None = None,
+    *,
+    weights: str | None = None,
 ) -> EpochStats:
     """Return the statistics of data with a state's weights: what the eval phase of a fit has, bit for bit.
 
@@ -61,9 +68,10 @@ def evaluate(
             `learner.replace()`.
         state: with the weights, and the key and epoch that rule what is random.
         loader: the data; by default the learner's `dls.valid`. Of several sets by name, the name of one.
+        weights: the name of an update rule whose average is taken for the parameters, like "ema".
 
-    Raises `ConfigError` where it is not clear which data, `BusyError` amid a step of the learner, and what the caller's
-    code raises; `nntrain.state_before(error)` is then the state.
+    Raises `ConfigError` where it is not clear which data, or where no such rule keeps an average, `BusyError` amid a
+    step of the learner, and what the caller's code raises; `nntrain.state_before(error)` is then the state.
     """
     check_state(state)
     machine = machine_of(learner)
@@ -77,7 +85,11 @@ def evaluate(
         news=News(),
     )
     place = Progress(at="batch", phase="eval", data=name, epoch=_epoch_of(state.progress), step=state.progress.step)
-    cell = [evolved(state, progress=place, sums=Sums(), history=History(), logged=(), loaded=())]
+    seen = state
+    if weights is not None:
+        seen, alone.eval_weights = state.with_averages(weights), ()
+    cell = [evolved(seen, progress=place, sums=Sums(), history=History(), logged=(), loaded=())]
+    del seen
     try:
         outcome = fold(_Alone(alone), cell, lambda step: step.state.progress.at == "after_epoch")
     except BaseException as error:
@@ -92,6 +104,7 @@ def predict(
     loader: Iterable[object] | Loader[object],
     *,
     unpack: Callable[[Never], Unpacked] | None = None,
+    weights: str | None = None,
 ) -> Iterator[Preds]:
     """Return an iterator over the predictions of each batch of a loader, in order, made as they are asked for.
 
@@ -107,13 +120,19 @@ def predict(
       learner is used where it has one, for all but tensors.
     * A task of your own is called as in eval, with the batch as it is; its `preds` are returned.
 
-    Raises `ConfigError` at once for what is no loader, or no function of a batch; while it is read `BusyError` amid a
-    step of the learner, and what the caller's code raises.
+    `weights` is the name of an update rule whose average is taken for the parameters, like "ema".
+
+    Raises `ConfigError` at once for what is no loader, no function of a batch, or no rule that keeps an average; while
+    it is read `BusyError` amid a step of the learner, and what the caller's code raises.
     """
     check_state(state)
     machine = machine_of(learner)
     stream = _stream("predict: the loader", loader, machine)
-    return _predictions(machine, state, stream, predicting(machine.task, unpack))
+    if weights is not None:
+        seen = state.with_averages(weights)
+    else:
+        seen = evolved(state, tensors=machine.averaged(state.tensors)) if machine.eval_weights else state
+    return _predictions(machine, seen, stream, predicting(machine.task, unpack))
 
 
 def _predictions(machine: Machine[Any], state: TrainState, stream: Stream[object], made_by: Predict) -> Iterator[Any]:
@@ -186,3 +205,67 @@ def _epoch_of(place: Progress) -> int:
     """Return the epoch whose eval phase has these weights: between two epochs the one that lies behind."""
     between = place.phase == "train" and place.batch == 0
     return place.epoch - 1 if between and place.epoch > 0 else place.epoch
+
+
+def update_bn(
+    learner: Learner[Batch, Any], state: TrainState, loader: Iterable[Batch] | Loader[Batch] | None = None
+) -> TrainState:
+    """Return a state whose BatchNorm statistics are taken anew, with its own weights, over all of a loader's batches.
+
+    It is torch's `update_bn`, for weights that were averaged: `update_bn(learner, state.with_averages("swa"))`. The
+    model is in train mode, and each statistic becomes the plain mean over the batches. All else is as it was.
+
+    Args:
+        learner: whose task it is; it must not be amid a step.
+        state: with the weights, and the key and epoch that rule the order and what is random.
+        loader: the data; by default the learner's `dls.train`.
+
+    Raises `ConfigError` where the model has no such statistics, `DataError` where there is no batch, `BusyError` amid a
+    step of the learner, and what the caller's code raises.
+    """
+    check_state(state)
+    machine = machine_of(learner)
+    train = machine.streams["train"]
+    stream = (
+        Stream(train.loader, 0, train.name) if loader is None else _stream("update_bn: the loader", loader, machine)
+    )
+    device, template = machine.workspace.device, state.tensors.template
+    module = state.to_module(train=True).to(device)
+    if not any(isinstance(one, _BatchNorm) and one.track_running_stats for one in module.modules()):
+        raise ConfigError(
+            "update_bn: the model has no BatchNorm layer that keeps statistics; there is nothing to take."
+        )
+    task = cast(Called[Batch], machine.task)
+    made_by = predicting(task, None) if isinstance(task, Supervised) else task
+    run = autocasting(made_by, machine.workspace.precision, device)
+    epoch = state.progress.epoch
+    with machine.running():
+
+        def batches() -> Iterator[list[object]]:
+            for index in count():
+                found = stream.batch(state.key, epoch, index)
+                if found is None:
+                    if not index:
+                        raise DataError("update_bn: the loader has no batch to take statistics of.")
+                    return
+                batch = to_device(found[0], device)
+                seed_all(machine.workspace.generators, eval_noise(state.key, epoch, index))
+                yield [batch]
+
+        torch.optim.swa_utils.update_bn(batches(), _Calling(module, run))
+    own = state.tensors.snapshot()
+    buffers = {name: one.to(own.buffers[name].device) for name, one in module.named_buffers()}
+    tensors = Tensors(state.tensors.spec, template, None, replace(own, buffers=buffers))
+    return evolved(state, tensors=tensors)
+
+
+class _Calling(nn.Module):
+    """Calls what passes a batch through a module: what torch takes for the module itself."""
+
+    def __init__(self, module: nn.Module, run: Callable[[nn.Module, Any], object]) -> None:
+        super().__init__()
+        self.module = module
+        self._run = run
+
+    def forward(self, batch: object) -> object:
+        return self._run(self.module, batch)

@@ -279,10 +279,10 @@ class Workspace:
         flight = self._flight = Flight(step, lr_scale, steps=steps)
         return flight
 
-    def begin_rest(self, handle: Tensors, *, step: int, lr_scale: float) -> None:
+    def begin_rest(self, handle: Tensors, *, step: int, lr_scale: float, bits: int) -> None:
         """Begin the step that writes what waits for more batches, as `begin` does that of a batch."""
         flight = self.begin(handle, step=step, lr_scale=lr_scale)
-        flight.weight, flight.steps = None, True
+        flight.weight, flight.steps, flight.bits = None, True, bits
         self._writes.save()
 
     def collected(self, handle: Tensors) -> int:
@@ -329,7 +329,7 @@ class Workspace:
             raise RuntimeError("no batch of several objectives was begun")
         self._detach()
         try:
-            several.write(name, flight.step, flight.lr_scale, flight.weight)
+            several.write(name, flight.step, flight.lr_scale, flight.weight, flight.bits)
         finally:
             self._clear_gradients()
         self._writes.stepped()
@@ -545,7 +545,7 @@ class Workspace:
             flight.due = False
             flight.writing = True
             if flight.closure is None:
-                self.optimizer.step(step, flight.lr_scale, None, flight.launch, flight.weight)
+                self.optimizer.step(step, flight.lr_scale, None, flight.launch, flight.weight, bits=flight.bits)
             else:  # it evaluates the model again, and draws its noise anew
                 with restoring_rng(self.generators):
                     self.optimizer.step(step, flight.lr_scale, flight.closure)

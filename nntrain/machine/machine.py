@@ -44,11 +44,18 @@ from nntrain.values.progress import Phase, Place
 from nntrain.values.randomness import restoring_rng, seed_all
 from nntrain.values.record import FrozenMapping, evolved
 from nntrain.values.state import TrainState
+from nntrain.values.tensors import Tensors
 from nntrain.values.verdicts import Event
+from nntrain.values.weights import averages_in
 
 Batch = TypeVar("Batch")
 
 # What a key is folded with, so that different uses draw different numbers.
+WRITES_IN_EVAL: Final = (
+    "The model writes to a buffer or a parameter in eval, and an update rule has in_eval=True: with the average in the "
+    "place of the weights, what is written belongs to neither. Leave in_eval out, and call evaluate(learner, state, "
+    "weights=...) beside the fit."
+)
 _NOISE, _EVAL_NOISE, _EVENTS = 1, 2, 3
 _BITS: Final = (1 << 63) - 1
 _PHASES: Final[dict[Phase, int]] = {"train": 0, "eval": 1}
@@ -125,6 +132,9 @@ class Machine(Generic[Batch]):
         """Whether somebody was warned that a first batch of training lacks what is read of eval."""
         self._accumulates = self.workspace.window > 1
         self._tells = self.workspace.optimizer.tells
+        self.eval_weights: tuple[str, ...] = self.workspace.optimizer.eval_weights
+        """The rules whose averages eval has in the place of the parameters."""
+        self._averaged: tuple[Callable[[], Tensors | None], Tensors] | None = None
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -291,6 +301,7 @@ class Machine(Generic[Batch]):
         found = given if given is not None else self._next_batch(before)
         if found is None:
             del tensors
+            self._averaged = None
             told = self._write_rest(cursor) if self._accumulates and before.start.train else {}
             return self._finish_phase(cursor.state())._replace(told=told)
         batch, position = to_device(found[0], workspace.device), before
@@ -307,11 +318,17 @@ class Machine(Generic[Batch]):
         state, verdict, by = None, None, ""
         try:
             step = position.step if position.start.train else None
-            with workspace.held(tensors):
-                flight = workspace.begin(tensors, step=step, lr_scale=position.start.lr_scale)
-                bits = self._noise_of(position)
+            seen_by_eval = self.averaged(tensors) if step is None and self.eval_weights else None
+            used = tensors if seen_by_eval is None else seen_by_eval
+            with workspace.held(used):
+                flight = workspace.begin(used, step=step, lr_scale=position.start.lr_scale)
+                del used
+                bits = flight.bits = self._noise_of(position)
                 passed = self.engine.run(batch, position.weighted, flight, bits=bits, seen=seen or self._after_batch)
-                tensors = workspace.pending(tensors)
+                if seen_by_eval is None:
+                    tensors = workspace.pending(tensors)
+                elif workspace.pending(seen_by_eval) is not seen_by_eval:
+                    raise StateError(WRITES_IN_EVAL)
             seconds = time.perf_counter() - began
             position = position.after(passed.samples, passed.weighted, seconds, steps=flight.steps)
             if self._after_batch:
@@ -334,6 +351,15 @@ class Machine(Generic[Batch]):
             return leave(Published(cursor.state(), verdict, by), "after_batch", self._sets)
         return passed
 
+    def averaged(self, tensors: Tensors) -> Tensors:
+        """Return the value that eval has in the place of another: with averages for parameters, as far as there are."""
+        if self._averaged is None or self._averaged[0]() is not tensors:
+            snapshot = tensors.snapshot()
+            params = {**snapshot.params, **averages_in(snapshot, self.eval_weights)}
+            averages = Tensors(tensors.spec, tensors.template, None, replace(snapshot, params=params))
+            self._averaged = weakref.ref(tensors), averages
+        return self._averaged[1]
+
     def _write_rest(self, cursor: Cursor) -> Mapping[str, Tensor | float]:
         """Write the gradients that wait for more batches, of which the phase has none; return what the rules tell.
 
@@ -345,7 +371,8 @@ class Machine(Generic[Batch]):
             return {}
         try:
             with workspace.held(tensors):
-                workspace.begin_rest(tensors, step=before.step, lr_scale=before.start.lr_scale)
+                bits = self._noise_of(before)  # of the batch that there is not: no other has them
+                workspace.begin_rest(tensors, step=before.step, lr_scale=before.start.lr_scale, bits=bits)
                 tensors = workspace.pending(tensors)
             state = evolved(moved_to(cursor.state(), step=before.step + 1), tensors=tensors)
             cursor.now = Position.of(state), tensors, state  # lets the value before go, before the optimizer writes

@@ -5,11 +5,15 @@ written anything.
 """
 
 from nntrain.update.accumulating import accumulate
-from nntrain.update.averaging import ema
+from nntrain.update.averaging import ema, swa
 from nntrain.update.chaining import chain
 from nntrain.update.clipping import clip_norm, clip_value
+from nntrain.update.freezing import freeze
+from nntrain.update.layers import layerwise
 from nntrain.update.loss_scaling import loss_scale
+from nntrain.update.noise import gradient_noise
 from nntrain.update.rule import At, BoundRule, Gradients, UpdateRule
+from nntrain.update.skipping import skip_nonfinite
 from nntrain.update.torch_rule import optimizer
 
 __all__ = [
@@ -22,6 +26,11 @@ __all__ = [
     "clip_norm",
     "clip_value",
     "ema",
+    "freeze",
+    "gradient_noise",
+    "layerwise",
     "loss_scale",
     "optimizer",
+    "skip_nonfinite",
+    "swa",
 ]

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from nntrain.errors import ConfigError
 from nntrain.update.accumulating import Accumulate
-from nntrain.update.averaging import Ema
+from nntrain.update.averaging import Ema, Swa
 from nntrain.update.clipping import ClipNorm, ClipValue
+from nntrain.update.freezing import Freeze
 from nntrain.update.live_update import Live, LiveUpdate
 from nntrain.update.loss_scaling import LossScale, loss_scale
+from nntrain.update.noise import GradientNoise
 from nntrain.update.rule import UpdateRule
+from nntrain.update.skipping import SkipNonfinite
 from nntrain.update.torch_optimizer import Compiled
 from nntrain.update.torch_rule import OptimizerRule
 from nntrain.values.calls import class_of_calls, function_name
+
+_OF_GRADIENTS: Final = (Accumulate, ClipNorm, ClipValue, Freeze, GradientNoise, SkipNonfinite)
+"""Rules that have no use after the optimizer."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +51,23 @@ class Chain:
             raise ConfigError(
                 f"{between[0]!r} stands between two optimizers of {self!r}: put it before the first, or after the last."
             )
+        seen = [rule for rule in rules if getattr(rule, "in_eval", False)]
+        if len(seen) > 1:
+            raise ConfigError(f"Eval has the average of one rule; got {', '.join(map(repr, seen))}.")
         windows = [rule for rule in rules if isinstance(rule, Accumulate)]
         if len(windows) > 1:
             raise ConfigError(f"A chain has one accumulate at most; got {', '.join(map(repr, windows))}.")
+        noise = [rule for rule in rules if isinstance(rule, GradientNoise)]
+        if len(noise) > 1:
+            raise ConfigError(f"A chain has one gradient_noise at most; got {', '.join(map(repr, noise))}.")
         for index, rule in enumerate(rules):
             if index and isinstance(rule, LossScale):
                 raise ConfigError(
                     f"{rule!r} stands after {rules[0]!r}, which would see scaled gradients: put it first."
                 )
-            if index > first and isinstance(rule, (Accumulate, ClipNorm, ClipValue)):
+            if index > first and isinstance(rule, _OF_GRADIENTS):
                 raise ConfigError(f"{rule!r} stands after the optimizer, which has used the gradients: put it before.")
-            if index < first and isinstance(rule, Ema):
+            if index < first and isinstance(rule, (Ema, Swa)):
                 raise ConfigError(f"{rule!r} stands before the optimizer, which is to write first: put it after.")
 
     def __repr__(self) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nntrain.errors import ConfigError, LossError, add_note
 from nntrain.update.accumulating import BoundAccumulate
+from nntrain.update.freezing import check_some_trained
 from nntrain.update.rule import At, Bound, BoundRule, Gradients, UpdateRule
 from nntrain.update.together import live_optimizer
 from nntrain.update.torch_optimizer import Compiled, LiveOptimizer
@@ -39,11 +40,16 @@ class LiveUpdate:
             )
         around = [rule for rule in rules if not isinstance(rule, OptimizerRule)]
         bound = [_bound(rule, self.trained) for rule in around]
+        check_some_trained(bound, self.trained)
         self._named = dict(zip(_names_of(around), zip(around, bound, strict=True), strict=True))
         self.rules: tuple[str, ...] = tuple(self._named)
         """The names of the rules around the optimizers."""
         self._remembering = {name for name, (_, one) in self._named.items() if one.memory}
         """The rules whose memory is never empty at first: what is empty of these is kept, too."""
+        self.eval_weights: tuple[str, ...] = tuple(
+            name for name, (rule, _) in self._named.items() if getattr(rule, "in_eval", False)
+        )
+        """The rules whose averages eval has in the place of the parameters."""
         self._window = next((one for one in bound if isinstance(one, BoundAccumulate) and one.window > 1), None)
         self.window: int = 1 if self._window is None else self._window.window
         """How many batches make a step."""
@@ -118,7 +124,7 @@ class LiveUpdate:
         """Step with other gradients than those of the pass. Return False where they wait for more."""
         steps = self.collected + 1 >= self.window
         self._optimizer.give(gradients)
-        self.step(at.step, 1.0, None, None, at.weight)
+        self.step(at.step, 1.0, None, None, at.weight, bits=at.bits)
         return steps
 
     def step(
@@ -128,6 +134,8 @@ class LiveUpdate:
         closure: Callable[[], Tensor] | None,
         through: Callable[[Callable[[], None]], None] | None = None,
         weight: Weight | None = 1,
+        *,
+        bits: int = 0,
     ) -> None:
         """Write what a batch of such a weight came to, as step `number`.
 
@@ -145,9 +153,9 @@ class LiveUpdate:
         before = [tensor._version for tensor in written]
         try:
             if through is None:
-                self._run(number, scale, closure, weight, collects=collects)
+                self._run(number, scale, closure, weight, bits=bits, collects=collects)
             else:  # the gradients lie in memory that is used again
-                through(lambda: self._run(number, scale, closure, weight, Tensor.clone, collects=collects))
+                through(lambda: self._run(number, scale, closure, weight, Tensor.clone, bits=bits, collects=collects))
         except BaseException:
             seen = before == [tensor._version for tensor in written]
             self.untouched = self.untouched and self._optimizer.untouched and seen
@@ -166,10 +174,11 @@ class LiveUpdate:
         weight: Weight | None,
         taken: Callable[[Tensor], Tensor] | None = None,
         *,
+        bits: int,
         collects: bool,
     ) -> None:
         gradients = {} if closure is not None else self._gradients(taken)
-        at = At(number, 1 if weight is None else weight)
+        at = At(number, 1 if weight is None else weight, bits)
         if weight is not None and self._each and not self._written(self._each, gradients, at):
             return
         if collects:

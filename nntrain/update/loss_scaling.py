@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nntrain.errors import ConfigError
 from nntrain.update.rule import At, Bound, Gradients
+from nntrain.update.skipping import unscale
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,7 @@ class BoundLossScale(Bound):
         """Take the scale out of the gradients. Return False where one is not finite, for which this waits."""
         scale, rule = self.memory["scale"], self._rule
         inverse = scale.double().reciprocal().float()
-        bad = torch.zeros((), device=scale.device)
-        for dtype in {gradient.dtype for gradient in gradients.values()}:
-            alike = [gradient for gradient in gradients.values() if gradient.dtype == dtype]
-            torch._amp_foreach_non_finite_check_and_unscale_(alike, bad, inverse)  # pyright: ignore[reportPrivateImportUsage] # GradScaler's
+        bad = unscale(gradients.values(), inverse)
         after, good = scale.clone(), self.memory["good"].clone()  # a state may be put back, with the ones before
         torch._amp_update_scale_(after, good, bad, rule.growth, rule.backoff, int(rule.interval))  # pyright: ignore[reportPrivateImportUsage] # GradScaler's
         self.memory.update(scale=after, good=good)

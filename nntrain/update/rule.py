@@ -15,11 +15,14 @@ Gradients = dict[str, Tensor]
 class At(NamedTuple):
     """When a rule writes: the optimizer's `step` (0, 1, ...), and how much the batch weighs that it comes from.
 
-    Of several objectives the last one's rule gets that weight, and the others, which write before it is known, get 1.
+    `bits` seed what a rule draws: a function of the state's key and the batch, and of nothing else. What the model
+    draws in the batch is seeded with them, too. Of several objectives the last one's rule gets that weight, and the
+    others, which write before it is known, get 1.
     """
 
     step: int
     weight: Weight = 1
+    bits: int = 0
 
 
 class BoundRule(Protocol):

@@ -42,6 +42,10 @@ class LiveSeveral(Together[Live]):
         self._last = parts[list(rules)[-1]]
         self.tells: bool = any(part.tells for part in parts.values())
         """Whether `take_told` returns anything."""
+        self.eval_weights: tuple[str, ...] = tuple(
+            f"{name}.{rule}" for name, part in parts.items() for rule in part.eval_weights
+        )
+        """The rules whose averages eval has in the place of the parameters."""
 
     @property
     def parts(self) -> Mapping[str, Live]:
@@ -68,9 +72,9 @@ class LiveSeveral(Together[Live]):
 
     # -- stepping -------------------------------------------------------------------------------------------------
 
-    def write(self, name: str, number: int, scale: float, weight: Weight | None) -> None:
+    def write(self, name: str, number: int, scale: float, weight: Weight | None, bits: int) -> None:
         """Let one objective's rule write its step `number`."""
-        self._parts[name].step(number, scale, None, None, weight)
+        self._parts[name].step(number, scale, None, None, weight, bits=bits)
 
     def step(
         self,
@@ -79,9 +83,11 @@ class LiveSeveral(Together[Live]):
         closure: Callable[[], Tensor] | None,  # noqa: ARG002 - none of them asks for one
         through: Callable[[Callable[[], None]], None] | None = None,
         weight: Weight | None = 1,
+        *,
+        bits: int = 0,
     ) -> None:
         """Let the last one's rule write its step `number`."""
-        self._last.step(number, scale, None, through, weight)
+        self._last.step(number, scale, None, through, weight, bits=bits)
 
     def take_told(self) -> dict[str, Tensor | float]:
         """Return what the rules tell of their last writes, by the objectives' names and their own."""

@@ -118,6 +118,8 @@ class LiveOptimizer:
     """How many batches' gradients wait to be written."""
     rules: tuple[str, ...] = ()
     """The names of the rules around it."""
+    eval_weights: tuple[str, ...] = ()
+    """The rules whose averages eval has in the place of the parameters."""
     tells: Final = False
     """Whether `take_told` returns anything."""
     scales_loss: Final = False
@@ -312,6 +314,8 @@ class LiveOptimizer:
         closure: Callable[[], Tensor] | None,
         through: Callable[[Callable[[], None]], None] | None = None,
         weight: Weight | None = 1,  # noqa: ARG002 - of the batch, which the rules of a chain ask for
+        *,
+        bits: int = 0,  # noqa: ARG002 - as the weight
     ) -> None:
         """Write the parameters, as step `number`, `through` what may do it faster.
 

@@ -55,7 +55,7 @@ class OptimizerRule:
 
     def live(self, params: Mapping[str, Tensor], compiled: Compiled | None) -> LiveOptimizer:
         """Return the optimizer over those of `params` that it trains. Raises `ConfigError` where a pattern is wrong."""
-        trained = _matching(params, self.params)
+        trained = matching(params, self.params)
         return LiveOptimizer(trained, self.optim_class, self.hyperparameters, self._grouped(trained), compiled)
 
     def lr_at(self, step: int) -> float:
@@ -70,7 +70,7 @@ class OptimizerRule:
         """Return the parameter groups: first what no pattern matches, then one for each pattern."""
         of: dict[str, str] = {}
         for pattern in self.groups:
-            for name in _matching(params, (pattern,), "groups"):
+            for name in matching(params, (pattern,), "groups"):
                 if name in of:
                     raise ConfigError(
                         f"The parameter {name} is matched by two patterns of groups: {of[name]!r} and {pattern!r}. "
@@ -100,7 +100,7 @@ def group_lrs_at(optimizers: Mapping[str, OptimizerRule], step: int) -> dict[str
     return found
 
 
-def _matching(params: Mapping[str, Tensor], patterns: Sequence[str], where: str = "params") -> dict[str, Tensor]:
+def matching(params: Mapping[str, Tensor], patterns: Sequence[str], where: str = "params") -> dict[str, Tensor]:
     """Return the parameters whose names match one of the patterns. Raises `ConfigError` for one that matches none."""
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in params):

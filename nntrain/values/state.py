@@ -92,11 +92,19 @@ class TrainState(Record, Flat, frozen=True):
         `ConfigError` for names, shapes and dtypes that are not this state's, and for values that are not finite.
         """
         snapshot = self.tensors.snapshot()
-        params = checked_params(snapshot.params, tensors)
-        return evolved(
-            self,
-            tensors=Tensors(self.tensors.spec, self.tensors.template, None, replace(snapshot, params=params)),
-        )
+        return self._holding(replace(snapshot, params=checked_params(snapshot.params, tensors)))
+
+    def with_averages(self, weights: str) -> TrainState:
+        """Return a state whose parameters are the average that an update rule keeps, like "ema" or "swa".
+
+        What the rule has no average of, and all else, is as it was: buffers too, of which `update_bn` takes
+        BatchNorm's statistics anew. Raises `ConfigError` where no rule of that name keeps one.
+        """
+        snapshot = self.tensors.snapshot()
+        return self._holding(replace(snapshot, params={**snapshot.params, **averages_of(snapshot, weights)}))
+
+    def _holding(self, snapshot: Snapshot) -> TrainState:
+        return evolved(self, tensors=Tensors(self.tensors.spec, self.tensors.template, None, snapshot))
 
     def get(self, slot: Slot[RecordT]) -> RecordT:
         """Return what is kept under `slot`, or its default; its lists, dicts and sets are the caller's own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -19,8 +19,18 @@ def averages_of(snapshot: Snapshot, rule: str) -> Mapping[str, Tensor]:
     if rule not in kept:
         there = meant(str(rule), kept) or " The learner has no rule that keeps any: chain(optimizer(...), ema(0.999))."
         raise ConfigError(f"weights is {rule!r}; expected the name of an update rule that keeps an average.{there}")
+    if snapshot.optim.rules[rule].get("averaged") == 0:
+        raise ConfigError(f"weights is {rule!r}, which has averaged nothing yet: its first step is still to come.")
     averages: Mapping[str, Tensor] = kept[rule]
     return averages
+
+
+def averages_in(snapshot: Snapshot, rules: Iterable[str]) -> dict[str, Tensor]:
+    """Return the weights that the update rules of such names keep, as far as there are any yet."""
+    found: dict[str, Tensor] = {}
+    for rule in rules:
+        found |= snapshot.optim.rules.get(rule, {}).get("weights", {})
+    return found
 
 
 def checked_params(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from nntrain.sinks.transition import RunInfo, Transition
 from nntrain.values.progress import Progress
 from nntrain.values.sums import Sums
 
-EVERY: Final = 0.1
+EVERY: Final = 0.25
 """The seconds between two drawings, at least."""
 
 
@@ -22,7 +22,7 @@ class ProgressBar:
     """Draw how far the phase is: its means of loss and metrics so far, batches a second, and the time left.
 
     tqdm draws it: in a notebook as a widget, else on a line of the terminal that is cleared when the phase ends, fails
-    or is cancelled. It is drawn ten times a second at most, and a shorter phase perhaps not at all. On CUDA nothing
+    or is cancelled. It is drawn four times a second at most, and a shorter phase perhaps not at all. On CUDA nothing
     waits for the numbers: those that have arrived are shown.
 
     Limits: with `accumulate` it moves with the steps; what a `Metric` makes of a whole phase, known at its end, is not

@@ -295,7 +295,7 @@ def test_it_is_told_of_no_batch_until_it_is_due(monkeypatch: pytest.MonkeyPatch)
     def batches() -> Iterator[Batch]:
         nonlocal now
         for batch in BATCHES:
-            now += 0.04
+            now += 0.1
             yield batch
 
     learner = learner_of(Again(batches), None, sinks=[Passing()])

@@ -58,6 +58,7 @@ WRITES_IN_EVAL: Final = (
 )
 _NOISE, _EVAL_NOISE, _EVENTS = 1, 2, 3
 _BITS: Final = (1 << 63) - 1
+_EPOCHS_WITHOUT_A_BATCH: Final = 100
 _PHASES: Final[dict[Phase, int]] = {"train": 0, "eval": 1}
 _PLACES: Final[dict[Place, int]] = {place: number for number, place in enumerate(TABLE)}
 
@@ -424,12 +425,7 @@ class Machine(Generic[Batch]):
         weighted = sums.weighted
         after = moved_to(state, at="after_epoch")
         if not sums.batches:
-            if place.phase == "train" and place.until is not None:
-                raise ConfigError(
-                    f"Every batch of epoch {place.epoch} was cancelled: the fit stands at step {place.step}, and its "
-                    f"goal is step {place.until}, which it would look for without end. Let some batches through, or "
-                    f"give a goal in epochs: fit(epochs=...)."
-                )
+            _check_goes_on(state)
             return Step(after)
         # One NaN for all: a log tells that a value is none, and not which.
         loss, *means = (mean if mean == mean else math.nan for mean in sums.means())  # noqa: PLR0124
@@ -463,6 +459,18 @@ class Machine(Generic[Batch]):
         if train and not self._accumulates:
             return (of_train + at.step) & _BITS
         return ((of_train if train else of_eval) + at.batch) & _BITS
+
+
+def _check_goes_on(state: TrainState) -> None:
+    """Raise `ConfigError` where a goal in steps is looked for without end: every batch is cancelled, epoch by epoch."""
+    place = state.progress
+    trained = next((one.epoch for one in reversed(state.history) if one.phase == "train"), -1)
+    if place.phase == "train" and place.until is not None and place.epoch - trained >= _EPOCHS_WITHOUT_A_BATCH:
+        raise ConfigError(
+            f"Every batch of the last {_EPOCHS_WITHOUT_A_BATCH} epochs was cancelled: the fit stands at step "
+            f"{place.step}, and its goal is step {place.until}, which it would look for without end. Let some batches "
+            f"through, or give a goal in epochs: fit(epochs=...)."
+        )
 
 
 def eval_noise(key: Key, epoch: int, batch: int) -> int:

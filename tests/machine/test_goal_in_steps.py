@@ -214,7 +214,7 @@ def test_a_goal_that_no_batch_leads_to_is_told() -> None:
 
     learner = learner_of(subs=[CancelsAll()])
     with pytest.raises(
-        ConfigError, match=r"Every batch of epoch 1 was cancelled: .* at step 3, and its goal is step 9"
+        ConfigError, match=r"Every batch of the last 100 epochs was cancelled: .* at step 3, and its goal is step 9"
     ):
         learner.fit(steps=9, print_stats=False)
     assert learner.fit(epochs=3, print_stats=False).state.progress.step == 3

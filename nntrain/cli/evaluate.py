@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -17,16 +17,21 @@ if TYPE_CHECKING:
     from nntrain.machine.learner import Learner
     from nntrain.values.state import TrainState
 
-target_argument = click.argument("target")
-checkpoint_option = click.option(
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+"""Adds an option, or an argument, to what becomes a command."""
+
+target_argument: Final[Decorator] = click.argument("target")
+checkpoint_option: Final[Decorator] = click.option(
     "--checkpoint",
     required=True,
     type=click.Path(path_type=Path),
     metavar="FILE|DIR",
     help="The weights: a checkpoint, or the newest whole one in a folder.",
 )
-set_option = click.option("--set", multiple=True, metavar="NAME=VALUE", help="Set a parameter of TARGET's function.")
-device_option = click.option(
+set_option: Final[Decorator] = click.option(
+    "--set", multiple=True, metavar="NAME=VALUE", help="Set a parameter of TARGET's function."
+)
+device_option: Final[Decorator] = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="In place of the learner's own."
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
@@ -59,7 +60,7 @@ class Eager(Generic[Batch]):
             if watched:
                 self._inputs.taken_back()
         weight = flight.weight = weight_of(found, batch, plain.task, checked=self.supervised)
-        output = without_graph(found, self._own, weight)
+        output = replace(found, weight=weight) if self._several else without_graph(found, self._own, weight)
         memory = plain.remember(weighted, output) if plain.remembers else None
         measured = plain.measure(output, batch, found.weight)
         loss = self._no_loss if output.loss is None else output.loss
@@ -93,7 +94,7 @@ class Eager(Generic[Batch]):
         return output
 
     def _outputs(self, batch: Batch, *, train: bool) -> StepOutput[Any]:
-        """Evaluate all objectives in order; all but the last write at once, if they do."""
+        """Evaluate all objectives in order, and detach what they made; all but the last write at once, if they do."""
         outputs: dict[str, StepOutput[Any]] = {}
         for name, plain in self._passes.items():
             plain.begin(train=train)

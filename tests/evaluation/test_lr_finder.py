@@ -82,7 +82,7 @@ def by_hand(
         total = 0.0
         for x, y in taken:
             loss = cross_entropy(model(x), y)
-            (loss * (len(y) / samples) if window > 1 else loss).backward()  # type: ignore[no-untyped-call]
+            (loss * (len(y) / samples) if window > 1 else loss).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
             total += loss.item() * len(y) / samples if window > 1 else loss.item()
         sgd.step()
         value = smoothing * value + (1 - smoothing) * total
@@ -154,7 +154,7 @@ def in_groups(params: Sequence[Tensor], lr: float) -> torch.optim.Optimizer:
 )
 def test_groups_keep_their_rates_in_proportion(rule: Any) -> None:
     model = classifier()
-    groups: Any = [{"params": model[:3].parameters()}, {"params": model[3].parameters()}]  # type: ignore[index]
+    groups: Any = [{"params": model[:3].parameters()}, {"params": model[3].parameters()}]  # type: ignore[index] # it is a Sequential
     expected = by_hand(torch.optim.SGD(groups, lr=0.1), model, (1.0, 0.25))
     learner = learner_of(rule)
     found = lr_find(learner, learner.init(), **FIND)
@@ -496,14 +496,14 @@ def without_rate(params: Any) -> torch.optim.Optimizer:
 
 MISTAKES: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "two objectives": (lambda _, __: lr_find(two(), two().init()), "has the objectives body, head, each with an opt"),
-    "no learner": (lambda _, state: lr_find(classifier(), state), "Got Sequential where a Learner is expected"),  # type: ignore[arg-type]
+    "no learner": (lambda _, state: lr_find(classifier(), state), "Got Sequential where a Learner is expected"),  # type: ignore[arg-type] # a mistake
     "no state": (lambda learner, _: lr_find(learner, learner), "Got Learner; a step takes a TrainState"),
     "an outcome": (lambda learner, _: lr_find(learner, learner.fit(1, print_stats=False)), "a step takes its state"),
     "no rise": (lambda *of: lr_find(*of, start=0.1, end=0.1), "start is 0.1 and end 0.1; expected rates above 0"),
     "from 0": (lambda *of: lr_find(*of, start=0), "start is 0 and end"),
     "to nothing": (lambda *of: lr_find(*of, end=math.nan), "end nan"),
     "one step": (lambda *of: lr_find(*of, steps=1), "steps is 1; expected a whole number of 2 or more"),
-    "a share of steps": (lambda *of: lr_find(*of, steps=0.5), "steps is 0.5"),  # type: ignore[arg-type]
+    "a share of steps": (lambda *of: lr_find(*of, steps=0.5), "steps is 0.5"),  # type: ignore[arg-type] # a mistake
     "all smoothed away": (lambda *of: lr_find(*of, smoothing=1.0), "smoothing is 1.0; expected a number from 0"),
     "diverged at once": (lambda *of: lr_find(*of, diverged=1.0), "diverged is 1.0; expected a number above 1"),
     "no rate to be in proportion to": (

@@ -323,30 +323,30 @@ MISTAKES: dict[str, tuple[Callable[..., Any], str]] = {
     "a negative rate": (lambda: cosine(-0.1, steps=9), r"cosine: lr is -0.1; expected a finite number of 0 or more\."),
     "no number": (lambda: exponential(math.nan, gamma=0.9), "lr is nan"),
     "an infinite rate": (lambda: constant(math.inf), "lr is inf"),
-    "a rate as text": (lambda: constant("0.1"), "lr is '0.1'"),  # type: ignore[arg-type]
+    "a rate as text": (lambda: constant("0.1"), "lr is '0.1'"),  # type: ignore[arg-type] # a mistake
     "True": (lambda: constant(True), "lr is True"),
     "a negative end": (lambda: cosine(0.1, steps=9, end=-1.0), "end is -1.0; .*which lr is multiplied with"),
     "no steps": (lambda: polynomial(0.1, steps=0, power=1.0), "steps is 0; expected a whole number of steps, 1 or"),
-    "half a step": (lambda: one_cycle(0.1, steps=1.5), "steps is 1.5"),  # type: ignore[arg-type]
+    "half a step": (lambda: one_cycle(0.1, steps=1.5), "steps is 1.5"),  # type: ignore[arg-type] # a mistake
     "a warm-up that is all": (lambda: cosine(0.1, steps=9, warmup_steps=9), "warmup_steps is 9 of 9 steps in all"),
     "more than all": (lambda: warmup_stable_decay(0.1, steps=5, warmup_steps=3, decay_steps=3), "no more together"),
     "a share above 1": (lambda: one_cycle(0.1, steps=9, pct_start=30), "pct_start is 30; expected a share"),
     "a long rise": (lambda: one_cycle(0.1, steps=9, pct_start=0.6, three_phase=True), "expected 0.5 at most"),
-    "no strategy": (lambda: one_cycle(0.1, steps=9, anneal_strategy="cosine"), "'cos' or 'linear'"),  # type: ignore[arg-type]
+    "no strategy": (lambda: one_cycle(0.1, steps=9, anneal_strategy="cosine"), "'cos' or 'linear'"),  # type: ignore[arg-type] # a mistake
     "division by zero": (lambda: one_cycle(0.1, steps=9, div_factor=0), "div_factor is 0; expected .* above 0"),
     "one part": (lambda: sequence([constant(0.1)], at=[]), "a list of two or more"),
-    "a number in a list": (lambda: sequence([constant(0.1), 0.1], at=[3]), "each a function of the step"),  # type: ignore[list-item]
+    "a number in a list": (lambda: sequence([constant(0.1), 0.1], at=[3]), "each a function of the step"),  # type: ignore[list-item] # a mistake
     "a part that is no number": (lambda: sequence([constant(0.1), lambda _: math.nan], at=[3]), "returns a finite num"),
     "a negative part": (lambda: tuple_of(lambda step: -0.1, 0.9), "returns a finite number of 0 or more"),
     "steps that go back": (lambda: sequence([constant(0.1)] * 3, at=[5, 5]), r"at is \[5, 5\] for 3 schedules"),
     "too few steps": (lambda: sequence([constant(0.1)] * 3, at=[5]), r"at is \[5\] for 3 schedules"),
-    "a class": (lambda: warmup(theirs.StepLR, steps=3), "expected a function of the step"),  # type: ignore[arg-type]
+    "a class": (lambda: warmup(theirs.StepLR, steps=3), "expected a function of the step"),  # type: ignore[arg-type] # a mistake
     "a warm-up of a warm-up": (lambda: warmup(cosine(0.1, steps=9, warmup_steps=2), steps=3), "begins at 0"),
     "nothing in a tuple": (lambda: tuple_of(), "parts is"),
-    "no scheduler": (lambda: from_torch(lambda sgd: None, lr=0.1), "which made NoneType; expected a function"),  # type: ignore[arg-type,return-value]
+    "no scheduler": (lambda: from_torch(lambda sgd: None, lr=0.1), "which made NoneType; expected a function"),  # type: ignore[arg-type,return-value] # a mistake
     "a loss to be told": (lambda: from_torch(theirs.ReduceLROnPlateau, lr=0.1), "Use nntrain.ReduceOnPlateau"),
     "a made scheduler": (
-        lambda: from_torch(theirs.StepLR(torch.optim.SGD([torch.zeros(())]), 3), lr=0.1),  # type: ignore[arg-type]
+        lambda: from_torch(theirs.StepLR(torch.optim.SGD([torch.zeros(())]), 3), lr=0.1),  # type: ignore[arg-type] # a mistake
         "expected a function of an optimizer",
     ),
     "another optimizer's": (
@@ -373,7 +373,7 @@ def test_a_schedule_says_that_it_needs_the_steps(make: Callable[..., Any], left:
 
 def test_another_argument_left_out_is_python_s_own_error() -> None:
     with pytest.raises(TypeError, match=r"^exponential: missing a required argument: 'gamma'"):
-        exponential(0.1)  # type: ignore[call-arg]
+        exponential(0.1)  # type: ignore[call-arg] # a mistake
 
 
 def test_a_rate_that_grows_beyond_all_numbers_is_told_with_its_step() -> None:
@@ -402,7 +402,7 @@ def classifier() -> nn.Module:
 def test_every_hyperparameter_of_every_group_may_have_one() -> None:
     """One cycle of rate and betas, and of another rate for the head, is the loop with torch's own scheduler."""
     model, steps = classifier(), 3 * len(TRAIN)
-    adam = torch.optim.AdamW([{"params": model[:2].parameters()}, {"params": model[2:].parameters()}])  # type: ignore[index]
+    adam = torch.optim.AdamW([{"params": model[:2].parameters()}, {"params": model[2:].parameters()}])  # type: ignore[index] # it is a Sequential
     cycle = theirs.OneCycleLR(adam, [0.02, 0.2], total_steps=steps + 1)
     decay = cosine(0.1, steps=steps, end=0.1)
     for at in range(steps):

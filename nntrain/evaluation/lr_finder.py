@@ -17,6 +17,7 @@ from nntrain.subscribers.protocol import AnswerBatch, Subscriber
 from nntrain.update.chaining import optimizer_of, with_optimizers
 from nntrain.update.schedules import Hyper, is_schedule
 from nntrain.update.torch_rule import OptimizerRule, optimizer
+from nntrain.values.numbers import is_number
 from nntrain.values.output import BatchOutput
 from nntrain.values.progress import Progress
 from nntrain.values.record import FrozenMapping, Record, evolved
@@ -203,15 +204,11 @@ def _trial(learner: Learner[Batch, Any], rates: _Rates, finder: _Finder, step: i
 
 def _check(start: float, end: float, steps: int, smoothing: float, diverged: float | None) -> None:
     """Raise `ConfigError` for arguments that cannot be meant."""
-    if not (_is_number(start) and _is_number(end) and 0 < start < end):
+    if not (is_number(start) and is_number(end) and 0 < start < end):
         raise ConfigError(f"lr_find: start is {start!r} and end {end!r}; expected rates above 0, the second higher.")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
         raise ConfigError(f"lr_find: steps is {steps!r}; expected a whole number of 2 or more.")
-    if not (_is_number(smoothing) and 0 <= smoothing < 1):
+    if not (is_number(smoothing) and 0 <= smoothing < 1):
         raise ConfigError(f"lr_find: smoothing is {smoothing!r}; expected a number from 0, and below 1.")
-    if diverged is not None and not (_is_number(diverged) and diverged > 1):
+    if diverged is not None and not (is_number(diverged) and diverged > 1):
         raise ConfigError(f"lr_find: diverged is {diverged!r}; expected a number above 1, like 4.0, or None for never.")
-
-
-def _is_number(given: object) -> bool:
-    return isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)

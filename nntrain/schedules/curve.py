@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from types import GenericAlias
-from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeGuard, TypeVar, get_type_hints
+from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, get_type_hints
 
 from nntrain.errors import ConfigError
 from nntrain.values.calls import call_problem, class_of_calls, function_name
+from nntrain.values.numbers import is_number
 from nntrain.values.record import FrozenMapping
 
 Arguments = ParamSpec("Arguments")
@@ -119,16 +119,12 @@ def bound(
     return given
 
 
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _is_schedule(value: object) -> bool:
     return callable(value) and class_of_calls(value) is None and call_problem(value, 0) is None and _is_rate(value(0))
 
 
 def _is_rate(value: object) -> bool:
-    return _is_number(value) and value >= 0
+    return is_number(value) and value >= 0
 
 
 def _at_least(least: int, value: object) -> bool:
@@ -137,7 +133,7 @@ def _at_least(least: int, value: object) -> bool:
 
 _RATE: Final = (_is_rate, "a finite number of 0 or more")
 _FACTOR: Final = (_is_rate, "a finite number of 0 or more, which lr is multiplied with")
-_DIVISOR: Final = (lambda value: _is_number(value) and value > 0, "a finite number above 0")
+_DIVISOR: Final = (lambda value: is_number(value) and value > 0, "a finite number above 0")
 _STEPS: Final = (lambda value: _at_least(1, value), "a whole number of steps, 1 or more")
 _STEPS_OR_NONE: Final = (lambda value: _at_least(0, value), "a whole number of steps, 0 or more")
 _ONE: Final = "a function of the step that returns a finite number of 0 or more"
@@ -149,7 +145,7 @@ _MEANT: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     **dict.fromkeys(("steps", "every"), _STEPS),
     **dict.fromkeys(("warmup_steps", "decay_steps"), _STEPS_OR_NONE),
     "times": (lambda value: _at_least(1, value), "a whole number, 1 or more"),
-    "pct_start": (lambda value: _is_number(value) and 0 <= value <= 1, "a share from 0 to 1"),
+    "pct_start": (lambda value: is_number(value) and 0 <= value <= 1, "a share from 0 to 1"),
     "anneal_strategy": (lambda value: value in {"cos", "linear"}, "'cos' or 'linear'"),
     "decay": (lambda value: value in {"linear", "cosine"}, "'linear' or 'cosine'"),
     "three_phase": (lambda value: isinstance(value, bool), "True or False"),
@@ -163,7 +159,7 @@ _MEANT: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
         "a list of steps, each a whole number of 1 or more",
     ),
     "parts": (
-        lambda value: bool(value) and all(_is_schedule(one) or _is_number(one) for one in value),
+        lambda value: bool(value) and all(_is_schedule(one) or is_number(one) for one in value),
         f"numbers and schedules, each {_ONE}",
     ),
     "of": (lambda value: isinstance(value, str), "the name of a hyperparameter, like 'momentum'"),

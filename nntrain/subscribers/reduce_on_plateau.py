@@ -7,6 +7,7 @@ from typing import Literal
 
 from nntrain.errors import ConfigError
 from nntrain.subscribers.monitoring import Monitoring, check_epochs
+from nntrain.values.numbers import is_number
 from nntrain.values.progress import Phase
 from nntrain.values.record import Record, evolved
 from nntrain.values.slots import Slot
@@ -51,13 +52,13 @@ class ReduceOnPlateau(Monitoring):
         order: int = 0,
     ) -> None:
         super().__init__(monitor, mode, patience, phase, order)
-        if not (_is_number(factor) and 0 < factor < 1):
+        if not (is_number(factor) and 0 < factor < 1):
             raise ConfigError(f"factor is {factor!r}; expected a number above 0 and below 1, like 0.5.")
         if threshold_mode not in {"rel", "abs"}:
             raise ConfigError(f"threshold_mode is {threshold_mode!r}; expected 'rel' (a share) or 'abs'.")
         check_epochs("cooldown", cooldown, least=0)
         for name, given in (("threshold", threshold), ("min_scale", min_scale), ("eps", eps)):
-            if not (_is_number(given) and given >= 0):
+            if not (is_number(given) and given >= 0):
                 raise ConfigError(f"{name} is {given!r}; expected a finite number, 0 or more.")
         self.factor = factor
         self.threshold = threshold
@@ -93,7 +94,3 @@ class ReduceOnPlateau(Monitoring):
         else:
             least = best - self.threshold if self.mode == "min" else best + self.threshold
         return value < least if self.mode == "min" else value > least
-
-
-def _is_number(given: object) -> bool:
-    return isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)

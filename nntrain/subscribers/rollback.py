@@ -12,6 +12,7 @@ from torch import Tensor
 from nntrain.errors import ConfigError
 from nntrain.subscribers.protocol import AnswerBatch, Subscriber
 from nntrain.values.log_event import RolledBack
+from nntrain.values.numbers import is_number
 from nntrain.values.output import BatchOutput
 from nntrain.values.record import FrozenMapping, Record, evolved
 from nntrain.values.slots import Slot
@@ -67,11 +68,11 @@ class Rollback(Subscriber[object]):
         for name, given in (("every", every), ("at_most", at_most)):
             if isinstance(given, bool) or not isinstance(given, int) or given < 1:
                 raise ConfigError(f"{name} is {given!r}; expected a whole number from 1 up.")
-        if not (_is_number(lr_factor) and 0 < lr_factor <= 1):
+        if not (is_number(lr_factor) and 0 < lr_factor <= 1):
             raise ConfigError(f"lr_factor is {lr_factor!r}; expected a number above 0, and 1 at most.")
         if lr_factor == 1 and not new_key:
             raise ConfigError("With lr_factor=1 and new_key=False the same would happen again. Change one of them.")
-        if spike is not None and not (_is_number(spike) and spike > 1):
+        if spike is not None and not (is_number(spike) and spike > 1):
             raise ConfigError(f"spike is {spike!r}; expected a finite number above 1, like 3.0, or None.")
         self.every = every
         self.at_most = at_most
@@ -153,10 +154,6 @@ class Rollback(Subscriber[object]):
         )
         kept = self._remember(otherwise, evolved(memory, times=times, judged=False))
         return CancelBatch(reason=f"{said}: back to step {place.step}", state=kept.log(event))
-
-
-def _is_number(given: object) -> bool:
-    return isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)
 
 
 def _mean_since(good: TrainState, state: TrainState) -> float | None:

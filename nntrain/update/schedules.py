@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 
 from nntrain.errors import ConfigError
 from nntrain.values.calls import call_problem, class_of_calls, function_name
+from nntrain.values.numbers import is_number
 
 Schedule = Callable[[int], float]
 Hyper = object
@@ -17,7 +18,7 @@ _NUMBERS = "a finite number, or a tuple of them"
 
 def is_lr(lr: object) -> TypeGuard[float]:
     """Return whether `lr` can be a learning rate: a finite number of 0 or more."""
-    return isinstance(lr, (int, float)) and not isinstance(lr, bool) and math.isfinite(lr) and lr >= 0
+    return is_number(lr) and lr >= 0
 
 
 def check_lr(lr: object) -> None:
@@ -73,7 +74,7 @@ def check_scheduled(name: str, value: object, step: int) -> None:
 def _is_numbers(value: object) -> bool:
     if isinstance(value, (tuple, list)):
         return bool(value) and all(map(_is_numbers, value))
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return is_number(value)
 
 
 def check_hyperparameter(name: str, value: object) -> None:

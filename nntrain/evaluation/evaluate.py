@@ -132,7 +132,9 @@ def predict(
         seen = state.with_averages(weights)
     else:
         seen = evolved(state, tensors=machine.averaged(state.tensors)) if machine.eval_weights else state
-    return _predictions(machine, seen, stream, predicting(machine.task, unpack))
+    workspace = machine.workspace
+    made_by = autocasting(predicting(machine.task, unpack), workspace.precision, workspace.device)
+    return _predictions(machine, seen, stream, made_by)
 
 
 def _predictions(machine: Machine[Any], state: TrainState, stream: Stream[object], made_by: Predict) -> Iterator[Any]:
@@ -151,10 +153,8 @@ def _predictions(machine: Machine[Any], state: TrainState, stream: Stream[object
 def _predicted(  # noqa: PLR0917 - all that one batch needs
     workspace: Workspace, tensors: Tensors, batch: object, inputs: Inputs, made_by: Predict, noise: int
 ) -> Any:
-    run = autocasting(made_by, workspace.precision, workspace.device)
-
     def forward() -> StepOutput[Any]:
-        return StepOutput(None, detached(run(workspace.module, given), _copied))
+        return StepOutput(None, detached(made_by(workspace.module, given), _copied))
 
     with workspace.held(tensors):
         workspace.begin(tensors, step=None)

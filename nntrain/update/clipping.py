@@ -57,8 +57,8 @@ class BoundClipNorm(Bound):
 def _total_norm(found: list[Tensor]) -> Tensor:
     """Return the 2-norm of all, as torch's own function does, less its grouping where there is one device and type."""
     first = found[0]
-    alike = all(type(one) is Tensor and one.dtype == first.dtype and one.device == first.device for one in found)
-    if not alike or first.layout != torch.strided:
+    kinds = {(type(one), one.layout, one.dtype, one.device) for one in found}
+    if kinds != {(Tensor, torch.strided, first.dtype, first.device)}:
         return torch.nn.utils.get_total_norm(found)
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(found)))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
     return norm

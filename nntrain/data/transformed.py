@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from itertools import count
-from typing import Any, Final, Generic, Never, TypeVar, cast, overload
+from typing import Any, Final, Generic, Never, Protocol, TypeVar, cast, overload
 
 import torch
 from torch import nn
@@ -47,14 +47,16 @@ class Transformed(Generic[Batch]):
 
     def _changed(self, batches: Iterator[object], bits_of: Callable[[int], int], start: int) -> Iterator[Batch]:
         for index, batch in zip(count(start), batches):
-            given = batch if self.device is None else to_device(batch, self.device)
-            bits = bits_of(index)
-            beside = kept_outside_torch() if self._draws_beside_torch else nullcontext()
-            with seeded(bits, self.device), beside:
-                if self._draws_beside_torch:
-                    seed_for_transforms(bits)
-                changed = self._apply(given, index)
-            yield changed
+            yield self.change(batch, index, bits_of(index))
+
+    def change(self, batch: object, index: int, bits: int) -> Batch:
+        """Return batch `index` of the loader, moved to the device and changed under a seed of `bits`."""
+        given = batch if self.device is None else to_device(batch, self.device)
+        beside = kept_outside_torch() if self._draws_beside_torch else nullcontext()
+        with seeded(bits, self.device), beside:
+            if self._draws_beside_torch:
+                seed_for_transforms(bits)
+            return self._apply(given, index)
 
     def _apply(self, batch: object, index: int) -> Batch:
         versions = [(tensor, tensor._version) for tensor in tensors_of(batch) if not tensor.is_inference()]
@@ -164,15 +166,26 @@ def _check_transform(given: object, loader: object) -> None:
 
 def _check_mixing(given: object, there: object) -> None:
     """Raise `ConfigError` where a transform, or a part of one, mixes with no share, or for too few classes."""
-    if hasattr(given, "num_classes") and hasattr(given, "alpha"):  # torchvision's MixUp and CutMix
-        name, classes, alpha = type(given).__name__, given.num_classes, given.alpha
+    for mixing in mixing_parts(given):
+        name, classes, alpha = type(mixing).__name__, mixing.num_classes, mixing.alpha
         # Where anything was compiled, torch does not look at it, and the shares are NaN.
         if not is_number(alpha) or alpha <= 0:
             raise ConfigError(f"transformed: {name} has alpha={alpha!r}; expected a number above 0.")
         if isinstance(there, int) and isinstance(classes, int) and classes < there:
             raise ConfigError(f"transformed: {name} is for num_classes={classes}, and the loader has {there} classes.")
-    for part in getattr(given, "transforms", ()):  # of torchvision's Compose and RandomChoice
-        _check_mixing(part, there)
+
+
+class _Mixing(Protocol):
+    alpha: object
+    num_classes: object
+
+
+def mixing_parts(transform: object) -> Iterator[_Mixing]:
+    """Yield what mixes the samples of a batch, as torchvision's MixUp and CutMix do: a transform, or parts of it."""
+    if hasattr(transform, "num_classes") and hasattr(transform, "alpha"):
+        yield cast(_Mixing, transform)
+    for part in getattr(transform, "transforms", ()):  # of torchvision's Compose and RandomChoice
+        yield from mixing_parts(part)
 
 
 def _in_words(transform: object) -> str:

@@ -175,7 +175,9 @@ LEARNERS: Final[dict[str, Callable[[Any], Learner[Any]]]] = {
 }
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=pytest.mark.sweep) if one == "compiled" else one for one in LEARNERS]
+)
 def test_every_place_can_be_gone_on_from(tapes: None, name: str) -> None:
     def learner() -> Learner[Any]:
         inner = shuffled() if name == "compiled" else segments(shuffled(), batches=4)

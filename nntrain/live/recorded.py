@@ -186,6 +186,7 @@ class Recorded(Generic[Batch]):
     def __init__(self, plain: Pass[Batch], eager: Eager[Batch], recorder: Recorder, tell: Tell) -> None:
         self.names: tuple[str, ...] = plain.names
         self.supervised: bool = plain.supervised
+        self.carrying: tuple[str, ...] = ()
         self._pass = plain
         self._eager = eager
         self._workspace = plain.workspace
@@ -311,6 +312,9 @@ def recorded(passes: Mapping[str, Pass[Batch]], eager: Eager[Batch], tell: Tell)
         return eager
     if "" not in passes:
         tell(Note("capture.optimizer", "several objectives write one after the other; nothing is recorded"))
+        return eager
+    if plain.carries:
+        tell(Note("capture.pass", "batches go on where the one before them ended; nothing is recorded"))
         return eager
     if plain.remembers:
         named = ", ".join(plain.remembers.whole)

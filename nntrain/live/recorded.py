@@ -320,7 +320,8 @@ def recorded(passes: Mapping[str, Pass[Batch]], eager: Eager[Batch], tell: Tell)
         named = ", ".join(plain.remembers.whole)
         tell(Note("capture.metric", f"what {named} remembers is updated after each recorded pass, and not recorded"))
     if workspace.needs_closure:
-        tell(Note("capture.optimizer", f"{workspace.optimizer.kind} evaluates the model itself; nothing is recorded"))
+        who = "an update rule" if workspace.optimizer.evaluates_apart else workspace.optimizer.kind
+        tell(Note("capture.optimizer", f"{who} evaluates the model itself; nothing is recorded"))
         return eager
     if workspace.optimizer.scales_loss:
         tell(Note("capture.optimizer", "an update rule changes the loss in Python; nothing is recorded"))

@@ -13,6 +13,7 @@ from nntrain.update.layers import layerwise
 from nntrain.update.loss_scaling import loss_scale
 from nntrain.update.noise import gradient_noise
 from nntrain.update.rule import At, BoundRule, Gradients, UpdateRule
+from nntrain.update.sharpness import sam
 from nntrain.update.skipping import skip_nonfinite
 from nntrain.update.torch_rule import optimizer
 
@@ -31,6 +32,7 @@ __all__ = [
     "layerwise",
     "loss_scale",
     "optimizer",
+    "sam",
     "skip_nonfinite",
     "swa",
 ]

@@ -25,6 +25,7 @@ from nntrain.live.workspace import Workspace, as_device
 from nntrain.metrics.measured import measure
 from nntrain.metrics.phase import PhaseMetrics
 from nntrain.task.batches import to_be_changed
+from nntrain.task.carrying import Carried
 from nntrain.task.supervised import Supervised
 from nntrain.task.task import Called, Task, check_output, odd_output, source_of
 from nntrain.values.log_event import Note
@@ -100,6 +101,11 @@ class Runner(Protocol[BatchIn_contra]):
         """Whether the task is the original's: without parts, and with a weight that it has checked."""
         ...
 
+    @property
+    def carrying(self) -> tuple[str, ...]:
+        """The objectives whose tasks hand something from batch to batch; "task" where there is one without a name."""
+        ...
+
     def run(self, batch: BatchIn_contra, weighted: WeightedSums, flight: Flight, *, bits: int, seen: bool) -> Passed:
         """Pass a batch through, under a seed of `bits`.
 
@@ -124,6 +130,7 @@ class Pass(Generic[Batch]):
         name: str = "",
     ) -> None:
         self.workspace = workspace
+        self.name: str = name or "task"
         rule = workspace.rule_of(name)
         self._trained = rule.trained
         self.scaled: Callable[[Tensor], Tensor] | None = rule.loss if rule.scales_loss else None
@@ -135,6 +142,8 @@ class Pass(Generic[Batch]):
         self.remembers: PhaseMetrics | None = metrics if metrics.whole else None
         """The metrics, where one of them has a memory."""
         self.supervised: bool = isinstance(task, Supervised)
+        self.carries: Carried[Batch, Any, Any] | None = task if isinstance(task, Carried) else None
+        """The task, where it hands something from batch to batch."""
         self._warn = warn
         self._warned = False
         self._model: nn.Module = workspace.module
@@ -164,7 +173,10 @@ class Pass(Generic[Batch]):
         workspace, trained = self.workspace, [*self._trained.values()]
         cast_in = partial(autocasting, precision=workspace.precision, device=workspace.device)
         self._fuses = not (
-            self.scaled is not None or reuses_memory(options, workspace.device) or workspace.has_backward_hooks()
+            self.scaled is not None
+            or self.carries is not None
+            or reuses_memory(options, workspace.device)
+            or workspace.has_backward_hooks()
         )
 
         def plain(forward: Forward) -> Forward:
@@ -176,7 +188,7 @@ class Pass(Generic[Batch]):
         task = self.task
         return {
             train: task.compiled(self._model, compiles)
-            if isinstance(task, Supervised)
+            if isinstance(task, (Supervised, Carried))
             else compiles(_inlined(cast(Called[Batch], task)))
             for train, compiles in ((False, plain), (True, fused if self._fuses else plain))
         }
@@ -186,45 +198,48 @@ class Pass(Generic[Batch]):
         """Whether the next pass is to be looked at by a rehearsal: what is compiled cannot be looked into."""
         return self._looks and bool(self._compiled)
 
-    def rehearse(self, batch: Batch, *, train: bool) -> None:
+    def rehearse(self, batch: Batch, *, train: bool, kept: Memory = None) -> None:
         """Run the task uncompiled, refuse what a first pass is refused for, and leave no trace."""
 
         def look() -> None:
             with torch.set_grad_enabled(train):
-                self._evaluate(self._run, batch, train=train)
+                self._evaluate(self._run, batch, kept, train=train)
 
         with restoring_rng(self.workspace.generators):
             self.workspace.rehearse(look, train=train)
 
-    def evaluate(self, batch: Batch, *, train: bool) -> StepOutput[Any]:
+    def evaluate(self, batch: Batch, *, train: bool, kept: Memory = None) -> StepOutput[Any]:
         """Return what the task makes of a batch; of a first pass, refuse what uses weights outside the state.
 
-        Where the pass is compiled with its gradients, the parameters have them then, and the loss has no graph.
+        `kept` is what the batch before handed on to it. Where the pass is compiled with its gradients, the parameters
+        have them then, and the loss has no graph.
         """
-        return self._evaluate(self._compiled.get(train, self._run), batch, train=train)
+        return self._evaluate(self._compiled.get(train, self._run), batch, kept, train=train)
 
-    def _evaluate(self, run: Called[Batch], batch: Batch, *, train: bool) -> StepOutput[Any]:
+    def _evaluate(self, run: Called[Batch], batch: Batch, kept: Memory, *, train: bool) -> StepOutput[Any]:
         batch = to_be_changed(batch)
+        given: tuple[Any, ...] = (self._model, batch) if kept is None else (self._model, batch, kept)
         looks = self._looks and run is self._run
         try:
             if looks:
                 with self._outside.watched():
-                    found = run(self._model, batch)
+                    found = run(*given)
             else:
-                found = run(self._model, batch)
+                found = run(*given)
         except Exception as error:
             if not self.supervised:  # the original's says more
                 said = f"{source_of(self.task)}, called with (model, batch); the batch is {described(batch):.200}"
+                said += f"; the batch before handed on {described(kept):.200}" if kept is not None else ""
                 add_note(error, f"nntrain: raised by {said}")
             raise
         graph = train and not (self._fuses and any(param.grad is not None for param in self._trained.values()))
         output = check_output(found, self.task, train=graph)
         if looks and train and output.loss is not None:
             self._outside.check_graph(output.loss)
-            given = [name for name, param in self.workspace.params.items() if param.grad is not None]
-            if given:
+            left = [name for name, param in self.workspace.params.items() if param.grad is not None]
+            if left:
                 raise LossError(
-                    f"{source_of(self.task)} left gradients of {', '.join(given):.200}, to which those of the loss "
+                    f"{source_of(self.task)} left gradients of {', '.join(left):.200}, to which those of the loss "
                     f"would be added. Return the loss, and let the learner call backward; for gradients of your own "
                     f"take torch.autograd.grad, which leaves none."
                 )

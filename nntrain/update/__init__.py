@@ -6,13 +6,14 @@ written anything.
 
 from nntrain.update.accumulating import accumulate
 from nntrain.update.averaging import ema, swa
-from nntrain.update.chaining import chain
+from nntrain.update.chaining import chain, schedule_free
 from nntrain.update.clipping import clip_norm, clip_value
 from nntrain.update.freezing import freeze
 from nntrain.update.layers import layerwise
 from nntrain.update.loss_scaling import loss_scale
 from nntrain.update.noise import gradient_noise
 from nntrain.update.rule import At, BoundRule, Gradients, UpdateRule
+from nntrain.update.sharpness import sam
 from nntrain.update.skipping import skip_nonfinite
 from nntrain.update.torch_rule import optimizer
 
@@ -31,6 +32,8 @@ __all__ = [
     "layerwise",
     "loss_scale",
     "optimizer",
+    "sam",
+    "schedule_free",
     "skip_nonfinite",
     "swa",
 ]

@@ -18,12 +18,14 @@ from nntrain.update.live_update import Live, LiveUpdate
 from nntrain.update.loss_scaling import LossScale, loss_scale
 from nntrain.update.noise import GradientNoise
 from nntrain.update.rule import UpdateRule
+from nntrain.update.schedule_free import ScheduleFree
+from nntrain.update.sharpness import Sam
 from nntrain.update.skipping import SkipNonfinite
 from nntrain.update.torch_optimizer import Compiled
 from nntrain.update.torch_rule import OptimizerRule
 from nntrain.values.calls import class_of_calls, function_name
 
-_OF_GRADIENTS: Final = (Accumulate, ClipNorm, ClipValue, Freeze, GradientNoise, SkipNonfinite)
+_OF_GRADIENTS: Final = (Accumulate, ClipNorm, ClipValue, Freeze, GradientNoise, Sam, SkipNonfinite)
 """Rules that have no use after the optimizer."""
 
 
@@ -60,6 +62,7 @@ class Chain:
         noise = [rule for rule in rules if isinstance(rule, GradientNoise)]
         if len(noise) > 1:
             raise ConfigError(f"A chain has one gradient_noise at most; got {', '.join(map(repr, noise))}.")
+        self._check_twice_evaluated()
         for index, rule in enumerate(rules):
             if index and isinstance(rule, LossScale):
                 raise ConfigError(
@@ -67,8 +70,29 @@ class Chain:
                 )
             if index > first and isinstance(rule, _OF_GRADIENTS):
                 raise ConfigError(f"{rule!r} stands after the optimizer, which has used the gradients: put it before.")
-            if index < first and isinstance(rule, (Ema, Swa)):
+            if index < first and isinstance(rule, (Ema, Swa, ScheduleFree)):
                 raise ConfigError(f"{rule!r} stands before the optimizer, which is to write first: put it after.")
+
+    def _check_twice_evaluated(self) -> None:
+        """Raise `ConfigError` for what has no place beside a rule that evaluates each batch a second time."""
+        found = [index for index, rule in enumerate(self.rules) if isinstance(rule, Sam)]
+        if not found:
+            return
+        first = self.rules[found[0]]
+        if len(found) > 1:
+            raise ConfigError(f"A chain has one sam at most; got {', '.join(repr(self.rules[at]) for at in found)}.")
+        for rule in self.rules:
+            if isinstance(rule, LossScale):
+                raise ConfigError(
+                    f"{first!r} takes the gradients of a second pass, which {rule!r} would leave scaled. Compute in "
+                    f"Engine(precision='bf16'), which needs no scale."
+                )
+        for rule in self.rules[: found[0]]:
+            if isinstance(rule, (Accumulate, ClipNorm, ClipValue, GradientNoise)):
+                raise ConfigError(
+                    f"{rule!r} stands before {first!r}, which takes other gradients, those of a second pass over the "
+                    f"batch: put it after."
+                )
 
     def __repr__(self) -> str:
         return f"chain({', '.join(map(repr, self.rules))})"
@@ -86,6 +110,25 @@ def chain(*rules: UpdateRule) -> Chain:
     side of it.
     """
     return Chain(rules)
+
+
+def schedule_free(rule: UpdateRule, *, momentum: float = 0.9) -> Chain:
+    """Return a rule with the optimizer made schedule-free: no decay of the rate, and eval with the mean of the weights.
+
+    The parameters that are trained are between what the optimizer's steps alone would lead to and the mean of that,
+    `momentum` of the way to the mean. The learner's eval phases, `evaluate` and `predict` have the mean in their place,
+    `state.to_module(weights="schedule_free")` returns it. Each step weighs in it by the square of the highest rate so
+    far, so that a warm-up counts less. Momentum is this rule's: take an optimizer without, `SGD` or
+    `AdamW(betas=(0.0, 0.999))`, and a constant rate, perhaps after a warm-up.
+
+    Args:
+        rule: an `optimizer`, or a chain with one.
+        momentum: above 0, and 1 at most.
+
+    Raises `ConfigError` for what cannot be meant. Defazio et al., The Road Less Scheduled (2024).
+    """
+    lr = optimizer_of(rule).hyperparameters.get("lr")
+    return Chain((rule, ScheduleFree(momentum, lr)))
 
 
 def check_rule(rule: object) -> None:

@@ -312,7 +312,8 @@ def test_no_copy_of_the_weights_is_made() -> None:
     def copies(epochs: int) -> int:
         with CountCopies() as found:
             learner.fit(epochs, print_stats=False)
-        return found.count
+        count: int = found.count
+        return count
 
     copies(4)  # the looks at first passes are over then
     assert copies(3) == copies(1)

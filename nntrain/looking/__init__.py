@@ -5,6 +5,7 @@ nobody had looked.
 """
 
 from nntrain.looking.activations import ActivationStats, activation_stats
+from nntrain.looking.gradients import gradient_flow
 from nntrain.looking.summary import LayerSummary, ModelSummary, summary
 
-__all__ = ["ActivationStats", "LayerSummary", "ModelSummary", "activation_stats", "summary"]
+__all__ = ["ActivationStats", "LayerSummary", "ModelSummary", "activation_stats", "gradient_flow", "summary"]

@@ -6,6 +6,16 @@ nobody had looked.
 
 from nntrain.looking.activations import ActivationStats, activation_stats
 from nntrain.looking.gradients import gradient_flow
+from nntrain.looking.overfit import Overfit, overfit_one_batch
 from nntrain.looking.summary import LayerSummary, ModelSummary, summary
 
-__all__ = ["ActivationStats", "LayerSummary", "ModelSummary", "activation_stats", "gradient_flow", "summary"]
+__all__ = [
+    "ActivationStats",
+    "LayerSummary",
+    "ModelSummary",
+    "Overfit",
+    "activation_stats",
+    "gradient_flow",
+    "overfit_one_batch",
+    "summary",
+]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nntrain.sinks import PrintStats, ProgressBar
     from nntrain.sinks.interest import Interest, Sink
     from nntrain.sinks.transition import BatchRan, RunInfo, Transition
-    from nntrain.subscribers import EarlyStopping, NanGuard, ReduceOnPlateau, Rollback
+    from nntrain.subscribers import EarlyStopping, NanGuard, ReduceOnPlateau, Rollback, TimeLimit
     from nntrain.subscribers.protocol import Subscriber, on
     from nntrain.task.supervised import LossFn, supervised
     from nntrain.task.task import Task
@@ -78,6 +78,7 @@ __all__ = [
     "StepOutput",
     "Subscriber",
     "Task",
+    "TimeLimit",
     "TrainState",
     "Transition",
     "accuracy",
@@ -114,7 +115,7 @@ _HOMES: Final = {
     "nntrain.sinks": "PrintStats ProgressBar",
     "nntrain.sinks.interest": "Interest Sink",
     "nntrain.sinks.transition": "BatchRan RunInfo Transition",
-    "nntrain.subscribers": "EarlyStopping NanGuard ReduceOnPlateau Rollback",
+    "nntrain.subscribers": "EarlyStopping NanGuard ReduceOnPlateau Rollback TimeLimit",
     "nntrain.subscribers.protocol": "Subscriber on",
     "nntrain.task.supervised": "LossFn supervised",
     "nntrain.task.task": "Task",

@@ -17,13 +17,14 @@ from nntrain.update.freezing import Freeze
 from nntrain.update.live_update import Live, LiveUpdate
 from nntrain.update.loss_scaling import LossScale, loss_scale
 from nntrain.update.noise import GradientNoise
+from nntrain.update.norms import GradientNorms
 from nntrain.update.rule import UpdateRule
 from nntrain.update.skipping import SkipNonfinite
 from nntrain.update.torch_optimizer import Compiled
 from nntrain.update.torch_rule import OptimizerRule
 from nntrain.values.calls import class_of_calls, function_name
 
-_OF_GRADIENTS: Final = (Accumulate, ClipNorm, ClipValue, Freeze, GradientNoise, SkipNonfinite)
+_OF_GRADIENTS: Final = (Accumulate, ClipNorm, ClipValue, Freeze, GradientNoise, GradientNorms, SkipNonfinite)
 """Rules that have no use after the optimizer."""
 
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from nntrain.data.images.hf import hf_ds_collate_fn
     from nntrain.data.loaders import Loader
     from nntrain.errors import NNTrainError
+    from nntrain.evaluation.augmented import tta
     from nntrain.evaluation.evaluate import evaluate, predict, update_bn
     from nntrain.evaluation.lr_finder import lr_find
     from nntrain.evaluation.range_test import RangeTest
@@ -93,6 +94,7 @@ __all__ = [
     "predict",
     "state_before",
     "supervised",
+    "tta",
     "update_bn",
 ]
 
@@ -104,6 +106,7 @@ _HOMES: Final = {
     "nntrain.errors": "NNTrainError",
     "nntrain.live.engine": "Engine",
     "nntrain.live.objective": "Objective",
+    "nntrain.evaluation.augmented": "tta",
     "nntrain.evaluation.evaluate": "evaluate predict update_bn",
     "nntrain.machine.learner": "Learner",
     "nntrain.evaluation.lr_finder": "lr_find",

@@ -8,17 +8,23 @@ from nntrain.data.images.reference import hf_ds_collate_fn
 from nntrain.data.images.resident import ResidentLoader
 from nntrain.data.images.saved import load_saved
 from nntrain.data.images.streamed import HFLoader
+from nntrain.data.per_sample import RandomCrop, RandomErasing, RandomHorizontalFlip
 from nntrain.data.segments import segments
+from nntrain.data.transformed import transformed
 
 __all__ = [
     "DataLoaders",
     "HFLoader",
     "ImageLoader",
     "ImageLoaders",
+    "RandomCrop",
+    "RandomErasing",
+    "RandomHorizontalFlip",
     "ResidentLoader",
     "hf_ds_collate_fn",
     "load_digits",
     "load_fashion_mnist",
     "load_saved",
     "segments",
+    "transformed",
 ]

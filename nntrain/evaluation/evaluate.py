@@ -26,7 +26,7 @@ from nntrain.machine.learner import Learner
 from nntrain.machine.machine import Machine, eval_noise, machine_of
 from nntrain.sinks.news import News
 from nntrain.subscribers.asking import listeners
-from nntrain.task.batches import to_be_changed, to_device
+from nntrain.task.batches import to_be_changed
 from nntrain.task.prediction import Predict, predicting
 from nntrain.task.supervised import Supervised, Unpacked
 from nntrain.task.task import Called
@@ -38,7 +38,7 @@ from nntrain.values.record import evolved
 from nntrain.values.state import TrainState, remember_state
 from nntrain.values.sums import Sums
 from nntrain.values.tensors import Tensors
-from nntrain.values.trees import detached
+from nntrain.values.trees import detached, to_device
 
 Batch = TypeVar("Batch")
 Preds = TypeVar("Preds")

@@ -34,7 +34,6 @@ from nntrain.sinks.interest import Sink
 from nntrain.sinks.news import News
 from nntrain.sinks.transition import RunInfo
 from nntrain.subscribers.asking import Listener, Published, publish
-from nntrain.task.batches import to_device
 from nntrain.task.task import Task
 from nntrain.values.history import EpochStats, History
 from nntrain.values.key import Key
@@ -45,6 +44,7 @@ from nntrain.values.randomness import restoring_rng, seed_all
 from nntrain.values.record import FrozenMapping, evolved
 from nntrain.values.state import TrainState
 from nntrain.values.tensors import Tensors
+from nntrain.values.trees import to_device
 from nntrain.values.verdicts import Event
 from nntrain.values.weights import averages_in
 

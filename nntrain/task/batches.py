@@ -1,4 +1,4 @@
-"""Batches: moving them to a device, their structure, and the tensors in them.
+"""Batches: their structure, and the samples in them.
 
 A batch is any tree of tuples, lists, mappings, dataclasses and attrs classes over tensors, or anything that `unpack`
 makes one of.
@@ -7,42 +7,16 @@ makes one of.
 from __future__ import annotations
 
 import copy
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
 
 from nntrain.errors import DataError
 from nntrain.values.log_event import Note
-from nntrain.values.trees import contents, described, first_length, tensors_of, tree_map
+from nntrain.values.trees import contents, described, first_length, tensors_of
 
 Tree = TypeVar("Tree")
-
-
-def to_device(batch: Tree, device: torch.device) -> Tree:
-    """Move every tensor of a batch to `device`; a batch that is there already is given back as it is.
-
-    What has a method `to` of its own, as the batches of torch_geometric and the tokenizers of transformers, is moved by
-    it: a copy of it, since many change themselves. Tensors made under `torch.inference_mode` cannot be trained on, and
-    are copied.
-    """
-    if isinstance(batch, tuple):
-        for item in batch:
-            if not isinstance(item, Tensor) or item.device != device or item.is_inference():
-                break
-        else:
-            return batch
-
-    def move(tensor: Tensor) -> Tensor:
-        if tensor.is_inference():
-            tensor = tensor.clone()
-        return tensor if tensor.device == device else tensor.to(device, non_blocking=True)
-
-    def move_by_itself(thing: Any) -> Any:
-        return copy.copy(thing).to(device) if callable(getattr(type(thing), "to", None)) else thing
-
-    moved_batch: Tree = tree_map(batch, move, move_by_itself)
-    return moved_batch
 
 
 def to_be_changed(batch: Tree) -> Tree:

@@ -11,14 +11,14 @@ from typing_extensions import TypeVar
 
 from nntrain.errors import ConfigError, DataError, add_note
 from nntrain.metrics.measured import AnyMetric, named_metrics
-from nntrain.task.batches import Tree, odd_batch, samples_of, to_device
+from nntrain.task.batches import odd_batch, samples_of
 from nntrain.task.task import checked_weight
 from nntrain.values.calls import call_problem, class_of_calls, function_name, remembers_calls
 from nntrain.values.log_event import Note
 from nntrain.values.output import StepOutput
 from nntrain.values.record import FrozenMapping
 from nntrain.values.sums import Weight
-from nntrain.values.trees import described, fields_of, is_record, tensors_of
+from nntrain.values.trees import Tree, described, fields_of, is_record, tensors_of, to_device
 
 Batch = TypeVar("Batch", default=Any)
 Unpacked = tuple[tuple[object, ...], Mapping[str, object], object]

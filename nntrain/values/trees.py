@@ -1,4 +1,4 @@
-"""Trees of tensors: tuples, lists, mappings, dataclasses and attrs classes, mapped and copied in their own shape.
+"""Trees of tensors: tuples, lists, mappings, dataclasses and attrs classes, mapped, moved, copied in their own shape.
 
 A container is rebuilt by copying, never by constructing: what a class does when it is made (`__post_init__`, a check, a
 device that it insists on) was done once, and its other attributes go along.
@@ -11,10 +11,13 @@ import dataclasses
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
+import torch
 from torch import Size, Tensor
 from torch.overrides import TorchFunctionMode
+
+Tree = TypeVar("Tree")
 
 
 class Contents(NamedTuple):
@@ -75,6 +78,32 @@ def tree_map(tree: Any, change: Callable[[Tensor], Tensor], whole: Callable[[Any
     once = _remembering(change)  # what is an item and an attribute, too, stays one tensor
     changed = Contents(*(tree_map(part, once, whole) for part in held))
     return tree if all(new is old for new, old in zip(changed, held, strict=True)) else _rebuilt(tree, changed)
+
+
+def to_device(batch: Tree, device: torch.device) -> Tree:
+    """Move every tensor of a batch to `device`; a batch that is there already is given back as it is.
+
+    What has a method `to` of its own, as the batches of torch_geometric and the tokenizers of transformers, is moved by
+    it: a copy of it, since many change themselves. Tensors made under `torch.inference_mode` cannot be trained on, and
+    are copied.
+    """
+    if isinstance(batch, tuple):
+        for item in batch:
+            if not isinstance(item, Tensor) or item.device != device or item.is_inference():
+                break
+        else:
+            return batch
+
+    def move(tensor: Tensor) -> Tensor:
+        if tensor.is_inference():
+            tensor = tensor.clone()
+        return tensor if tensor.device == device else tensor.to(device, non_blocking=True)
+
+    def move_by_itself(thing: Any) -> Any:
+        return copy.copy(thing).to(device) if callable(getattr(type(thing), "to", None)) else thing
+
+    moved_batch: Tree = tree_map(batch, move, move_by_itself)
+    return moved_batch
 
 
 def _remembering(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -7,6 +7,7 @@ checkpoints.
 from __future__ import annotations
 
 import copy
+import random
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Final
@@ -32,7 +33,7 @@ from nntrain import (
     accuracy,
     fit_step,
 )
-from nntrain.data import segments
+from nntrain.data import segments, transformed
 from nntrain.subscribers.protocol import AnswerBatch
 from nntrain.values.output import BatchOutput
 from tests.laws.strategies import (
@@ -100,15 +101,25 @@ class Run:
         if self.stopping:
             subs.append(EarlyStopping(monitor=self.setup.monitor, patience=1, min_delta=0.05))
         learner = self.setup.learner(subs, [told.append])
+        train: Any
         if self.data == "keyed":
             loaders = KeyedLoaders(KeyedLoader(self.setup.batches("train")), KeyedLoader(self.setup.batches("eval")))
             return learner.replace(dls=loaders)
         if self.data == "torch":
             return learner.replace(dls=TorchLoaders(self.setup))
         if self.data == "segments":
-            train: Any = segments(TorchLoaders(self.setup).train, batches=3)
+            train = segments(TorchLoaders(self.setup).train, batches=3)
+            return learner.replace(dls=Loaders(train, self.setup.loaders().valid))
+        if self.data == "transformed":
+            noisy: Any = transformed(TorchLoaders(self.setup).train, noised)
+            train = segments(noisy, batches=3)
             return learner.replace(dls=Loaders(train, self.setup.loaders().valid))
         return learner
+
+
+def noised(batch: Batch) -> Batch:
+    """Add what is drawn from torch's generator and from Python's."""
+    return batch[0] + 0.1 * torch.randn_like(batch[0]) + random.random(), batch[1]
 
 
 def shown(told: list[Transition]) -> list[object]:
@@ -122,7 +133,7 @@ def shown(told: list[Transition]) -> list[object]:
 drawn_runs = given(
     setup=setups(models=("linear", "mlp", "tied", "conv", "dropout")),
     sets=st.sampled_from(ALL_SETS),
-    data=st.sampled_from(["list", "keyed", "torch", "segments"]),
+    data=st.sampled_from(["list", "keyed", "torch", "segments", "transformed"]),
     steps=st.sampled_from([None, None, 3, 5]),
     stopping=st.booleans(),
     seed=st.integers(0, 5),

@@ -32,10 +32,10 @@ from nntrain import (
 )
 from nntrain.errors import ConfigError, DataError, DataWarning, MetricError
 from nntrain.log import JsonLog, WarningEvent, read
-from nntrain.task.batches import sample_count, to_device
+from nntrain.task.batches import sample_count
 from nntrain.task.supervised import unpacked
 from nntrain.update import optimizer
-from nntrain.values.trees import clone_tree, described, tensors_of, tree_map
+from nntrain.values.trees import clone_tree, described, tensors_of, to_device, tree_map
 
 X, Y = torch.ones(4, 3), torch.tensor([0, 1, 0, 1])
 META = torch.device("meta")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nntrain.sinks.transition import BatchRan, RunInfo, Transition
     from nntrain.subscribers import EarlyStopping, NanGuard, ReduceOnPlateau, Rollback, TimeLimit
     from nntrain.subscribers.protocol import Subscriber, on
+    from nntrain.task.carrying import carry
     from nntrain.task.supervised import LossFn, supervised
     from nntrain.task.task import Task
     from nntrain.values.history import EpochStats
@@ -85,6 +86,7 @@ __all__ = [
     "accuracy",
     "advance",
     "batch_step",
+    "carry",
     "epoch_step",
     "evaluate",
     "fit_step",
@@ -120,6 +122,7 @@ _HOMES: Final = {
     "nntrain.sinks.transition": "BatchRan RunInfo Transition",
     "nntrain.subscribers": "EarlyStopping NanGuard ReduceOnPlateau Rollback TimeLimit",
     "nntrain.subscribers.protocol": "Subscriber on",
+    "nntrain.task.carrying": "carry",
     "nntrain.task.supervised": "LossFn supervised",
     "nntrain.task.task": "Task",
     "nntrain.values.history": "EpochStats",

@@ -174,15 +174,24 @@ def _constructors(
         values, metrics = parts["values"], parts["metrics"]
         plain = isinstance(values, list) and all(isinstance(one, float) for one in values)
         on_device = isinstance(values, Tensor) and values.dtype == torch.float64 and values.ndim == 1
-        named = isinstance(metrics, tuple) and all(isinstance(one, str) for one in metrics)
-        if not ((plain or on_device) and named and len(values) in {0, 1 + len(metrics), 2 + len(metrics)}):
+        has_names = isinstance(metrics, tuple) and all(isinstance(one, str) for one in metrics)
+        if not ((plain or on_device) and has_names and len(values) in {0, 1 + len(metrics), 2 + len(metrics)}):
             raise ValueError(f"its running sums are {values!r:.80}, of the metrics {metrics!r:.80}")
-        return WeightedSums(values, metrics, memory_of(parts.get("memory", {})), has_loss=parts.get("has_loss", True))
+        return WeightedSums(
+            values,
+            metrics,
+            memory_of(parts.get("memory", {})),
+            has_loss=parts.get("has_loss", True),
+            carried=named(parts.get("carried", {}), "what its batches carry"),
+        )
 
     def memory_of(found: object) -> dict[str, Memory]:
+        return {name: as_made(empty.get(name), tree) for name, tree in named(found, "its metrics' memory").items()}
+
+    def named(found: object, what: str) -> dict[str, Memory]:
         if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-            raise ValueError(f"its metrics' memory is {found!r:.80}")
-        return {name: as_made(empty.get(name), tree) for name, tree in found.items()}
+            raise ValueError(f"{what} is {found!r:.80}")
+        return found
 
     def tensors_of(parts: Mapping[str, Any]) -> Tensors:
         snapshot = _snapshot(parts)

@@ -26,7 +26,8 @@ from nntrain.machine.learner import Learner
 from nntrain.machine.machine import Machine, eval_noise, machine_of
 from nntrain.sinks.news import News
 from nntrain.subscribers.asking import listeners
-from nntrain.task.batches import to_be_changed
+from nntrain.task.batches import to_be_changed, to_device
+from nntrain.task.carrying import Carried, going_on
 from nntrain.task.prediction import Predict, predicting
 from nntrain.task.supervised import Supervised, Unpacked
 from nntrain.task.task import Called
@@ -118,7 +119,8 @@ def predict(
       named target, label or y (or their plurals), are these all inputs.
     * `unpack` says otherwise: batch to (positional inputs, keyword inputs, target), as for a `Learner`. That of the
       learner is used where it has one, for all but tensors.
-    * A task of your own is called as in eval, with the batch as it is; its `preds` are returned.
+    * A task of your own is called as in eval, with the batch as it is; its `preds` are returned. One that carries
+      (`carry`) begins anew with the loader.
 
     `weights` is the name of an update rule whose average is taken for the parameters, like "ema".
 
@@ -127,13 +129,18 @@ def predict(
     """
     check_state(state)
     machine = machine_of(learner)
+    if unpack is not None and isinstance(machine.task, Carried):
+        raise ConfigError(
+            f"predict: unpack calls the model alone, but {machine.task.source} hands on from batch to batch what the "
+            f"model needs. Leave unpack out: the task is called, as in eval."
+        )
     stream = _stream("predict: the loader", loader, machine)
     if weights is not None:
         seen = state.with_averages(weights)
     else:
         seen = evolved(state, tensors=machine.averaged(state.tensors)) if machine.eval_weights else state
     workspace = machine.workspace
-    made_by = autocasting(predicting(machine.task, unpack), workspace.precision, workspace.device)
+    made_by = autocasting(predicting(going_on(machine.task), unpack), workspace.precision, workspace.device)
     return _predictions(machine, seen, stream, made_by)
 
 
@@ -235,7 +242,7 @@ def update_bn(
         raise ConfigError(
             "update_bn: the model has no BatchNorm layer that keeps statistics; there is nothing to take."
         )
-    task = cast(Called[Batch], machine.task)
+    task = cast(Called[Batch], going_on(machine.task))
     made_by = predicting(task, None) if isinstance(task, Supervised) else task
     run = autocasting(made_by, machine.workspace.precision, device)
     epoch = state.progress.epoch

@@ -18,7 +18,9 @@ from nntrain.live.engine import Pass, Passed
 from nntrain.live.flight import Flight
 from nntrain.live.inputs import Inputs
 from nntrain.live.objective import joined
+from nntrain.task.carrying import handed_on
 from nntrain.task.task import source_of, weight_of
+from nntrain.values.memory import Memory
 from nntrain.values.output import BatchOutput, StepOutput
 from nntrain.values.randomness import seed_all
 from nntrain.values.sums import Weight, WeightedSums
@@ -41,6 +43,7 @@ class Eager(Generic[Batch]):
         self._inputs = Inputs()
         self.names: tuple[str, ...] = plain.names
         self.supervised: bool = plain.supervised
+        self.carrying: tuple[str, ...] = tuple(one.name for one in passes.values() if one.carries)
         device = plain.workspace.device
         reuses = compile_options is not None and compile_options.get("mode") in _REUSING and device.type == "cuda"
         self._own = _clone if reuses else plain.workspace.own
@@ -54,8 +57,13 @@ class Eager(Generic[Batch]):
         plain.begin(train=train)
         watched = self._inputs.acts[train]
         given = self._inputs.given(batch, train=train) if watched else batch
+        carried = dict(weighted.carried) if self.carrying else None
         try:
-            found = self._outputs(given, train=train) if self._several else self._output(plain, given, train=train)
+            found = (
+                self._outputs(given, carried, train=train)
+                if self._several
+                else self._output(plain, given, carried, train=train)
+            )
         finally:
             if watched:
                 self._inputs.taken_back()
@@ -80,25 +88,31 @@ class Eager(Generic[Batch]):
                 f"already. They are over all of its batches: return the same parts for each."
             )
         after = weighted.add(means, weight, self._sums_device, names)
-        if memory is not None or output.loss is None:
-            after = after.remembering(memory or {}, has_loss=output.loss is not None)
+        if memory is not None or output.loss is None or carried is not None:
+            after = after.remembering(memory or {}, has_loss=output.loss is not None, carried=carried or {})
         samples = weight if isinstance(weight, int) else 0
         shown = BatchOutput(loss, output.preds, MappingProxyType(measured), output.loss is not None)
         return Passed(shown, samples, after, means, flight.lr_scale)
 
     @staticmethod
-    def _output(plain: Pass[Batch], batch: Batch, *, train: bool) -> StepOutput[Any]:
-        output = plain.workspace.compute(partial(plain.evaluate, batch, train=train), plain.scaled)
+    def _output(plain: Pass[Batch], batch: Batch, carried: dict[str, Memory] | None, *, train: bool) -> StepOutput[Any]:
+        """Evaluate a task; put what it hands on in the place of what was handed to it."""
+        evaluate = partial(plain.evaluate, batch, train=train)
+        if carried is not None and plain.name in carried:
+            evaluate = partial(evaluate, kept=carried[plain.name])
+        output = plain.workspace.compute(evaluate, plain.scaled)
+        if carried is not None and plain.carries is not None:
+            carried[plain.name] = handed_on(output, plain.carries)
         if train:
             plain.check_gradients()
         return output
 
-    def _outputs(self, batch: Batch, *, train: bool) -> StepOutput[Any]:
+    def _outputs(self, batch: Batch, carried: dict[str, Memory] | None, *, train: bool) -> StepOutput[Any]:
         """Evaluate all objectives in order, and detach what they made; all but the last write at once, if they do."""
         outputs: dict[str, StepOutput[Any]] = {}
         for name, plain in self._passes.items():
             plain.begin(train=train)
-            found = self._output(plain, batch, train=train)
+            found = self._output(plain, batch, carried, train=train)
             outputs[name] = without_graph(found, self._own, found.weight)
             if len(outputs) > 1:  # of the first one it is done with the metrics
                 plain.looked()

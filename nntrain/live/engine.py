@@ -24,6 +24,7 @@ from nntrain.live.workspace import Workspace, as_device
 from nntrain.metrics.measured import measure
 from nntrain.metrics.phase import PhaseMetrics
 from nntrain.task.batches import to_be_changed
+from nntrain.task.carrying import Carried
 from nntrain.task.supervised import Supervised
 from nntrain.task.task import Called, Task, check_output, odd_output, source_of
 from nntrain.values.log_event import Note
@@ -99,6 +100,11 @@ class Runner(Protocol[BatchIn_contra]):
         """Whether the task is the original's: without parts, and with a weight that it has checked."""
         ...
 
+    @property
+    def carrying(self) -> tuple[str, ...]:
+        """The objectives whose tasks hand something from batch to batch; "task" where there is one without a name."""
+        ...
+
     def run(self, batch: BatchIn_contra, weighted: WeightedSums, flight: Flight, *, bits: int, seen: bool) -> Passed:
         """Pass a batch through, under a seed of `bits`.
 
@@ -122,6 +128,7 @@ class Pass(Generic[Batch]):
         name: str = "",
     ) -> None:
         self.workspace = workspace
+        self.name: str = name or "task"
         rule = workspace.rule_of(name)
         self._trained = rule.trained
         self.scaled: Callable[[Tensor], Tensor] | None = rule.loss if rule.scales_loss else None
@@ -133,6 +140,8 @@ class Pass(Generic[Batch]):
         self.remembers: PhaseMetrics | None = metrics if metrics.whole else None
         """The metrics, where one of them has a memory."""
         self.supervised: bool = isinstance(task, Supervised)
+        self.carries: Carried[Batch, Any, Any] | None = task if isinstance(task, Carried) else None
+        """The task, where it hands something from batch to batch."""
         self._warn = warn
         self._warned = False
         self._compiles = options is not None
@@ -141,7 +150,9 @@ class Pass(Generic[Batch]):
         if options is not None:
             compiles = partial(compiled, options=options)
             self._run = (
-                task.compiled(self._model, compiles) if isinstance(task, Supervised) else compiles(_inlined(self._run))
+                task.compiled(self._model, compiles)
+                if isinstance(task, (Supervised, Carried))
+                else compiles(_inlined(self._run))
             )
         self._run = autocasting(self._run, workspace.precision, workspace.device)
         self._training: bool | None = None
@@ -160,18 +171,23 @@ class Pass(Generic[Batch]):
             self._training = train
             self._looks = not self._watched.get(train, False)
 
-    def evaluate(self, batch: Batch, *, train: bool) -> StepOutput[Any]:
-        """Return what the task makes of a batch; of a first pass, refuse what uses weights outside the state."""
+    def evaluate(self, batch: Batch, *, train: bool, kept: Memory = None) -> StepOutput[Any]:
+        """Return what the task makes of a batch; of a first pass, refuse what uses weights outside the state.
+
+        `kept` is what the batch before handed on to it.
+        """
         batch = to_be_changed(batch)
+        run = self._run if kept is None else cast(Called[Batch], lambda *given: cast(Any, self._run)(*given, kept))
         try:
             if self._looks and not self._compiles:  # what is compiled under a mode would be compiled anew without it
                 with self._outside.watched():
-                    found = self._run(self._model, batch)
+                    found = run(self._model, batch)
             else:
-                found = self._run(self._model, batch)
+                found = run(self._model, batch)
         except Exception as error:
             if not self.supervised:  # the original's says more
                 said = f"{source_of(self.task)}, called with (model, batch); the batch is {described(batch):.200}"
+                said += f"; the batch before handed on {described(kept):.200}" if kept is not None else ""
                 add_note(error, f"nntrain: raised by {said}")
             raise
         output = check_output(found, self.task, train=train)

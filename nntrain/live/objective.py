@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from nntrain.errors import ConfigError, DataError
+from nntrain.task.carrying import Carried, carry, handed_on
 from nntrain.task.supervised import Supervised
 from nntrain.task.task import Called, Task, check_task
 from nntrain.update.chaining import optimizer_of
 from nntrain.update.rule import UpdateRule
+from nntrain.values.memory import Memory
 from nntrain.values.output import StepOutput
 from nntrain.values.sums import Weight
 
@@ -113,4 +115,16 @@ def task_of(objectives: Sequence[Objective]) -> Task[Any, Any]:
     def task(model: nn.Module, batch: object) -> StepOutput[Any]:
         return joined({one.name: cast(Called[Any], one.task)(model, batch) for one in objectives})
 
-    return task
+    def carrying(model: nn.Module, batch: object, kept: Mapping[str, Memory] | None) -> tuple[StepOutput[Any], Any]:
+        outputs: dict[str, StepOutput[Any]] = {}
+        handed: dict[str, Memory] = {}
+        for one in objectives:
+            of_task: Any = one.task
+            if isinstance(one.task, Carried):
+                outputs[one.name] = of_task(model, batch, (kept or {}).get(one.name))
+                handed[one.name] = handed_on(outputs[one.name], one.task)
+            else:
+                outputs[one.name] = of_task(model, batch)
+        return joined(outputs), handed
+
+    return carry(carrying) if any(isinstance(one.task, Carried) for one in objectives) else task

@@ -186,6 +186,7 @@ class Recorded(Generic[Batch]):
     def __init__(self, plain: Pass[Batch], eager: Eager[Batch], recorder: Recorder, tell: Tell) -> None:
         self.names: tuple[str, ...] = plain.names
         self.supervised: bool = plain.supervised
+        self.carrying: tuple[str, ...] = ()
         self._pass = plain
         self._eager = eager
         self._workspace = plain.workspace
@@ -312,11 +313,15 @@ def recorded(passes: Mapping[str, Pass[Batch]], eager: Eager[Batch], tell: Tell)
     if "" not in passes:
         tell(Note("capture.optimizer", "several objectives write one after the other; nothing is recorded"))
         return eager
+    if plain.carries:
+        tell(Note("capture.pass", "batches go on where the one before them ended; nothing is recorded"))
+        return eager
     if plain.remembers:
         named = ", ".join(plain.remembers.whole)
         tell(Note("capture.metric", f"what {named} remembers is updated after each recorded pass, and not recorded"))
     if workspace.needs_closure:
-        tell(Note("capture.optimizer", f"{workspace.optimizer.kind} evaluates the model itself; nothing is recorded"))
+        who = "an update rule" if workspace.optimizer.evaluates_apart else workspace.optimizer.kind
+        tell(Note("capture.optimizer", f"{who} evaluates the model itself; nothing is recorded"))
         return eager
     if workspace.optimizer.scales_loss:
         tell(Note("capture.optimizer", "an update rule changes the loss in Python; nothing is recorded"))

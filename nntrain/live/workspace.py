@@ -430,8 +430,12 @@ class Workspace:
                     source.set_state(state)
                 return first.pop()
             self._clear_gradients()
+            buffers = [one.clone() for one in self.buffers.values()] if self.optimizer.evaluates_apart else []
             again: Any = self._backward(forward, scaled)
             again_loss: Tensor = again.loss
+            if buffers:
+                self._writes.keep_identity()
+                copy_all(list(self.buffers.values()), buffers)
             return again_loss
 
         return closure
@@ -548,7 +552,7 @@ class Workspace:
                 self.optimizer.step(step, flight.lr_scale, None, flight.launch, flight.weight, bits=flight.bits)
             else:  # it evaluates the model again, and draws its noise anew
                 with restoring_rng(self.generators):
-                    self.optimizer.step(step, flight.lr_scale, flight.closure)
+                    self.optimizer.step(step, flight.lr_scale, flight.closure, None, flight.weight, bits=flight.bits)
                 self._writes.keep_identity()  # it may have put others in the buffers' places
         except BaseException as error:
             self._current = nobody

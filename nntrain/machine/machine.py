@@ -173,6 +173,12 @@ class Machine(Generic[Batch]):
                 f"the learner has {', '.join(ours) or 'none'}. Finish the phase with a learner of the same metrics: "
                 f"epoch_step(learner, state)."
             )
+        if state.progress.at == "batch" and state.sums.batches and {*weighted.carried} != {*self.engine.carrying}:
+            raise StateError(
+                f"The state is amid a phase whose batches hand on what {', '.join(weighted.carried) or 'nothing'} "
+                f"carries; of the learner that is {', '.join(self.engine.carrying) or 'nothing'}. Finish the phase "
+                f"with a learner of the same task: epoch_step(learner, state)."
+            )
 
     # -- one step -------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from nntrain.update.loss_scaling import loss_scale
 from nntrain.update.noise import gradient_noise
 from nntrain.update.norms import gradient_norms
 from nntrain.update.rule import At, BoundRule, Gradients, UpdateRule
+from nntrain.update.sharpness import sam
 from nntrain.update.skipping import skip_nonfinite
 from nntrain.update.torch_rule import optimizer
 
@@ -33,6 +34,7 @@ __all__ = [
     "layerwise",
     "loss_scale",
     "optimizer",
+    "sam",
     "skip_nonfinite",
     "swa",
 ]

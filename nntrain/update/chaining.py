@@ -19,12 +19,13 @@ from nntrain.update.loss_scaling import LossScale, loss_scale
 from nntrain.update.noise import GradientNoise
 from nntrain.update.norms import GradientNorms
 from nntrain.update.rule import UpdateRule
+from nntrain.update.sharpness import Sam
 from nntrain.update.skipping import SkipNonfinite
 from nntrain.update.torch_optimizer import Compiled
 from nntrain.update.torch_rule import OptimizerRule
 from nntrain.values.calls import class_of_calls, function_name
 
-_OF_GRADIENTS: Final = (Accumulate, ClipNorm, ClipValue, Freeze, GradientNoise, GradientNorms, SkipNonfinite)
+_OF_GRADIENTS: Final = (Accumulate, ClipNorm, ClipValue, Freeze, GradientNoise, GradientNorms, Sam, SkipNonfinite)
 """Rules that have no use after the optimizer."""
 
 
@@ -61,6 +62,7 @@ class Chain:
         noise = [rule for rule in rules if isinstance(rule, GradientNoise)]
         if len(noise) > 1:
             raise ConfigError(f"A chain has one gradient_noise at most; got {', '.join(map(repr, noise))}.")
+        self._check_twice_evaluated()
         for index, rule in enumerate(rules):
             if index and isinstance(rule, LossScale):
                 raise ConfigError(
@@ -70,6 +72,27 @@ class Chain:
                 raise ConfigError(f"{rule!r} stands after the optimizer, which has used the gradients: put it before.")
             if index < first and isinstance(rule, (Ema, Swa)):
                 raise ConfigError(f"{rule!r} stands before the optimizer, which is to write first: put it after.")
+
+    def _check_twice_evaluated(self) -> None:
+        """Raise `ConfigError` for what has no place beside a rule that evaluates each batch a second time."""
+        found = [index for index, rule in enumerate(self.rules) if isinstance(rule, Sam)]
+        if not found:
+            return
+        first = self.rules[found[0]]
+        if len(found) > 1:
+            raise ConfigError(f"A chain has one sam at most; got {', '.join(repr(self.rules[at]) for at in found)}.")
+        for rule in self.rules:
+            if isinstance(rule, LossScale):
+                raise ConfigError(
+                    f"{first!r} takes the gradients of a second pass, which {rule!r} would leave scaled. Compute in "
+                    f"Engine(precision='bf16'), which needs no scale."
+                )
+        for rule in self.rules[: found[0]]:
+            if isinstance(rule, (Accumulate, ClipNorm, ClipValue, GradientNoise)):
+                raise ConfigError(
+                    f"{rule!r} stands before {first!r}, which takes other gradients, those of a second pass over the "
+                    f"batch: put it after."
+                )
 
     def __repr__(self) -> str:
         return f"chain({', '.join(map(repr, self.rules))})"

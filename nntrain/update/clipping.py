@@ -48,13 +48,13 @@ class BoundClipNorm(Bound):
         """Scale the gradients, with no wait for a device."""
         if gradients:
             found = list(gradients.values())
-            norm = _total_norm(found)
+            norm = total_norm(found)
             self.told = {"grad_norm": norm}
             torch._foreach_mul_(found, torch.clamp(self._most / (norm + 1e-6), max=1.0))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
         return True
 
 
-def _total_norm(found: list[Tensor]) -> Tensor:
+def total_norm(found: list[Tensor]) -> Tensor:
     """Return the 2-norm of all, as torch's own function does, less its grouping where there is one device and type."""
     first = found[0]
     kinds = {(type(one), one.layout, one.dtype, one.device) for one in found}

@@ -68,7 +68,10 @@ class LiveUpdate:
         self._told: dict[str, Tensor | float] = {}
         self.untouched: bool = False
         """Of a step that failed: whether nothing had been written yet."""
-        self.needs_closure: bool = self._optimizer.needs_closure
+        self._evaluates = any(getattr(one, "evaluates", False) for one in bound)
+        self.needs_closure: bool = self._optimizer.needs_closure or self._evaluates
+        self.evaluates_apart: bool = self._evaluates
+        """Whether what a forward pass writes is to be what the first of a batch wrote."""
         self.kind: str = self._optimizer.kind
         self.fresh: OptimState = self._optimizer.fresh
         """The memory before any step; that of the rules begins when it is brought in."""
@@ -142,7 +145,9 @@ class LiveUpdate:
         With a weight of None there is no batch: what waits for more of them is written. After a failure `untouched`
         says whether anything was written.
         """
-        window = self._window
+        window, again = self._window, None
+        if closure is not None and self._evaluates:
+            again, closure = self._again(closure), None
         collects = window is not None and weight is not None and not window.full
         self.untouched = self._optimizer.untouched = True
         if collects and not self._each and through is None:
@@ -153,7 +158,7 @@ class LiveUpdate:
         before = [tensor._version for tensor in written]
         try:
             if through is None:
-                self._run(number, scale, closure, weight, bits=bits, collects=collects)
+                self._run(number, scale, closure, weight, again=again, bits=bits, collects=collects)
             else:  # the gradients lie in memory that is used again
                 through(lambda: self._run(number, scale, closure, weight, Tensor.clone, bits=bits, collects=collects))
         except BaseException:
@@ -174,11 +179,12 @@ class LiveUpdate:
         weight: Weight | None,
         taken: Callable[[Tensor], Tensor] | None = None,
         *,
+        again: Callable[[], Gradients] | None = None,
         bits: int,
         collects: bool,
     ) -> None:
         gradients = {} if closure is not None else self._gradients(taken)
-        at = At(number, 1 if weight is None else weight, bits)
+        at = At(number, 1 if weight is None else weight, bits, again)
         if weight is not None and self._each and not self._written(self._each, gradients, at):
             return
         if collects:
@@ -198,6 +204,18 @@ class LiveUpdate:
         """Return the gradients that there are, each as `taken` returns it."""
         found = {name: grad for name, param in self.trained.items() if (grad := param.grad) is not None}
         return found if taken is None else {name: taken(grad) for name, grad in found.items()}
+
+    def _again(self, closure: Callable[[], Tensor]) -> Callable[[], Gradients]:
+        """Return what evaluates the batch again; a closure's first call is of the evaluation that was made already."""
+        made: list[Tensor] = []
+
+        def again() -> Gradients:
+            if not made:
+                made.append(closure())
+            closure()
+            return self._gradients()
+
+        return again
 
     def _collect(self, gradients: Gradients, weight: Weight | None) -> None:
         """Let a batch wait for more, with the gradients that it has."""

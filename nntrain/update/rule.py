@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -18,18 +19,23 @@ class At(NamedTuple):
     `bits` seed what a rule draws: a function of the state's key and the batch, and of nothing else. What the model
     draws in the batch is seeded with them, too. Of several objectives the last one's rule gets that weight, and the
     others, which write before it is known, get 1.
+
+    `again` evaluates the batch once more, with the weights as they are then, and returns the gradients; a rule whose
+    `evaluates` is true has it, any other None.
     """
 
     step: int
     weight: Weight = 1
     bits: int = 0
+    again: Callable[[], Gradients] | None = None
 
 
 class BoundRule(Protocol):
     """A rule over live parameters. What it remembers is all in `memory`, which is part of the state.
 
     One that has an attribute `told`, a dict of names to numbers or 0-dim tensors, tells them of its last `write`: to
-    sinks in the batch's output, and in the log beside the batch's metrics.
+    sinks in the batch's output, and in the log beside the batch's metrics. One that has an attribute `evaluates`, which
+    is true, may evaluate the batch more than once: `at.again()`. The parameters are then to be what they were.
     """
 
     @property

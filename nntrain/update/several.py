@@ -27,6 +27,7 @@ class LiveSeveral(Together[Live]):
     collected: Final = 0
     scales_loss: Final = False
     needs_closure: Final = False
+    evaluates_apart: Final = False
 
     def __init__(
         self, rules: Mapping[str, UpdateRule], params: Mapping[str, Tensor], compiled: Compiled | None

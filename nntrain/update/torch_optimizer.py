@@ -124,6 +124,8 @@ class LiveOptimizer:
     """Whether `take_told` returns anything."""
     scales_loss: Final = False
     """Whether `loss` returns another."""
+    evaluates_apart: Final = False
+    """Whether what a forward pass writes is to be what the first of a batch wrote."""
 
     def __init__(
         self,

@@ -28,11 +28,12 @@ class WeightedSums(Flat):
     one float64 tensor there, and nothing waits until the phase is done. Weights that are no ints are summed as one more
     value, the last: `Sums.samples` does not count them.
 
-    What has no sum goes along: `memory` is what the metrics of a whole phase remember, by their names. Nobody writes to
-    it: `nntrain.metrics.phase` sees to that.
+    What has no sum goes along: `memory` is what the metrics of a whole phase remember, by their names, and `carried`
+    what the last batch hands to the next, by the names of the tasks that do so. Nobody writes to them:
+    `nntrain.metrics.phase` and `nntrain.task.carrying` see to that.
     """
 
-    __slots__ = ("_values", "has_loss", "memory", "metrics")
+    __slots__ = ("_values", "carried", "has_loss", "memory", "metrics")
 
     def __init__(
         self,
@@ -41,17 +42,25 @@ class WeightedSums(Flat):
         memory: Mapping[str, Memory] = MappingProxyType({}),
         *,
         has_loss: bool = True,
+        carried: Mapping[str, Memory] = MappingProxyType({}),
     ) -> None:
         self._values = values
         self.metrics: tuple[str, ...] = metrics
         """The names of the metrics, in the order of the sums; the loss comes before them."""
         self.memory: Mapping[str, Memory] = memory
+        self.carried: Mapping[str, Memory] = carried
         self.has_loss: bool = has_loss
         """Whether the last batch had a loss, which in eval it need not; without one its mean is NaN."""
 
-    def remembering(self, memory: Mapping[str, Memory], *, has_loss: bool = True) -> WeightedSums:
-        """Return the same sums with another memory, of batches that had a loss or had none."""
-        return WeightedSums(self._values, self.metrics, memory, has_loss=has_loss)
+    def remembering(
+        self,
+        memory: Mapping[str, Memory],
+        *,
+        has_loss: bool = True,
+        carried: Mapping[str, Memory] = MappingProxyType({}),
+    ) -> WeightedSums:
+        """Return the same sums with another memory, of batches that had a loss or had none, and what they carry."""
+        return WeightedSums(self._values, self.metrics, memory, has_loss=has_loss, carried=carried)
 
     def add(
         self, means: Sequence[Tensor | float], samples: Weight, device: torch.device | None, metrics: tuple[str, ...]
@@ -112,7 +121,7 @@ class WeightedSums(Flat):
         return WeightedSums(torch.add(before.to(means.device), means, alpha=samples), metrics)
 
     def flat(self, flattener: Flattener) -> tuple[str, Mapping[str, object]]:  # noqa: ARG002 - of one tensor at most
-        """Return the sums, on a device as the tensor that they are, the metrics' names, and the memory if any."""
+        """Return the sums, on a device as the tensor that they are, the metrics' names, and what goes along, if any."""
         values = self._values
         parts: dict[str, object] = {
             "values": values if isinstance(values, Tensor) else list(values),
@@ -120,6 +129,8 @@ class WeightedSums(Flat):
         }
         if self.memory:
             parts["memory"] = as_plain(dict(self.memory))
+        if self.carried:
+            parts["carried"] = dict(self.carried)
         return "totals", parts if self.has_loss else {**parts, "has_loss": False}
 
     def tolist(self) -> list[float]:
@@ -133,7 +144,7 @@ class WeightedSums(Flat):
         return self._read()[known] if len(self._values) > known else 0
 
     def sent(self) -> tuple[WeightedSums, Callable[[], bool]]:
-        """Return the same sums without the memory, where reading waits for nothing once what comes with them is true.
+        """Return the sums without what goes along, where reading waits for nothing once what comes with them is true.
 
         From CUDA they are sent behind what it has still to do, and nothing waits for that. Elsewhere they are as here.
         """
@@ -155,7 +166,7 @@ class WeightedSums(Flat):
             return NotImplemented
         if (self.metrics, self.has_loss) != (other.metrics, other.has_loss):
             return False
-        if not same_bits(dict(self.memory), dict(other.memory)):
+        if not same_bits((dict(self.memory), dict(self.carried)), (dict(other.memory), dict(other.carried))):
             return False
         mine, theirs = self._values, other._values
         if isinstance(mine, Tensor) and isinstance(theirs, Tensor):
@@ -203,12 +214,17 @@ class Sums(Record, Flat, frozen=True):
         return {name: memory_map(tree, _copied) for name, tree in self.weighted.memory.items()}
 
     @property
+    def carried(self) -> Mapping[str, Memory]:
+        """What the last batch hands to the next: under "task", or by objectives' names. Every access gives a copy."""
+        return {name: memory_map(tree, _copied) for name, tree in self.weighted.carried.items()}
+
+    @property
     def weight(self) -> float:
         """What the batches weigh together, samples as a rule; on a device with weights there, this waits for it."""
         return self.samples + self.weighted.weight
 
     def sent(self) -> tuple[Sums, Callable[[], bool]]:
-        """Return the same sums without what metrics remember, and what says whether `means` of them waits no more."""
+        """Return the same sums without what goes along, and what says whether `means` of them waits no more."""
         weighted, arrived = self.weighted.sent()
         return evolved(self, weighted=weighted), arrived
 

@@ -26,7 +26,7 @@ from nntrain.machine.learner import Learner
 from nntrain.machine.machine import Machine, eval_noise, machine_of
 from nntrain.sinks.news import News
 from nntrain.subscribers.asking import listeners
-from nntrain.task.batches import to_be_changed, to_device
+from nntrain.task.batches import to_be_changed
 from nntrain.task.carrying import Carried, going_on
 from nntrain.task.prediction import Predict, predicting
 from nntrain.task.supervised import Supervised, Unpacked

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from nntrain.errors import ConfigError, DataError, LossError
-from nntrain.task.batches import to_device
 from nntrain.task.task import Task, check_output, source_of, weight_of
 from nntrain.task.task import check_task as expect_task
 from nntrain.testing.copies import copy_parts
@@ -25,6 +24,7 @@ from nntrain.testing.whole_metric import close
 from nntrain.values.bits import same_bits
 from nntrain.values.output import StepOutput
 from nntrain.values.randomness import seeded
+from nntrain.values.trees import to_device
 
 
 @overload

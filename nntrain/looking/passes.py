@@ -10,13 +10,14 @@ from torch import nn
 from nntrain.errors import ConfigError, DataError
 from nntrain.live.precision import autocasting
 from nntrain.machine.machine import Machine
-from nntrain.task.batches import to_be_changed, to_device
+from nntrain.task.batches import to_be_changed
 from nntrain.task.prediction import predicting
 from nntrain.task.supervised import Supervised, Unpacked
 from nntrain.task.task import Called
 from nntrain.values.key import Key
 from nntrain.values.output import StepOutput
 from nntrain.values.randomness import seed_all
+from nntrain.values.trees import to_device
 
 Batch = TypeVar("Batch")
 Pass = Callable[[nn.Module, Any], Any]

@@ -6,7 +6,7 @@ written anything.
 
 from nntrain.update.accumulating import accumulate
 from nntrain.update.averaging import ema, swa
-from nntrain.update.chaining import chain
+from nntrain.update.chaining import chain, schedule_free
 from nntrain.update.clipping import clip_norm, clip_value
 from nntrain.update.freezing import freeze
 from nntrain.update.layers import layerwise
@@ -35,6 +35,7 @@ __all__ = [
     "loss_scale",
     "optimizer",
     "sam",
+    "schedule_free",
     "skip_nonfinite",
     "swa",
 ]

@@ -19,6 +19,7 @@ from nntrain.update.loss_scaling import LossScale, loss_scale
 from nntrain.update.noise import GradientNoise
 from nntrain.update.norms import GradientNorms
 from nntrain.update.rule import UpdateRule
+from nntrain.update.schedule_free import ScheduleFree
 from nntrain.update.sharpness import Sam
 from nntrain.update.skipping import SkipNonfinite
 from nntrain.update.torch_optimizer import Compiled
@@ -70,7 +71,7 @@ class Chain:
                 )
             if index > first and isinstance(rule, _OF_GRADIENTS):
                 raise ConfigError(f"{rule!r} stands after the optimizer, which has used the gradients: put it before.")
-            if index < first and isinstance(rule, (Ema, Swa)):
+            if index < first and isinstance(rule, (Ema, Swa, ScheduleFree)):
                 raise ConfigError(f"{rule!r} stands before the optimizer, which is to write first: put it after.")
 
     def _check_twice_evaluated(self) -> None:
@@ -110,6 +111,25 @@ def chain(*rules: UpdateRule) -> Chain:
     side of it.
     """
     return Chain(rules)
+
+
+def schedule_free(rule: UpdateRule, *, momentum: float = 0.9) -> Chain:
+    """Return a rule with the optimizer made schedule-free: no decay of the rate, and eval with the mean of the weights.
+
+    The parameters that are trained are between what the optimizer's steps alone would lead to and the mean of that,
+    `momentum` of the way to the mean. The learner's eval phases, `evaluate` and `predict` have the mean in their place,
+    `state.to_module(weights="schedule_free")` returns it. Each step weighs in it by the square of the highest rate so
+    far, so that a warm-up counts less. Momentum is this rule's: take an optimizer without, `SGD` or
+    `AdamW(betas=(0.0, 0.999))`, and a constant rate, perhaps after a warm-up.
+
+    Args:
+        rule: an `optimizer`, or a chain with one.
+        momentum: above 0, and 1 at most.
+
+    Raises `ConfigError` for what cannot be meant. Defazio et al., The Road Less Scheduled (2024).
+    """
+    lr = optimizer_of(rule).hyperparameters.get("lr")
+    return Chain((rule, ScheduleFree(momentum, lr)))
 
 
 def check_rule(rule: object) -> None:

@@ -58,6 +58,13 @@ class LiveUpdate:
         """The rules that see each batch's gradients, those that see a window's mean, and those after the optimizers."""
         if self._window is not None:
             self._before = self._before[1:]
+        self._noting: list[Any] = [one for one in self._after if callable(getattr(one, "before", None))]
+        """The rules after the optimizers that look at the parameters before these write."""
+        if self._noting and self._optimizer.needs_closure:
+            raise ConfigError(
+                f"{self._optimizer.kind} evaluates the model itself, and shows no gradients: "
+                f"{', '.join(map(repr, around[at:]))} cannot stand after it. Take another optimizer."
+            )
         self._bound = bound
         self._others = [one for one in bound if one is not self._window]
         self._live = list(self.trained.values())
@@ -195,6 +202,8 @@ class LiveUpdate:
         if self._written(self._before, gradients, at):
             if closure is None:
                 self._optimizer.give(gradients)
+            for one in self._noting:
+                one.before(gradients)
             self._optimizer.step(number, scale, closure)
             self._written(self._after, gradients, at)
         if self._window is not None:

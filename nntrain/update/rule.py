@@ -35,7 +35,8 @@ class BoundRule(Protocol):
 
     One that has an attribute `told`, a dict of names to numbers or 0-dim tensors, tells them of its last `write`: to
     sinks in the batch's output, and in the log beside the batch's metrics. One that has an attribute `evaluates`, which
-    is true, may evaluate the batch more than once: `at.again()`. The parameters are then to be what they were.
+    is true, may evaluate the batch more than once: `at.again()`. The parameters are then to be what they were. One that
+    stands after the optimizer and has a method `before(gradients)` is called just before the optimizer writes, too.
     """
 
     @property

@@ -103,6 +103,12 @@ def _made(
             f"optim_class made {type(made).__name__}, expected a torch.optim.Optimizer. Pass a class "
             f"like torch.optim.SGD, or a function of (params, lr) that returns an optimizer."
         )
+    if all(callable(getattr(made, name, None)) for name in ("train", "eval")):
+        raise ConfigError(
+            f"{type(made).__name__} exchanges the weights in a train() and eval() of its own, which no state would "
+            f"know of. Schedule-free training is a rule: schedule_free(optimizer(torch.optim.AdamW, lr=..., "
+            f"betas=(0.0, 0.999))), or of torch.optim.SGD."
+        )
     return made
 
 

@@ -86,7 +86,8 @@ def use(value: object, learner: Learner[Any]) -> None:
             sink: Any = value
             learner = learner.replace(sinks=[sink])
         case _ if any(hasattr(value, event) for event in EVENTS):
-            learner = learner.replace(subs=[value])
+            sub: Any = value
+            learner = learner.replace(subs=[sub])
         case Iterator():
             assert list(value)
             return
@@ -147,7 +148,7 @@ def test_what_stands_here_is_clean_in_mypy_strict(tmp_path: Path) -> None:
 def named(code: str, modules: list[Any]) -> tuple[Any, list[str]]:
     """Find what an expression names in one of the modules, and the keywords that it is called with."""
     tree: Any = ast.parse(code, mode="eval").body
-    keywords = [one.arg for one in tree.keywords] if isinstance(tree, ast.Call) else []
+    keywords = [str(one.arg) for one in tree.keywords] if isinstance(tree, ast.Call) else []
     path = ast.unparse(tree.func if isinstance(tree, ast.Call) else tree).split(".")
     for module in modules:
         found = module
@@ -166,7 +167,11 @@ def named(code: str, modules: list[Any]) -> tuple[Any, list[str]]:
 
 def parameters_of(found: Any) -> list[str]:
     """Return the arguments of a function, or those of a class and of the classes that it is made on."""
-    made = [one.__init__ for one in found.__mro__[:-1]] if inspect.isclass(found) else [found]
+    made = (
+        [vars(one)["__init__"] for one in found.__mro__[:-1] if "__init__" in vars(one)]
+        if inspect.isclass(found)
+        else [found]
+    )
     return [name for one in made for name in inspect.signature(one).parameters]
 
 

@@ -24,18 +24,32 @@ from nntrain import (
     ProgressBar,
     ReduceOnPlateau,
     Rollback,
+    TimeLimit,
     accuracy,
+    looking,
     metrics,
     schedules,
+    sinks,
     subscribers,
     supervised,
     update,
 )
 from nntrain.log import JsonLog
-from nntrain.metrics import from_torchmetrics
+from nntrain.looking import ActivationStats, ConfusionLog
+from nntrain.metrics import Confusion, from_torchmetrics
 from nntrain.schedules import cosine, one_cycle, one_cycle_momentum
+from nntrain.sinks import Profiler, ThroughputLog
 from nntrain.subscribers.protocol import EVENTS
-from nntrain.testing import check_metric, check_rule, check_schedule, check_sink, check_subscriber, check_task
+from nntrain.testing import (
+    Plan,
+    check_metric,
+    check_rule,
+    check_schedule,
+    check_sink,
+    check_subscriber,
+    check_task,
+    small_learner,
+)
 from nntrain.update import (
     UpdateRule,
     accumulate,
@@ -45,9 +59,12 @@ from nntrain.update import (
     ema,
     freeze,
     gradient_noise,
+    gradient_norms,
     layerwise,
     loss_scale,
     optimizer,
+    sam,
+    schedule_free,
     skip_nonfinite,
     swa,
 )
@@ -58,12 +75,25 @@ SUBSCRIBERS: Final[dict[str, Callable[[], Any]]] = {
     "NanGuard": NanGuard,
     "ReduceOnPlateau": lambda: ReduceOnPlateau(patience=1),
     "Rollback": lambda: Rollback(every=2, lr_factor=0.5, at_most=2),
+    "TimeLimit": lambda: TimeLimit(1000),
+    "ActivationStats": lambda: ActivationStats(every=2),
+    "ConfusionLog": lambda: ConfusionLog("confusion"),
 }
+
+
+def confused(subs: Any) -> Any:
+    """Give a learner with the metric that `ConfusionLog` logs."""
+    return small_learner(Plan()).replace(metric_fn={"confusion": Confusion(3)}, subs=subs)
+
+
+LEARNERS: Final = {"ConfusionLog": confused}
 SINKS: Final[dict[str, Callable[[Path], Any]]] = {
     "Checkpoint": lambda folder: Checkpoint(fresh(folder), every_steps=2),
     "JsonLog": lambda folder: JsonLog(fresh(folder), every=1),
     "PrintStats": lambda folder: PrintStats(io.StringIO()),
+    "Profiler": lambda folder: Profiler(fresh(folder), start=0, steps=1),
     "ProgressBar": lambda folder: ProgressBar(Terminal()),
+    "ThroughputLog": lambda folder: ThroughputLog(every=2),
 }
 _SGD: Final = optimizer(torch.optim.SGD, lr=0.1, momentum=0.9)
 RULES: Final[dict[str, UpdateRule]] = {
@@ -74,10 +104,13 @@ RULES: Final[dict[str, UpdateRule]] = {
     "ema": chain(_SGD, ema(0.9, in_eval=True)),
     "freeze": freeze("0.*", until=2),
     "gradient_noise": gradient_noise(0.1),
+    "gradient_norms": gradient_norms(),
     "layerwise": optimizer(torch.optim.AdamW, lr=0.1, groups=layerwise(["0.*", "2.*"], 0.1, 0.5)),
     "loss_scale": loss_scale(8.0, interval=2),
     "optimizer": optimizer(torch.optim.AdamW, lr=cosine(0.1, steps=9), weight_decay=lambda step: 0.1 / (1 + step)),
     "optimizer, of a closure": optimizer(torch.optim.LBFGS, lr=0.1, max_iter=2),
+    "sam": chain(sam(0.05), _SGD),
+    "schedule_free": schedule_free(optimizer(torch.optim.SGD, lr=0.1)),
     "skip_nonfinite": skip_nonfinite(),
     "swa": chain(_SGD, swa(start=2)),
 }
@@ -104,7 +137,11 @@ def _theirs() -> Any:
     return from_torchmetrics(importlib.import_module("torchmetrics.classification").MulticlassF1Score(4))
 
 
-METRICS: Final[dict[str, Callable[[], Any]]] = {"accuracy": lambda: accuracy, "from_torchmetrics": _theirs}
+METRICS: Final[dict[str, Callable[[], Any]]] = {
+    "accuracy": lambda: accuracy,
+    "Confusion": lambda: Confusion(4),
+    "from_torchmetrics": _theirs,
+}
 TASKS: Final[dict[str, Any]] = {"supervised": supervised(nn.functional.cross_entropy, accuracy)}
 
 
@@ -113,10 +150,13 @@ def fresh(folder: Path) -> Path:
     return folder / str(len([*folder.iterdir()]))
 
 
-@pytest.mark.parametrize("make", SUBSCRIBERS.values(), ids=SUBSCRIBERS)
+@pytest.mark.parametrize("name", SUBSCRIBERS)
 @pytest.mark.parametrize("examples", [1, pytest.param(6, marks=pytest.mark.sweep)])
-def test_subscribers(make: Callable[[], Any], examples: int, device: torch.device) -> None:
-    check_subscriber(make, examples=examples, device=device)
+def test_subscribers(name: str, examples: int, device: torch.device) -> None:
+    if name in LEARNERS:
+        check_subscriber(SUBSCRIBERS[name], learner=LEARNERS[name], examples=examples)
+    else:
+        check_subscriber(SUBSCRIBERS[name], examples=examples, device=device)
 
 
 @pytest.mark.parametrize("make", SINKS.values(), ids=SINKS)
@@ -153,17 +193,21 @@ def named(module: ModuleType, *others: str) -> set[str]:
     return {*module.__all__} - {*others}
 
 
+def listening(module: ModuleType) -> set[str]:
+    """Give the names of a module's classes that are asked at some event."""
+    classes = {name: one for name in module.__all__ if inspect.isclass(one := getattr(module, name))}
+    return {name for name, one in classes.items() if any(hasattr(one, event) for event in EVENTS)}
+
+
 def tried(kinds: Mapping[str, object]) -> set[str]:
     return {name.partition(",")[0] for name in kinds}
 
 
 def test_none_is_left_out() -> None:
-    assert tried(SUBSCRIBERS) == named(subscribers)
+    assert tried(SUBSCRIBERS) == {*named(subscribers), *listening(looking)}
     assert tried(RULES) == named(update, "At", "BoundRule", "Gradients", "UpdateRule")
     assert tried(SCHEDULES) == named(schedules, "Curve")
     assert tried(METRICS) == named(metrics, "Metric")
-    public = {name: getattr(nntrain, name) for name in nntrain.__all__}
-    classes = {name: one for name, one in public.items() if inspect.isclass(one)}
-    listening = {name for name, one in classes.items() if any(hasattr(one, event) for event in EVENTS)}
-    assert listening == {*SUBSCRIBERS, "Subscriber"}
-    assert {name for name, one in classes.items() if hasattr(one, "interest")} | {"JsonLog"} == {*SINKS}
+    assert tried(SINKS) >= named(sinks, "Interest")
+    assert listening(nntrain) | listening(looking) == {*SUBSCRIBERS, "Subscriber"}
+    assert {name for name in nntrain.__all__ if hasattr(getattr(nntrain, name), "interest")} <= {*SINKS}

@@ -162,7 +162,7 @@ def check_series(rule: Chain, name: str, params: Params, series: Series) -> None
     first.go_back(kept[back])
     said = f"after going back to the state before write {back}, "
     _compare(straight[back:], [first.write(write) for write in writes[back:]], broken, "branch", said)
-    resumed = _Bound(rule, params)
+    resumed = _Bound(rule, {name: param + 1 for name, param in params.items()})  # whatever a new process begins with
     resumed.go_back(kept[back])
     said = f"gone on from the state before write {back} by the rule bound anew, "
     _compare(straight[back:], [resumed.write(write) for write in writes[back:]], broken, "resume", said)

@@ -126,6 +126,19 @@ class KeepsItsReference(Signs):
         return True
 
 
+class Anchored(Signs):
+    """Pulls towards the weights that it was bound over: in another process these are others."""
+
+    def __init__(self, params: dict[str, Tensor]) -> None:
+        super().__init__(params)
+        self.first = {name: param.detach().clone() for name, param in params.items()}
+
+    def write(self, gradients: Gradients, at: At, /) -> bool:
+        for name, gradient in gradients.items():
+            gradient.add_(self.params[name].detach() - self.first[name])
+        return True
+
+
 class Iterates(Signs):
     """Remembers where it is in what nobody can look into."""
 
@@ -208,6 +221,7 @@ BROKEN: dict[str, tuple[Any, str, str]] = {
     ),
     "what no file holds": (keep("kept", lambda bound, gradients: len), "resume", "what it remembers cannot be saved"),
     "a reference": (Rule(KeepsItsReference), "branch", "after going back to the state before write"),
+    "the first weights": (Rule(Anchored), "resume", "gone on from the state before write .* by the rule bound anew"),
     "an iterator": (Rule(Iterates), "branch", "after going back to the state before write"),
     "torch's generator": (
         writing(lambda bound, gradients, at: [one.add_(torch.randn(())) for one in gradients.values()] and None),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, Never, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +93,7 @@ class ActivationStats(Subscriber[object]):
         every: int = 100,
         *,
         layers: Layers = None,
-        task: Task[Any, object] | None = None,
+        task: Task[Never, object] | None = None,
         precision: Precision = "fp32",
         bins: int = 40,
         high: float = 10.0,

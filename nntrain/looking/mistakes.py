@@ -16,7 +16,7 @@ from nntrain.evaluation.evaluate import passes
 from nntrain.machine.folding import check_state
 from nntrain.machine.learner import Learner
 from nntrain.machine.machine import machine_of
-from nntrain.metrics.confusion import Classify, Counts, check_classes, check_classify, counted, pairs_of
+from nntrain.metrics.confusion import Counts, check_classes, check_classify, counted, pairs_of
 from nntrain.subscribers.protocol import Subscriber
 from nntrain.task.supervised import LossFn, Supervised, called, parts_of
 from nntrain.task.task import Called, Task, check_output, source_of
@@ -26,15 +26,16 @@ from nntrain.values.state import TrainState
 from nntrain.values.trees import described, first_length, tree_map
 
 Batch = TypeVar("Batch")
+Preds = TypeVar("Preds")
 
 
 def confusion_matrix(
-    learner: Learner[Batch, Any],
+    learner: Learner[Batch, Preds],
     state: TrainState,
     loader: Iterable[Batch] | Loader[Batch] | str | None = None,
     *,
     labels: Sequence[str] | None = None,
-    classify: Classify | None = None,
+    classify: Callable[[Preds], Tensor] | None = None,
     weights: str | None = None,
 ) -> ConfusionMatrix:
     """Return how often which class is taken for which, with a state's weights. State and learner are what they were.

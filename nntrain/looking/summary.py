@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from nntrain.values.modules import make_module
 from nntrain.values.record import Record
 from nntrain.values.state import TrainState
 from nntrain.values.trees import tensors_of
+
+Batch = TypeVar("Batch")
 
 
 class LayerSummary(Record, frozen=True):
@@ -90,6 +92,12 @@ class ModelSummary(Record, frozen=True):
         )
 
 
+@overload
+def summary(
+    model: Learner[Batch, Any], state: TrainState | None = None, *, batch: Batch | None = None
+) -> ModelSummary: ...
+@overload
+def summary(model: nn.Module, *, batch: object = None) -> ModelSummary: ...
 def summary(
     model: Learner[Any, Any] | nn.Module, state: TrainState | None = None, *, batch: object = None
 ) -> ModelSummary:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, Never, cast
 
 import torch
 from torch import Tensor
@@ -13,8 +13,8 @@ from nntrain.values.calls import call_problem
 from nntrain.values.output import StepOutput
 from nntrain.values.trees import described
 
-Classify = Callable[[Any], Tensor]
-"""A function of predictions to the class of each: whole numbers."""
+Classify = Callable[[Never], Tensor]
+"""A function of predictions to the class of each: whole numbers. What predictions are is between it and the model."""
 IGNORED: Final = -100
 """The target that is left out: torch's `ignore_index`."""
 
@@ -53,7 +53,7 @@ class Confusion:
         """Return the matrix of no samples."""
         return Counts(torch.zeros(self.classes, self.classes, dtype=torch.int64), torch.zeros((), dtype=torch.int64))
 
-    def update(self, memory: Counts, output: StepOutput[Any], /) -> Counts:
+    def update(self, memory: Counts, output: StepOutput[object], /) -> Counts:
         """Return the matrix with a batch more."""
         target, taken = pairs_of(output.preds, output.target, self.classify)
         if target.device.type == "cpu":
@@ -87,7 +87,7 @@ def pairs_of(preds: object, target: object, classify: Classify | None) -> tuple[
 
     Raises `MetricError` where that cannot be told of their shapes and dtypes.
     """
-    found: object = classify(preds) if classify is not None else preds
+    found = preds if classify is None else cast("Callable[[object], object]", classify)(preds)
     if isinstance(target, Tensor) and isinstance(found, Tensor):
         if classify is None and found.ndim == target.ndim + 1:
             found = found.argmax(1)

@@ -11,7 +11,6 @@ import torch
 from nntrain.errors import ConfigError
 from nntrain.sinks.interest import Interest
 from nntrain.sinks.transition import Transition
-from nntrain.values.looks import OperatorTime, Profiled
 from nntrain.values.progress import Phase
 
 _SLOWEST: Final = 20
@@ -30,7 +29,7 @@ class Profiler:
     `ConfigError` for what cannot be meant.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, start: int = 10, steps: int = 5, **options: Any) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, start: int = 10, steps: int = 5, **options: object) -> None:
         self.path = Path(path)
         if self.path.is_dir():
             raise ConfigError(f"Profiler: {self.path} is a folder; expected the trace's file, like trace.json.gz.")
@@ -72,7 +71,8 @@ class Profiler:
         on_cuda = transition.run.device.startswith("cuda")
         kinds = torch.profiler.ProfilerActivity
         activities = [kinds.CPU, *([kinds.CUDA] if on_cuda else [])]
-        running = torch.profiler.profile(**{"activities": activities, **self.options})
+        options: dict[str, Any] = {"activities": activities, **self.options}
+        running = torch.profiler.profile(**options)
         running.start()
         self._running, self._first = running, transition.state.progress.step
 
@@ -81,6 +81,8 @@ class Profiler:
         running, self._running = self._running, None
         if running is None:
             return
+        from nntrain.values.looks import OperatorTime, Profiled  # where nobody uses it, nobody waits for it
+
         running.stop()
         last = transition.state.progress.step
         if last == self._first:

@@ -11,7 +11,6 @@ import torch
 from nntrain.errors import ConfigError
 from nntrain.sinks.interest import Interest
 from nntrain.sinks.transition import Transition
-from nntrain.values.looks import Throughput
 from nntrain.values.progress import Progress
 
 
@@ -53,6 +52,8 @@ class ThroughputLog:
         elif transition.output is not None and not place.batch % self.every:
             self._last = _Told(place, now)
             if last is not None and _phase(last.place) == _phase(place) and last.when < now:
+                from nntrain.values.looks import Throughput  # where nobody uses it, nobody waits for it
+
                 taken = now - last.when
                 transition.run.tell(
                     Throughput(

@@ -1,6 +1,7 @@
 """What is seen inside a training: activations, gradients, confusion, throughput. Each is a record; some are events.
 
-The events have dotted names, as anybody's own: a log that has them is read by any nntrain.
+The events have dotted names, as anybody's own: a log that has them is read by any nntrain. `defer_build` makes the
+validators when they are first used, so that whoever imports the log does not wait for them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from nntrain.values.log_event import Level, LogEvent
 from nntrain.values.record import Record
 
 
-class LayerActivations(Record, frozen=True):
+class LayerActivations(Record, frozen=True, defer_build=True):
     """What one layer gave for one batch.
 
     `layer` is its name in the model, with `:2` where it is called for the second time; `kind` is its class. `shape` is
@@ -40,7 +41,7 @@ class LayerActivations(Record, frozen=True):
         return self.histogram[0] / counted if counted else math.nan
 
 
-class Activations(LogEvent, frozen=True):
+class Activations(LogEvent, frozen=True, defer_build=True):
     """What each layer of a model gave for one batch, in the order in which they ran.
 
     The histograms have bins of equal width, from 0 to `high`.
@@ -59,7 +60,7 @@ class Activations(LogEvent, frozen=True):
         return columns(("layer", "kind", "shape", "mean", "std", "dead"), rows, left=3)
 
 
-class ParameterGradients(Record, frozen=True):
+class ParameterGradients(Record, frozen=True, defer_build=True):
     """The gradient of one parameter: its 2-norm, and the mean and the greatest of its absolute values."""
 
     name: str
@@ -69,7 +70,7 @@ class ParameterGradients(Record, frozen=True):
     largest: float
 
 
-class GradientFlow(Record, frozen=True):
+class GradientFlow(Record, frozen=True, defer_build=True):
     """The gradients of a model's parameters for one batch, in the model's order.
 
     `without` are the names of those that require a gradient and got none: the loss does not depend on them.
@@ -93,7 +94,7 @@ class GradientFlow(Record, frozen=True):
         return columns(("parameter", "shape", "norm", "mean |g|", "max |g|"), rows, left=2)
 
 
-class ConfusionMatrix(LogEvent, frozen=True):
+class ConfusionMatrix(LogEvent, frozen=True, defer_build=True):
     """How often which class was taken for which: `counts[i][j]` samples of class `labels[i]` were taken for class j."""
 
     event: Literal["nntrain.confusion_matrix"] = "nntrain.confusion_matrix"
@@ -135,7 +136,7 @@ class ConfusionMatrix(LogEvent, frozen=True):
         return columns(("target \\ taken for", *self.labels), rows, left=1)
 
 
-class Throughput(LogEvent, frozen=True):
+class Throughput(LogEvent, frozen=True, defer_build=True):
     """How fast a phase went since it was last told, and how much memory is used.
 
     `device_bytes` are what torch's tensors take of a CUDA device now, `device_peak_bytes` at most since the process
@@ -152,7 +153,7 @@ class Throughput(LogEvent, frozen=True):
     process_peak_bytes: int | None = Field(default=None, ge=0)
 
 
-class OperatorTime(Record, frozen=True):
+class OperatorTime(Record, frozen=True, defer_build=True):
     """An operator of a profile: how often it was called, and the seconds spent in it and in nothing that it called.
 
     `device_seconds` are those on an accelerator, 0 where there is none.
@@ -164,7 +165,7 @@ class OperatorTime(Record, frozen=True):
     device_seconds: float
 
 
-class Profiled(LogEvent, frozen=True):
+class Profiled(LogEvent, frozen=True, defer_build=True):
     """Some steps were profiled: the file with the trace, the first and the last step, and the slowest operators."""
 
     event: Literal["nntrain.profiled"] = "nntrain.profiled"

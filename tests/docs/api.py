@@ -23,6 +23,7 @@ PUBLIC: Final = (
     "nntrain.schedules",
     "nntrain.subscribers",
     "nntrain.sinks",
+    "nntrain.looking",
     "nntrain.checkpoint",
     "nntrain.log",
     "nntrain.log.export",

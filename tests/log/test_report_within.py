@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from nntrain import DataLoaders, Learner, TrainState, advance, fit_step, supervised
 from nntrain.log import JsonLog, Line, read, replay
+from nntrain.log.export.curves import Curves
 from nntrain.log.report import document, page
 from nntrain.log.sentences import sentence
 from nntrain.looking import ActivationStats
@@ -82,6 +83,14 @@ def test_a_training_that_went_back_has_no_looks_after_the_place_it_went_back_to(
     fit_step(learner, next(one for one in kept if one.progress.step == 1))
     (run,) = replay(read(tmp_path / "log.jsonl"))
     assert [line.batch for line in run.looks] == [1, 3, 5]
+
+
+def test_other_tools_get_a_curve_of_each_layer() -> None:
+    curves_ = Curves()
+    points = [point for line in with_looks(look(2)) for point in curves_.points(line)]
+    named = {one.curve: (one.value, one.x) for one in points if one.curve.startswith("activations")}
+    assert len(named) == 6
+    assert sorted(named.values()) == [(0.0, 10), (0.0, 10), (0.5, 10), (0.5, 10), (1.0, 10), (1.0, 10)]
 
 
 def look(layers: int, mean: float = 0.5) -> Activations:

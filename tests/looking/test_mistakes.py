@@ -50,6 +50,9 @@ def test_the_matrix_is_a_hand_written_count(trained: tuple[Learner[Batch, Tensor
     mistaken = found.most_confused(2)
     assert [one[2] for one in mistaken] == sorted((one[2] for one in mistaken), reverse=True)
     assert found.counts[int(mistaken[0][0])][int(mistaken[0][1])] == mistaken[0][2]
+    negated = confusion_matrix(learner, state, DATA, classify=lambda preds: (-preds).argmax(1))
+    assert negated.samples == 30
+    assert negated != found
     named = confusion_matrix(learner, state, labels=["cat", "dog", "<b>"])
     assert [list(row) for row in named.counts] == by_hand(state, DATA[:2])
     assert "dog" in str(named)

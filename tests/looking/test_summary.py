@@ -114,8 +114,8 @@ def test_of_several_objectives_what_each_trains_is_counted() -> None:
 
 def test_what_has_no_summary_is_refused() -> None:
     with pytest.raises(ConfigError, match="Got str where a Learner is expected"):
-        summary("model")  # type: ignore[arg-type] # the mistake
+        summary("model")  # type: ignore[call-overload] # the mistake
     with pytest.raises(ConfigError, match="a state is a learner's"):
-        summary(make_model(), learner_of().init())
+        summary(make_model(), learner_of().init())  # type: ignore[call-overload] # the mistake
     with pytest.raises(ConfigError, match="lazy"):
         summary(nn.LazyLinear(3))

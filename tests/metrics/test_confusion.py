@@ -16,6 +16,10 @@ from nntrain.metrics.confusion import counted
 from nntrain.testing import check_metric
 
 
+def positive(preds: Tensor) -> Tensor:
+    return (preds > 0).long()
+
+
 def test_it_is_a_metric_by_the_laws() -> None:
     check_metric(Confusion(4), examples=15)
 
@@ -39,7 +43,7 @@ def test_each_pixel_is_one_and_classes_may_be_told() -> None:
     memory = metric.update(metric.init(), StepOutput(None, preds, target))
     assert memory.matrix.sum() == 40
     assert memory.matrix.diagonal().sum() == (preds.argmax(1) == target).sum()
-    binary = Confusion(2, classify=lambda preds: (preds > 0).long())
+    binary = Confusion(2, classify=positive)
     scores, truth = torch.tensor([-1.0, 2.0, 3.0]), torch.tensor([0.0, 1.0, 0.0])
     assert binary.update(binary.init(), StepOutput(None, scores, truth)).matrix.tolist() == [[1, 1], [0, 1]]
 

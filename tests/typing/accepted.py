@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Literal, assert_never, assert_type
+from typing import Any, Literal, assert_never, assert_type
 
 import structlog
 import torch
@@ -37,8 +37,9 @@ from nntrain import (
     lr_find,
     on,
     predict,
+    tta,
 )
-from nntrain.data import segments
+from nntrain.data import RandomCrop, RandomHorizontalFlip, segments, transformed
 from nntrain.log import EpochFinished, JsonLog, Line, read, replay
 from nntrain.schedules import Curve, cosine, sequence, tuple_of
 from nntrain.subscribers.protocol import BeforeFit
@@ -208,11 +209,19 @@ def told(outcome: Outcome) -> str:
             assert_never(outcome)
 
 
+def images_of(pair: Batch) -> Tensor:
+    """Give one part of a batch."""
+    return pair[0]
+
+
 def sets_by_name(pairs: list[Batch], model: nn.Module) -> None:
     """Several sets, none, and segments are of the batches that they have; what comes of them is typed."""
     named = DataLoaders(pairs, {"near": pairs, "far": pairs})
     assert_type(named, DataLoaders[Batch])
     assert_type(DataLoaders(segments(pairs, batches=3), None), DataLoaders[Batch])
+    changed = transformed(pairs, RandomCrop(padding=2), RandomHorizontalFlip())
+    assert_type(DataLoaders(changed, pairs), DataLoaders[Batch])
+    assert_type(list(transformed(pairs, images_of)), list[Tensor])
     assert_type(DataLoaders(pairs), DataLoaders[Batch])
     learner = Learner(model, named, cross_entropy, {"accuracy": accuracy}, torch.optim.SGD, 0.1)
     state = learner.fit(steps=3).state
@@ -220,4 +229,5 @@ def sets_by_name(pairs: list[Batch], model: nn.Module) -> None:
     assert_type(evaluate(learner, state, pairs).loss, float)
     for preds in predict(learner, state, [torch.zeros(1)], unpack=lambda batch: ((batch,), {}, None)):
         preds.argmax(1)
+    assert_type(next(tta(learner, state, pairs, RandomCrop(padding=2))), Any)
     assert_type(fit_step(learner, state, steps=2), Completed | Cancelled)

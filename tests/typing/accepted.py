@@ -20,17 +20,20 @@ from nntrain import (
     EarlyStopping,
     Learner,
     LogEvent,
+    Objective,
     Outcome,
     PrintStats,
     RangeTest,
     ReduceOnPlateau,
     Slot,
+    StepOutput,
     Subscriber,
     TrainState,
     Transition,
     accuracy,
     advance,
     batch_step,
+    carry,
     epoch_step,
     evaluate,
     fit_step,
@@ -43,6 +46,7 @@ from nntrain.data import RandomCrop, RandomHorizontalFlip, segments, transformed
 from nntrain.log import EpochFinished, JsonLog, Line, read, replay
 from nntrain.schedules import Curve, cosine, sequence, tuple_of
 from nntrain.subscribers.protocol import BeforeFit
+from nntrain.update import chain, optimizer, sam, schedule_free
 from nntrain.values.record import Record
 from nntrain.values.verdicts import Cancel
 
@@ -231,3 +235,27 @@ def sets_by_name(pairs: list[Batch], model: nn.Module) -> None:
         preds.argmax(1)
     assert_type(next(tta(learner, state, pairs, RandomCrop(padding=2))), Any)
     assert_type(fit_step(learner, state, steps=2), Completed | Cancelled)
+
+
+class Follows(nn.Module):
+    """A model of one's own, with a hidden state."""
+
+    def forward(self, x: Tensor, hidden: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        return x, hidden or (x, x)
+
+
+def goes_on(
+    model: Follows, batch: Batch, hidden: tuple[Tensor, Tensor] | None
+) -> tuple[StepOutput[Tensor], tuple[Tensor, Tensor]]:
+    """A task that carries has the model's type, and that of what it hands on."""
+    preds, hidden = model.forward(batch[0], hidden)
+    return StepOutput(cross_entropy(preds, batch[1]), preds, batch[1]), hidden
+
+
+def carried(pairs: list[Batch]) -> None:
+    """A learner of a task that carries knows its batches and its predictions; rules are of one type."""
+    update = chain(sam(0.05), schedule_free(optimizer(torch.optim.SGD, lr=0.1)))
+    learner = Learner.of(Follows(), DataLoaders(pairs), carry(goes_on), update)
+    assert_type(learner, Learner[Batch, Tensor])
+    assert_type(Objective("one", carry(goes_on), update), Objective)
+    assert_type(next(predict(learner, learner.init(), pairs)), Tensor)

@@ -28,7 +28,6 @@ PUBLIC: Final = (
     "nntrain.log",
     "nntrain.log.export",
     "nntrain.log.report",
-    "nntrain.looking",
     "nntrain.plots",
     "nntrain.errors",
     "nntrain.testing",

@@ -15,15 +15,16 @@ if TYPE_CHECKING:
     from nntrain.evaluation.range_test import RangeTest
     from nntrain.live.engine import Engine
     from nntrain.live.objective import Objective
+    from nntrain.looking import ActivationStats, confusion_matrix, overfit_one_batch, summary, worst_predictions
     from nntrain.machine.learner import Learner
     from nntrain.machine.steps import advance, batch_step, epoch_step, fit_step
     from nntrain.metrics.functions import accuracy
     from nntrain.metrics.measured import MetricFn
     from nntrain.metrics.metric import Metric
-    from nntrain.sinks import PrintStats, ProgressBar
+    from nntrain.sinks import PrintStats, Profiler, ProgressBar, ThroughputLog
     from nntrain.sinks.interest import Interest, Sink
     from nntrain.sinks.transition import BatchRan, RunInfo, Transition
-    from nntrain.subscribers import EarlyStopping, NanGuard, ReduceOnPlateau, Rollback
+    from nntrain.subscribers import EarlyStopping, NanGuard, ReduceOnPlateau, Rollback, TimeLimit
     from nntrain.subscribers.protocol import Subscriber, on
     from nntrain.task.carrying import carry
     from nntrain.task.supervised import LossFn, supervised
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ActivationStats",
     "BatchOutput",
     "BatchRan",
     "Cancel",
@@ -68,6 +70,7 @@ __all__ = [
     "Outcome",
     "Phase",
     "PrintStats",
+    "Profiler",
     "Progress",
     "ProgressBar",
     "RangeTest",
@@ -80,23 +83,29 @@ __all__ = [
     "StepOutput",
     "Subscriber",
     "Task",
+    "ThroughputLog",
+    "TimeLimit",
     "TrainState",
     "Transition",
     "accuracy",
     "advance",
     "batch_step",
     "carry",
+    "confusion_matrix",
     "epoch_step",
     "evaluate",
     "fit_step",
     "hf_ds_collate_fn",
     "lr_find",
     "on",
+    "overfit_one_batch",
     "predict",
     "state_before",
+    "summary",
     "supervised",
     "tta",
     "update_bn",
+    "worst_predictions",
 ]
 
 _HOMES: Final = {
@@ -109,6 +118,7 @@ _HOMES: Final = {
     "nntrain.live.objective": "Objective",
     "nntrain.evaluation.augmented": "tta",
     "nntrain.evaluation.evaluate": "evaluate predict update_bn",
+    "nntrain.looking": "ActivationStats confusion_matrix overfit_one_batch summary worst_predictions",
     "nntrain.machine.learner": "Learner",
     "nntrain.evaluation.lr_finder": "lr_find",
     "nntrain.evaluation.range_test": "RangeTest",
@@ -116,10 +126,10 @@ _HOMES: Final = {
     "nntrain.metrics.functions": "accuracy",
     "nntrain.metrics.measured": "MetricFn",
     "nntrain.metrics.metric": "Metric",
-    "nntrain.sinks": "PrintStats ProgressBar",
+    "nntrain.sinks": "PrintStats Profiler ProgressBar ThroughputLog",
     "nntrain.sinks.interest": "Interest Sink",
     "nntrain.sinks.transition": "BatchRan RunInfo Transition",
-    "nntrain.subscribers": "EarlyStopping NanGuard ReduceOnPlateau Rollback",
+    "nntrain.subscribers": "EarlyStopping NanGuard ReduceOnPlateau Rollback TimeLimit",
     "nntrain.subscribers.protocol": "Subscriber on",
     "nntrain.task.carrying": "carry",
     "nntrain.task.supervised": "LossFn supervised",

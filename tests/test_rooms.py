@@ -43,8 +43,10 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
         "sinks": "errors values",
         "machine": " ".join(one for one in CORE[:-2] if one != "schedules"),
         "evaluation": " ".join(one for one in CORE[:-1] if one not in {"schedules", "metrics"}),
+        "looking": "errors values task metrics data live subscribers machine evaluation",
         "log": "errors values sinks",
         "checkpoint": "errors values sinks machine",
+        "plots": "errors values schedules evaluation looking log",
         "testing": " ".join([*CORE, "checkpoint", "log"]),
         "cli": " ".join([*CORE, "checkpoint", "log"]),
     }.items()

@@ -35,18 +35,25 @@ device_option: Final[Decorator] = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="In place of the learner's own."
 )
 
+data_option: Final[Decorator] = click.option(
+    "--data", metavar="digits|fashion-mnist|DIR", help="The parameter data of TARGET's function, as for nntrain fit."
+)
+
 
 @click.command()
 @target_argument
 @checkpoint_option
 @set_option
+@data_option
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def evaluate(target: str, checkpoint: Path, device: str | None, *, as_json: bool, **given: tuple[str, ...]) -> None:
+def evaluate(
+    target: str, checkpoint: Path, data: str | None, device: str | None, *, as_json: bool, **given: tuple[str, ...]
+) -> None:
     """Print the statistics of each eval set of the learner TARGET with the weights of a checkpoint.
 
-    TARGET and --set are as for `nntrain fit`. The learner is made with the seed of the checkpoint, so that data which
-    are split where it is made are split as they were.
+    TARGET, --set and --data are as for `nntrain fit`. The learner is made with the seed of the checkpoint, so that data
+    which are split where it is made are split as they were.
     """
     from nntrain.data.loaders import eval_sets
     from nntrain.errors import ConfigError
@@ -54,7 +61,7 @@ def evaluate(target: str, checkpoint: Path, device: str | None, *, as_json: bool
     from nntrain.log.rendering import json_object
     from nntrain.sinks.print_stats import stats_line
 
-    with trained(target, checkpoint, given["set"], device) as (learner, state):
+    with trained(target, checkpoint, given["set"], device, data) as (learner, state):
         sets = eval_sets(learner.dls.valid)
         if not sets:
             raise ConfigError(f"{target} has no data to evaluate on: its dls.valid is None.")
@@ -68,14 +75,16 @@ def evaluate(target: str, checkpoint: Path, device: str | None, *, as_json: bool
 
 @contextmanager
 def trained(
-    target: str, checkpoint: Path, settings: tuple[str, ...], device: str | None
+    target: str, checkpoint: Path, settings: tuple[str, ...], device: str | None, data: str | None
 ) -> Iterator[tuple[Learner[Any, Any], TrainState]]:
     """Give a learner, and the state of a checkpoint for it, to a block. Ends the command where there is none."""
     from nntrain.checkpoint import inspect, latest, load
-    from nntrain.cli.fit import device_of
-    from nntrain.cli.settings import parse_settings
+    from nntrain.cli.fit import check_data, data_of, device_of
+    from nntrain.cli.settings import FitConfig, parse_settings
     from nntrain.cli.target import learner_of
 
+    if data is not None:
+        check_data(data, None)
     path = checkpoint
     with exit_on_problem():
         if checkpoint.is_dir():
@@ -86,7 +95,8 @@ def trained(
                 sys.exit(NONE)
             path = found.path
         seed = inspect(path).key.seed
-    with learner_of(target, parse_settings(settings), seed) as own:
+    meant = None if data is None else data_of(FitConfig(data=data), seed)
+    with learner_of(target, parse_settings(settings), seed, data=meant) as own:
         learner = own if device is None else own.replace(device=device_of(device))
         with exit_on_problem():
             state = load(path, learner)

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from nntrain.cli.places import Places
     from nntrain.cli.settings import FitConfig, Options
+    from nntrain.cli.target import Data
     from nntrain.data import ImageLoaders
     from nntrain.machine.learner import Learner
     from nntrain.subscribers.protocol import Subscriber
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
     from nntrain.values.verdicts import Outcome
 
 
-_OF_THE_CLASSIFIER: Final = ("data", "data_dir", "batch_size", "lr", "hidden", "sources")
+_OF_THE_CLASSIFIER: Final = ("batch_size", "lr", "hidden")
 """The options that say what to train, and are no use with a learner of one's own."""
+_OF_DATA: Final = ("data_dir", "sources")
+"""Those that say more of what `--data` names."""
 
 
 @click.command()
@@ -90,7 +94,7 @@ def fit(context: click.Context, /, **_: object) -> None:
     """Train the learner TARGET; without one an image classifier: a network with one hidden layer, by SGD.
 
     TARGET is FILE.py:NAME or package.module:NAME, where NAME is a Learner, or a function that returns one: --set lr=0.1
-    sets its parameter lr. What --data, --data-dir, --batch-size, --lr and --hidden say is its own to say then.
+    sets its parameter lr, and --data its parameter data. What --batch-size, --lr and --hidden say is its own to say.
 
     Prints the statistics of each phase, at a terminal with a progress bar below them, and writes an event log of JSON
     lines.
@@ -141,7 +145,7 @@ def _fit(target: str | None, config: FitConfig, places: Places, ready: Callable[
     # Bad options are reported before datasets is imported, which takes seconds.
     checkpoint_dir = config.checkpoint_dir
     _check_target(target, config, places)
-    _check_data(config.data, config.data_dir)
+    check_data(config.data, config.data_dir)
     every = _every(config.log_every)
     _check_saving(checkpoint_dir, config.save_every, resuming=config.resume)
     named_subs = make_plugins("subscribers", config.subscribers, places)
@@ -210,7 +214,8 @@ def _learner(
 
     ready()
     device = device_of(config.device) if "device" in config.model_fields_set else None
-    with learner_of(target, config.parameters, _seed(config), places) as learner:
+    data = data_of(config, _seed(config)) if "data" in config.model_fields_set else None
+    with learner_of(target, config.parameters, _seed(config), places, data=data) as learner:
         yield learner if device is None else learner.replace(device=device)
 
 
@@ -234,7 +239,8 @@ def _classifier(config: FitConfig, said: TextIO, ready: Callable[[], None]) -> L
     from nntrain.metrics.functions import accuracy
 
     where = device_of(config.device)
-    dls = DataLoaders.from_hf_dd(_load(config.data, config.data_dir, config.sources), batch_size=config.batch_size)
+    dls = DataLoaders.from_hf_dd(data_of(config, _seed(config)).read(), batch_size=config.batch_size)
+    _check_sizes(dls, config.data)
     if not config.quiet and config.data not in {"digits", "fashion-mnist"}:
         ready()
         say(_splits(dls), err=said is sys.stderr)
@@ -256,7 +262,8 @@ def _check_target(target: str | None, config: FitConfig, places: Places) -> None
 
         parts_of(target)
     given = config.model_fields_set
-    for name in ("parameters",) if target is None else _OF_THE_CLASSIFIER:
+    refused = (*_OF_THE_CLASSIFIER, *(() if "data" in given else _OF_DATA))
+    for name in ("parameters",) if target is None else refused:
         if name in given:
             said = f"{_option(name)}{places.of((name,))}"
             raise click.BadParameter(
@@ -349,26 +356,35 @@ def _every(given: str) -> int | Literal["all"] | None:
     return int(given)
 
 
-def _check_data(data: str, data_dir: Path | None) -> None:
+def check_data(data: str, data_dir: Path | None) -> None:
+    """Raise `BadParameter` for data that there are not, before anything that takes long is imported."""
     from nntrain.cli.plugins import find_plugins
 
     if data not in {"digits", "fashion-mnist"} and not Path(data).is_dir():
         sources = find_plugins("sources")
         if data not in sources:
             raise click.BadParameter(
-                f"{data!r} is neither 'digits' nor 'fashion-mnist' nor a folder written by DatasetDict.save_to_disk, "
-                f"nor a data source by name ({', '.join(sources) or 'there are none'}).",
+                f"{data!r} is neither 'digits' nor 'fashion-mnist' nor a folder of images, or one written by "
+                f"DatasetDict.save_to_disk, nor a data source by name ({', '.join(sources) or 'there are none'}).",
                 param_hint="--data",
             )
     if data_dir is not None and data != "fashion-mnist":
         raise click.BadParameter(f"it is for --data fashion-mnist, not for {data!r}.", param_hint="--data-dir")
 
 
-def _load(data: str, data_dir: Path | None, sources: Options) -> DatasetDict:
+def data_of(config: FitConfig, seed: int) -> Data:
+    """Return what `--data` says, read as configured; what it does not split itself is split by `seed`."""
+    from nntrain.cli.target import Data
+
+    return Data(config.data, partial(_load, config.data, config.data_dir, config.sources, seed))
+
+
+def _load(data: str, data_dir: Path | None, sources: Options, seed: int) -> DatasetDict:
     from datasets.dataset_dict import DatasetDict
 
     from nntrain.cli.plugins import get_plugin
-    from nntrain.data import load_digits, load_fashion_mnist, load_saved
+    from nntrain.data import load_digits, load_fashion_mnist, load_image_folder, load_saved
+    from nntrain.data.images.folder import is_image_folder
     from nntrain.errors import ConfigError
 
     if data == "digits":
@@ -376,11 +392,26 @@ def _load(data: str, data_dir: Path | None, sources: Options) -> DatasetDict:
     if data == "fashion-mnist":
         return load_fashion_mnist(data_dir)
     if Path(data).is_dir():
-        return load_saved(Path(data))
+        folder = Path(data)
+        return load_image_folder(folder, seed=seed) if is_image_folder(folder) else load_saved(folder)
     made = get_plugin("sources", data).make(sources.get(data, {}))
     if not isinstance(made, DatasetDict):
         raise ConfigError(f"The data source {data} gave a {type(made).__name__}; expected a datasets.DatasetDict.")
     return made
+
+
+def _check_sizes(dls: ImageLoaders, data: str) -> None:
+    """Raise `ConfigError` for images of several sizes, as far as they were decoded: the classifier has one input."""
+    from nntrain.data.images.resident import SEVERAL_SIZES, ResidentLoader
+    from nntrain.errors import ConfigError
+
+    splits = (dls.train, dls.valid)
+    shapes = {tuple(one.images.shape[1:]) for one in splits if isinstance(one, ResidentLoader)}
+    if len(shapes) > 1 or any(one.description.get("reason") == SEVERAL_SIZES for one in splits):
+        raise ConfigError(
+            f"The images of {data} have several sizes, and the network of nntrain fit takes one. Resize them; or train "
+            f"a learner of your own, whose function resizes them: nntrain fit FILE.py:make --data {data}."
+        )
 
 
 def _splits(dls: ImageLoaders) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
@@ -82,21 +82,23 @@ class Plugin:
         return target
 
 
-def options_of(target: Any, name: str, said: str, around: Callable[..., object] | None = None) -> type[BaseModel]:
-    """Return a pydantic model, called `name`, of the parameters of a class or a function.
+def options_of(
+    target: Any, name: str, said: str, around: Callable[..., object] | None = None, without: Container[str] = ()
+) -> type[BaseModel]:
+    """Return a pydantic model, called `name`, of the parameters of a class or a function, but for those in `without`.
 
     `around` is a wrap validator for each of them. Raises `ConfigError`, beginning with `said`, where it cannot be made.
     """
     from pydantic import ConfigDict, PydanticUserError, create_model, field_validator
 
     try:
-        hints = _hints(target)
+        hints = hints_of(target)
         parameters = inspect.signature(target).parameters.values()
     except Exception as error:
         raise ConfigError(f"{said} has parameters that cannot be read: {type(error).__name__}: {error}") from error
     fields: dict[str, Any] = {}
     for one in parameters:
-        if one.kind in {one.VAR_POSITIONAL, one.VAR_KEYWORD}:
+        if one.kind in {one.VAR_POSITIONAL, one.VAR_KEYWORD} or one.name in without:
             continue
         if one.kind is one.POSITIONAL_ONLY or one.name not in hints:
             raise ConfigError(f"{said} has a parameter {one.name} without a name to give it by, or without a type.")
@@ -117,7 +119,7 @@ def options_of(target: Any, name: str, said: str, around: Callable[..., object] 
     return made
 
 
-def _hints(target: Any) -> dict[str, Any]:
+def hints_of(target: Any) -> dict[str, Any]:
     """Return the types of the parameters; that of what is returned may be there for type checkers alone."""
     of = target.func if isinstance(target, functools.partial) else target
     of = inspect.unwrap(inspect.getattr_static(of, "__init__") if isinstance(of, type) else of)

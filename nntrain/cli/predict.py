@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from nntrain.cli.evaluate import checkpoint_option, device_option, set_option, target_argument, trained
+from nntrain.cli.evaluate import checkpoint_option, data_option, device_option, set_option, target_argument, trained
 from nntrain.cli.output import say
 from nntrain.errors import ConfigError
 
@@ -35,14 +35,21 @@ ALONE: Final = "preds"
 )
 @click.option("--on", metavar="NAME", help="The eval set, of several.")
 @set_option
+@data_option
 @device_option
-def predict(
-    target: str, checkpoint: Path, out: Path, on: str | None, device: str | None, **given: tuple[str, ...]
+def predict(  # noqa: PLR0917 - click gives them by name
+    target: str,
+    checkpoint: Path,
+    out: Path,
+    on: str | None,
+    data: str | None,
+    device: str | None,
+    **given: tuple[str, ...],
 ) -> None:
     """Write the predictions for the eval set of the learner TARGET, in its order, with the weights of a checkpoint.
 
-    TARGET, --set and the seed are as for `nntrain evaluate`. The predictions of all batches are joined along their
-    first dimension. A model that returns several tensors has each under its name, or its number.
+    TARGET, --set, --data and the seed are as for `nntrain evaluate`. The predictions of all batches are joined along
+    their first dimension. A model that returns several tensors has each under its name, or its number.
     """
     from nntrain.evaluation.evaluate import predict as predicted
 
@@ -50,7 +57,7 @@ def predict(
         raise click.BadParameter(f"{out} ends with neither of {', '.join(SUFFIXES)}.", param_hint="--out")
     if not out.resolve().parent.is_dir():
         raise click.BadParameter(f"there is no folder {out.parent}.", param_hint="--out")
-    with trained(target, checkpoint, given["set"], device) as (learner, state):
+    with trained(target, checkpoint, given["set"], device, data) as (learner, state):
         parts: dict[str, list[Tensor]] = {}
         for preds in predicted(learner, state, _data(learner, target, on)):
             for name, tensor in _named(preds, ""):

@@ -46,7 +46,10 @@ class FitConfig(BaseSettings):
         frozen=True, env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid"
     )
 
-    data: Annotated[str, Field(description="digits, fashion-mnist, a folder, or the name of a data source")] = "digits"
+    data: Annotated[
+        str,
+        Field(description="digits, fashion-mnist, a folder of images or a saved dataset, or the name of a data source"),
+    ] = "digits"
     data_dir: Annotated[Path | None, Field(description="the folder of Fashion-MNIST's four idx files")] = None
     epochs: Annotated[int, Field(ge=0)] = 10
     steps: Annotated[int | None, Field(ge=1, description="train so many optimizer steps, in place of epochs")] = None

@@ -11,20 +11,22 @@ import functools
 import inspect
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
 from nntrain.cli.places import Places, likely
-from nntrain.cli.plugins import describe_errors, options_of
-from nntrain.cli.settings import as_meant
+from nntrain.cli.plugins import describe_errors, hints_of, options_of
+from nntrain.cli.settings import Setting, as_meant
 from nntrain.errors import ConfigError
 
 if TYPE_CHECKING:
+    from datasets.dataset_dict import DatasetDict
+
     from nntrain.machine.learner import Learner
 
 EXPECTED: Final = "FILE.py:NAME or package.module:NAME, where NAME is a learner or a function that returns one"
@@ -32,13 +34,24 @@ _PACKAGE: Final = str(Path(__file__).parents[1])
 _IMPORTLIB: Final = str(Path(inspect.getfile(import_module)).parent)
 PARAMETERS: Final = "parameters"
 """What the function's parameters are called in a configuration."""
+DATA: Final = "data"
+"""The function's parameter that `--data` is for."""
+
+
+class Data(NamedTuple):
+    """What `--data` says, and what reads it."""
+
+    said: str
+    read: Callable[[], DatasetDict]
 
 
 @contextmanager
 def learner_of(
-    target: str, given: Mapping[str, Any], seed: int, places: Places | None = None
+    target: str, given: Mapping[str, Any], seed: int, places: Places | None = None, *, data: Data | None = None
 ) -> Iterator[Learner[Any, Any]]:
     """Import `target`, and call it with the parameters `given` if it is a function; give the learner to a block.
+
+    What `data` says is the function's parameter of that name: read, where this is a `DatasetDict`, and else as it is.
 
     Both are done under global generators seeded with `seed`, so that weights and splits of the data drawn there are
     those of the seed; what is printed goes to stderr. The module can be imported by its name within the block, also by
@@ -55,11 +68,12 @@ def learner_of(
         with transforming(seed), redirect_stdout(sys.stderr):
             found = _named(_module(where) if file is None else _module_of_file(file), name, where)
             if not isinstance(found, Learner):
-                found = _called(found, target, given, places)
-            elif given:
+                found = _called(found, target, given, places, data)
+            elif given or data is not None:
                 raise ConfigError(
-                    f"{target} is a learner, and takes no parameters; got {', '.join(given)}. Let NAME be a function "
-                    f"with these parameters that returns the learner."
+                    f"{target} is a learner, and takes no parameters; got "
+                    f"{', '.join([*given, *([] if data is None else ['--data'])])}. Let NAME be a function with these "
+                    f"parameters that returns the learner."
                 )
             if not isinstance(found, Learner):
                 raise ConfigError(f"{target} returned a {type(found).__name__}; expected a Learner.")
@@ -161,7 +175,7 @@ def _named(module: ModuleType, name: str, where: str) -> object:
         raise ConfigError(f"{where} has no {name}{likely(name, vars(module)) or '.'} {has}") from None
 
 
-def _called(made_by: Any, target: str, given: Mapping[str, Any], places: Places | None) -> object:
+def _called(made_by: Any, target: str, given: Mapping[str, Any], places: Places | None, data: Data | None) -> object:
     """Return what a function makes of the parameters that are given."""
     from pydantic import ValidationError
 
@@ -169,7 +183,12 @@ def _called(made_by: Any, target: str, given: Mapping[str, Any], places: Places 
         raise ConfigError(
             f"{target} is of type {type(made_by).__name__}; expected a Learner, or a function that returns one."
         )
-    model = options_of(made_by, target, target, around=as_meant)
+    read = _read_data(made_by, target, data)
+    if data is not None and not read:
+        if DATA in given:
+            raise ConfigError(f"{target}: its parameter data is set, and --data {data.said} is given; say it once.")
+        given = {**given, DATA: Setting(data.said)}
+    model = options_of(made_by, target, target, around=as_meant, without=read or ())
     fields = model.model_fields
     try:
         options = model.model_validate(dict(given))
@@ -181,4 +200,31 @@ def _called(made_by: Any, target: str, given: Mapping[str, Any], places: Places 
             f"It has {', '.join(there) or 'none'}; set one by --set NAME=VALUE."
         ) from error
     with _errors_told(target, "failed"):
-        return made_by(**{name: getattr(options, name) for name in fields})
+        return made_by(**{name: getattr(options, name) for name in fields}, **read)
+
+
+def _read_data(made_by: Any, target: str, data: Data | None) -> dict[str, Any]:
+    """Return the parameter `data` where it is a `DatasetDict`; nothing where it is not. Raises `ConfigError`."""
+    try:
+        takes, hints = inspect.signature(made_by).parameters, hints_of(made_by)
+    except Exception:  # noqa: BLE001 - what is wrong with the parameters is said where they are read
+        return {}
+    if DATA not in takes:
+        if data is not None:
+            raise ConfigError(
+                f"{target} has no parameter data, which --data {data.said} is for: let it have one, data: DatasetDict, "
+                f"or data: Path for the folder itself. It has {', '.join(takes) or 'none'}."
+            )
+        return {}
+    if not any(_is_dataset_dict(one) for one in (hints.get(DATA), *get_args(hints.get(DATA)))):
+        return {}
+    if data is not None:
+        return {DATA: data.read()}
+    if takes[DATA].default is inspect.Parameter.empty:
+        raise ConfigError(f"{target} needs data: give --data, a folder of images for instance.")
+    return {DATA: takes[DATA].default}
+
+
+def _is_dataset_dict(hint: object) -> bool:
+    """Return whether a type is that of `datasets`, which is imported where it is."""
+    return getattr(hint, "__name__", "") == "DatasetDict" and getattr(hint, "__module__", "").startswith("datasets.")

@@ -3,6 +3,7 @@
 from nntrain.data.dataloaders import DataLoaders, ImageLoaders
 from nntrain.data.images.digits import load_digits
 from nntrain.data.images.fashion_mnist import load_fashion_mnist
+from nntrain.data.images.folder import load_image_folder
 from nntrain.data.images.image_loader import ImageLoader
 from nntrain.data.images.reference import hf_ds_collate_fn
 from nntrain.data.images.resident import ResidentLoader
@@ -24,6 +25,7 @@ __all__ = [
     "hf_ds_collate_fn",
     "load_digits",
     "load_fashion_mnist",
+    "load_image_folder",
     "load_saved",
     "segments",
     "transformed",

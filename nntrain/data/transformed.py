@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any, Final, Generic, Never, Protocol, TypeVar, cast, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nntrain.data.loaders import Batch, Loader, as_loader, description_of, length_of, on_device, rows_of
 from nntrain.data.per_sample import PerSample
@@ -38,12 +38,13 @@ class Transformed(Generic[Batch]):
         self.device = device
         """Where batches are changed; None is where the loader makes them."""
         self._length = length
+        self._depth = _depth(loader)
         self._draws_beside_torch = not all(isinstance(one, PerSample) for one in transforms)
         """Whether a transform may draw from Python's or NumPy's generator: somebody else's may."""
 
     def batches(self, key: Key, epoch: int, start: int) -> Iterator[Batch]:
         """Iterate over an epoch's batches from number `start` on, each changed under a seed of its own."""
-        return self._changed(self.loader.batches(key, epoch, start), key.stream(_TRANSFORMS, epoch), start)
+        return self._changed(self.loader.batches(key, epoch, start), key.stream(_TRANSFORMS, self._depth, epoch), start)
 
     def _changed(self, batches: Iterator[object], bits_of: Callable[[int], int], start: int) -> Iterator[Batch]:
         for index, batch in zip(count(start), batches):
@@ -63,6 +64,8 @@ class Transformed(Generic[Batch]):
         changed = batch
         for transform in self.transforms:
             before = changed
+            if type(transform).__module__.startswith("torchvision."):
+                _check_images(before, function_name(transform))
             try:
                 changed = transform(before)
             except Exception as error:
@@ -139,7 +142,8 @@ def transformed(loader: Iterable[Any] | Loader[Any], /, *transforms: Callable[[N
     Raises:
         ConfigError: the loader can be read only once, there is no transform, or one cannot be called with a batch, or
             is for fewer classes than the loader has.
-        DataError: while it is read: a transform returned None, or wrote to the batch.
+        DataError: while it is read: a transform returned None, or wrote to the batch; or one of torchvision's is given
+            a batch whose first tensor, which it would change, has no images.
 
     >>> from nntrain import Key
     >>> [*transformed([1, 2, 3], lambda number: 10 * number).batches(Key(seed=0), epoch=0, start=1)]
@@ -151,6 +155,12 @@ def transformed(loader: Iterable[Any] | Loader[Any], /, *transforms: Callable[[N
     for one in transforms:
         _check_transform(one, loader)
     return Transformed(inner, transforms, None, length_of(loader))
+
+
+def _depth(loader: object) -> int:
+    """Return how many `transformed` there are within a loader: each draws numbers of its own."""
+    inner = getattr(loader, "loader", None)
+    return 0 if inner is None else isinstance(loader, Transformed) + _depth(inner)
 
 
 def _check_transform(given: object, loader: object) -> None:
@@ -186,6 +196,17 @@ def mixing_parts(transform: object) -> Iterator[_Mixing]:
         yield cast(_Mixing, transform)
     for part in getattr(transform, "transforms", ()):  # of torchvision's Compose and RandomChoice
         yield from mixing_parts(part)
+
+
+def _check_images(batch: object, who: str) -> None:
+    """Raise `DataError` where torchvision would change what are no images: it takes the first plain tensor for them."""
+    tensors = [*tensors_of(batch)]
+    if tensors and tensors[0].ndim < 3 and all(type(one) is Tensor for one in tensors):
+        raise DataError(
+            f"transform {who}: torchvision takes the first tensor of a batch for its images; here that is "
+            f"{described(tensors[0])}, of {described(batch):.200}. Expected [B, C, H, W], as from_hf_dd gives with "
+            f"flatten=False. Where other tensors come first, call it in a function that picks the images."
+        )
 
 
 def _in_words(transform: object) -> str:

@@ -135,13 +135,37 @@ def predict(
             f"model needs. Leave unpack out: the task is called, as in eval."
         )
     stream = _stream("predict: the loader", loader, machine)
+    return _passed(machine, state, stream, predicting(going_on(machine.task), unpack), weights)
+
+
+def passes(
+    learner: Learner[Batch, Any],
+    state: TrainState,
+    loader: Iterable[Batch] | Loader[Batch] | str | None,
+    made_by: Predict,
+    *,
+    weights: str | None = None,
+    where: str,
+) -> Iterator[Any]:
+    """Return an iterator over what `made_by` makes of the model and each batch, as `predict` does of predictions.
+
+    The data are found as `evaluate` finds them; `where` stands in its messages in the place of its name.
+    """
+    check_state(state)
+    machine = machine_of(learner)
+    _, stream = _stream_of(machine, loader, where)
+    return _passed(machine, state, stream, made_by, weights)
+
+
+def _passed(
+    machine: Machine[Any], state: TrainState, stream: Stream[Any], made_by: Predict, weights: str | None
+) -> Iterator[Any]:
     if weights is not None:
         seen = state.with_averages(weights)
     else:
         seen = evolved(state, tensors=machine.averaged(state.tensors)) if machine.eval_weights else state
     workspace = machine.workspace
-    made_by = autocasting(predicting(going_on(machine.task), unpack), workspace.precision, workspace.device)
-    return _predictions(machine, seen, stream, made_by)
+    return _predictions(machine, seen, stream, autocasting(made_by, workspace.precision, workspace.device))
 
 
 def _predictions(machine: Machine[Any], state: TrainState, stream: Stream[object], made_by: Predict) -> Iterator[Any]:
@@ -180,22 +204,20 @@ def _copied(tensor: Tensor) -> Tensor:
 
 
 def _stream_of(
-    machine: Machine[Batch], loader: Iterable[Batch] | Loader[Batch] | str | None
+    machine: Machine[Batch], loader: Iterable[Batch] | Loader[Batch] | str | None, where: str = "evaluate"
 ) -> tuple[str, Stream[Batch]]:
     """Return the data to evaluate on, and the name of the set. Raises `ConfigError` where there is none, or several."""
     if loader is not None and not isinstance(loader, str):
-        return "", _stream("evaluate: the loader", loader, machine)
+        return "", _stream(f"{where}: the loader", loader, machine)
     sets = {name: stream for name, stream in machine.streams.items() if name != "train"}
     if loader is None and len(sets) != 1:
         there = f"has {', '.join(sets)}" if sets else "is None"
-        say = (
-            f"evaluate(learner, state, {next(iter(sets), 'loader')!r})" if sets else "evaluate(learner, state, loader)"
-        )
-        raise ConfigError(f"evaluate: dls.valid {there}; say what to evaluate on: {say}.")
+        say = f"{where}(learner, state, {repr(next(iter(sets))) if sets else 'loader'})"
+        raise ConfigError(f"{where}: dls.valid {there}; say what to evaluate on: {say}.")
     name = next(iter(sets)) if loader is None else loader
     if name not in sets:
         there = ", ".join(one for one in sets if one) or "no sets by name"
-        raise ConfigError(f"evaluate: there is no set {name!r} in dls.valid, which has {there}.")
+        raise ConfigError(f"{where}: there is no set {name!r} in dls.valid, which has {there}.")
     return name, Stream(sets[name].loader, 1, sets[name].name)
 
 

@@ -18,6 +18,8 @@ from nntrain.log.events import (
 )
 from nntrain.log.line import Line
 from nntrain.values.history import EpochStats, History
+from nntrain.values.log_event import LogEvent
+from nntrain.values.looks import LOOKS
 from nntrain.values.record import FrozenMapping, Record
 
 RunOutcome = Literal["running", "completed", "cancelled", "failed"]
@@ -39,8 +41,9 @@ class Run(Record, frozen=True):
 
     `history` is the history of the last logged state. `epochs` is the goal of the fit, in finished epochs; of one with
     a goal in steps it is 0, and `until` is the number of steps that lie behind when it is done. `last` is
-    the last line. `events` are all lines but those of batches. `batches` are the lines of batches; if the training went
-    back to an earlier state, without those after that state. `missing` counts the lines that were lost. `outcome` is
+    the last line. `batches` are the lines of batches, and `looks` those of what was seen within phases (activations,
+    throughput); if the training went back to an earlier state, without those after that state. `events` are all other
+    lines. `missing` counts the lines that were lost. `outcome` is
     `"running"` until the log says how the run ended.
     """
 
@@ -54,6 +57,7 @@ class Run(Record, frozen=True):
     last: Line
     events: tuple[Line, ...] = ()
     batches: tuple[Line, ...] = ()
+    looks: tuple[Line, ...] = ()
     missing: int = 0
 
     @property
@@ -83,7 +87,7 @@ def replay(lines: Iterable[Line]) -> tuple[Run, ...]:
 class RunFold:
     """What the lines of one run have said so far. `add` takes them, the first one too.
 
-    Without `keep_lines` the run has no `events` and no `batches`, and so takes little memory however long it is.
+    Without `keep_lines` the run has no `events`, `batches` and `looks`, and so takes little memory however long it is.
     """
 
     def __init__(self, first: Line, *, keep_lines: bool = True) -> None:
@@ -101,6 +105,7 @@ class RunFold:
         self._ending: Ending = "unknown"
         self._events: list[Line] = []
         self._batches: list[Line] = []
+        self._looks: list[Line] = []
 
     def add(self, line: Line) -> None:
         """Add the next line."""
@@ -108,7 +113,7 @@ class RunFold:
         self._next_seq = line.seq + 1
         self.last = line
         if self._keep_lines:
-            (self._batches if isinstance(line.event, BatchFinished) else self._events).append(line)
+            self._lines_like(line.event).append(line)
         self._ending = ending(self._ending, line)
         self._sets.setdefault(line.data, len(self._sets))
         match line.event:
@@ -125,10 +130,20 @@ class RunFold:
             case _:
                 pass
 
+    def _lines_like(self, event: LogEvent) -> list[Line]:
+        return (
+            self._batches
+            if isinstance(event, BatchFinished)
+            else self._looks
+            if isinstance(event, LOOKS)
+            else self._events
+        )
+
     def _go_back_to(self, line: Line) -> None:
-        """Drop the batches that come after the place of `line`, where the training goes on."""
-        while self._batches and self._place(self._batches[-1]) > self._place(line):
-            self._batches.pop()
+        """Drop the batches and looks that come after the place of `line`, where the training goes on."""
+        for lines in (self._batches, self._looks):
+            while lines and self._place(lines[-1]) > self._place(line):
+                lines.pop()
 
     def _place(self, line: Line) -> tuple[int, bool, int, int]:
         return line.epoch, line.phase == "eval", self._sets[line.data], line.batch
@@ -146,6 +161,7 @@ class RunFold:
             last=self.last,
             events=tuple(self._events),
             batches=tuple(self._batches),
+            looks=tuple(self._looks),
             missing=self.missing,
         )
 

@@ -17,6 +17,7 @@ from nntrain.log.events import (
 from nntrain.log.line import Line
 from nntrain.log.text import number, seconds, size, whole, word
 from nntrain.values.log_event import CheckpointLoaded, CheckpointSaved, LogEvent, RolledBack, WarningEvent
+from nntrain.values.looks import Activations, ConfusionMatrix, Profiled
 
 
 def sentence(line: Line) -> str:
@@ -71,6 +72,18 @@ def _rolled_back(event: RolledBack) -> str:
 
 
 def _custom_event(event: LogEvent) -> str:
+    match event:
+        case Activations(layers=layers):
+            return f"activations of {whole(len(layers))} layer{'' if len(layers) == 1 else 's'}"
+        case ConfusionMatrix(labels=labels, accuracy=accuracy):
+            return f"confusion matrix of {whole(len(labels))} classes: accuracy {number(accuracy)}"
+        case Profiled(path=path, first=first, last=last):
+            return f"profiled steps {whole(first)} to {whole(last)}: {path}"
+        case _:
+            return _fields(event)
+
+
+def _fields(event: LogEvent) -> str:
     fields = {**event.__dict__, **(event.model_extra or {})}
     said = ", ".join(f"{name}={word(value)}" for name, value in fields.items() if name != "event")
     return f"{event.event}: {said}" if said else event.event

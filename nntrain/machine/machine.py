@@ -346,11 +346,9 @@ class Machine(Generic[Batch]):
                 position, tensors = position if state is same() else Position.of(state), state.tensors
             cursor.now = position, tensors, state  # lets the value before go, before the optimizer writes
             workspace.commit(tensors)
+            cursor.count(time.perf_counter() - began - seconds)  # of the write, and of those who were asked
         except BaseException:
-            reached = cursor.now[1]
-            remains = workspace.land(reached)
-            if reached.lost is not None:
-                cursor.now = before, remains if kept is None else kept, None
+            self._land(cursor, before, kept)
             raise
         if self._tells and (told := workspace.optimizer.take_told()):
             passed = passed._replace(output=replace(passed.output, told=told))
@@ -386,11 +384,15 @@ class Machine(Generic[Batch]):
             workspace.commit(tensors)
             return workspace.optimizer.take_told() if self._tells else {}
         except BaseException:
-            reached = cursor.now[1]
-            remains = workspace.land(reached)
-            if reached.lost is not None:
-                cursor.now = before, remains, None
+            self._land(cursor, before, None)
             raise
+
+    def _land(self, cursor: Cursor, before: Position, kept: Tensors | None) -> None:
+        """Leave the cursor at a whole value after a failure, if there is one: after the batch, or before it."""
+        reached = cursor.now[1]
+        remains = self.workspace.land(reached)
+        if reached.lost is not None:
+            cursor.now = before, remains if kept is None else kept, None
 
     def _step_ahead(self, cursor: Cursor) -> int | None:
         """Return the number of steps after the next batch; None where it is one to train on that writes none."""

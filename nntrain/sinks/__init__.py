@@ -6,6 +6,8 @@ What it returns is not looked at, and its failure ends nothing unless it asks fo
 
 from nntrain.sinks.interest import Interest
 from nntrain.sinks.print_stats import PrintStats
+from nntrain.sinks.profiler import Profiler
 from nntrain.sinks.progress_bar import ProgressBar
+from nntrain.sinks.throughput import ThroughputLog
 
-__all__ = ["Interest", "PrintStats", "ProgressBar"]
+__all__ = ["Interest", "PrintStats", "Profiler", "ProgressBar", "ThroughputLog"]

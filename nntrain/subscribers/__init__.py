@@ -7,5 +7,6 @@ from nntrain.subscribers.early_stopping import EarlyStopping
 from nntrain.subscribers.nan_guard import NanGuard
 from nntrain.subscribers.reduce_on_plateau import ReduceOnPlateau
 from nntrain.subscribers.rollback import Rollback
+from nntrain.subscribers.time_limit import TimeLimit
 
-__all__ = ["EarlyStopping", "NanGuard", "ReduceOnPlateau", "Rollback"]
+__all__ = ["EarlyStopping", "NanGuard", "ReduceOnPlateau", "Rollback", "TimeLimit"]

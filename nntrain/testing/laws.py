@@ -20,6 +20,8 @@ Law = Literal[
     "means",
     "batching",
     "merge",
+    "value",
+    "model",
 ]
 """The laws that the kit checks; `docs/reference/testing.md` says what each demands."""
 

@@ -24,7 +24,7 @@ _MAX_DEPTH: Final = 6
 def memory_of(thing: object) -> dict[str, object]:
     """Return a comparable form of each value that `thing` remembers, by where it is kept."""
     found: dict[str, object] = {}
-    for name, value in _attributes(thing).items():
+    for name, value in attributes_of(thing).items():
         found[f"self.{name}"] = _comparable(value, 0)
         if isinstance(value, (FunctionType, MethodType)):
             found |= _of_function(value)
@@ -41,7 +41,8 @@ def memory_of(thing: object) -> dict[str, object]:
     return found
 
 
-def _attributes(thing: object) -> dict[str, object]:
+def attributes_of(thing: object) -> dict[str, object]:
+    """Return what an object has in its slots and in its `__dict__`."""
     given = [kind.__dict__.get("__slots__", ()) for kind in type(thing).__mro__]
     slots = [name for names in given for name in ([names] if isinstance(names, str) else names)]
     kept = [name for name in slots if name not in {"__dict__", "__weakref__"} and hasattr(thing, name)]
@@ -89,5 +90,5 @@ def _comparable(value: object, depth: int) -> object:
     if isinstance(value, (list, tuple, deque)):
         return [_comparable(one, depth + 1) for one in value]
     if dataclasses.is_dataclass(value) or (type(value).__module__ != "builtins" and hasattr(value, "__dict__")):
-        return type(value).__name__, [(name, _comparable(one, depth + 1)) for name, one in _attributes(value).items()]
+        return type(value).__name__, [(name, _comparable(one, depth + 1)) for name, one in attributes_of(value).items()]
     return repr(value)

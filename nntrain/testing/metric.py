@@ -44,7 +44,8 @@ def check_metric(
     ("order"), is not a mean over them ("means": the F1 of all samples is not the mean of the batches' F1), has effects.
     A `Metric` breaks the law of "answers" by a memory that is no tree of tensors and numbers, or a value that is no
     number; "immutability" by a write to its memory; "batching" by another value for other batches of the same samples;
-    "merge" by a value that depends on how parts were put together, or on an empty one among them.
+    "merge" by a value that depends on how parts were put together, or on an empty one among them; "order" by another
+    value where the parts were merged in another order, as those of several processes are.
     """
     if is_metric(metric):
         check_whole(metric, outputs, samples, examples, torch.device(device))

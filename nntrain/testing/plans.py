@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nntrain.data.dataloaders import DataLoaders
+from nntrain.live.engine import Engine
 from nntrain.machine.learner import Learner
 from nntrain.metrics.functions import accuracy
 from nntrain.sinks.interest import Sink
 from nntrain.subscribers.protocol import Listening
+from nntrain.task.supervised import supervised
 from nntrain.testing.examples import st
+from nntrain.update.rule import UpdateRule
 from nntrain.values.randomness import seeded
 
 Batch = TypeVar("Batch")
@@ -101,15 +104,9 @@ def small_learner(
     plan: Plan, subs: Sequence[Listening[Pair]] = (), *, device: torch.device | str = "cpu"
 ) -> Learner[Pair]:
     """Return the learner of a plan: an MLP with three classes and SGD, the same each time."""
-    with seeded(plan.seed):
-        model = nn.Sequential(nn.Linear(_INPUTS, 5), nn.Tanh(), nn.Linear(5, _CLASSES))
-    train = _batches(plan.train, plan.seed)
-    if plan.spoilt is not None:
-        inputs, target = train[plan.spoilt % len(train)]
-        train[plan.spoilt % len(train)] = torch.full_like(inputs, math.nan), target
     return Learner(
-        model,
-        DataLoaders(train, _batches(plan.valid, plan.seed + 1000)),
+        small_model(plan.seed),
+        _loaders(plan),
         cross_entropy,
         accuracy,
         functools.partial(torch.optim.SGD, momentum=0.9),
@@ -119,7 +116,29 @@ def small_learner(
     )
 
 
-def _batches(sizes: Sequence[int], seed: int) -> list[Pair]:
+def updated_learner(plan: Plan, update: UpdateRule, *, device: torch.device | str = "cpu") -> Learner[Pair]:
+    """Return the same learner with another update rule."""
+    task = supervised(cross_entropy, accuracy)
+    engine = Engine(device=device)
+    return Learner.of(small_model(plan.seed), _loaders(plan), task, update, engine=engine)
+
+
+def small_model(seed: int) -> nn.Module:
+    """Return an MLP of four inputs and three classes, the same each time."""
+    with seeded(seed):
+        return nn.Sequential(nn.Linear(_INPUTS, 5), nn.Tanh(), nn.Linear(5, _CLASSES))
+
+
+def _loaders(plan: Plan) -> DataLoaders[Pair]:
+    train = small_batches(plan.train, plan.seed)
+    if plan.spoilt is not None:
+        inputs, target = train[plan.spoilt % len(train)]
+        train[plan.spoilt % len(train)] = torch.full_like(inputs, math.nan), target
+    return DataLoaders(train, small_batches(plan.valid, plan.seed + 1000))
+
+
+def small_batches(sizes: Sequence[int], seed: int) -> list[Pair]:
+    """Return batches of these sizes for the small model, the same each time."""
     source = torch.Generator().manual_seed(seed)
     return [
         (torch.randn(size, _INPUTS, generator=source), torch.randint(0, _CLASSES, (size,), generator=source))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any, Final
 
 import torch
@@ -109,11 +109,16 @@ class _Checks:
             raise self._broken("determinism", f"gave {dict(found)}, and then {dict(again)} for the same")
         parts = [self._fold([output]) for output in outputs]
         parts.insert(choose(len(parts) + 1), self._fold([]))
+        turned = parts[::-1]
         while len(parts) > 1:
             at = choose(len(parts) - 1)  # neighbours, in their order
-            parts[at : at + 2] = [self._called(partial(merged, "metric", self._metric, *parts[at : at + 2]))]
+            parts[at : at + 2] = [self._merged(*parts[at : at + 2])]
         self._same("merge", found, self._values(parts[0]), "where parts, one of them empty, were merged")
+        self._same("order", found, self._values(reduce(self._merged, turned)), "where the last part came first")
         return found
+
+    def _merged(self, one: Any, other: Any) -> Any:
+        return self._called(partial(merged, "metric", self._metric, one, other))
 
     def whole(self, output: StepOutput[Any], found: Mapping[str, float]) -> None:
         """Check that one batch of all samples gives what was `found` of several."""

@@ -12,6 +12,7 @@ from nntrain.update.freezing import freeze
 from nntrain.update.layers import layerwise
 from nntrain.update.loss_scaling import loss_scale
 from nntrain.update.noise import gradient_noise
+from nntrain.update.norms import gradient_norms
 from nntrain.update.rule import At, BoundRule, Gradients, UpdateRule
 from nntrain.update.sharpness import sam
 from nntrain.update.skipping import skip_nonfinite
@@ -29,6 +30,7 @@ __all__ = [
     "ema",
     "freeze",
     "gradient_noise",
+    "gradient_norms",
     "layerwise",
     "loss_scale",
     "optimizer",

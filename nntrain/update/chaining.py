@@ -17,6 +17,7 @@ from nntrain.update.freezing import Freeze
 from nntrain.update.live_update import Live, LiveUpdate
 from nntrain.update.loss_scaling import LossScale, loss_scale
 from nntrain.update.noise import GradientNoise
+from nntrain.update.norms import GradientNorms
 from nntrain.update.rule import UpdateRule
 from nntrain.update.schedule_free import ScheduleFree
 from nntrain.update.sharpness import Sam
@@ -25,7 +26,7 @@ from nntrain.update.torch_optimizer import Compiled
 from nntrain.update.torch_rule import OptimizerRule
 from nntrain.values.calls import class_of_calls, function_name
 
-_OF_GRADIENTS: Final = (Accumulate, ClipNorm, ClipValue, Freeze, GradientNoise, Sam, SkipNonfinite)
+_OF_GRADIENTS: Final = (Accumulate, ClipNorm, ClipValue, Freeze, GradientNoise, GradientNorms, Sam, SkipNonfinite)
 """Rules that have no use after the optimizer."""
 
 

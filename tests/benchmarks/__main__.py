@@ -10,6 +10,7 @@ from typing import Final
 
 BENCHMARKS: Final = {
     "loop": "loop",
+    "toolkit": "toolkit",
     "profile": "profile",
     "data": "data",
     "resume": "resume",

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.benchmarks import __main__, checkpoint, footprint, imports, loop, memory, profile, resume
+from tests.benchmarks import __main__, checkpoint, footprint, imports, loop, memory, profile, resume, toolkit
 from tests.benchmarks.growth import growth
 from tests.benchmarks.own import OWN
 from tests.benchmarks.peers import PEERS
@@ -74,6 +74,39 @@ def test_every_loop_does_the_same_work(name: str, model: ModelName) -> None:
         assert found.train_accuracy == pytest.approx(expected.train_accuracy, abs=1e-5)
     assert found.valid_loss == pytest.approx(expected.valid_loss, rel=1e-4)
     assert found.valid_accuracy == pytest.approx(expected.valid_accuracy, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", [*toolkit.OWN, *toolkit.EQUIPPED])
+def test_every_loop_with_the_toolkit_does_the_same_work(name: str) -> None:
+    if name in toolkit.EQUIPPED and not toolkit.EQUIPPED[name].installed:
+        pytest.skip(f"{name} is not installed (the dependency group `peers`)")
+    batches = batches_of(24, 16), batches_of(3, 16)
+    results = []
+    for loop_of in (toolkit.hand_written, {**toolkit.OWN, **{n: p.loop for n, p in toolkit.EQUIPPED.items()}}[name]):
+        torch.manual_seed(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            prepared = loop_of(model_of("mlp"), *batches)
+            prepared.fit()
+        results.append(prepared.report())
+    expected, found = results
+    torch.manual_seed(0)
+    before = model_of("mlp").state_dict()
+    assert found.weights.keys() == expected.weights.keys() == {*before, *(f"ema.{key}" for key in before)}
+    for key, value in expected.weights.items():
+        assert torch.allclose(found.weights[key], value, rtol=1e-4, atol=1e-5), key
+        assert not torch.allclose(value, before[key.removeprefix("ema.")], atol=1e-4), key
+    assert not torch.allclose(expected.weights["0.weight"], expected.weights["ema.0.weight"], atol=1e-5)
+    assert found[1:] == pytest.approx(expected[1:], rel=1e-4)
+
+
+def test_toolkit(capsys: pytest.CaptureFixture[str]) -> None:
+    toolkit.main(["--rounds", "1", "--batches", "12", "--batch-sizes", "4", "--no-peers"])
+    rows = rows_of(capsys.readouterr().out)
+    assert rows.pop("loop") == ["batch", "best", "µs more a batch"]
+    assert set(rows) == set(toolkit.OWN)
+    for cells in rows.values():
+        assert_ratios(cells[:2])
 
 
 @pytest.mark.sweep
@@ -180,7 +213,17 @@ def test_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 
 
 def test_the_names_lead_to_the_modules(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(__main__.BENCHMARKS) == ["loop", "profile", "data", "resume", "import", "memory", "log", "checkpoint"]
+    assert list(__main__.BENCHMARKS) == [
+        "loop",
+        "toolkit",
+        "profile",
+        "data",
+        "resume",
+        "import",
+        "memory",
+        "log",
+        "checkpoint",
+    ]
     __main__.main(["log", "--rounds", "1", "--batches", "60", "--batch-size", "4"])
     assert "| every='all' |" in capsys.readouterr().out
     __main__.main(["loop", "--rounds", "1", "--batches", "1", "--batch-size", "4", "--only", "nntrain"])

@@ -181,7 +181,7 @@ def test_fashion_mnist_from_its_files() -> None:
 
 BAD: Final = {
     "unknown data": (["--data", "mnist3"], "'mnist3' is neither 'digits' nor 'fashion-mnist' nor a folder"),
-    "no saved dataset": (["--data", "empty"], "holds no saved DatasetDict"),
+    "no images": (["--data", "empty"], "empty has no sub-folder; expected a sub-folder of images for each class"),
     "data-dir for digits": (["--data-dir", "empty"], "it is for --data fashion-mnist, not for 'digits'"),
     "no idx files": (["--data", "fashion-mnist", "--data-dir", "empty"], "empty has no file of train-images"),
     "no folder": (["--data", "fashion-mnist", "--data-dir", "none"], "none is not a folder"),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from PIL import Image
 from safetensors.torch import load_file
 
 from nntrain.checkpoint import diff, inspect
@@ -467,3 +468,100 @@ def test_what_cannot_be_predicted_ends_with_2(
     assert caught.value.code == 2
     assert said in capsys.readouterr().err
     assert not [*Path().glob("*preds*")]
+
+
+FOLDER: Final = """
+from pathlib import Path
+
+import torch
+from datasets import DatasetDict
+from torch.nn.functional import cross_entropy
+
+from nntrain import DataLoaders, Learner, accuracy
+
+
+def make(data: DatasetDict, lr: float = 0.1, side: int = 4) -> Learner[tuple[torch.Tensor, torch.Tensor]]:
+    def resized(rows):
+        return {**rows, "image": [one.resize((side, side)) for one in rows["image"]]}
+
+    dls = DataLoaders.from_hf_dd(data.with_transform(resized), batch_size=2, num_workers=0)
+    model = torch.nn.Linear(3 * side * side, dls.train.classes)
+    return Learner(model, dls, cross_entropy, {"accuracy": accuracy}, torch.optim.SGD, lr)
+
+
+def of_path(data: Path = Path(), lr: float = 0.1) -> Learner[tuple[torch.Tensor, torch.Tensor]]:
+    print("path", repr(data))
+    return make(DatasetDict({"train": 0}), lr) if data.name == "none" else plain()
+
+
+def plain() -> Learner[tuple[torch.Tensor, torch.Tensor]]:
+    batches = [(torch.randn(8, 4), torch.randint(0, 3, (8,)))]
+    return Learner(torch.nn.Linear(4, 3), DataLoaders(batches, batches), cross_entropy, {}, torch.optim.SGD, 0.1)
+
+
+learner = plain()
+"""
+
+
+@pytest.fixture
+def images(folder: Path) -> Path:
+    """A folder of two classes, of images of two sizes."""
+    (folder / "images.py").write_text(FOLDER)
+    for name in ("a", "b"):
+        (folder / "shots" / name).mkdir(parents=True)
+        for at in range(4):
+            grey = np.full((5 + at % 2, 6), 50 * at, np.uint8)
+            Image.fromarray(grey).save(folder / "shots" / name / f"{at}.png")
+    return folder / "shots"
+
+
+def test_a_folder_of_images_is_the_functions_data(images: Path) -> None:
+    arguments = ("images.py:make", "--data", "shots", "--set", "side=3")
+    done = fit(*arguments, "--epochs", "1", "--seed", "5", "--checkpoint-dir", "run")
+    assert done.exit_code == 0, done.output
+    started = events()[0]["config"]
+    assert (started["train_samples"], started["valid_samples"]) == (6, 2)
+    again = called("evaluate", *arguments, "--checkpoint", "run")
+    assert again.exit_code == 0, again.output
+    assert again.output.splitlines()[-1] == statistics(done.output)[-1]
+    out = called("predict", *arguments, "--checkpoint", "run", "--out", "preds.npy")
+    assert out.exit_code == 0, out.output
+    assert np.load("preds.npy").shape == (2, 2)
+
+
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("images.py:make",), "images.py:make needs data: give --data, a folder of images for instance."),
+        (("images.py:plain", "--data", "shots"), "has no parameter data, which --data shots is for"),
+        (("images.py:learner", "--data", "shots"), "is a learner, and takes no parameters; got --data"),
+        (("images.py:of_path", "--data", "shots", "--set", "data=x"), "its parameter data is set, and --data shots is"),
+        (("images.py:make", "--data", "shots", "--set", "data=x"), "parameters.data: Extra inputs"),
+        (("images.py:make", "--data", "nowhere"), "'nowhere' is neither 'digits' nor 'fashion-mnist' nor a folder of"),
+        (("images.py:make", "--data-dir", "shots"), "--data-dir is for nntrain fit without a target"),
+        (
+            ("--data", "shots"),
+            "The images of shots have several sizes, and the network of nntrain fit takes one. Resize",
+        ),
+    ],
+)
+def test_data_that_are_not_to_be_used_are_told(arguments: tuple[str, ...], said: str) -> None:
+    refused = fit(*arguments, "--epochs", "1")
+    assert refused.exit_code == 2
+    assert said in " ".join(refused.output.split())
+
+
+def test_the_folder_itself_for_a_function_that_reads_it(images: Path) -> None:
+    done = fit("images.py:of_path", "--data", "shots", "--epochs", "1")
+    assert done.exit_code == 0, done.output
+    assert "path PosixPath('shots')" in done.stderr
+
+
+def test_the_classifier_of_a_folder(images: Path) -> None:
+    for file in images.glob("*/*.png"):
+        Image.open(file).resize((6, 5)).save(file)
+    done = fit("--data", "shots", "--epochs", "2", "--hidden", "3")
+    assert done.exit_code == 0, done.output
+    assert "learns from the split 'train', is evaluated on 'valid'" in done.output
+    assert events()[0]["config"]["parameters"] == (3 * 5 * 6 + 1) * 3 + (3 + 1) * 2

@@ -81,6 +81,12 @@ def test_an_erased_part_is_a_rectangle_within_the_limits(dtype: torch.dtype) -> 
     assert erased.any(0).all()
 
 
+def test_what_does_not_fit_is_drawn_anew() -> None:
+    torch.manual_seed(0)
+    erasing = RandomErasing(p=1.0, scale=(0.2, 0.3), ratio=(0.1, 10.0))
+    assert (erasing(torch.ones(1000, 1, 8, 8)) == 0).flatten(1).any(1).float().mean() > 0.99
+
+
 def test_erasing_has_torchvisions_distribution() -> None:
     torch.manual_seed(0)
     ours = (RandomErasing(p=1.0)(torch.ones(4000, 1, 12, 16)) == 0).float().mean(0)[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import io
+import json
 import random
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -41,6 +43,7 @@ from nntrain.data import (
 )
 from nntrain.data.loaders import as_loader, rows_of, sizes_of
 from nntrain.errors import ConfigError, DataError, MetricError
+from nntrain.log import JsonLog
 from nntrain.testing import check_loader
 from nntrain.update import accumulate, chain, optimizer
 from nntrain.values.bits import same_bits
@@ -103,13 +106,23 @@ def test_segments_of_transformed_are_a_function_of_these_too() -> None:
     check_loader(lambda: segments(transformed(shuffled(), *CHANGES), batches=4), examples=3)
 
 
+@pytest.mark.parametrize("between", [lambda loader: loader, lambda loader: segments(loader, batches=6)])
+def test_one_within_another_draws_other_numbers(between: Callable[[Any], Any]) -> None:
+    def drawn(batch: tuple[float, ...]) -> tuple[float, ...]:
+        return (*batch, torch.rand(()).item(), random.random())
+
+    start: list[tuple[float, ...]] = [()] * 6
+    for numbers in transformed(between(transformed(between(transformed(start, drawn)), drawn, drawn)), drawn):
+        assert len(set(numbers)) == len(numbers) == 8
+
+
 def plain_loop(key: Key, batches: Callable[[int], Any], epochs: int, transform: Callable[[Any], Any]) -> nn.Module:
     """Train by hand, with a seed for each batch."""
     model = make_model()
     optim = torch.optim.SGD(model.parameters(), lr=0.1)
     for epoch in range(epochs):
         for index, batch in enumerate(batches(epoch)):
-            with seeded(key.fold_in(0).derived(0x7472, epoch, index)):
+            with seeded(key.fold_in(0).derived(0x7472, 0, epoch, index)):
                 inputs, target = transform(batch)
             loss: Any = cross_entropy(model(inputs), target)
             loss.backward()
@@ -284,7 +297,7 @@ def test_a_share_that_cannot_be_is_refused(alpha: float, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("batches", "transform", "error", "said"),
     [
-        ([(IMAGES.flatten(1), LABELS)], v2.MixUp(num_classes=3), ValueError, "4 dims, but got 2"),
+        ([(IMAGES[:, 0], LABELS)], v2.MixUp(num_classes=3), ValueError, "4 dims, but got 3"),
         ([(IMAGES, LABELS[:5])], v2.CutMix(num_classes=3), ValueError, "batch size of the image or video does not"),
         ([(IMAGES, LABELS)], v2.MixUp(num_classes=2), RuntimeError, "smaller than num_classes"),
         ([(IMAGES, LABELS)], v2.MixUp(), ValueError, "num_classes must be passed"),
@@ -301,6 +314,51 @@ def test_a_batch_that_does_not_fit_ends_the_fit_before_anything_is_trained(
     notes = "\n".join(raised.value.__notes__)
     assert "raised by transform" in notes
     assert "it was given tuple(float32[26," in notes
+
+
+@pytest.mark.parametrize("batch", [(IMAGES.flatten(1), LABELS), {"label": LABELS, "image": IMAGES}])
+def test_torchvision_is_not_let_change_what_are_no_images(batch: Any) -> None:
+    """It would turn the rows of a flattened image about, or the labels."""
+    for one in (v2.RandomHorizontalFlip(p=1.0), v2.Compose([v2.RandomCrop(4)])):
+        with pytest.raises(DataError, match=r"torchvision takes the first tensor of a batch.* flatten=False"):
+            next(iter(transformed([batch], one)))
+
+
+def test_smoothing_of_labels_is_torchs_loss_in_both_phases_and_takes_mixed_targets() -> None:
+    smooth = nn.CrossEntropyLoss(label_smoothing=0.2)
+    learner = learner_of(transformed(listed(), v2.MixUp(num_classes=3))).replace(loss_fn=smooth, lr=0.0)
+    train, valid = learner.fit(1, print_stats=False).state.history
+    model = make_model()
+    mixed = [*transformed(listed(), v2.MixUp(num_classes=3)).batches(Key(seed=0).fold_in(0), 0, 0)]
+
+    def by_hand(inputs: Tensor, soft: Tensor) -> float:
+        return -float((model(inputs).log_softmax(1) * (0.8 * soft + 0.2 / 3)).sum())
+
+    with torch.no_grad():
+        assert train.loss == pytest.approx(sum(by_hand(*one) for one in mixed) / 26, rel=1e-5)
+        hard = [(inputs, nn.functional.one_hot(labels, 3).float()) for inputs, labels in listed()[:2]]
+        assert valid.loss == pytest.approx(sum(by_hand(*one) for one in hard) / 10, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["Learner.of", "recorded"])
+def test_the_same_batches_are_trained_on_by_any_learner(tapes: None, name: str) -> None:
+    def fitted(name: str) -> TrainState:
+        train = transformed(listed(), *TRANSFORMS["CutMix"])
+        return LEARNERS[name](train).fit(2, print_stats=False).state
+
+    assert same_bits(dict(fitted(name).params), dict(fitted("Learner").params))
+
+
+def test_the_log_says_what_changes_the_batches() -> None:
+    stream = io.StringIO()
+    learner_of(transformed(_digits().train, *TRANSFORMS["v2"], python_and_numpy)).replace(
+        model=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), sinks=[JsonLog(stream)]
+    ).fit(steps=1, print_stats=False)
+    said = json.loads(stream.getvalue().splitlines()[0])["config"]
+    assert said["data"]["train"]["by"][1] == "python_and_numpy"
+    assert said["data"]["train"]["by"][0].startswith("Compose( RandomCrop(size=(8, 8)")
+    assert said["data"]["train"]["of"]["kind"] == "resident"
+    assert (said["train_batches"], said["train_batch_size"], said["train_samples"]) == (23, 64, 1433)
 
 
 def test_soft_targets_of_too_many_classes_do_not_fit_the_model() -> None:

@@ -23,10 +23,12 @@ PUBLIC: Final = (
     "nntrain.schedules",
     "nntrain.subscribers",
     "nntrain.sinks",
+    "nntrain.looking",
     "nntrain.checkpoint",
     "nntrain.log",
     "nntrain.log.export",
     "nntrain.log.report",
+    "nntrain.plots",
     "nntrain.errors",
     "nntrain.testing",
 )

@@ -78,7 +78,7 @@ def test_it_is_the_mean_over_the_passes_with_a_share_of_the_plain_one(trained: T
 
 def test_it_is_seeded_and_leaves_everything_as_it_was(trained: Trained) -> None:
     learner, state = trained
-    change = v2.RandomAffine(20, (0.2, 0.2))
+    change = v2.RandomAffine((-20, 20), (0.2, 0.2))
     kept, drawn = copy.deepcopy(state), torch.get_rng_state()
     found = [*tta(learner, state, VALID, change)]
     assert torch.equal(drawn, torch.get_rng_state())
@@ -87,6 +87,17 @@ def test_it_is_seeded_and_leaves_everything_as_it_was(trained: Trained) -> None:
     assert fit_step(learner, state, 1) == fit_step(learner_of(), kept, 1)
     other = learner.fit(1, seed=1, print_stats=False).state.with_params(dict(state.params))
     assert not same_bits(found, [*tta(learner, other, VALID, change)])
+
+
+def test_each_pass_of_each_batch_draws_other_numbers(trained: Trained) -> None:
+    drawn: list[float] = []
+
+    def draw(batch: Pair) -> Pair:
+        drawn.append(torch.rand(()).item())
+        return batch
+
+    assert len([*tta(*trained, VALID, draw)]) == 3
+    assert len(set(drawn)) == len(drawn) == 12
 
 
 def test_it_is_lazy_and_the_learner_may_train_meanwhile(trained: Trained) -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import gc
-import io
-import itertools
 import random
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,14 +14,12 @@ from torch import Tensor, nn
 
 from nntrain import (
     CancelBatch,
-    Checkpoint,
     DataLoaders,
     EarlyStopping,
     Interest,
     Key,
     Metric,
     NanGuard,
-    PrintStats,
     Rollback,
     StepOutput,
     Subscriber,
@@ -35,31 +30,12 @@ from nntrain import (
 )
 from nntrain.data import load_digits
 from nntrain.errors import ConfigError
-from nntrain.log import JsonLog
 from nntrain.metrics import from_torchmetrics
 from nntrain.subscribers.protocol import AnswerBatch
 from nntrain.testing import LawBrokenError, check_loader, check_metric, check_schedule, check_sink, clashes
 from nntrain.values.record import evolved
 from tests.laws.strategies import KeyedLoader
 from tests.metrics.own import CLASSES, F1, OWN
-
-NUMBERS = itertools.count()
-
-
-def fresh(tmp_path: Path, name: str) -> Path:
-    return tmp_path / f"{next(NUMBERS)}{name}"
-
-
-GOOD_SINKS: dict[str, Callable[[Path], Any]] = {
-    "statistics": lambda folder: PrintStats(io.StringIO()),
-    "log": lambda folder: JsonLog(fresh(folder, ".jsonl"), every=1),
-    "checkpoints": lambda folder: Checkpoint(fresh(folder, ""), every_steps=2),
-}
-
-
-@pytest.mark.parametrize("make", GOOD_SINKS.values(), ids=GOOD_SINKS)
-def test_sinks_that_break_no_law_pass(make: Callable[[Path], Any], tmp_path: Path, device: torch.device) -> None:
-    check_sink(lambda: make(tmp_path), examples=6, device=device)
 
 
 class KeepsAll:
@@ -237,6 +213,22 @@ class Grows(Metric[Any]):
         return memory[0] / max(memory[1], 1)
 
 
+class Last(Metric[Any]):
+    """The score of the last sample: right for one process, and another one for several."""
+
+    def init(self) -> Any:
+        return torch.tensor(torch.nan)
+
+    def update(self, memory: Any, output: StepOutput[Any], /) -> Any:
+        return output.preds[-1, 0]
+
+    def merge(self, one: Any, other: Any, /) -> Any:
+        return torch.where(other.isnan(), one, other)
+
+    def compute(self, memory: Any, /) -> Any:
+        return memory
+
+
 def three_classes(count: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
     return torch.randn(count, CLASSES, generator=source), torch.randint(0, CLASSES, (count,), generator=source)
 
@@ -281,6 +273,7 @@ BROKEN_WHOLE: dict[str, tuple[Any, str, str]] = {
     ),
     "batches": (Grows(), "batching", "in several batches"),
     "merge": (Wrong(merge=lambda one, other: one - other), "merge", "where parts, one of them empty, were merged"),
+    "order": (Last(), "order", "where the last part came first"),
     "chance": (Wrong(compute=lambda memory: torch.rand(())), "determinism", "for the same"),
     "a print": (Wrong(compute=lambda memory: print("x") or memory.sum()), "effects", "prints"),
 }

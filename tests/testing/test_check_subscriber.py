@@ -24,11 +24,8 @@ from nntrain import (
     CancelEpoch,
     CancelFit,
     DataLoaders,
-    EarlyStopping,
     Learner,
-    NanGuard,
     Record,
-    Rollback,
     Slot,
     Subscriber,
     TrainState,
@@ -83,9 +80,6 @@ def halves(state: TrainState) -> TrainState | CancelFit:
 
 
 GOOD: dict[str, Callable[[], Any]] = {
-    "early stopping": lambda: EarlyStopping(patience=1),
-    "nan guard": NanGuard,
-    "rollback": lambda: Rollback(every=2, lr_factor=0.5, at_most=2),
     "a slot": Counts,
     "a cache": Caches,
     "torch's generator": Draws,

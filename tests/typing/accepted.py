@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Literal, assert_never, assert_type
+from typing import Any, Literal, assert_never, assert_type
 
 import structlog
 import torch
@@ -20,28 +20,33 @@ from nntrain import (
     EarlyStopping,
     Learner,
     LogEvent,
+    Objective,
     Outcome,
     PrintStats,
     RangeTest,
     ReduceOnPlateau,
     Slot,
+    StepOutput,
     Subscriber,
     TrainState,
     Transition,
     accuracy,
     advance,
     batch_step,
+    carry,
     epoch_step,
     evaluate,
     fit_step,
     lr_find,
     on,
     predict,
+    tta,
 )
-from nntrain.data import segments
+from nntrain.data import RandomCrop, RandomHorizontalFlip, segments, transformed
 from nntrain.log import EpochFinished, JsonLog, Line, read, replay
 from nntrain.schedules import Curve, cosine, sequence, tuple_of
 from nntrain.subscribers.protocol import BeforeFit
+from nntrain.update import chain, optimizer, sam, schedule_free
 from nntrain.values.record import Record
 from nntrain.values.verdicts import Cancel
 
@@ -208,11 +213,19 @@ def told(outcome: Outcome) -> str:
             assert_never(outcome)
 
 
+def images_of(pair: Batch) -> Tensor:
+    """Give one part of a batch."""
+    return pair[0]
+
+
 def sets_by_name(pairs: list[Batch], model: nn.Module) -> None:
     """Several sets, none, and segments are of the batches that they have; what comes of them is typed."""
     named = DataLoaders(pairs, {"near": pairs, "far": pairs})
     assert_type(named, DataLoaders[Batch])
     assert_type(DataLoaders(segments(pairs, batches=3), None), DataLoaders[Batch])
+    changed = transformed(pairs, RandomCrop(padding=2), RandomHorizontalFlip())
+    assert_type(DataLoaders(changed, pairs), DataLoaders[Batch])
+    assert_type(list(transformed(pairs, images_of)), list[Tensor])
     assert_type(DataLoaders(pairs), DataLoaders[Batch])
     learner = Learner(model, named, cross_entropy, {"accuracy": accuracy}, torch.optim.SGD, 0.1)
     state = learner.fit(steps=3).state
@@ -220,4 +233,29 @@ def sets_by_name(pairs: list[Batch], model: nn.Module) -> None:
     assert_type(evaluate(learner, state, pairs).loss, float)
     for preds in predict(learner, state, [torch.zeros(1)], unpack=lambda batch: ((batch,), {}, None)):
         preds.argmax(1)
+    assert_type(next(tta(learner, state, pairs, RandomCrop(padding=2))), Any)
     assert_type(fit_step(learner, state, steps=2), Completed | Cancelled)
+
+
+class Follows(nn.Module):
+    """A model of one's own, with a hidden state."""
+
+    def forward(self, x: Tensor, hidden: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        return x, hidden or (x, x)
+
+
+def goes_on(
+    model: Follows, batch: Batch, hidden: tuple[Tensor, Tensor] | None
+) -> tuple[StepOutput[Tensor], tuple[Tensor, Tensor]]:
+    """A task that carries has the model's type, and that of what it hands on."""
+    preds, hidden = model.forward(batch[0], hidden)
+    return StepOutput(cross_entropy(preds, batch[1]), preds, batch[1]), hidden
+
+
+def carried(pairs: list[Batch]) -> None:
+    """A learner of a task that carries knows its batches and its predictions; rules are of one type."""
+    update = chain(sam(0.05), schedule_free(optimizer(torch.optim.SGD, lr=0.1)))
+    learner = Learner.of(Follows(), DataLoaders(pairs), carry(goes_on), update)
+    assert_type(learner, Learner[Batch, Tensor])
+    assert_type(Objective("one", carry(goes_on), update), Objective)
+    assert_type(next(predict(learner, learner.init(), pairs)), Tensor)

@@ -86,7 +86,7 @@ class Decoder:
         try:
             image = image.read()
         except OSError as error:
-            raise cannot_decode(row, column, error) from error
+            raise cannot_decode(row, column, error, image.path) from error
         kind = kind_of(image.content) if image.content is not None else None
         if kind is None or kind.codec not in self._codecs or self._feature.mode not in {None, kind.mode}:
             return self._decode_by_pil(image, row, column)
@@ -126,7 +126,7 @@ class Decoder:
         except DataError:
             raise
         except Exception as error:  # each of PIL's plugins raises what it likes
-            raise cannot_decode(row, column, error) from error
+            raise cannot_decode(row, column, error, image.path) from error
 
 
 def codecs() -> dict[str, Decode]:
@@ -222,6 +222,8 @@ def _jpeg_kind(content: memoryview) -> Kind | None:
     return Kind("jpeg", _JPEG_MODES[components], bytes([marker]) + bytes(frame[9:]))
 
 
-def cannot_decode(row: int, column: str, error: Exception) -> DataError:
-    """Return the error that names the row of an image which cannot be decoded, and what was raised."""
-    return DataError(f"the image of row {row}, column {column!r}, cannot be decoded: {type(error).__name__}: {error}")
+def cannot_decode(row: int, column: str, error: Exception, path: str | None = None) -> DataError:
+    """Return the error that names the row of an image which cannot be decoded, what was raised, and its file if any."""
+    file = "" if path is None or path in str(error) else f" (its file: {path})"
+    said = f"{type(error).__name__}: {error}{file}"
+    return DataError(f"the image of row {row}, column {column!r}, cannot be decoded: {said}")

@@ -29,6 +29,9 @@ WORTH_A_THREAD: Final = 1 << 14
 """From so many values in an image on, threads pay: with smaller images two threads, which wait for Python's lock in
 turn, took twice as long as one."""
 
+SEVERAL_SIZES: Final = "images of several sizes"
+"""Why images that have not all one size are not resident."""
+
 BAR_AFTER: Final = 2.0
 """Seconds after which a progress bar of the decoding appears."""
 
@@ -151,7 +154,7 @@ def decode(split: Split, budget: int, allowed: str, name: str) -> tuple[Tensor, 
     try:
         _fill(images.numpy(), split, name)
     except _MixedShapesError:
-        return "images of several sizes"
+        return SEVERAL_SIZES
     return images, time.perf_counter() - began
 
 

@@ -9,6 +9,7 @@ from nntrain.log.events import OWN, BatchFinished, EpochFinished
 from nntrain.log.export.names import Names, sanitize
 from nntrain.log.export.text import INT64
 from nntrain.log.line import Line
+from nntrain.values.looks import Activations
 
 Axis = Literal["step", "evaluated"]
 _LONGEST: Final = 150
@@ -30,8 +31,9 @@ class Curves:
 
     An epoch's phase: `loss/train`, `<metric>/train`, `seconds/train`, `samples_per_s/train` (the mean), and the same
     with `/eval`. A batch: `train_batch/loss`, `train_batch/<metric>`, `train_batch/lr`, `train_batch/samples_per_s`,
-    and `eval_batch/...`. A custom event: each of its numbers, `acme.mixup/alpha`. A metric whose name is one of these
-    is called `metric.<name>`. Of a set that has a name, that stands in the place of `eval`.
+    and `eval_batch/...`. A custom event: each of its numbers, `acme.mixup/alpha`; the activations of a layer:
+    `activations.mean/<layer>`, `activations.std/<layer>`, `activations.dead/<layer>`. A metric whose name is one of
+    these is called `metric.<name>`. Of a set that has a name, that stands in the place of `eval`.
 
     The axis is the optimizer's step. In eval that does not change, so the axis of eval's batches is the number of
     batches evaluated so far.
@@ -62,6 +64,11 @@ class Curves:
             ours = {"loss": _loss(event), "lr": event.lr, "samples_per_s": event.samples_per_s}
             for name, value in self._with_metrics(ours, event):
                 yield self._point(("batch", name, line.phase, line.data), f"{line.label}_batch/{name}", value, axis, x)
+        elif isinstance(event, Activations):
+            for one in event.layers:
+                for stat, value in (("mean", one.mean), ("std", one.std), ("dead", one.dead)):
+                    thing = event.event, stat, one.layer
+                    yield self._point(thing, f"activations.{stat}/{one.layer[:_LONGEST]}", value, "step", line.step)
         elif not isinstance(event, OWN):
             for name, value in {**event.__dict__, **(event.model_extra or {})}.items():
                 if isinstance(value, (int, float)) and not isinstance(value, bool):

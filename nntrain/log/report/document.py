@@ -9,12 +9,11 @@ from importlib.resources import files
 from nntrain.log.replay import Run
 from nntrain.log.report import tables
 from nntrain.log.report.config import Setting, settings
-from nntrain.log.report.figures import MOST_METRICS, Figure, figures
+from nntrain.log.report.figures import MOST_METRICS, Figure, drawn_metrics, figures
 from nntrain.log.report.markup import Child, script, style, tag, to_html
 from nntrain.log.report.notable import SYMBOLS, label
 from nntrain.log.report.run_view import RunView, run_views
 from nntrain.log.report.scripts import plotly_js, policy, script_json
-from nntrain.log.report.series import metrics_of
 from nntrain.log.report.symbols import stroke, swatch, symbol
 
 
@@ -91,7 +90,7 @@ def _curves(runs: Sequence[RunView], drawn: Sequence[Figure]) -> Iterator[Child]
         return
     yield tag("noscript", tag("p", "The curves are drawn by a script. Every number of them by epoch is in the tables."))
     yield tag("div", tag("div", *_legend(runs), class_="runs"), tag("div", *_key(), class_="key"), id="legend")
-    if (count := len(metrics_of([one.run for one in runs]))) > MOST_METRICS:
+    if (count := len(drawn_metrics([one.run for one in runs]))) > MOST_METRICS:
         yield tag("p", f"Of {count:,} metrics the first {MOST_METRICS} are drawn.", class_="note")
     yield tag("div", *(_figure(index, one) for index, one in enumerate(drawn)), class_="figures")
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from textwrap import wrap
 from typing import Final, TypeAlias
 
 from nntrain.log.events import BatchFinished
+from nntrain.log.replay import Run
 from nntrain.log.report.notable import SYMBOLS, Mark, label, marks, merge
 from nntrain.log.report.run_view import RunView
 from nntrain.log.report.series import Point, Series, by_batch, by_epoch, loss, metric, metrics_of, samples_per_s
+from nntrain.log.report.within import WITHIN, is_of_group
 from nntrain.log.text import number, plotly_text, whole
 from nntrain.values.history import EpochStats
 
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
 MOST_METRICS: Final = 40
-"""The most metrics that are drawn: nobody reads a longer page."""
+"""The most metrics that are drawn, and the most layers or groups in one figure: nobody reads a longer page."""
+_FAINTEST: Final = 0.35
+"""How opaque the first layer is of those in one figure; the last one is wholly so."""
 _AT_EPOCH: Final = "epoch %{customdata[0]}"
 _AT_BATCH: Final = "epoch %{customdata[0]}, batch %{customdata[1]}, step %{customdata[2]}"
 _DRAWN_SYMBOLS: Final = 80
@@ -52,9 +56,9 @@ class Figure:
 
 
 def figures(runs: Sequence[RunView]) -> tuple[Figure, ...]:
-    """Return the figures of runs: loss, metrics, learning rate and timings, by epoch and by batch."""
+    """Return the figures of runs: loss, metrics, rates and timings, by epoch and by batch, by layer and by group."""
     buckets = max(60, min(700, 4000 // max(1, len(runs))))
-    names = metrics_of([one.run for one in runs])[:MOST_METRICS]
+    names = drawn_metrics([one.run for one in runs])[:MOST_METRICS]
     marked = [marks(one.run, one.notable) for one in runs]
 
     def epochs(title: str, y_title: str, value: Callable[[EpochStats], float | None], *, plain: bool = False) -> Figure:
@@ -72,10 +76,34 @@ def figures(runs: Sequence[RunView]) -> tuple[Figure, ...]:
     made.append(batches("loss by batch", "loss", loss))
     made += [batches(f"{name} by batch", name, metric(name)) for name in names]
     made.append(batches("learning rate", "learning rate", lambda event: event.lr, plain=True))
+    made += [_fan(Figure(one.title, one.y_title, _AT_BATCH), runs, one.curves, buckets) for one in WITHIN]
     made.append(epochs("seconds by epoch", "seconds", lambda stats: stats.seconds, plain=True))
     made.append(epochs("samples per second by epoch", "samples/s", samples_per_s, plain=True))
     made.append(batches("samples per second by batch", "samples/s", lambda event: event.samples_per_s, plain=True))
     return tuple(figure for figure in made if figure.traces)
+
+
+def drawn_metrics(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Return the names of the metrics that have a figure each."""
+    return tuple(name for name in metrics_of(runs) if not is_of_group(name))
+
+
+def _fan(
+    figure: Figure, runs: Sequence[RunView], curves: Callable[[Run, int], Iterator[Series]], buckets: int
+) -> Figure:
+    """Add a curve of each layer or group of each run to a figure, the first ones faint, and return it."""
+    found = [tuple(curves(one.run, buckets)) for one in runs]
+    shown = [some[:MOST_METRICS] for some in found]
+    _figure(figure, runs, shown, ())
+    strengths = [_FAINTEST + (1 - _FAINTEST) * (depth + 1) / len(some) for some in shown for depth in range(len(some))]
+    for trace, strength in zip(figure.traces, strengths, strict=False):  # marks of gaps come after the curves
+        if isinstance(trace, dict):
+            trace["opacity"] = round(strength, 3)
+    if any(len(some) > MOST_METRICS for some in found):
+        figure.notes.append(f"Of {max(map(len, found)):,} curves of a run the first {MOST_METRICS} are drawn.")
+    if figure.traces:
+        figure.notes.append("One curve each, the first one the faintest; its name is shown where you point at it.")
+    return figure
 
 
 def _figure(
@@ -107,7 +135,7 @@ def _curve(series: Series, one: RunView, where: str) -> Json:
     return {
         "type": "scatter",
         "mode": "lines+markers" if any(sizes) else "lines",
-        "name": f"{one.plot_name}, {series.phase}",
+        "name": f"{one.plot_name}, {plotly_text(series.phase, 40)}",
         "x": [_rounded(point.x) for point in points],
         "y": [_rounded(point.y) for point in points],
         "customdata": [[min(number, 2**53) for number in point.at] for point in points],

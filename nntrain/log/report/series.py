@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
@@ -39,7 +39,7 @@ class Series:
     """The points of one curve of one run; `whole` is their number before the curve was thinned out."""
 
     phase: str
-    """The phase, or the set's name."""
+    """The phase, or the set's name; of what is seen within a phase the layer, or the group."""
     points: Sequence[Point]
     whole: int
     gaps: tuple[Gap, ...]
@@ -77,7 +77,7 @@ class Scale:
     def __init__(self, run: Run) -> None:
         _, self._batches = phases_of(run.config)
         seen = [(stats.label, stats.batches) for stats in run.history]
-        for label, count in (*seen, *((line.label, line.batch) for line in (*run.batches, *run.events))):
+        for label, count in (*seen, *((line.label, line.batch) for line in (*run.batches, *run.looks, *run.events))):
             self._batches[label] = max(1, self._batches.get(label, 1), count)
 
     def batch(self, line: Line) -> float:
@@ -131,6 +131,19 @@ def by_batch(run: Run, value: Callable[[BatchFinished], float | None], buckets: 
     for label, found in points.items():
         if found:
             yield Series.of(label, found, buckets)
+
+
+def by_name(
+    run: Run, lines: Sequence[Line], values: Callable[[Line], Mapping[str, float]], buckets: int
+) -> Iterator[Series]:
+    """Yield a curve for each name of the values that lines have, in the order in which the names first appear."""
+    scale = Scale(run)
+    points: dict[str, list[Point]] = {}
+    for line in lines:
+        for name, y in values(line).items():
+            points.setdefault(name, []).append(Point(scale.batch(line), y, (line.epoch, line.batch, line.step)))
+    for name, found in points.items():
+        yield Series.of(name, found, buckets)
 
 
 def loss(of: EpochStats | BatchFinished) -> float | None:

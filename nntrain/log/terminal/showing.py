@@ -50,6 +50,6 @@ def _write_events(screen: Screen, run: Run) -> None:
     for kind, number in count.items():
         if number > _MOST_OF_A_KIND:
             screen.entry(kind, Text(f"{words.whole(number - _MOST_OF_A_KIND)} more like these"))
-    others = Counter(line.event.event for line in run.events if not isinstance(line.event, OWN))
+    others = Counter(line.event.event for line in (*run.events, *run.looks) if not isinstance(line.event, OWN))
     entries.write_other_names(screen, others)
     entries.write_lost(screen, run.missing)

@@ -1,0 +1,129 @@
+"""What was seen within phases is drawn: rates and gradients by group, activations by layer, throughput, memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from nntrain import DataLoaders, Learner, TrainState, advance, fit_step, supervised
+from nntrain.log import JsonLog, Line, read, replay
+from nntrain.log.export.curves import Curves
+from nntrain.log.report import document, page
+from nntrain.log.sentences import sentence
+from nntrain.looking import ActivationStats
+from nntrain.update import chain, gradient_norms, optimizer
+from nntrain.values.looks import Activations, LayerActivations, Throughput
+from tests.log.pages import curves, drawn
+from tests.log.samples import Script, scripted
+from tests.looking.setting import DATA, make_model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """Put a stand-in into the pages: plotly.js has no part in these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(document, "plotly_js", lambda: "window.Plotly = {};")
+        yield
+
+
+def titled(content: str) -> dict[str, dict[str, Any]]:
+    titles = re.findall(r'<h3 id="title-\d+">(.*?)</h3>', content)
+    return dict(zip(titles, drawn(content), strict=True))
+
+
+def trained(path: Path) -> Learner[Any]:
+    update = chain(
+        gradient_norms("body.*", "head.*"),
+        optimizer(torch.optim.SGD, lr=0.1, groups={"body.*": {"lr": 0.01}, "head.*": {"lr": 0.2}}),
+    )
+    return Learner.of(
+        make_model(),
+        DataLoaders(DATA, DATA[:2]),
+        supervised(cross_entropy),
+        update,
+        subs=[ActivationStats(every=2, layers=["between", "head"])],
+        sinks=[JsonLog(path, every="all")],
+    )
+
+
+def test_groups_and_layers_of_a_real_training_are_a_curve_each(tmp_path: Path) -> None:
+    trained(tmp_path / "log.jsonl").fit(1, print_stats=False)
+    (run,) = replay(read(tmp_path / "log.jsonl"))
+    assert [line.batch for line in run.looks] == [1, 3, 5]
+    figures = titled(page([run]))
+    shown = {title: [trace["name"].partition(", ")[2] for trace in curves(one)] for title, one in figures.items()}
+    assert shown["learning rates by group"] == shown["gradient norms by group"] == ["body.*", "head.*"]
+    for stat in ("mean", "standard deviation", "share of dead units", "share near zero"):
+        assert shown[f"activations: {stat} by layer"] == ["between", "head"]
+    assert "grad_norm by batch" in shown
+    assert not any("grad_norm/" in title for title in shown)
+    body, head = curves(figures["gradient norms by group"])
+    logged = [line.event.metrics["grad_norm/head.*"] for line in run.batches if line.phase == "train"]  # type: ignore[attr-defined] # BatchFinished
+    assert head["y"] == pytest.approx(logged, rel=1e-6)
+    assert (body["opacity"], head["opacity"]) == (0.675, 1.0)
+    between, _ = curves(figures["activations: mean by layer"])
+    events = [line.event for line in run.looks]
+    assert between["y"] == pytest.approx([event.layers[0].mean for event in events], rel=1e-6)  # type: ignore[attr-defined] # Activations
+    assert between["x"] == [0.2, 0.6, 1.0]
+    assert "custom event" not in page([run])
+    assert sentence(run.looks[0]) == "activations of 2 layers"
+
+
+def test_a_training_that_went_back_has_no_looks_after_the_place_it_went_back_to(tmp_path: Path) -> None:
+    learner = trained(tmp_path / "log.jsonl")
+    kept: list[TrainState] = [learner.init(epochs=1)]
+    while kept[-1].progress.at != "finished":
+        kept.append(advance(learner, kept[-1]).state)
+    fit_step(learner, next(one for one in kept if one.progress.step == 1))
+    (run,) = replay(read(tmp_path / "log.jsonl"))
+    assert [line.batch for line in run.looks] == [1, 3, 5]
+
+
+def test_other_tools_get_a_curve_of_each_layer() -> None:
+    curves_ = Curves()
+    points = [point for line in with_looks(look(2)) for point in curves_.points(line)]
+    named = {one.curve: (one.value, one.x) for one in points if one.curve.startswith("activations")}
+    assert len(named) == 6
+    assert sorted(named.values()) == [(0.0, 10), (0.0, 10), (0.5, 10), (0.5, 10), (1.0, 10), (1.0, 10)]
+
+
+def look(layers: int, mean: float = 0.5) -> Activations:
+    seen = (
+        LayerActivations(layer=f"<b>{at}</b>", kind="ReLU", shape=(1,), mean=mean, std=1.0, dead=0.0, histogram=(1, 2))
+        for at in range(layers)
+    )
+    return Activations(high=10.0, layers=tuple(seen))
+
+
+def with_looks(*events: Activations | Throughput) -> list[Line]:
+    script = Script()
+    script.lines = scripted(0)[:-2]
+    for event in events:
+        script.say(event, epoch=0, phase="train", batch=10, step=10, samples=10)
+    return script.lines
+
+
+def test_many_layers_are_left_out_and_said_so_and_names_are_no_markup() -> None:
+    content = page(replay(with_looks(look(41), look(41, float("nan")))))
+    figure = titled(content)["activations: mean by layer"]
+    assert len(curves(figure)) == 40
+    assert "Of 41 curves of a run the first 40 are drawn." in content
+    assert "&lt;b&gt;0&lt;/b&gt;" in curves(figure)[0]["name"]
+    assert curves(figure)[0]["y"] == [0.5, None]
+
+
+def test_throughput_and_memory_are_drawn() -> None:
+    told = Throughput(samples_per_s=100.0, batches_per_s=2.0, device_bytes=2**20, process_peak_bytes=2**22)
+    figures = titled(page(replay(with_looks(told))))
+    (speed,) = curves(figures["throughput"])
+    assert (speed["y"], speed["x"]) == ([100.0], [0.5])
+    assert [(one["name"].partition(", ")[2], one["y"]) for one in curves(figures["memory"])] == [
+        ("device", [1.0]),
+        ("process, at most", [4.0]),
+    ]

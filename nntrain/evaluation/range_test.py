@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-from nntrain.errors import ConfigError, needed
+from nntrain.errors import ConfigError
 from nntrain.values.record import Record
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 class RangeTest(Record, frozen=True):
@@ -45,19 +41,11 @@ class RangeTest(Record, frozen=True):
         third = longest / 3
         return lrs[max(lengths.index(longest) - longest + int(third) + int(third / 2), 0)]
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the losses over the rates, with the suggestions, and return the axes; on `ax`, or on a new figure.
-
-        Raises `MissingExtraError` if matplotlib is not installed.
-        """
-        axes: Axes = ax or needed("matplotlib.pyplot", extra="plot", purpose="RangeTest.plot").subplots()[1]
-        axes.plot(self.lrs, self.losses)
-        axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
-        if self._falls:
-            for name, lr in (("steepest", self.steepest), ("valley", self.valley)):
-                axes.plot([lr], [self.losses[self.lrs.index(lr)]], "o", label=f"{name}: {lr:.2g}")
-            axes.legend()
-        return axes
+    @property
+    def falls(self) -> bool:
+        """Whether the loss falls anywhere, so that there are suggestions."""
+        _, losses = self._trimmed
+        return any(after < before for before, after in pairwise(losses))
 
     @property
     def _trimmed(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -65,21 +53,17 @@ class RangeTest(Record, frozen=True):
         return (self.lrs[kept], self.losses[kept]) if len(self.lrs[kept]) > 2 else (self.lrs, self.losses)
 
     @property
-    def _falls(self) -> bool:
-        _, losses = self._trimmed
-        return any(after < before for before, after in pairwise(losses))
-
-    @property
     def _considered(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        if not self._falls:
+        if not self.falls:
             raise ConfigError(
                 f"The loss never falls between the rates {self.lrs[0]:.3g} and {self.lrs[-1]:.3g} ({len(self.lrs)} "
-                f"steps), so none can be suggested. Look at it with plot(); try other start and end, or more steps."
+                f"steps), so none can be suggested. Look at it with "
+                f"nntrain.plots.range_test; try other start and end, or more steps."
             )
         return self._trimmed
 
     def __repr__(self) -> str:
-        said = f"steepest={self.steepest:.3g}, valley={self.valley:.3g}" if self._falls else "the loss never falls"
+        said = f"steepest={self.steepest:.3g}, valley={self.valley:.3g}" if self.falls else "the loss never falls"
         return f"RangeTest({len(self.lrs)} of {self.steps} steps, lr={self.lrs[0]:.3g} to {self.lrs[-1]:.3g}, {said})"
 
     __str__ = __repr__

@@ -28,6 +28,7 @@ PUBLIC: Final = (
     "nntrain.log",
     "nntrain.log.export",
     "nntrain.log.report",
+    "nntrain.plots",
     "nntrain.errors",
     "nntrain.testing",
 )

@@ -55,7 +55,8 @@ def test_the_docs_use_only_what_is_public(path: Any) -> None:
             assert all(one.name.split(".")[0] != "nntrain" or one.name in PUBLIC for one in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "nntrain":
             assert node.module in PUBLIC, node.module
-            assert {one.name for one in node.names} <= set(import_module(node.module).__all__), ast.unparse(node)
+            names = {one.name for one in node.names if f"{node.module}.{one.name}" not in PUBLIC}
+            assert names <= set(import_module(node.module).__all__), ast.unparse(node)
 
 
 def annotated(value: object, name: str) -> Iterator[tuple[str, object]]:

@@ -6,7 +6,6 @@ import copy
 import functools
 import itertools
 import math
-import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -35,7 +34,7 @@ from nntrain import (
     state_before,
     supervised,
 )
-from nntrain.errors import ConfigError, LossError, MissingExtraError
+from nntrain.errors import ConfigError, LossError
 from nntrain.schedules import cosine, one_cycle_momentum
 from nntrain.update import accumulate, chain, clip_norm, ema, optimizer
 from tests.laws.strategies import Kept
@@ -442,32 +441,6 @@ def test_a_suggestion_trains() -> None:
     trained = learner.replace(update=optimizer(torch.optim.Adam, lr=found.valley))
     history = trained.fit(20, print_stats=False).state.history
     assert history[-1].loss < 0.5 * history[0].loss
-
-
-# -- plot --------------------------------------------------------------------------------------------------------------
-
-
-def test_it_is_drawn_with_its_suggestions(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("matplotlib").use("agg")
-    from matplotlib import pyplot
-
-    found = found_of([3.0, 2.5, 1.0, 0.8, 3.0])
-    axes = found.plot()
-    assert axes.get_xscale() == "log"
-    drawn: list[Any] = [line.get_data() for line in axes.lines]
-    assert [*map(tuple, drawn[0])] == [found.lrs, found.losses]
-    assert [[*xs] for xs, _ in drawn[1:]] == [[found.steepest], [found.valley]]
-    _, own = pyplot.subplots()
-    assert found.plot(ax=own) is own
-    assert len(found_of([1.0, 2.0, 3.0]).plot(own).lines) == 4  # one more, without suggestions
-    pyplot.close("all")
-
-
-def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
-    with pytest.raises(MissingExtraError, match=r"RangeTest.plot needs matplotlib, .* pip install 'nntrain\[plot\]'"):
-        found_of([2.0, 1.0, 3.0]).plot()
 
 
 # -- what cannot be meant ----------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def run_views(runs: Sequence[Run], found: Sequence[Setting]) -> tuple[RunView, .
     """Return the runs as they are shown; `found` are their settings."""
     names = _short([run.run_id for run in runs])
     return tuple(
-        RunView(run, _colour(index), name, differences(found, index), notable_events(run))
+        RunView(run, colour(index), name, differences(found, index), notable_events(run))
         for index, (run, name) in enumerate(zip(runs, names, strict=True))
     )
 
@@ -55,7 +55,7 @@ def _short(ids: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{index}: {one_line(one, 40)}" for index, one in enumerate(ids, start=1))
 
 
-def _colour(index: int) -> str:
+def colour(index: int) -> str:
     """Return the colour of a run by its place: ten distinct ones, then others around the colour circle."""
     if index < len(_COLOURS):
         return _COLOURS[index]

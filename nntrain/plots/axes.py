@@ -1,0 +1,135 @@
+"""What every plot has: the axes that it draws on, text that stays text, and a legend where it hides least."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final, Literal
+
+from nntrain.errors import ConfigError
+from nntrain.log.text import one_line
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+    from matplotlib.typing import LineStyleType
+
+GREY: Final = "#808080"
+"""Of what belongs to no curve: readable on white and on black."""
+RED: Final = "#d9352b"
+"""Of what is wrong: the same."""
+_NOT_FINITE: Final = "nntrain: not finite"
+_SHORT: Final = 30
+"""A line of more points has no symbols at them."""
+_INSIDE: Final = 3
+"""A legend of more entries than these stands outside, where the figure makes room for it."""
+_WIDE: Final = 20
+"""Names of more characters than these take too much room beside the axes."""
+
+
+def axes_of(ax: Axes | None) -> Axes:
+    """Return the axes to draw on: `ax`, else those of a new figure of pyplot's, which a notebook shows.
+
+    Raises `ConfigError` for what is no `Axes`.
+    """
+    if ax is None:
+        from matplotlib import pyplot
+
+        return pyplot.subplots(layout="constrained")[1]
+    return _checked(ax)
+
+
+def grid_of(
+    ax: Iterable[Axes] | Axes | None, count: int, columns: int, inches: tuple[float, float]
+) -> tuple[Axes, ...]:
+    """Return at most `count` axes to draw on: those of `ax`, row by row, else as many of a new figure of pyplot's.
+
+    `inches` are the width and height of each. What `ax` has more of is switched off. Raises `ConfigError` for what is
+    no `Axes`.
+    """
+    if ax is None:
+        from matplotlib import pyplot
+
+        rows = -(-count // columns)
+        figure = pyplot.figure(figsize=(columns * inches[0], rows * inches[1]), layout="constrained")
+        return tuple(figure.add_subplot(rows, columns, place + 1) for place in range(count))
+    given: Iterable[Axes] = getattr(ax, "flat", ax) if isinstance(ax, Iterable) else [ax]  # as `pyplot.subplots` gives
+    axes = [*map(_checked, given)]
+    for spare in axes[count:]:
+        spare.set_axis_off()
+    return tuple(axes[:count])
+
+
+def _checked(ax: Axes) -> Axes:
+    from matplotlib.axes import Axes as Kind
+
+    if not isinstance(ax, Kind):
+        raise ConfigError(
+            f"ax is a {type(ax).__name__}; expected an Axes, as of `figure, ax = pyplot.subplots()`, or None for a new "
+            f"figure. Of an array of several, give one of them."
+        )
+    return ax
+
+
+def draw_line(
+    axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, dash: LineStyleType = "-", *, thin: bool = False
+) -> Line2D:
+    """Return the line that is drawn. Where a value is not finite it has a gap, and a cross at the bottom.
+
+    A short line has a symbol at each point, and a thin or long one where a point has no neighbour.
+    """
+    finite = [math.isfinite(value) for value in y]
+    around = [False, *finite, False]
+    alone = [place for place, here in enumerate(finite) if here and not (around[place] or around[place + 2])]
+    marked = alone if thin or len(y) > _SHORT else [*range(len(y))]
+    (line,) = axes.plot(
+        x,
+        [value if here else math.nan for value, here in zip(y, finite, strict=True)],
+        color=colour,
+        linestyle=dash,
+        linewidth=1.0 if thin else 1.5,
+        marker="o" if marked else "",
+        markersize=4,
+        markevery=marked,
+    )
+    crossed = [where for where, here in zip(x, finite, strict=True) if not here]
+    if crossed:
+        heights = [0.03] * len(crossed)
+        axes.plot(
+            crossed, heights, "x", color=colour, transform=axes.get_xaxis_transform(), clip_on=False, gid=_NOT_FINITE
+        )
+    return line
+
+
+def legend(axes: Axes, entries: Sequence[tuple[Artist, str]], title: str | None = None) -> None:
+    """Add a legend: where the axes are emptiest, or if it is long outside, where the layout of the figure makes room.
+
+    Outside it is beside the axes, or with wide names above them.
+    """
+    crosses = [line for line in axes.lines if line.get_gid() == _NOT_FINITE]
+    entries = [*entries, *((cross, "not finite") for cross in crosses[:1])]
+    if not entries:
+        return
+    figure = axes.get_figure(root=True)
+    outside = len(entries) > _INSIDE and figure is not None and figure.get_layout_engine() is not None
+    wide = any(len(said) > _WIDE for _, said in entries)
+    corner: Literal["lower left", "upper left"] = "lower left" if wide else "upper left"
+    made = axes.legend(
+        [artist for artist, _ in entries],
+        [str(place) for place in range(len(entries))],
+        title=title,
+        loc=corner if outside else "best",
+        bbox_to_anchor=((0.0, 1.0) if wide else (1.0, 1.0)) if outside else None,
+        fontsize="small",
+        title_fontsize="small",
+    )
+    # Set afterwards: matplotlib leaves out a label that begins with "_", and reads "$" as mathematics.
+    for text, (_, said) in zip(made.get_texts(), entries, strict=True):
+        text.set_parse_math(False)
+        text.set_text(one_line(said, 60))
+
+
+def note(axes: Axes, text: str) -> None:
+    """Write a text into the middle of axes that show nothing else."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, wrap=True)

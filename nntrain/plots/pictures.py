@@ -1,0 +1,122 @@
+"""Images with what is known of them: their classes, and what a model takes them for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+
+from nntrain.errors import ConfigError
+from nntrain.log.text import one_line
+from nntrain.plots.axes import RED, grid_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLUMNS: Final = 8
+_CHANNELS: Final = (1, 3, 4)
+
+
+def images(
+    inputs: Tensor,
+    target: Tensor | Sequence[int] | None = None,
+    preds: Tensor | Sequence[int] | None = None,
+    *,
+    names: Sequence[str] = (),
+    most: int = 16,
+    ax: Iterable[Axes] | Axes | None = None,
+) -> tuple[Axes, ...]:
+    """Return the axes of images, one each: their classes, what was predicted, and in red what it should have been.
+
+    Args:
+        inputs: grey, [N, H, W] or [N, 1, H, W], or in colour, [N, 3, H, W] or with opacity [N, 4, H, W]; flattened
+            ones, [N, P], are taken for squares, in grey or else in colour. uint8 is from 0 to 255, other values from 0
+            to 1, or where there are others, as of normalized images, from the least of all to the greatest.
+        target: the classes, [N].
+        preds: what was predicted: classes, [N], or the scores of each, [N, C].
+        names: what the classes are called; numbers by default.
+        most: only the first so many are drawn, or as many as `ax` has axes.
+        ax: axes to draw on, one for each image, as an array of `pyplot.subplots(2, 4)`.
+
+    Raises `ConfigError` for shapes that are not these.
+    """
+    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+        raise ConfigError(f"most is {most!r}; expected a whole number of 1 or more.")
+    pictures = _pictures(inputs)
+    count = len(pictures)
+    true = None if target is None else _classes("target", target, count)
+    said = None if preds is None else _classes("preds", preds, count)
+    lines = 1 if said is None else 2
+    axes = grid_of(ax, min(count, most), min(count, most, _COLUMNS), (1.5, 1.5 + 0.2 * lines))
+    for place, one in enumerate(axes):
+        picture = pictures[place]
+        one.imshow(picture.numpy(), cmap="gray" if picture.ndim == 2 else None, vmin=0.0, vmax=1.0)
+        one.set_axis_off()
+        title, wrong = _title(place, true, said, names)
+        above = one.set_title(title, parse_math=False, fontsize="small")
+        if wrong:
+            above.set_color(RED)
+    return axes
+
+
+def _pictures(inputs: Tensor) -> list[Tensor]:
+    """Return the images as matplotlib takes them, [H, W] or [H, W, C], from 0 to 1."""
+    shape = f"a tensor {list(inputs.shape)}" if isinstance(inputs, Tensor) else f"a {type(inputs).__name__}"
+    wrong = ConfigError(f"images: inputs is {shape}; expected {_SHAPES}.")
+    if not isinstance(inputs, Tensor) or inputs.is_complex() or inputs.is_sparse or not inputs.numel():
+        raise wrong
+    shown = inputs.detach().cpu()
+    if shown.ndim == 2:
+        sides = [(channels, math.isqrt(shown.shape[1] // channels)) for channels in _CHANNELS]
+        fitting = [(channels, side) for channels, side in sides if channels * side * side == shown.shape[1]]
+        if not fitting:
+            raise wrong
+        channels, side = fitting[0]
+        shown = shown.reshape(-1, channels, side, side)
+    elif shown.ndim == 3:
+        shown = shown[:, None]
+    if shown.ndim != 4 or shown.shape[1] not in _CHANNELS:
+        raise wrong
+    low, high = 0.0, 255.0 if shown.dtype == torch.uint8 else 1.0
+    shown = shown.double()
+    finite = shown[shown.isfinite()]
+    if finite.numel() and (finite.min() < low or finite.max() > high):
+        low, high = float(finite.min()), float(finite.max())
+    shown = ((shown - low) / (high - low)).nan_to_num(0.0, 1.0, 0.0).movedim(1, 3)
+    return [one[..., 0] if one.shape[-1] == 1 else one for one in shown]
+
+
+_SHAPES: Final = (
+    "images [N, H, W] or [N, C, H, W] of 1, 3 or 4 channels, or flattened squares [N, P]; of one image, image[None]"
+)
+
+
+def _classes(what: str, given: Tensor | Sequence[int], count: int) -> list[int]:
+    """Return the class of each image; of scores the one with the highest."""
+    classes = torch.as_tensor(given).detach().cpu()
+    if what == "preds" and classes.ndim == 2 and len(classes) == count and classes.shape[1] > 1:
+        return [int(one) for one in classes.argmax(1)]
+    if classes.shape != (count,) or classes.is_floating_point() or classes.is_complex():
+        kind = str(classes.dtype).removeprefix("torch.")
+        scores = f", or the scores [{count}, C] of C classes, 2 or more" if what == "preds" else ""
+        raise ConfigError(
+            f"images: {what} is {kind} {list(classes.shape)}; expected whole numbers [{count}], as many as there are "
+            f"images{scores}."
+        )
+    return [int(one) for one in classes]
+
+
+def _title(place: int, true: list[int] | None, said: list[int] | None, names: Sequence[str]) -> tuple[str, bool]:
+    """Return what stands above an image, and whether the prediction is wrong."""
+
+    def name(number: int) -> str:
+        return one_line(str(names[number]), 16) if 0 <= number < len(names) else str(number)
+
+    if said is None:
+        return ("" if true is None else name(true[place])), False
+    if true is None or true[place] == said[place]:
+        return name(said[place]), False
+    return f"{name(said[place])}\nis {name(true[place])}", True

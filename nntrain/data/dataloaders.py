@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from torch import Tensor
 
 from nntrain.data.images.hf import hf_loaders
 from nntrain.data.images.image_loader import ImageLoader
-from nntrain.data.loaders import Loader, check_names, has_names
+from nntrain.data.loaders import (
+    Loader,
+    Source,
+    as_loader,
+    check_names,
+    description_of,
+    has_names,
+    sizes_of,
+    sources,
+)
 from nntrain.errors import ConfigError, DataError
+from nntrain.values.notebook import Cell, html_table
 from nntrain.values.record import FrozenMapping
 
 if TYPE_CHECKING:
@@ -52,6 +62,11 @@ class DataLoaders(Generic[Batch]):
         for name, source in self.valid.items():
             _check_source(f"valid[{name!r}]", source)
         object.__setattr__(self, "valid", FrozenMapping(self.valid))
+
+    def _repr_html_(self) -> str:
+        """Return a table of the loaders, none of which is read, for a notebook."""
+        head = ("set", "batches", "batch size", "samples", "what")
+        return html_table(type(self).__name__, [_row(source) for source in sources(self)], head)
 
     @staticmethod
     def from_hf_dd(
@@ -115,6 +130,21 @@ class ImageLoaders(DataLoaders[tuple[Tensor, Tensor]]):
 
     train: ImageLoader
     valid: ImageLoader = field()
+
+
+def _row(source: Source[Any]) -> tuple[Cell, ...]:
+    """Return what is shown of a loader; of one that no learner would take, why not."""
+    name = "train" if source.train else source.name or "valid"
+    try:
+        sizes = sizes_of(source.items, source.where)
+        what = ", ".join(
+            str(said) if key == "kind" else f"{key}: {said}"
+            for key, said in description_of(as_loader(source.items, source.where)).items()
+            if key not in sizes
+        )
+    except ConfigError as error:
+        sizes, what = {}, str(error)
+    return name, sizes.get("batches"), sizes.get("batch_size"), sizes.get("samples"), what
 
 
 def _check_source(name: str, source: object) -> None:

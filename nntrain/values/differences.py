@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nntrain.values.bits import as_bytes, same_tensor
 from nntrain.values.flattening import Flattener, Tree, unflattened
+from nntrain.values.notebook import html_table
 
 Flattened = tuple[Tree, Mapping[str, Tensor]]
 """What a `Flattener` made of a state."""
@@ -70,6 +71,19 @@ class Difference(BaseModel, frozen=True, extra="forbid"):
     def __str__(self) -> str:
         lines = [str(one) for one in (*self.values, *self.tensors)]
         return "\n".join([*lines, f"{self.same_tensors} tensors have equal bits"])
+
+    def _repr_html_(self) -> str:
+        """Return tables of the values and the tensors that differ, which a notebook shows."""
+        values = [(one.name, one.first, one.second) for one in self.values]
+        tensors = [(one.name, str(one).removeprefix(f"{one.name}: ")) for one in self.tensors]
+        same = f"{self.same_tensors:,} tensors have equal bits"
+        return "".join(
+            (
+                html_table(f"{len(values):,} values differ", values, ("value", "first", "second")) if values else "",
+                html_table(f"{len(tensors):,} tensors differ", tensors, ("tensor", "how")) if tensors else "",
+                html_table(same if self else f"nothing differs; {same}", ()),
+            )
+        )
 
 
 Path = tuple[tuple[str, bool], ...]

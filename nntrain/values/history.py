@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from nntrain.values.bits import same_bits
 from nntrain.values.flattening import Flat, Flattener
+from nntrain.values.notebook import Cell, html_table
 from nntrain.values.progress import Phase
 from nntrain.values.record import FrozenMapping, Record
 
@@ -73,6 +74,10 @@ class History(tuple[EpochStats, ...]):
 
     __slots__ = ()
 
+    def _repr_html_(self) -> str:
+        """Return a table of the phases, which a notebook shows."""
+        return phases_table(f"{len(self):,} finished phases", self)
+
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         plain = handler.generate_schema(tuple[EpochStats, ...])
@@ -81,3 +86,15 @@ class History(tuple[EpochStats, ...]):
             mode="left_to_right",
             serialization=core_schema.plain_serializer_function_ser_schema(tuple, return_schema=plain),
         )
+
+
+def phases_table(caption: str, phases: Sequence[EpochStats]) -> str:
+    """Return the table of finished phases, as HTML."""
+    names = [*dict.fromkeys(name for stats in phases for name in stats.metrics)]
+
+    def row(stats: EpochStats) -> Sequence[Cell]:
+        values = [stats.loss if stats.has_loss else None, *(stats.metrics.get(name) for name in names)]
+        return stats.epoch, stats.label, *values, stats.samples, round(stats.seconds, 3)
+
+    head = ("epoch", "phase", "loss", *names, "samples", "seconds")
+    return html_table(caption, map(row, phases), head)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from types import NotImplementedType
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError
 from torch import Tensor, nn
@@ -16,10 +16,11 @@ from nntrain.errors import ConfigError, MisfitError
 from nntrain.values.bits import same_bits
 from nntrain.values.differences import Difference, difference
 from nntrain.values.flattening import Flat, Flattener
-from nntrain.values.history import History
+from nntrain.values.history import History, phases_table
 from nntrain.values.key import Key
 from nntrain.values.log_event import LogEvent
 from nntrain.values.modules import module_with
+from nntrain.values.notebook import Cell, html_details, html_table
 from nntrain.values.progress import Progress
 from nntrain.values.record import FrozenMapping, Record, RecordT, evolved
 from nntrain.values.sharing import unshared
@@ -222,10 +223,44 @@ class TrainState(Record, Flat, frozen=True):
 
     __str__ = __repr__
 
+    def _repr_html_(self) -> str:
+        """Return tables of where it stands, the last phases and its tensors, none of which is read, for a notebook."""
+        place, spec = self.progress, self.tensors.spec
+        count = sum(math.prod(shape) for shape, _ in spec.params.values())
+        rows: list[tuple[str, Cell]] = [
+            ("at", place.at),
+            ("epoch", f"{place.epoch:,}" if place.until is not None else f"{place.epoch:,} of {place.epochs:,}"),
+            ("phase", f"{place.phase}: {place.data}" if place.data else place.phase),
+            ("batch", place.batch),
+            ("step", place.step if place.until is None else f"{place.step:,} of {place.until:,}"),
+            *([("loss so far", self.sums.means()[0])] if self.sums.batches else []),
+            *([("lr_scale", self.lr_scale)] if self.lr_scale != 1.0 else []),
+            ("seed", str(self.key.seed)),
+            *([("slots", ", ".join(self.slots))] if self.slots else []),
+            ("parameters", count),
+            ("device", str(spec.device)),
+        ]
+        tensors = [
+            (name, kind, str(list(shape)), str(dtype).removeprefix("torch."))
+            for kind, named in (("parameter", spec.params), ("buffer", spec.buffers))
+            for name, (shape, dtype) in named.items()
+        ]
+        last, known = self.history[-_PHASES:], len(self.history)
+        said = f"{known:,} finished phases" if known <= _PHASES else f"the last {_PHASES} of {known:,} finished phases"
+        return "".join(
+            (
+                html_table("TrainState", rows),
+                phases_table(said, last) if last else "",
+                html_details(f"{len(tensors):,} tensors", html_table("", tensors, ("name", "kind", "shape", "dtype"))),
+            )
+        )
+
     def __reduce__(self) -> NoReturn:
         self.tensors.__reduce__()
 
 
+_PHASES: Final = 6
+"""So many of the last phases a notebook shows of a state."""
 _STATE = "__nntrain_state_before__"
 
 

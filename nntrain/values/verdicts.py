@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from nntrain.values.notebook import Cell, html_table
 from nntrain.values.record import FrozenMapping, Record
 from nntrain.values.state import TrainState
 
@@ -60,6 +61,9 @@ class Completed(Record, frozen=True):
     state: TrainState
     sink_failures: FrozenMapping[int] = FrozenMapping()
 
+    def _repr_html_(self) -> str:
+        return _shown("Completed", (), self.sink_failures, self.state)
+
 
 class Cancelled(Record, frozen=True):
     """A step that the subscriber `by` cancelled, at `event`, with `verdict`. `state` is the one to go on with."""
@@ -69,6 +73,19 @@ class Cancelled(Record, frozen=True):
     by: str
     event: Event
     sink_failures: FrozenMapping[int] = FrozenMapping()
+
+    def _repr_html_(self) -> str:
+        verdict = self.verdict
+        rows = (("verdict", type(verdict).__name__), ("reason", verdict.reason), ("by", self.by), ("event", self.event))
+        return _shown("Cancelled", rows, self.sink_failures, self.state)
+
+
+def _shown(
+    caption: str, rows: tuple[tuple[str, Cell], ...], sink_failures: FrozenMapping[int], state: TrainState
+) -> str:
+    """Return what a notebook shows of an outcome."""
+    failed = [("failed", f"{name}, {count:,} times") for name, count in sink_failures.items()]
+    return html_table(caption, (*rows, *failed)) + state._repr_html_()
 
 
 Outcome = Completed | Cancelled

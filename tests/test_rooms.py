@@ -46,7 +46,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
         "looking": "errors values task metrics data live subscribers machine evaluation",
         "log": "errors values sinks",
         "checkpoint": "errors values sinks machine",
-        "plots": "errors values schedules evaluation log",
+        "plots": "errors values schedules evaluation looking log",
         "testing": " ".join([*CORE, "checkpoint", "log"]),
         "cli": " ".join([*CORE, "checkpoint", "log"]),
     }.items()

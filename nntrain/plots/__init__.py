@@ -9,15 +9,23 @@ Raises `MissingExtraError` where matplotlib is not installed.
 
 from nntrain.errors import needed
 from nntrain.plots.curves import losses, metric
-from nntrain.plots.pictures import images
+from nntrain.plots.layers import activation_histograms, activations, gradient_flow, gradient_norms
+from nntrain.plots.mistakes import confusion
+from nntrain.plots.pictures import images, worst
 from nntrain.plots.rates import range_test, schedule
 
 __all__ = [
+    "activation_histograms",
+    "activations",
+    "confusion",
+    "gradient_flow",
+    "gradient_norms",
     "images",
     "losses",
     "metric",
     "range_test",
     "schedule",
+    "worst",
 ]
 
 needed("matplotlib", extra="plot", purpose="nntrain.plots")

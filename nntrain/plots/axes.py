@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
 from nntrain.errors import ConfigError
+from nntrain.log.report.run_view import colour
 from nntrain.log.text import one_line
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ GREY: Final = "#808080"
 """Of what belongs to no curve: readable on white and on black."""
 RED: Final = "#d9352b"
 """Of what is wrong: the same."""
+DISTINCT: Final = 10
+"""More lines than these cannot be told apart by distinct colours."""
+_SOME: Final = 6
+_NAMES: Final = 40
+"""For more names than these there is no room beside axes."""
 _NOT_FINITE: Final = "nntrain: not finite"
 _SHORT: Final = 30
 """A line of more points has no symbols at them."""
@@ -28,15 +34,15 @@ _WIDE: Final = 20
 """Names of more characters than these take too much room beside the axes."""
 
 
-def axes_of(ax: Axes | None) -> Axes:
-    """Return the axes to draw on: `ax`, else those of a new figure of pyplot's, which a notebook shows.
+def axes_of(ax: Axes | None, inches: tuple[float, float] | None = None) -> Axes:
+    """Return the axes to draw on: `ax`, else those of a new figure of pyplot's, `inches` wide and high.
 
     Raises `ConfigError` for what is no `Axes`.
     """
     if ax is None:
         from matplotlib import pyplot
 
-        return pyplot.subplots(layout="constrained")[1]
+        return pyplot.subplots(layout="constrained", figsize=inches)[1]
     return _checked(ax)
 
 
@@ -73,7 +79,7 @@ def _checked(ax: Axes) -> Axes:
 
 
 def draw_line(
-    axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, dash: LineStyleType = "-", *, thin: bool = False
+    axes: Axes, x: Sequence[float], y: Sequence[float], color: str, dash: LineStyleType = "-", *, thin: bool = False
 ) -> Line2D:
     """Return the line that is drawn. Where a value is not finite it has a gap, and a cross at the bottom.
 
@@ -86,7 +92,7 @@ def draw_line(
     (line,) = axes.plot(
         x,
         [value if here else math.nan for value, here in zip(y, finite, strict=True)],
-        color=colour,
+        color=color,
         linestyle=dash,
         linewidth=1.0 if thin else 1.5,
         marker="o" if marked else "",
@@ -97,22 +103,24 @@ def draw_line(
     if crossed:
         heights = [0.03] * len(crossed)
         axes.plot(
-            crossed, heights, "x", color=colour, transform=axes.get_xaxis_transform(), clip_on=False, gid=_NOT_FINITE
+            crossed, heights, "x", color=color, transform=axes.get_xaxis_transform(), clip_on=False, gid=_NOT_FINITE
         )
     return line
 
 
-def legend(axes: Axes, entries: Sequence[tuple[Artist, str]], title: str | None = None) -> None:
-    """Add a legend: where the axes are emptiest, or if it is long outside, where the layout of the figure makes room.
+def legend(
+    axes: Axes, entries: Sequence[tuple[Artist, str]], title: str | None = None, *, inside: int = _INSIDE
+) -> None:
+    """Add a legend: of up to `inside` entries where the axes are emptiest, else beside them, or above with wide names.
 
-    Outside it is beside the axes, or with wide names above them.
+    Where the figure has no layout that makes room, it is always where the axes are emptiest.
     """
     crosses = [line for line in axes.lines if line.get_gid() == _NOT_FINITE]
     entries = [*entries, *((cross, "not finite") for cross in crosses[:1])]
     if not entries:
         return
     figure = axes.get_figure(root=True)
-    outside = len(entries) > _INSIDE and figure is not None and figure.get_layout_engine() is not None
+    outside = len(entries) > inside and figure is not None and figure.get_layout_engine() is not None
     wide = any(len(said) > _WIDE for _, said in entries)
     corner: Literal["lower left", "upper left"] = "lower left" if wide else "upper left"
     made = axes.legend(
@@ -128,6 +136,39 @@ def legend(axes: Axes, entries: Sequence[tuple[Artist, str]], title: str | None 
     for text, (_, said) in zip(made.get_texts(), entries, strict=True):
         text.set_parse_math(False)
         text.set_text(one_line(said, 60))
+
+
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Name the rows 0, 1, ... of axes, from the top; of very many, every so many."""
+    every = -(-len(names) // _NAMES)
+    shown = [one_line(name, 32) for name in names[::every]]
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_yticks(range(0, len(names), every), shown, parse_math=False, fontsize="small")
+
+
+def name_columns(axes: Axes, names: Sequence[str]) -> None:
+    """Name the columns 0, 1, ... of axes, from the left; of very many, every so many."""
+    every = -(-len(names) // _NAMES)
+    shown = [one_line(name, 20) for name in names[::every]]
+    angle = 90 if max(map(len, shown)) > 2 else 0
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.set_xticks(range(0, len(names), every), shown, parse_math=False, fontsize="small", rotation=angle)
+
+
+def colours_of(count: int) -> Sequence[str]:
+    """Return colours for so many lines: of a few, distinct ones; of many, a scale from the first to the last."""
+    if count <= DISTINCT:
+        return [colour(place) for place in range(count)]
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    scale = colormaps["plasma"]
+    return [to_hex(scale(0.25 + 0.6 * place / (count - 1))) for place in range(count)]
+
+
+def some_of(count: int) -> Sequence[int]:
+    """Return which of so many lines stand in a legend: all of a few, else some from the first to the last."""
+    return range(count) if count <= DISTINCT else [place * (count - 1) // (_SOME - 1) for place in range(_SOME)]
 
 
 def note(axes: Axes, text: str) -> None:

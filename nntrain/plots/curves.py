@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from nntrain.log.report.run_view import colour
 from nntrain.log.text import one_line
-from nntrain.plots.axes import GREY, axes_of, draw_line, legend, note
+from nntrain.plots.axes import DISTINCT, GREY, axes_of, colours_of, draw_line, legend, note, some_of
 from nntrain.plots.runs import By, Named, Runs, curves_of, named_runs
 
 if TYPE_CHECKING:
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 _DASHES: Final[tuple[LineStyleType, ...]] = ("-", "--", "-.", (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)))
 """Of the sets that are evaluated, by epoch."""
-_DISTINCT: Final = 10
-"""Of more runs than these the colours go from the first to the last, and the legend has some."""
-_SOME: Final = 6
 
 
 def losses(runs: Runs, *, by: By = "epoch", ax: Axes | None = None) -> Axes:
@@ -43,8 +40,8 @@ def metric(runs: Runs, name: str, *, by: By = "epoch", ax: Axes | None = None) -
     curves = curves_of(named, name, by)
     axes = axes_of(ax)
     labels = [*dict.fromkeys(curve.label for curve in curves)]
-    alone, thin = len(named) == 1, by == "batch" or len(named) > _DISTINCT
-    dashes, colours = _dashes(labels, by), _colours(len(named))
+    alone, thin = len(named) == 1, by == "batch" or len(named) > DISTINCT
+    dashes, colours = _dashes(labels, by), colours_of(len(named))
     drawn = [
         draw_line(axes, curve.x, curve.y, colour(labels.index(curve.label)), thin=thin)
         if alone
@@ -66,21 +63,11 @@ def metric(runs: Runs, name: str, *, by: By = "epoch", ax: Axes | None = None) -
 
 def _dashes(labels: Sequence[str], by: By) -> Mapping[str, LineStyleType]:
     """Return how each phase is dashed: batches of train go up and down too much for dots."""
-    sets = [label for label in labels if label != "train"]
     dashes = _DASHES if by == "epoch" else (*_DASHES[1:], _DASHES[0])
-    of_sets = {label: dashes[place % len(dashes)] for place, label in enumerate(sets)}
-    return {**({"train": ":" if by == "epoch" else "-"} if "train" in labels else {}), **of_sets}
-
-
-def _colours(count: int) -> Sequence[str]:
-    """Return a colour for each run: of a few, distinct ones; of many, a scale from the first to the last."""
-    if count <= _DISTINCT:
-        return [colour(place) for place in range(count)]
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    scale = colormaps["plasma"]
-    return [to_hex(scale(0.25 + 0.6 * place / (count - 1))) for place in range(count)]
+    found: dict[str, LineStyleType] = {"train": ":" if by == "epoch" else "-"} if "train" in labels else {}
+    for place, label in enumerate(label for label in labels if label != "train"):
+        found[label] = dashes[place % len(dashes)]
+    return found
 
 
 def _legend_of_many(
@@ -88,8 +75,7 @@ def _legend_of_many(
 ) -> None:
     from matplotlib.lines import Line2D
 
-    count = len(named)
-    shown = range(count) if count <= _DISTINCT else [place * (count - 1) // (_SOME - 1) for place in range(_SOME)]
+    shown = some_of(len(named))
     entries = [(Line2D([], [], color=colours[place]), named[place].name) for place in shown]
     entries += [(Line2D([], [], color=GREY, linestyle=dash), label) for label, dash in dashes.items()]
-    legend(axes, entries, f"{_SOME} of {count} runs" if count > _DISTINCT else None)
+    legend(axes, entries, f"{len(shown)} of {len(named)} runs" if len(shown) < len(named) else None)

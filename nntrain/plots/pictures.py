@@ -11,7 +11,9 @@ from torch import Tensor
 
 from nntrain.errors import ConfigError
 from nntrain.log.text import one_line
+from nntrain.looking.mistakes import Mistake
 from nntrain.plots.axes import RED, grid_of
+from nntrain.values.trees import tensors_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +27,7 @@ def images(
     target: Tensor | Sequence[int] | None = None,
     preds: Tensor | Sequence[int] | None = None,
     *,
+    losses: Sequence[float] | None = None,
     names: Sequence[str] = (),
     most: int = 16,
     ax: Iterable[Axes] | Axes | None = None,
@@ -37,6 +40,7 @@ def images(
             to 1, or where there are others, as of normalized images, from the least of all to the greatest.
         target: the classes, [N].
         preds: what was predicted: classes, [N], or the scores of each, [N, C].
+        losses: the loss of each, [N], as those of the worst predictions.
         names: what the classes are called; numbers by default.
         most: only the first so many are drawn, or as many as `ax` has axes.
         ax: axes to draw on, one for each image, as an array of `pyplot.subplots(2, 4)`.
@@ -49,17 +53,54 @@ def images(
     count = len(pictures)
     true = None if target is None else _classes("target", target, count)
     said = None if preds is None else _classes("preds", preds, count)
-    lines = 1 if said is None else 2
+    if losses is not None and len(losses) != count:
+        raise ConfigError(f"images: there are {len(losses)} losses of {count} images; expected one for each.")
+    lines = (1 if said is None else 2) + (losses is not None)
     axes = grid_of(ax, min(count, most), min(count, most, _COLUMNS), (1.5, 1.5 + 0.2 * lines))
     for place, one in enumerate(axes):
         picture = pictures[place]
         one.imshow(picture.numpy(), cmap="gray" if picture.ndim == 2 else None, vmin=0.0, vmax=1.0)
         one.set_axis_off()
         title, wrong = _title(place, true, said, names)
+        if losses is not None:
+            title = f"{title}\nloss {losses[place]:.3g}".lstrip()
         above = one.set_title(title, parse_math=False, fontsize="small")
         if wrong:
             above.set_color(RED)
     return axes
+
+
+def worst(
+    mistakes: Sequence[Mistake], *, names: Sequence[str] = (), ax: Iterable[Axes] | Axes | None = None
+) -> tuple[Axes, ...]:
+    """Return the axes of the images that a model is most wrong about, as `worst_predictions` found them, one each.
+
+    The image is the first tensor of a sample's batch. Above it are its loss and, where the target is a class, what was
+    predicted and what it is; `names` are what the classes are called. Raises what `images` raises.
+    """
+    if not mistakes or not all(isinstance(one, Mistake) for one in mistakes):
+        raise ConfigError("worst draws what nntrain.looking.worst_predictions returns, at least one mistake.")
+    inputs = _stacked([next(iter(tensors_of(one.batch)), None) for one in mistakes])
+    target, preds = (_stacked(found) for found in ([one.target for one in mistakes], [one.preds for one in mistakes]))
+    if inputs is None:
+        raise ConfigError("worst: the samples have no tensors of one shape, and so no images that could be drawn.")
+    classes = target is not None and target.ndim == 1 and not target.is_floating_point()
+    return images(
+        inputs,
+        target if classes else None,
+        preds if classes else None,
+        losses=[one.loss for one in mistakes],
+        names=names,
+        most=len(mistakes),
+        ax=ax,
+    )
+
+
+def _stacked(found: Sequence[object]) -> Tensor | None:
+    """Return tensors of one shape as one tensor, None where they are none."""
+    tensors = [one for one in found if isinstance(one, Tensor)]
+    alike = len(tensors) == len(found) and len({one.shape for one in tensors}) == 1
+    return torch.stack(tensors) if alike else None
 
 
 def _pictures(inputs: Tensor) -> list[Tensor]:

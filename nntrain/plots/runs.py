@@ -24,7 +24,7 @@ Runs = OneRun | Sequence[OneRun] | Mapping[str, OneRun]
 """One run, or several, which a mapping names."""
 By = Literal["epoch", "batch"]
 
-_POINTS: Final = 2000
+POINTS: Final = 2000
 """Into so many parts a long curve of batches is divided: of each the least and the greatest are drawn."""
 
 
@@ -137,7 +137,7 @@ def _by_batch(of: int, one: Named, name: str) -> Iterator[Curve]:
             f"JsonLog(path, every=1)."
         )
     value: Callable[[BatchFinished], float | None] = lambda event: _in_batch(event).get(name)  # noqa: E731
-    for series in by_batch(one.run, value, _POINTS):
+    for series in by_batch(one.run, value, POINTS):
         yield Curve(of, series.phase, [point.x for point in series.points], [point.y for point in series.points])
 
 

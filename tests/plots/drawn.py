@@ -19,6 +19,13 @@ def own_axes() -> Axes:
     return Figure().subplots()
 
 
+def render(axes: Axes) -> None:
+    """Draw the figure of axes, which raises for what cannot be drawn, as mathematics that is none."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()
+
+
 def points(line: Line2D) -> list[tuple[float, float]]:
     """Give the points of a line, NaN for those in its gaps."""
     x, y = line.get_xdata(), line.get_ydata()

@@ -24,7 +24,7 @@ from nntrain.update import chain, clip_norm, optimizer
 from nntrain.values.history import History
 from nntrain.values.record import FrozenMapping
 from tests.log.trained import BATCHES, learner_of
-from tests.plots.drawn import colour, crosses, curves, finite, history, legend, own_axes, points
+from tests.plots.drawn import colour, crosses, curves, finite, history, legend, own_axes, points, render
 
 EPOCHS = 3
 
@@ -122,7 +122,7 @@ def test_what_is_not_finite_is_a_gap_and_a_cross() -> None:
 def test_a_run_of_nothing_but_nan_is_drawn() -> None:
     axes = plots.losses(history([math.nan] * 3), ax=own_axes())
     assert crosses(axes) == [1, 2, 3] * 2
-    axes.figure.canvas.draw()
+    render(axes)
 
 
 def test_points_without_a_neighbour_have_a_symbol() -> None:
@@ -210,9 +210,10 @@ def test_names_are_text_and_no_mathematics_and_none_is_left_out() -> None:
     axes = plots.losses({name: history([1.0]) for name in names}, ax=own_axes())
     assert legend(axes)[:3] == ["_hidden", "$\\frac$", "a\\nb\\x1b[31m"]
     assert len(legend(axes)[3]) == 60
+    render(axes)  # mathematics that is none would raise
     named = [one.model_copy(update={"metrics": FrozenMapping({"$\\frac$": 1.0})}) for one in history([1.0])]
     assert plots.metric(History(named), "$\\frac$", ax=axes).get_ylabel() == "$\\frac$"
-    axes.figure.canvas.draw()  # mathematics that is none would raise
+    render(axes)
 
 
 # -- where it is drawn -------------------------------------------------------------------------------------------------
@@ -248,7 +249,7 @@ def test_without_axes_there_is_a_new_figure_of_pyplot_s() -> None:
 def test_a_long_legend_covers_no_data_where_the_figure_makes_room() -> None:
     for names in (range(8), [f"a long name of a run, number {run}" for run in range(5)]):
         axes = plots.losses({str(name): history([1.0, 2.0]) for name in names})
-        axes.figure.canvas.draw()
+        render(axes)
         made = axes.get_legend()
         assert made is not None
         box, data = made.get_window_extent(), axes.get_window_extent()

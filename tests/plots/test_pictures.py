@@ -14,7 +14,9 @@ from torch import Tensor
 
 from nntrain import plots
 from nntrain.errors import ConfigError
+from nntrain.looking import Mistake
 from nntrain.plots.axes import RED
+from tests.plots.drawn import render
 
 NAMES = ["shirt", "dress", "coat"]
 
@@ -66,7 +68,7 @@ def test_images_of_one_value_and_of_nan_are_drawn() -> None:
     for inputs in (torch.full((1, 2, 2), 7.0), torch.full((1, 3, 2, 2), torch.nan), torch.zeros(1, 2, 2)):
         (axes,) = plots.images(inputs, ax=axes_for(1))
         assert shown(axes).isfinite().all()
-        axes.figure.canvas.draw()
+        render(axes)
 
 
 @pytest.mark.parametrize("preds", [[0, 2, 1], torch.tensor([0, 2, 1]), torch.eye(3)[[0, 2, 1]]], ids=str)
@@ -82,7 +84,13 @@ def test_there_may_be_classes_alone_or_predictions_alone_and_no_names() -> None:
     assert titles(plots.images(GREY, preds=[0, 1, -1], ax=axes_for(3))) == ["0", "1", "-1"]
     (axes, *_) = plots.images(GREY, [0, 0, 0], names=["$\\frac$ " + "x" * 100], ax=axes_for(3))
     assert axes.get_title() == "$\\frac$ xxxxxxx…"
-    axes.figure.canvas.draw()
+    render(axes)
+
+
+def test_losses_stand_below() -> None:
+    axes = plots.images(GREY, [0, 1, 2], [0, 1, 1], losses=[0.5, 1.23456, 10.0], names=NAMES, ax=axes_for(3))
+    assert titles(axes) == ["shirt\nloss 0.5", "dress\nloss 1.23", "dress\nis coat\nloss 10"]
+    assert titles(plots.images(GREY[:1], losses=[2.0], ax=axes_for(1))) == ["loss 2"]
 
 
 def test_without_axes_there_is_one_for_each_image_on_one_figure_of_pyplot_s() -> None:
@@ -117,6 +125,7 @@ def test_on_given_axes_as_many_as_there_are_and_the_spare_ones_are_off() -> None
         ({"target": torch.eye(3)}, r"target is float32 \[3, 3\]; expected whole numbers \[3\]"),
         ({"preds": torch.rand(3)}, r"preds is float32 \[3\]; .*or the scores \[3, C\]"),
         ({"preds": torch.rand(3, 1)}, r"preds is float32 \[3, 1\]"),
+        ({"losses": [1.0]}, "there are 1 losses of 3 images"),
         ({"most": 0}, "most is 0; expected a whole number of 1 or more"),
         ({"ax": [None]}, "ax is a NoneType; expected an Axes"),
     ],
@@ -124,3 +133,39 @@ def test_on_given_axes_as_many_as_there_are_and_the_spare_ones_are_off() -> None
 def test_what_cannot_be_drawn_is_refused(given: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         plots.images(**{"inputs": GREY, "ax": axes_for(3), **given})
+
+
+# -- the worst predictions ---------------------------------------------------------------------------------------------
+
+
+def mistake(index: int, target: Any, preds: Any, batch: Any = None) -> Mistake:
+    given = (GREY[index], torch.tensor(0)) if batch is None else batch
+    return Mistake(index=index, loss=3.0 - index, preds=preds, target=target, batch=given)
+
+
+def test_the_worst_are_drawn_with_what_they_are_and_their_losses() -> None:
+    found = [mistake(0, torch.tensor(1), torch.tensor([0.1, 0.2, 0.7])), mistake(1, torch.tensor(2), torch.eye(3)[2])]
+    axes = plots.worst(found, names=NAMES, ax=axes_for(2))
+    assert titles(axes) == ["coat\nis dress\nloss 3", "coat\nloss 2"]
+    torch.testing.assert_close(shown(axes[1]), GREY[1])
+
+
+def test_where_the_target_is_no_class_the_loss_stands_alone() -> None:
+    for target in (torch.tensor(0.5), torch.tensor([1, 2]), {"boxes": torch.tensor([1])}, None):
+        assert titles(plots.worst([mistake(0, target, torch.rand(3))], ax=axes_for(1))) == ["loss 3"]
+
+
+def test_all_of_them_are_drawn() -> None:
+    found = [mistake(at % 3, torch.tensor(0), torch.tensor(1)) for at in range(20)]
+    assert len(plots.worst(found, ax=axes_for(20))) == 20
+
+
+def test_what_has_no_image_is_refused() -> None:
+    for given in ([], [3.0]):
+        wrong: Any = given
+        with pytest.raises(ConfigError, match=r"worst draws what nntrain.looking.worst_predictions returns"):
+            plots.worst(wrong, ax=axes_for(1))
+    sizes = [mistake(0, None, None, torch.rand(4, 4)), mistake(1, None, None, torch.rand(4, 5))]
+    for batches in (sizes, [mistake(0, None, None, "text")]):
+        with pytest.raises(ConfigError, match="no tensors of one shape"):
+            plots.worst(batches, ax=axes_for(2))

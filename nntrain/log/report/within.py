@@ -55,7 +55,8 @@ def _of_throughput(
     return lambda run, buckets: by_name(run, run.looks, found, buckets)
 
 
-def _norms(event: BatchFinished) -> Mapping[str, float]:
+def norms_of(event: BatchFinished) -> Mapping[str, float]:
+    """Return the norms of the gradients of a batch's groups, by their names."""
     return {name.replace(_NORM, ""): value for name, value in event.metrics.items() if is_of_group(name)}
 
 
@@ -70,7 +71,7 @@ def _memory(_: Line, event: Throughput) -> Mapping[str, float | None]:
 
 WITHIN: Final[Sequence[Within]] = (
     Within("learning rates by group", "learning rate", _of_batches(lambda event: event.group_lrs or {})),
-    Within("gradient norms by group", "grad_norm", _of_batches(_norms)),
+    Within("gradient norms by group", "grad_norm", _of_batches(norms_of)),
     Within("activations: mean by layer", "mean", _of_layers("mean")),
     Within("activations: standard deviation by layer", "deviation", _of_layers("std")),
     Within("activations: share of dead units by layer", "share", _of_layers("dead")),

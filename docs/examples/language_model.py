@@ -63,7 +63,8 @@ class Pieces(Dataset[Tensor]):
 
     def __init__(self, count: int | None, *, train: bool) -> None:
         size = CONTEXT - 1
-        paragraphs = [one.encode() for topic in topics.values() for one in topic.split("\n\n")]
+        # Some stand in several topics: each counts once, so that what is held out is new.
+        paragraphs = dict.fromkeys(one.encode() for topic in topics.values() for one in topic.split("\n\n"))
         pieces = [one[at : at + size] for one in paragraphs for at in range(0, len(one), size)][:count]
         self.pieces = [piece for at, piece in enumerate(pieces) if (at % 10 > 0) is train]
 

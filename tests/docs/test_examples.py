@@ -119,13 +119,13 @@ def test_a_picture_is_small_and_of_a_script(picture: Path) -> None:
 def test_clothes_are_told_apart_after_one_epoch() -> None:
     torch.manual_seed(0)
     state = script("fashion_mnist_cnn").learner(1).fit(1).state
-    assert state.history[-1].metrics["accuracy"] > 0.85
+    assert state.history[-1].metrics["accuracy"] > 0.83
 
 
 @pytest.mark.sweep
 def test_text_and_digits_are_learned() -> None:
     torch.manual_seed(0)
     text = script("language_model").learner(1).fit(1).state
-    assert text.history[-1].metrics["bits"] < 3.6  # 4.6 are those of the bytes by themselves
-    digits = script("digits_vae").learner(10).fit(10).state
-    assert digits.history[-1].loss < 30
+    assert text.history[-1].metrics["bits"] < 3.8  # 4.7 are those of the bytes by themselves
+    digits = script("digits_vae").learner(20).fit(20).state
+    assert digits.history[-1].loss < 26  # 27.4 where the code says nothing

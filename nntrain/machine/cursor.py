@@ -98,7 +98,7 @@ class Position:
         start = self.start
         fields = start.fields.copy()
         fields["tensors"] = tensors
-        if self.batch != start.progress.batch or self.seconds != start.sums.seconds:
+        if self.batch != start.progress.batch:
             place, sums = start.progress, start.sums
             fields["progress"] = self.progress
             counts = {
@@ -130,9 +130,3 @@ class Cursor:
             state = position.state(tensors)
             self.now = position, tensors, state
         return state
-
-    def count(self, seconds: float) -> None:
-        """Count more seconds of the batch that lies behind. A state that was shown of it has not counted them."""
-        position, tensors, _ = self.now
-        position.seconds += seconds
-        self.now = position, tensors, None

@@ -135,6 +135,8 @@ class Machine(Generic[Batch]):
         self._tells = self.workspace.optimizer.tells
         self.eval_weights: tuple[str, ...] = self.workspace.optimizer.eval_weights
         """The rules whose averages eval has in the place of the parameters."""
+        self._written_in = 0.0
+        """The seconds of the last batch's write, with those who were asked before it: the next batch counts them."""
         self._averaged: tuple[Callable[[], Tensors | None], Tensors] | None = None
 
     @contextmanager
@@ -246,6 +248,8 @@ class Machine(Generic[Batch]):
         self._running = start.key, start.epoch, start.data
         others = given is None and cursor.now[0].batch > 0 and begun != self._running
         first = others or cursor.now[0].batch == 0
+        if first:
+            self._written_in = 0.0
         while True:
             before = cursor.now[0]
             try:
@@ -337,7 +341,8 @@ class Machine(Generic[Batch]):
                 elif workspace.pending(seen_by_eval) is not seen_by_eval:
                     raise StateError(WRITES_IN_EVAL)
             seconds = time.perf_counter() - began
-            position = position.after(passed.samples, passed.weighted, seconds, steps=flight.steps)
+            counted = seconds + self._written_in
+            position = position.after(passed.samples, passed.weighted, counted, steps=flight.steps)
             if self._after_batch:
                 shown = [position.state(tensors)]
                 del tensors  # only the state that is shown holds it: if that is not wanted, it is never written
@@ -346,7 +351,7 @@ class Machine(Generic[Batch]):
                 position, tensors = position if state is same() else Position.of(state), state.tensors
             cursor.now = position, tensors, state  # lets the value before go, before the optimizer writes
             workspace.commit(tensors)
-            cursor.count(time.perf_counter() - began - seconds)  # of the write, and of those who were asked
+            self._written_in = time.perf_counter() - began - seconds
         except BaseException:
             self._land(cursor, before, kept)
             raise
@@ -446,7 +451,7 @@ class Machine(Generic[Batch]):
             metrics=FrozenMapping(self.metrics.values(named, weighted.memory)),
             samples=round(sums.weight),
             batches=sums.batches,
-            seconds=sums.seconds,
+            seconds=sums.seconds + self._written_in,
             has_loss=sums.weighted.has_loss,
         )
         if self.monitors.read:

@@ -65,8 +65,8 @@ def plain(epochs: int = 3) -> tuple[nn.Module, list[float]]:
 def ours(epochs: int = 3) -> tuple[TrainState, list[float]]:
     def task(model: Net, batch: Batch, hidden: Tensor | None) -> tuple[StepOutput[Tensor], Tensor]:
         x, y = batch
-        preds, hidden = model(x, hidden)
-        return StepOutput(mse_loss(preds, y), preds, y), hidden
+        preds, last = model(x, hidden)
+        return StepOutput(mse_loss(preds, y), preds, y), last
 
     learner = Learner.of(net(), DataLoaders(TRAIN, VALID), carry(task), optimizer(torch.optim.Adam, lr=1e-2))
     state = learner.fit(epochs, print_stats=False).state

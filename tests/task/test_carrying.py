@@ -72,8 +72,8 @@ TRAIN, VALID = windows(4), windows(2, 1)
 
 def goes_on(model: Net, batch: Batch, hidden: Hidden | None) -> tuple[StepOutput[Tensor], Hidden]:
     x, y = batch
-    preds, hidden = model(x, hidden)
-    return StepOutput(mse_loss(preds, y), preds, y), hidden
+    preds, last = model(x, hidden)
+    return StepOutput(mse_loss(preds, y), preds, y), last
 
 
 def of(task: Any = None, train: Any = TRAIN, rule: Any = None, valid: Any = VALID, **named: Any) -> Learner[Any, Any]:
@@ -270,8 +270,8 @@ def test_a_first_state_that_is_learned_gets_its_gradient() -> None:
             self.first = nn.Parameter(torch.zeros(1, 1, 5))
 
     def task(model: Learned, batch: Batch, hidden: Hidden | None) -> tuple[StepOutput[Tensor], Hidden]:
-        rows = len(batch[0])
-        return goes_on(model, batch, (model.first.expand(1, rows, 5).contiguous(),) * 2 if hidden is None else hidden)
+        begun = model.first.expand(1, len(batch[0]), 5).contiguous()
+        return goes_on(model, batch, (begun, begun) if hidden is None else hidden)
 
     torch.manual_seed(0)
     learner = Learner.of(Learned(), DataLoaders(TRAIN, VALID), carry(task), optimizer(torch.optim.SGD, lr=0.1))

@@ -128,8 +128,8 @@ def test_eval_has_the_mean_and_training_goes_on_from_the_weights() -> None:
     state = learner.fit(2, print_stats=False).state
     model = state.to_module(weights="schedule_free")
     preds = [model(x) for x, _ in VALID]
-    losses: Any = [cross_entropy(one, y) for one, (_, y) in zip(preds, VALID, strict=True)]
-    assert state.history[-1].loss == pytest.approx(float(sum(losses).detach()) / 2)
+    losses = [float(cross_entropy(one, y).detach()) for one, (_, y) in zip(preds, VALID, strict=True)]
+    assert state.history[-1].loss == pytest.approx(sum(losses) / 2)
     assert evaluate(learner, state) == state.history[-1] == evaluate(learner, state, weights="schedule_free")
     assert evaluate(learner, state).loss != evaluate(of(SGD), state).loss
     assert all(map(torch.equal, predict(learner, state, VALID), preds))

@@ -94,9 +94,9 @@ def test_before_accumulate_each_batch_is_evaluated_twice_by_itself() -> None:
     counted: list[int] = []
 
     class Counts(nn.Linear):
-        def forward(self, x: Tensor) -> Tensor:
-            counted.append(len(x))
-            return super().forward(x)
+        def forward(self, input: Tensor) -> Tensor:
+            counted.append(len(input))
+            return super().forward(input)
 
     state = of(chain(sam(0.05), accumulate(2), SGD), lambda: Counts(4, 3)).fit(1, print_stats=False).state
     assert (state.progress.step, len(counted)) == (3, 12)

@@ -105,9 +105,10 @@ def _drawn(files: Files, seed: int, share: float) -> dict[str, Files]:
     train: dict[str, Sequence[str]] = {}
     valid: dict[str, Sequence[str]] = {}
     for name, of_class in files.items():
-        order = torch.randperm(len(of_class), generator=source).tolist()
+        order: list[int] = torch.randperm(len(of_class), generator=source).tolist()
         count = min(max(round(share * len(of_class)), 1), len(of_class) - 1)
-        valid[name], train[name] = ([of_class[at] for at in sorted(part)] for part in (order[:count], order[count:]))
+        valid[name] = [of_class[at] for at in sorted(order[:count])]
+        train[name] = [of_class[at] for at in sorted(order[count:])]
     if not any(valid.values()):
         raise DataError("No class has two images, so that there is nothing to evaluate on. Add images.")
     return {"train": train, "valid": valid}

@@ -15,6 +15,8 @@ from nntrain.data.transformed import Transformed, mixing_parts, transformed
 from nntrain.errors import ConfigError, DataError
 from nntrain.evaluation.evaluate import predict
 from nntrain.machine.learner import Learner
+from nntrain.machine.machine import machine_of
+from nntrain.task.carrying import Carried
 from nntrain.task.supervised import Unpacked
 from nntrain.values.calls import call_problem
 from nntrain.values.key import Key
@@ -68,6 +70,12 @@ def tta(
     for mixing in (part for one in transforms for part in mixing_parts(one)):
         raise ConfigError(
             f"tta: {type(mixing).__name__} mixes the samples of a batch, and so would be what is predicted of them."
+        )
+    task = machine_of(learner).task
+    if isinstance(task, Carried):
+        raise ConfigError(
+            f"tta: {task.source} hands on from batch to batch what the model needs, and the views of one batch would "
+            f"go on from each other. Predict without it: predict(learner, state, loader)."
         )
     views = _Views(transformed(loader, *transforms), passes, plain=beta > 0)
     found = predict(learner, state, views, unpack=unpack, weights=weights)

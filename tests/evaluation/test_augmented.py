@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2  # type: ignore[import-untyped]  # it has no py.typed
 
-from nntrain import DataLoaders, Learner, StepOutput, TrainState, fit_step, predict, tta
+from nntrain import DataLoaders, Learner, StepOutput, TrainState, carry, fit_step, predict, tta
 from nntrain.data import RandomCrop, RandomHorizontalFlip, transformed
 from nntrain.errors import ConfigError, DataError
 from nntrain.update import ema, optimizer
@@ -180,3 +180,14 @@ def test_transforms_that_cannot_be_meant_are_refused_at_once(trained: Trained) -
 def test_predictions_without_a_mean_are_refused(trained: Trained, activation: Callable[[Any], Any], said: str) -> None:
     with pytest.raises(DataError, match=said):
         next(tta(*trained, VALID, *CHANGES, passes=9, activation=activation))
+
+
+def test_a_task_that_carries_is_refused(trained: Trained) -> None:
+    def task(model: nn.Module, batch: Pair, kept: int | None) -> tuple[StepOutput[Tensor], int]:
+        preds: Tensor = model(batch[0])
+        return StepOutput(cross_entropy(preds, batch[1]), preds, batch[1]), (kept or 0) + 1
+
+    learner, state = trained
+    carries = Learner.of(learner.model, learner.dls, carry(task), optimizer(torch.optim.SGD, lr=0.1))
+    with pytest.raises(ConfigError, match=r"tta: task .*task hands on from batch to batch"):
+        tta(carries, state, VALID, *CHANGES)

@@ -28,9 +28,10 @@ class TimeLimit(Subscriber[object]):
     interruption counts in the run that goes on, and a state that is gone back to has the time that it had.
 
     Limits: counted is what batches take, with their data, subscribers and the optimizer's write; not what is between
-    them (sinks, checkpoints), before (imports, making a model), or in phases that were cancelled. On a device it is the
-    time of the process, which may be some batches ahead. Two runs do not stop at the same batch. For a job that is
-    killed at a time by the clock, send SIGTERM before: a checkpoint sink saves the state, and the run can go on.
+    them (sinks, checkpoints), before (imports, making a model), or in phases that were cancelled, nor the write of the
+    batch before an interruption. On a device it is the time of the process, which may be some batches ahead. Two runs
+    do not stop at the same batch. For a job that is killed at a time by the clock, send SIGTERM before: a checkpoint
+    sink saves the state, and the run can go on.
     """
 
     slot: Final = Slot("nntrain.time_limit", FitStart, default=FitStart())

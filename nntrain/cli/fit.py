@@ -215,7 +215,8 @@ def _learner(
     ready()
     device = device_of(config.device) if "device" in config.model_fields_set else None
     data = data_of(config, _seed(config)) if "data" in config.model_fields_set else None
-    with learner_of(target, config.parameters, _seed(config), places, data=data) as learner:
+    goal = {"epochs": config.epochs} if config.steps is None else {"steps": config.steps}
+    with learner_of(target, config.parameters, _seed(config), places, data=data, goal=goal) as learner:
         yield learner if device is None else learner.replace(device=device)
 
 

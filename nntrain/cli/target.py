@@ -1,8 +1,9 @@
 """A learner of one's own on the command line: `FILE.py:NAME` or `package.module:NAME`, and its parameters.
 
-NAME is a learner, or a function that returns one. The function's parameters are set by `--set name=value`, and pydantic
-checks them by their annotations. Python and the module's own imports are as in `python FILE.py` and `python -m
-package.module`: the file's folder, or the working directory, is the first place where modules are looked for.
+NAME is a learner, or a function that returns one. The function's parameters are set by `--set name=value`, `epochs` and
+`steps` also by the options of these names, and pydantic checks them by their annotations. Python and the module's own
+imports are as in `python FILE.py` and `python -m package.module`: the file's folder, or the working directory, is the
+first place where modules are looked for.
 """
 
 from __future__ import annotations
@@ -47,11 +48,19 @@ class Data(NamedTuple):
 
 @contextmanager
 def learner_of(
-    target: str, given: Mapping[str, Any], seed: int, places: Places | None = None, *, data: Data | None = None
+    target: str,
+    given: Mapping[str, Any],
+    seed: int,
+    places: Places | None = None,
+    *,
+    data: Data | None = None,
+    goal: Mapping[str, int] | None = None,
 ) -> Iterator[Learner[Any, Any]]:
     """Import `target`, and call it with the parameters `given` if it is a function; give the learner to a block.
 
     What `data` says is the function's parameter of that name: read, where this is a `DatasetDict`, and else as it is.
+    What a fit is to reach, its `goal`, is a parameter too where the function has one of that name: a schedule that ends
+    with the fit needs it.
 
     Both are done under global generators seeded with `seed`, so that weights and splits of the data drawn there are
     those of the seed; what is printed goes to stderr. The module can be imported by its name within the block, also by
@@ -68,7 +77,7 @@ def learner_of(
         with transforming(seed), redirect_stdout(sys.stderr):
             found = _named(_module(where) if file is None else _module_of_file(file), name, where)
             if not isinstance(found, Learner):
-                found = _called(found, target, given, places, data)
+                found = _called(found, target, given, places, data=data, goal=goal or {})
             elif given or data is not None:
                 raise ConfigError(
                     f"{target} is a learner, and takes no parameters; got "
@@ -175,8 +184,16 @@ def _named(module: ModuleType, name: str, where: str) -> object:
         raise ConfigError(f"{where} has no {name}{likely(name, vars(module)) or '.'} {has}") from None
 
 
-def _called(made_by: Any, target: str, given: Mapping[str, Any], places: Places | None, data: Data | None) -> object:
-    """Return what a function makes of the parameters that are given."""
+def _called(
+    made_by: Any,
+    target: str,
+    given: Mapping[str, Any],
+    places: Places | None,
+    *,
+    data: Data | None,
+    goal: Mapping[str, int],
+) -> object:
+    """Return what a function makes of the parameters that are given, and of the goal where it has such."""
     from pydantic import ValidationError
 
     if not (inspect.isroutine(made_by) or isinstance(made_by, (type, functools.partial))):
@@ -191,7 +208,7 @@ def _called(made_by: Any, target: str, given: Mapping[str, Any], places: Places 
     model = options_of(made_by, target, target, around=as_meant, without=read or ())
     fields = model.model_fields
     try:
-        options = model.model_validate(dict(given))
+        options = model.model_validate({name: goal[name] for name in fields if name in goal} | dict(given))
     except ValidationError as error:
         there = [f"{name}{'' if one.is_required() else f'={one.default!r:.40}'}" for name, one in fields.items()]
         raise ConfigError(

@@ -76,8 +76,10 @@ class SequenceLoader(Generic[Batch]):
 
     def batches(self, key: Key, epoch: int, start: int) -> Iterator[Batch]:
         """Yield the items from `start` on. Each has its own seed, for a sequence that makes its items on access."""
-        if type(self.items) not in {list, tuple}:
-            tell_epoch(self.items, epoch)
+        if type(self.items) in {list, tuple}:
+            yield from self.items[start:]
+            return
+        tell_epoch(self.items, epoch)
         for index in range(start, len(self.items)):
             with transforming(key.derived(epoch, index)):
                 item = self.items[index]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from types import FunctionType
-from typing import ParamSpec, TypeVar, cast
+from typing import Final, ParamSpec, TypeVar, cast
 
 import torch
 
 from nntrain.errors import ConfigError
 
+_REUSING: Final = ("reduce-overhead", "max-autotune")
+"""The modes of `torch.compile` that put each call's results into the same memory, on CUDA."""
 Args = ParamSpec("Args")
 Returned = TypeVar("Returned")
 CompileOptions = Mapping[str, object]
@@ -51,6 +53,11 @@ def compile_options(given: object) -> CompileOptions | None:
     except Exception as error:
         raise ConfigError(f"compile is {dict(given)!r}, which torch.compile refuses: {error}") from error
     return dict(given)
+
+
+def reuses_memory(options: CompileOptions, device: torch.device) -> bool:
+    """Return whether what was compiled puts each call's results into the same memory."""
+    return options.get("mode") in _REUSING and device.type == "cuda"
 
 
 def _nothing() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nntrain.errors import LossError
-from nntrain.live.compiled import CompileOptions
+from nntrain.live.compiled import CompileOptions, reuses_memory
 from nntrain.live.engine import Pass, Passed
 from nntrain.live.flight import Flight
 from nntrain.live.inputs import Inputs
@@ -21,15 +21,11 @@ from nntrain.live.objective import joined
 from nntrain.task.carrying import handed_on
 from nntrain.task.task import source_of, weight_of
 from nntrain.values.memory import Memory
-from nntrain.values.output import BatchOutput, StepOutput
+from nntrain.values.output import BatchOutput, StepOutput, without_graph
 from nntrain.values.randomness import seed_all
-from nntrain.values.sums import Weight, WeightedSums
-from nntrain.values.trees import detached
+from nntrain.values.sums import WeightedSums
 
 Batch = TypeVar("Batch")
-
-_REUSING = ("reduce-overhead", "max-autotune")
-"""The modes of `torch.compile` that put each call's results into the same memory, on CUDA."""
 
 
 class Eager(Generic[Batch]):
@@ -45,7 +41,7 @@ class Eager(Generic[Batch]):
         self.supervised: bool = plain.supervised
         self.carrying: tuple[str, ...] = tuple(one.name for one in passes.values() if one.carries)
         device = plain.workspace.device
-        reuses = compile_options is not None and compile_options.get("mode") in _REUSING and device.type == "cuda"
+        reuses = compile_options is not None and reuses_memory(compile_options, device)
         self._own = _clone if reuses else plain.workspace.own
         self._sums_device = None if device.type == "cpu" else device
         self._no_loss = torch.tensor(math.nan, device=device)
@@ -97,9 +93,10 @@ class Eager(Generic[Batch]):
     @staticmethod
     def _output(plain: Pass[Batch], batch: Batch, carried: dict[str, Memory] | None, *, train: bool) -> StepOutput[Any]:
         """Evaluate a task; put what it hands on in the place of what was handed to it."""
-        evaluate = partial(plain.evaluate, batch, train=train)
-        if carried is not None and plain.name in carried:
-            evaluate = partial(evaluate, kept=carried[plain.name])
+        kept = None if carried is None else carried.get(plain.name)
+        if plain.looks_ahead:
+            plain.rehearse(batch, train=train, kept=kept)
+        evaluate = partial(plain.evaluate, batch, train=train, kept=kept)
         output = plain.workspace.compute(evaluate, plain.scaled)
         if carried is not None and plain.carries is not None:
             carried[plain.name] = handed_on(output, plain.carries)
@@ -119,18 +116,6 @@ class Eager(Generic[Batch]):
             if train and len(outputs) < len(self._passes):
                 plain.workspace.write_part(name)
         return joined(outputs)
-
-
-def without_graph(output: StepOutput[Any], own: Callable[[Tensor], Tensor], weight: Weight | None) -> StepOutput[Any]:
-    """Return what a task made with each tensor as `own` returns it, which detaches it from the graph."""
-    loss, preds, parts = output.loss, output.preds, output.parts
-    return StepOutput(
-        None if loss is None else own(loss),
-        own(preds) if isinstance(preds, Tensor) else detached(preds, own),
-        output.target,
-        weight,
-        {name: own(part) for name, part in parts.items()} if parts else parts,
-    )
 
 
 def _clone(tensor: Tensor) -> Tensor:

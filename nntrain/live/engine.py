@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from nntrain.errors import ConfigError, LossError, MetricError, add_note
-from nntrain.live.compiled import CompileOptions, compile_options, compiled
+from nntrain.live.compiled import CompileOptions, compile_options, compiled, reuses_memory
 from nntrain.live.flight import Flight
+from nntrain.live.fused import Forward, Fused
 from nntrain.live.outside import Outside
 from nntrain.live.precision import MatmulPrecision, Precision, autocasting, check_precision
 from nntrain.live.workspace import Workspace, as_device
@@ -45,8 +46,8 @@ class Engine:
 
     Args:
         device: where to train; by default where the model is.
-        compile: whether `torch.compile` is to compile the model, with the loss where that is a function of its own, and
-            the optimizer's step; or its options, like `{"mode": "max-autotune"}`.
+        compile: whether `torch.compile` is to compile the task (of `supervised`, the model with the loss), in training
+            with its gradients, and the optimizer's step; or its options, like `{"mode": "max-autotune"}`.
         precision: what the task computes in: "fp32", or under torch's autocast "bf16" or "fp16". Weights stay as they
             are. With "fp16" the rule `loss_scale()` stands first in each chain, unless the chain has one.
         float32_matmul: how precise products of float32 matrices are while the learner steps: "highest", "high" or
@@ -123,8 +124,9 @@ class Pass(Generic[Batch]):
         task: Task[Batch, Any],
         metrics: PhaseMetrics,
         options: CompileOptions | None,
-        warn: Callable[[Note], None],
         *,
+        warn: Callable[[Note], None],
+        tell: Callable[[Note], None],
         name: str = "",
     ) -> None:
         self.workspace = workspace
@@ -144,17 +146,12 @@ class Pass(Generic[Batch]):
         """The task, where it hands something from batch to batch."""
         self._warn = warn
         self._warned = False
-        self._compiles = options is not None
         self._model: nn.Module = workspace.module
-        self._run = cast(Called[Batch], task)
-        if options is not None:
-            compiles = partial(compiled, options=options)
-            self._run = (
-                task.compiled(self._model, compiles)
-                if isinstance(task, (Supervised, Carried))
-                else compiles(_inlined(self._run))
-            )
-        self._run = autocasting(self._run, workspace.precision, workspace.device)
+        self._fuses = False
+        """Whether the gradients may be made with the forward pass."""
+        self._compiled: dict[bool, Called[Batch]] = {} if options is None else self._compile(options, tell)
+        """What runs in training and in eval, where that is not the task itself."""
+        self._run = autocasting(cast(Called[Batch], task), workspace.precision, workspace.device)
         self._training: bool | None = None
         gives = (task.loss_fn, "loss_fn") if isinstance(task, Supervised) else (task, "the task")
         self._outside: Outside = workspace.outside(*gives)
@@ -171,32 +168,78 @@ class Pass(Generic[Batch]):
             self._training = train
             self._looks = not self._watched.get(train, False)
 
+    def _compile(self, options: CompileOptions, tell: Callable[[Note], None]) -> dict[bool, Called[Batch]]:
+        """Return the task compiled for eval and, with the gradients where they can be made with it, for training."""
+        workspace, trained = self.workspace, [*self._trained.values()]
+        cast_in = partial(autocasting, precision=workspace.precision, device=workspace.device)
+        self._fuses = not (
+            self.scaled is not None
+            or self.carries is not None
+            or reuses_memory(options, workspace.device)
+            or workspace.has_backward_hooks()
+        )
+
+        def plain(forward: Forward) -> Forward:
+            return cast_in(compiled(forward, options))
+
+        def fused(forward: Forward) -> Forward:
+            return Fused(cast_in(forward), trained, options, tell)
+
+        task = self.task
+        return {
+            train: task.compiled(self._model, compiles)
+            if isinstance(task, (Supervised, Carried))
+            else compiles(_inlined(cast(Called[Batch], task)))
+            for train, compiles in ((False, plain), (True, fused if self._fuses else plain))
+        }
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the next pass is to be looked at by a rehearsal: what is compiled cannot be looked into."""
+        return self._looks and bool(self._compiled)
+
+    def rehearse(self, batch: Batch, *, train: bool, kept: Memory = None) -> None:
+        """Run the task uncompiled, refuse what a first pass is refused for, and leave no trace."""
+
+        def look() -> None:
+            with torch.set_grad_enabled(train):
+                self._evaluate(self._run, batch, kept, train=train)
+
+        with restoring_rng(self.workspace.generators):
+            self.workspace.rehearse(look, train=train)
+
     def evaluate(self, batch: Batch, *, train: bool, kept: Memory = None) -> StepOutput[Any]:
         """Return what the task makes of a batch; of a first pass, refuse what uses weights outside the state.
 
-        `kept` is what the batch before handed on to it.
+        `kept` is what the batch before handed on to it. Where the pass is compiled with its gradients, the parameters
+        have them then, and the loss has no graph.
         """
+        return self._evaluate(self._compiled.get(train, self._run), batch, kept, train=train)
+
+    def _evaluate(self, run: Called[Batch], batch: Batch, kept: Memory, *, train: bool) -> StepOutput[Any]:
         batch = to_be_changed(batch)
-        run = self._run if kept is None else cast(Called[Batch], lambda *given: cast(Any, self._run)(*given, kept))
+        given: tuple[Any, ...] = (self._model, batch) if kept is None else (self._model, batch, kept)
+        looks = self._looks and run is self._run
         try:
-            if self._looks and not self._compiles:  # what is compiled under a mode would be compiled anew without it
+            if looks:
                 with self._outside.watched():
-                    found = run(self._model, batch)
+                    found = run(*given)
             else:
-                found = run(self._model, batch)
+                found = run(*given)
         except Exception as error:
             if not self.supervised:  # the original's says more
                 said = f"{source_of(self.task)}, called with (model, batch); the batch is {described(batch):.200}"
                 said += f"; the batch before handed on {described(kept):.200}" if kept is not None else ""
                 add_note(error, f"nntrain: raised by {said}")
             raise
-        output = check_output(found, self.task, train=train)
-        if self._looks and train and output.loss is not None:
+        graph = train and not (self._fuses and any(param.grad is not None for param in self._trained.values()))
+        output = check_output(found, self.task, train=graph)
+        if looks and train and output.loss is not None:
             self._outside.check_graph(output.loss)
-            given = [name for name, param in self.workspace.params.items() if param.grad is not None]
-            if given:
+            left = [name for name, param in self.workspace.params.items() if param.grad is not None]
+            if left:
                 raise LossError(
-                    f"{source_of(self.task)} left gradients of {', '.join(given):.200}, to which those of the loss "
+                    f"{source_of(self.task)} left gradients of {', '.join(left):.200}, to which those of the loss "
                     f"would be added. Return the loss, and let the learner call backward; for gradients of your own "
                     f"take torch.autograd.grad, which leaves none."
                 )

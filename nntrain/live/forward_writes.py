@@ -122,7 +122,7 @@ class ForwardWrites:
 
     def forwarded(self, *, training: bool) -> None:
         """Free the copies of parameters that a forward pass did not write: the gradients will take memory."""
-        if self._looking and not self._has_backward_hooks():
+        if self._looking and not self.has_backward_hooks():
             self._look(training)
             self._let_go()
 
@@ -175,8 +175,8 @@ class ForwardWrites:
             self.unforeseen = ", ".join(names)
         self._other_versions = []
 
-    def _has_backward_hooks(self) -> bool:
-        """Return whether a hook may write to parameters in the backward pass."""
+    def has_backward_hooks(self) -> bool:
+        """Return whether a hook, which may write to parameters, waits for the backward pass."""
         kinds = ("_backward_hooks", "_backward_pre_hooks", "_post_accumulate_grad_hooks")
         return any(getattr(one, kind, None) for one in (*self._all.values(), *self._module.modules()) for kind in kinds)
 

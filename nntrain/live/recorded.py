@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from nntrain.errors import DataError
-from nntrain.live.eager import Eager, without_graph
+from nntrain.live.eager import Eager
 from nntrain.live.engine import Pass, Passed, Runner
 from nntrain.live.flight import Flight
 from nntrain.live.forward_writes import copy_all
@@ -34,7 +34,7 @@ from nntrain.live.workspace import Workspace
 from nntrain.task.batches import structure
 from nntrain.task.task import weight_of
 from nntrain.values.log_event import Note
-from nntrain.values.output import BatchOutput, StepOutput
+from nntrain.values.output import BatchOutput, StepOutput, without_graph
 from nntrain.values.randomness import seed_all
 from nntrain.values.sums import Weight, WeightedSums
 from nntrain.values.trees import described, tree_map
@@ -255,7 +255,7 @@ class Recorded(Generic[Batch]):
             plain.begin(train=train)
             with torch.set_grad_enabled(train):
                 output = plain.evaluate(own, train=train)
-                if train and output.loss is not None:
+                if train and output.loss is not None and output.loss.requires_grad:
                     output.loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
             grads = workspace.gradients()
             if any(grad is not None and grad.layout != torch.strided for grad in grads):

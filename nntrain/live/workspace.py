@@ -291,6 +291,10 @@ class Workspace:
             return self.optimizer.collected
         return handle.read(lambda snapshot: collected_in(snapshot.optim))
 
+    def has_backward_hooks(self) -> bool:
+        """Return whether a hook of the model's or of a parameter's waits for the backward pass."""
+        return self._writes.has_backward_hooks()
+
     def outside(self, loss_fn: object, called: str) -> Outside:
         """Return the watch over weights that are no part of a state, as those of what gives the loss."""
         live = {**self.params, **self.buffers}
@@ -394,6 +398,8 @@ class Workspace:
             output = forward()
             self._writes.forwarded(training=True)
             loss: Any = output.loss  # in training there is one
+            if not loss.requires_grad:  # the gradients were made with it
+                return output
             if scaled is not None:
                 loss = scaled(loss)
             if type(loss) is Tensor and not loss.is_complex():

@@ -8,7 +8,7 @@ from typing import Any, Never, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from nntrain.errors import ConfigError
+from nntrain.errors import ConfigError, add_note
 from nntrain.live.precision import Precision, autocasting, check_precision
 from nntrain.looking.layers import check_patterns, layers_of, watched
 from nntrain.looking.passes import Pass, first_batch, forward_of, forward_of_inputs, passed
@@ -80,7 +80,8 @@ class ActivationStats(Subscriber[object]):
     Args:
         every: how many batches lie between two looks.
         layers: which layers, by patterns of names: `"body.*"`, or a list; by default those that have none within.
-        task: what a batch means to the model, where that is more than inputs and a target: the learner's own.
+        task: what a batch means to the model, where that is more than inputs and a target: the learner's own. With
+            `unpack=` of a learner it is `supervised(loss_fn, unpack=unpack)`.
         precision: what the pass computes in: that of the learner's `Engine`.
         bins: how many bins the histograms have.
         high: where the last of them begins to be open.
@@ -130,8 +131,15 @@ class ActivationStats(Subscriber[object]):
             return state
         module = state.to_module(train=True)
         looks = _Looks(self.bins, self.high)
-        with watched(layers_of(module, self.layers, "ActivationStats"), looks.see):
-            autocasting(self._run, self.precision, state.tensors.spec.device)(module, to_be_changed(batch))
+        run = autocasting(self._run, self.precision, state.tensors.spec.device)
+        try:
+            with watched(layers_of(module, self.layers, "ActivationStats"), looks.see):
+                run(module, to_be_changed(batch))
+        except Exception as error:
+            add_note(
+                error, "nntrain: raised in the pass of ActivationStats, which has no task but ActivationStats(task=...)"
+            )
+            raise
         return state.log(looks.read())
 
 

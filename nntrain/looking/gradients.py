@@ -23,8 +23,9 @@ Batch = TypeVar("Batch")
 def gradient_flow(learner: Learner[Batch, Any], state: TrainState, batch: Batch | None = None) -> GradientFlow:
     """Return the gradients of a batch's loss with a state's weights, parameter by parameter, before any update rule.
 
-    The model is in train mode, in the learner's precision; of several objectives it is the sum of their losses. The
-    state and the learner are what they were: the pass is made by a module of its own.
+    The model is in train mode, in the learner's precision; of several objectives it is the sum of their losses. With
+    "fp16" the loss is not scaled, so that small gradients may be 0. The state and the learner are what they were: the
+    pass is made by a module of its own.
 
     Args:
         learner: whose task it is; it must not be amid a step.

@@ -336,7 +336,7 @@ class Learner(Generic[Batch, Preds_co]):
         news = News()
         metrics = PhaseMetrics(self._metrics, workspace.device)
         passes = {
-            name: Pass(workspace, task, metrics, options, news.warn, name=name)
+            name: Pass(workspace, task, metrics, options, warn=news.warn, tell=news.notes.append, name=name)
             for name, (task, _) in self._parts.items()
         }
         eager = Eager(passes, options)

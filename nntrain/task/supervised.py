@@ -133,20 +133,20 @@ class Supervised(Generic[Batch]):
         """Return the task with the model and the loss compiled together."""
         loss_fn: Any = self.loss_fn
 
-        def evaluate(inputs: Any, named: Any, target: Any) -> tuple[object, Tensor]:
+        def evaluate(inputs: Any, named: Any, target: Any) -> StepOutput[Any]:
             preds = model(*inputs, **named)
-            return preds, loss_fn(preds, target)
+            return StepOutput(loss_fn(preds, target), preds)
 
         run = compiles(evaluate)
 
         def task(model: nn.Module, batch: Batch) -> StepOutput[Any]:
             parts, weight = self._parts(model, batch)
             try:
-                preds, loss = run(*parts)
+                made = run(*parts)
             except Exception as error:
                 add_note(error, f"nntrain: raised by the compiled model or loss_fn; the batch is {described(parts)}")
                 raise
-            return StepOutput(loss, preds, parts[2], weight)
+            return StepOutput(made.loss, made.preds, parts[2], weight)
 
         return task
 

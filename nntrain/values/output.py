@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Generic
@@ -35,6 +35,18 @@ class StepOutput(Generic[Preds_co]):
     target: Any = None
     weight: Weight | None = None
     parts: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def without_graph(output: StepOutput[Any], own: Callable[[Tensor], Tensor], weight: Weight | None) -> StepOutput[Any]:
+    """Return what a task made with each tensor as `own` returns it, which detaches it from the graph."""
+    loss, preds, parts = output.loss, output.preds, output.parts
+    return StepOutput(
+        None if loss is None else own(loss),
+        own(preds) if isinstance(preds, Tensor) else detached(preds, own),
+        output.target,
+        weight,
+        {name: own(part) for name, part in parts.items()} if parts else parts,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,8 @@ class TrainState(Record, Flat, frozen=True):
 
         It is in eval mode, ready to predict; with `train=True` in training mode. `weights` names an update rule whose
         average is to be taken for the parameters, like "ema"; what it has no average of, buffers too, is the state's.
-        Raises `ConfigError` where no rule of that name keeps one.
+        Of several objectives "ema" is the average of each that keeps one, and "maker.ema" that of one. Raises
+        `ConfigError` where no rule of that name keeps one.
         """
 
         def made(snapshot: Snapshot) -> nn.Module:

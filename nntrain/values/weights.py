@@ -14,15 +14,18 @@ from nntrain.values.trees import described
 
 
 def averages_of(snapshot: Snapshot, rule: str) -> Mapping[str, Tensor]:
-    """Return the weights that an update rule keeps under "weights". Raises `ConfigError` where there are none."""
+    """Return the weights that an update rule keeps under "weights"; those of several objectives by its name together.
+
+    Raises `ConfigError` where there are none.
+    """
     kept = {name: memory["weights"] for name, memory in snapshot.optim.rules.items() if "weights" in memory}
-    if rule not in kept:
+    found = [name for name in kept if name == rule or name.endswith(f".{rule}")]  # "ema" is also "maker.ema"
+    if not found:
         there = meant(str(rule), kept) or " The learner has no rule that keeps any: chain(optimizer(...), ema(0.999))."
         raise ConfigError(f"weights is {rule!r}; expected the name of an update rule that keeps an average.{there}")
-    if snapshot.optim.rules[rule].get("averaged") == 0:
+    if any(snapshot.optim.rules[name].get("averaged") == 0 for name in found):
         raise ConfigError(f"weights is {rule!r}, which has averaged nothing yet: its first step is still to come.")
-    averages: Mapping[str, Tensor] = kept[rule]
-    return averages
+    return averages_in(snapshot, found)
 
 
 def averages_in(snapshot: Snapshot, rules: Iterable[str]) -> dict[str, Tensor]:

@@ -61,6 +61,11 @@ slow = partial(make, lr=0.001, kind="mlp")
 
 def stated(lr: float) -> Stated:
     return make(lr)
+
+
+def planned(epochs: int = 3, steps: int = 50) -> Learner[tuple[torch.Tensor, torch.Tensor]]:
+    print("planned", epochs, steps)
+    return make()
 number = 3
 
 
@@ -190,6 +195,21 @@ def test_functions_of_other_kinds(name: str, parameters: int) -> None:
     done = fit(f"train.py:{name}", "--epochs", "0", "--set", "lr=0.75")
     assert done.exit_code == 0, done.output
     assert (events()[0]["config"]["lr"], events()[0]["config"]["parameters"]) == (0.75, parameters)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "planned"),
+    [
+        ((), "10 50"),  # what is trained, also where it is not given
+        (("--epochs", "0"), "0 50"),
+        (("--steps", "2"), "3 2"),
+        (("--epochs", "1", "--set", "epochs=4"), "4 50"),
+    ],
+)
+def test_a_goal_is_a_parameter_of_its_name(arguments: tuple[str, ...], planned: str) -> None:
+    done = fit("train.py:planned", *arguments)
+    assert done.exit_code == 0, done.output
+    assert f"planned {planned}\n" in done.stderr
 
 
 def test_parameters_stand_in_a_file_and_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from nntrain.looking import ActivationStats, activation_stats
 from nntrain.testing import check_subscriber
 from nntrain.update import optimizer
 from nntrain.values.looks import Activations
-from tests.looking.setting import DATA, learner_of, make_model
+from tests.looking.setting import DATA, Batch, learner_of, make_model
 
 
 def hooked(model: nn.Module, names: list[str], seen: list[tuple[str, Tensor]]) -> None:
@@ -116,6 +116,35 @@ def test_a_dead_layer_is_seen_and_so_are_values_that_are_not_finite() -> None:
     assert sum(found["head"].histogram) == 12
     assert found["head"].histogram[-1] == 6
     assert math.isnan(found["head"].mean)
+
+
+def test_what_is_not_finite_comes_back_from_the_log(tmp_path: Path) -> None:
+    model = make_model()
+    with torch.no_grad():
+        model.head.bias[0] = float("nan")
+    with JsonLog(tmp_path / "log.jsonl") as log:
+        learner = learner_of(model=model, subs=[ActivationStats(layers="head")], sinks=[log])
+        learner.fit(1, print_stats=False)
+    (found,) = [line.event for line in read(tmp_path / "log.jsonl") if isinstance(line.event, Activations)]
+    assert math.isnan(found.layers[0].mean)
+    assert (
+        found.layers[0].histogram
+        == activation_stats(learner, learner.init(), DATA[0], layers="head").layers[0].histogram
+    )
+
+
+def test_a_batch_that_needs_a_task_says_so() -> None:
+    def task(model: Callable[[Tensor], Tensor], batch: tuple[Tensor, Tensor]) -> StepOutput[Tensor]:
+        preds = model(batch[1])
+        return StepOutput(cross_entropy(preds, batch[0]), preds, batch[0])
+
+    dls = DataLoaders([(y, x) for x, y in DATA], None)
+    update = optimizer(torch.optim.SGD, lr=0.1)
+    learner: Learner[Batch, Tensor] = Learner.of(make_model(), dls, task, update, subs=[ActivationStats()])
+    with pytest.raises(RuntimeError) as failed:
+        learner.fit(1, print_stats=False)
+    assert any("ActivationStats(task=...)" in note for note in failed.value.__notes__)
+    learner.replace(subs=[ActivationStats(task=task)]).fit(1, print_stats=False)
 
 
 def own_task(model: Callable[[Tensor], Tensor], batch: dict[str, Tensor]) -> StepOutput[Tensor]:

@@ -359,6 +359,10 @@ def test_each_objective_says_which_weights_eval_sees() -> None:
         }
     )
     assert state.history[-1] == evaluate(other, both) == evaluate(learner, state)
+    assert evaluate(other, plain, weights="ema") == state.history[-1]  # that of each objective
+    assert_same(both, plain.to_module(weights="ema"))
+    with pytest.raises(ConfigError, match=r"weights is 'swa'.*There are body\.ema, head\.ema"):
+        plain.to_module(weights="swa")
 
 
 # -- freeze --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,131 @@
+"""The scripts under `docs/examples`: each runs by itself and on the command line, here in the small."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from nntrain.cli import nntrain
+
+FOLDER: Final = Path(__file__).parents[2] / "docs" / "examples"
+SCRIPTS: Final = sorted(path.stem for path in FOLDER.glob("*.py"))
+PAGE: Final = (FOLDER / "README.md").read_text()
+REAL: Final = Path("/usr/share/datasets/fashion-mnist")
+
+
+def script(name: str) -> ModuleType:
+    """Import a script under a name of its own: `nntrain fit` imports it under the plain one."""
+    spec = spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def clothes(folder: Path) -> Path:
+    """Write Fashion-MNIST's four files, of a few images of noise."""
+    rng = np.random.default_rng(0)
+    for stem, count in (("train", 40), ("t10k", 10)):
+        pixels, labels = rng.integers(0, 256, (count, 28, 28), np.uint8), np.arange(count, dtype=np.uint8) % 10
+        for what, array in (("images", pixels), ("labels", labels)):
+            header = struct.pack(f">{1 + array.ndim}I", 0x800 | array.ndim, *array.shape)
+            (folder / f"{stem}-{what}-idx{array.ndim}-ubyte").write_bytes(header + array.tobytes())
+    return folder
+
+
+def fashion_mnist_cnn(folder: Path) -> None:
+    script("fashion_mnist_cnn").main(3, clothes(folder))
+
+
+def language_model(_: Path) -> None:
+    script("language_model").main(1, pieces=40, length=5)
+
+
+def digits_vae(folder: Path) -> None:
+    script("digits_vae").main(1, folder / "vae.png")
+    assert Image.open(folder / "vae.png").size == (20 * 9 + 1, 5 * 9 + 1)
+
+
+def digits_gan(folder: Path) -> None:
+    script("digits_gan").main(1, folder / "gan.png")
+    assert Image.open(folder / "gan.png").size == (20 * 9 + 1, 5 * 9 + 1)
+
+
+SMALL: Final[dict[str, tuple[Callable[[Path], None], tuple[str, ...]]]] = {
+    "digits_gan": (digits_gan, ("width=16",)),
+    "digits_vae": (digits_vae, ("width=16",)),
+    "fashion_mnist_cnn": (fashion_mnist_cnn, ("width=4", "batch_size=16", "data_dir=.")),
+    "language_model": (language_model, ("width=16", "layers=1", "pieces=40")),
+}
+"""How each is run in the small, and what is set for that on the command line."""
+
+
+def test_each_script_is_run_and_is_on_the_page() -> None:
+    assert sorted(SMALL) == SCRIPTS
+    folders = [one.name for one in FOLDER.iterdir() if (one / "README.md").is_file()]
+    for name in [*(f"{one}.py" for one in SCRIPTS), *folders]:
+        assert f"({name}" in PAGE, name
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_says_how_it_is_run(name: str) -> None:
+    text = script(name).__doc__ or ""
+    assert f"    uv run python docs/examples/{name}.py\n" in text
+    found = re.search(rf"    uv run nntrain fit docs/examples/{name}.py:learner --epochs (\d+)\n", text)
+    assert found is not None
+    assert int(found[1]) == script(name).EPOCHS
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = torch.get_rng_state()
+    SMALL[name][0](tmp_path)
+    torch.set_rng_state(before)
+    assert "epoch=00 | train | loss=" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_s_learner_is_fitted_on_the_command_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clothes(tmp_path))
+    sets = [word for one in SMALL[name][1] for word in ("--set", one)]
+    done = CliRunner().invoke(nntrain, ["fit", f"{FOLDER / name}.py:learner", "--epochs", "1", *sets])
+    assert done.exit_code == 0, done.output
+    assert "epoch=00 | train | loss=" in done.output
+
+
+@pytest.mark.parametrize("picture", sorted(FOLDER.glob("*.png")), ids=lambda one: one.stem)
+def test_a_picture_is_small_and_of_a_script(picture: Path) -> None:
+    assert picture.stat().st_size < 60_000
+    assert picture.stem in SCRIPTS
+    assert f"({picture.name})" in PAGE
+
+
+@pytest.mark.sweep
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL}: install the package dataset-fashion-mnist")
+def test_clothes_are_told_apart_after_one_epoch() -> None:
+    torch.manual_seed(0)
+    state = script("fashion_mnist_cnn").learner(1).fit(1).state
+    assert state.history[-1].metrics["accuracy"] > 0.83
+
+
+@pytest.mark.sweep
+def test_text_and_digits_are_learned() -> None:
+    torch.manual_seed(0)
+    text = script("language_model").learner(1).fit(1).state
+    assert text.history[-1].metrics["bits"] < 3.8  # 4.7 are those of the bytes by themselves
+    digits = script("digits_vae").learner(20).fit(20).state
+    assert digits.history[-1].loss < 26  # 27.4 where the code says nothing

@@ -82,7 +82,8 @@ def test_every_loop_with_the_toolkit_does_the_same_work(name: str) -> None:
         pytest.skip(f"{name} is not installed (the dependency group `peers`)")
     batches = batches_of(24, 16), batches_of(3, 16)
     results = []
-    for loop_of in (toolkit.hand_written, {**toolkit.OWN, **{n: p.loop for n, p in toolkit.EQUIPPED.items()}}[name]):
+    other = toolkit.EQUIPPED[name].loop if name in toolkit.EQUIPPED else toolkit.OWN[name]
+    for loop_of in (toolkit.hand_written, other):
         torch.manual_seed(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -347,7 +347,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 1024], metavar="SIZE")
     parser.add_argument("--no-peers", action="store_true", help="leave out the other libraries")
     options = parser.parse_args(argv)
-    loops = dict(OWN)
+    loops: dict[str, Loop] = {**OWN}
     absent = []
     for name, peer in EQUIPPED.items() if not options.no_peers else ():
         if peer.installed:

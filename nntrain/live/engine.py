@@ -147,8 +147,8 @@ class Pass(Generic[Batch]):
         self._warn = warn
         self._warned = False
         self._model: nn.Module = workspace.module
-        self._fuses = False
-        """Whether the gradients may be made with the forward pass."""
+        self._fused: Fused | None = None
+        """What makes the gradients with the forward pass, where that may be."""
         self._compiled: dict[bool, Called[Batch]] = {} if options is None else self._compile(options, tell)
         """What runs in training and in eval, where that is not the task itself."""
         self._run = autocasting(cast(Called[Batch], task), workspace.precision, workspace.device)
@@ -172,7 +172,7 @@ class Pass(Generic[Batch]):
         """Return the task compiled for eval and, with the gradients where they can be made with it, for training."""
         workspace, trained = self.workspace, [*self._trained.values()]
         cast_in = partial(autocasting, precision=workspace.precision, device=workspace.device)
-        self._fuses = not (
+        apart = (
             self.scaled is not None
             or self.carries is not None
             or reuses_memory(options, workspace.device)
@@ -183,14 +183,15 @@ class Pass(Generic[Batch]):
             return cast_in(compiled(forward, options))
 
         def fused(forward: Forward) -> Forward:
-            return Fused(cast_in(forward), trained, options, tell)
+            self._fused = Fused(cast_in(forward), trained, options, tell)
+            return self._fused
 
         task = self.task
         return {
             train: task.compiled(self._model, compiles)
             if isinstance(task, (Supervised, Carried))
             else compiles(_inlined(cast(Called[Batch], task)))
-            for train, compiles in ((False, plain), (True, fused if self._fuses else plain))
+            for train, compiles in ((False, plain), (True, plain if apart else fused))
         }
 
     @property
@@ -199,14 +200,20 @@ class Pass(Generic[Batch]):
         return self._looks and bool(self._compiled)
 
     def rehearse(self, batch: Batch, *, train: bool, kept: Memory = None) -> None:
-        """Run the task uncompiled, refuse what a first pass is refused for, and leave no trace."""
+        """Run the task uncompiled, refuse what a first pass is refused for, and leave no trace.
 
-        def look() -> None:
+        What is compiled with its gradients is tried out then.
+        """
+
+        def look(run: Called[Batch]) -> None:
             with torch.set_grad_enabled(train):
-                self._evaluate(self._run, batch, kept, train=train)
+                self._evaluate(run, batch, kept, train=train)
 
         with restoring_rng(self.workspace.generators):
-            self.workspace.rehearse(look, train=train)
+            self.workspace.rehearse(partial(look, self._run), train=train)
+            if train and self._fused is not None:
+                rehearsed = partial(self.workspace.rehearse, partial(look, self._compiled[True]), train=True)
+                self._fused.try_out(rehearsed)
 
     def evaluate(self, batch: Batch, *, train: bool, kept: Memory = None) -> StepOutput[Any]:
         """Return what the task makes of a batch; of a first pass, refuse what uses weights outside the state.
@@ -232,7 +239,9 @@ class Pass(Generic[Batch]):
                 said += f"; the batch before handed on {described(kept):.200}" if kept is not None else ""
                 add_note(error, f"nntrain: raised by {said}")
             raise
-        graph = train and not (self._fuses and any(param.grad is not None for param in self._trained.values()))
+        graph = train and not (
+            self._fused is not None and any(param.grad is not None for param in self._trained.values())
+        )
         output = check_output(found, self.task, train=graph)
         if looks and train and output.loss is not None:
             self._outside.check_graph(output.loss)

@@ -2,13 +2,14 @@
 
 What `torch.compile` makes of a forward pass alone is called once to go forward and once more, by autograd, to go
 backward; for a small model these calls cost more than what they compute. Compiled with its gradients it is one call.
-That takes a graph without breaks, so what torch cannot trace as one is compiled as always, and a note for the log says
-why.
+That takes a pass that torch can trace as one graph. So it is tried out before the first batch is trained on, and what
+breaks into several graphs is compiled as always, with a note for the log that says why.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -33,46 +34,40 @@ class Fused:
         self._tell = tell
         self._plain = compiled(forward, options)
         self._whole: Callable[..., tuple[StepOutput[Any], _Gradients]] | None = compiled(
-            _with_gradients(forward, params), {**options, "fullgraph": True}
+            _with_gradients(forward, params), options
         )
-        self._called = False
 
     def __call__(self, *given: Any) -> StepOutput[Any]:
         """Return what a batch comes to; its loss has a graph only where the gradients are still to be made."""
-        made = self._made(*given)
-        if made is None:
+        if self._whole is None:
             return self._plain(*given)
-        output, gradients = made
+        output, gradients = self._whole(*given)
         wanted = [param for param in self._params if param.requires_grad]
         for param, gradient in zip(wanted, _apart(gradients), strict=True):
             param.grad = gradient
         return output
 
-    def _made(self, *given: Any) -> tuple[StepOutput[Any], _Gradients] | None:
-        whole = self._whole
-        if whole is None:
-            return None
-        if self._called:
-            try:
-                return whole(*given)
-            except _untraceable():  # a batch of another shape is traced anew, which has to be allowed again
-                pass
-        self._called = True
+    def try_out(self, run: Callable[[], object]) -> None:
+        """Call `run`, which calls this, and leave the gradients to autograd from then on if it is no single graph."""
+        from torch._dynamo.exc import TorchDynamoException
+        from torch._dynamo.utils import counters
+
+        breaks = counters["graph_break"]
+        before = breaks.copy()
         try:
-            with torch._dynamo.config.patch(trace_autograd_ops=True):
-                return whole(*given)
-        except _untraceable() as error:
+            run()
+            why = next((reason for reason, count in breaks.items() if count > before[reason]), None)
+        except TorchDynamoException as error:
+            why = str(error)
+        if why is not None:
             self._whole = None
-            first = str(error).strip().partition("\n")[0]
+            first = why.strip().partition("\n")[0]
             self._tell(Note("compile.gradients", f"the backward pass is not compiled with the forward pass: {first}"))
-            return None
 
 
-def _untraceable() -> type[Exception]:
-    """Return what torch raises for what it does not trace or compile, before anything of it has run."""
-    import torch._dynamo.exc
-
-    return torch._dynamo.exc.TorchDynamoException
+def tracing_gradients(*, wanted: bool) -> AbstractContextManager[object]:
+    """Let `torch.compile` trace, in a block, what takes gradients: by itself it would break the graph there."""
+    return torch._dynamo.config.patch(trace_autograd_ops=True) if wanted else nullcontext()
 
 
 def _with_gradients(forward: Forward, params: Sequence[Tensor]) -> Callable[..., tuple[StepOutput[Any], _Gradients]]:
@@ -89,14 +84,14 @@ def _with_gradients(forward: Forward, params: Sequence[Tensor]) -> Callable[...,
 
 def _laid_out(gradient: Tensor | None, param: Tensor) -> Tensor | None:
     """Return a gradient laid out in memory as its parameter is, as backward leaves it; it may be a view."""
-    if gradient is None or gradient.stride() == param.stride():
+    if gradient is None or gradient.layout != torch.strided or gradient.stride() == param.stride():
         return gradient
     return torch.empty_like(param).copy_(gradient)
 
 
 def _apart(gradients: _Gradients) -> _Gradients:
     """Return gradients of which no two are in the same memory: rules write to them."""
-    places = [one.data_ptr() for one in gradients if one is not None]
+    places = [one.data_ptr() for one in gradients if one is not None and one.layout == torch.strided]
     if len(set(places)) == len(places):
         return gradients
     return tuple(None if one is None else one.clone() for one in gradients)

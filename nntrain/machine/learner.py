@@ -373,6 +373,7 @@ class Learner(Generic[Batch, Preds_co]):
             info=lru_cache(maxsize=None)(told),
             news=news,
             float32_matmul=engine.float32_matmul,
+            compiles=options is not None,
         )
 
     def init(self, seed: int = 0, epochs: int = 0) -> TrainState:

@@ -20,6 +20,7 @@ from torch import Tensor
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError, ConfigWarning, DataError, StateError
 from nntrain.live.engine import Passed, Runner
+from nntrain.live.fused import tracing_gradients
 from nntrain.live.precision import MatmulPrecision, matmul_precision
 from nntrain.live.turn import Turn
 from nntrain.live.workspace import Workspace
@@ -110,6 +111,7 @@ class Machine(Generic[Batch]):
     info: Callable[[int], RunInfo]
     news: News
     float32_matmul: MatmulPrecision | None = None
+    compiles: bool = False
     turn: Turn = field(default_factory=Turn)
 
     @property
@@ -151,6 +153,7 @@ class Machine(Generic[Batch]):
             torch.no_grad(),
             restoring_rng(self._generators),
             matmul_precision(self.float32_matmul),
+            tracing_gradients(wanted=self.compiles),
         ):
             self.turn.begin()
             self.workspace.empties_autocast_cache = torch.is_autocast_enabled(self.workspace.device.type)

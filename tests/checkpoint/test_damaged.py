@@ -96,6 +96,7 @@ def test_a_file_cut_off_at_any_length_is_rejected(path: Path) -> None:
             assert error.problem == "damaged", (length, str(error))
 
 
+@pytest.mark.sweep
 def test_a_bit_flipped_anywhere_is_noticed(path: Path) -> None:
     for position in range(len(WHOLE)):
         content = bytearray(WHOLE)

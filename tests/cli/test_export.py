@@ -42,6 +42,7 @@ LEFT = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("to", LEFT)
 def test_two_logs_into_each_format(
     to: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -20,6 +20,7 @@ Pair = tuple[Tensor, Tensor]
 PAIRS: list[Pair] = [(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))]
 
 
+@pytest.mark.sweep
 def test_batch_type_is_inferred() -> None:
     assert_type(DataLoaders(PAIRS, PAIRS), DataLoaders[Pair])
     pairs: DataLoaders[Pair] = assert_type(DataLoaders.from_hf_dd(dataset_dict()), ImageLoaders)

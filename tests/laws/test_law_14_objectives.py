@@ -251,6 +251,7 @@ def test_a_cancelled_batch_is_not_written() -> None:
     assert state.progress.step == 2
 
 
+@pytest.mark.sweep
 def test_a_compiled_learner_of_several_is_the_same() -> None:
     engine = Engine(compile={"backend": "eager"})  # with SGD: a compiled Adam rounds otherwise
     plain, compiled = (learner_of(data(), "sgd", engine=one) for one in (Engine(), engine))

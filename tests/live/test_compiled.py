@@ -87,6 +87,7 @@ def test_inductors_code_trains_alike_and_always_the_same() -> None:
     assert learner.fit(2, print_stats=False).state == state
 
 
+@pytest.mark.sweep
 def test_kept_states_stay_and_are_gone_on_from() -> None:
     learner = learner_of(compile={"backend": "aot_eager"}, optim_class=torch.optim.Adam)
     state = learner.init(epochs=1)
@@ -126,6 +127,7 @@ def test_a_schedule_compiles_nothing_anew() -> None:
     assert graphs(20) == graphs(4)
 
 
+@pytest.mark.sweep
 def test_a_schedule_is_followed() -> None:
     def lr(step: int) -> float:
         return 0.1 / (1 + step)
@@ -165,6 +167,7 @@ def test_what_torch_refuses_is_refused_at_once(given: Any) -> None:
         learner_of(compile=given)
 
 
+@pytest.mark.sweep
 @same_kernels
 def test_the_new_weights_can_be_read_in_any_grad_mode() -> None:
     class Looks(Subscriber[Batch]):

@@ -214,7 +214,9 @@ def test_scaled_at_any_event_it_is_the_hand_written_loop(
 
 @pytest.mark.parametrize("lr", [0.05, falling], ids=["constant", "schedule"])
 @makes
-@pytest.mark.parametrize("at", range(STEPS))
+@pytest.mark.parametrize(
+    "at", [pytest.param(at, marks=[pytest.mark.sweep] * (at not in {0, 3, STEPS - 1})) for at in range(STEPS)]
+)
 def test_scaled_at_any_step_whatever_the_groups_hold(make: Make, lr: Rate, at: int) -> None:
     learner = learner_of(make, lr, subs=[scaling("before_batch", at, 0.5)])
     check(learner.fit(EPOCHS, print_stats=False).state, by_hand(make, {at: 0.5}, lr))
@@ -442,6 +444,7 @@ def test_a_compiled_training_resumes_with_its_bits(make: Make) -> None:
     assert fit_step(other, copies[5]).state == state
 
 
+@pytest.mark.sweep
 def test_many_scales_compile_nothing_anew() -> None:
     """torch gives up on code that was compiled eight times, and its plain kernels round otherwise."""
 

@@ -26,6 +26,7 @@ from nntrain.sinks.transition import RunInfo, Transition
 from nntrain.values.flattening import Flattener
 from nntrain.values.history import EpochStats
 from nntrain.values.log_event import CheckpointSaved, WarningEvent
+from nntrain.values.numbers import is_count
 from nntrain.values.progress import Phase, Progress
 from nntrain.values.record import evolved
 from nntrain.values.state import TrainState
@@ -396,7 +397,7 @@ class _Files:
 
 
 def _check_whole(name: str, given: object) -> None:
-    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+    if given is not None and not is_count(given, 1):
         raise ConfigError(f"{name} is {given!r}; expected a whole number from 1 up.")
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from nntrain.errors import ConfigError, DataError
-from nntrain.values.numbers import is_number
+from nntrain.values.numbers import is_count, is_number
 from nntrain.values.trees import described, tensors_of, tree_map
 
 Batch = TypeVar("Batch")
@@ -52,7 +52,7 @@ class RandomCrop(PerSample):
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for arguments that cannot be meant."""
-        if isinstance(self.padding, bool) or not isinstance(self.padding, int) or self.padding < 1:
+        if not is_count(self.padding, 1):
             raise ConfigError(f"RandomCrop: padding is {self.padding!r}; expected a whole number of pixels, 1 or more.")
         if not is_number(self.fill):
             raise ConfigError(f"RandomCrop: fill is {self.fill!r}; expected a number, in the units of the images.")

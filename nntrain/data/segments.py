@@ -21,6 +21,7 @@ from nntrain.data.loaders import (
 from nntrain.data.torch_loaders import Indexed, Replayed
 from nntrain.errors import ConfigError, DataError
 from nntrain.values.key import Key
+from nntrain.values.numbers import is_count
 from nntrain.values.randomness import restoring_rng
 
 _NONE: Final = object()
@@ -181,7 +182,7 @@ def segments(loader: Iterable[Batch] | Loader[Batch], batches: int) -> Segments[
     >>> list(three.batches(Key(seed=0), 0, 0)), list(three.batches(Key(seed=0), 1, 0))
     (['a', 'b', 'a'], ['b', 'a', 'b'])
     """
-    if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
+    if not is_count(batches, 1):
         raise ConfigError(f"segments: batches is {batches!r}; expected a whole number of 1 or more.")
     if isinstance(loader, (str, bytes, Mapping)):
         raise ConfigError(

@@ -20,7 +20,7 @@ from nntrain.task.carrying import Carried
 from nntrain.task.supervised import Unpacked
 from nntrain.values.calls import call_problem
 from nntrain.values.key import Key
-from nntrain.values.numbers import is_number
+from nntrain.values.numbers import is_count, is_number
 from nntrain.values.state import TrainState
 from nntrain.values.trees import described, tensors_of, tree_map
 
@@ -60,7 +60,7 @@ def tta(
     Raises `ConfigError` at once for what cannot be meant; while it is read `DataError` where predictions are not floats
     of one shape, and whatever `predict` and `transformed` raise.
     """
-    if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
+    if not is_count(passes, 1):
         raise ConfigError(f"tta: passes is {passes!r}; expected a whole number of 1 or more.")
     if not is_number(beta) or not 0 <= beta <= 1:
         raise ConfigError(f"tta: beta is {beta!r}; expected the share of the plain prediction, from 0 to 1.")

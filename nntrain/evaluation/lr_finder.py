@@ -17,7 +17,7 @@ from nntrain.subscribers.protocol import AnswerBatch, Subscriber
 from nntrain.update.chaining import optimizer_of, with_optimizers
 from nntrain.update.schedules import Hyper, is_schedule
 from nntrain.update.torch_rule import OptimizerRule, optimizer
-from nntrain.values.numbers import is_number
+from nntrain.values.numbers import is_count, is_number
 from nntrain.values.output import BatchOutput
 from nntrain.values.progress import Progress
 from nntrain.values.record import FrozenMapping, Record, evolved
@@ -206,7 +206,7 @@ def _check(start: float, end: float, steps: int, smoothing: float, diverged: flo
     """Raise `ConfigError` for arguments that cannot be meant."""
     if not (is_number(start) and is_number(end) and 0 < start < end):
         raise ConfigError(f"lr_find: start is {start!r} and end {end!r}; expected rates above 0, the second higher.")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
+    if not is_count(steps, 2):
         raise ConfigError(f"lr_find: steps is {steps!r}; expected a whole number of 2 or more.")
     if not (is_number(smoothing) and 0 <= smoothing < 1):
         raise ConfigError(f"lr_find: smoothing is {smoothing!r}; expected a number from 0, and below 1.")

@@ -26,6 +26,7 @@ from nntrain.log.targets import FileTarget, Target, target_of
 from nntrain.log.transition_events import LogState, events_of, starts_other_training, starts_training
 from nntrain.sinks.interest import Interest
 from nntrain.sinks.transition import BatchRan, RunInfo, Transition
+from nntrain.values.numbers import is_count
 from nntrain.values.record import evolved
 
 Sync = Literal["line", "epoch", "end", "never"]
@@ -333,7 +334,7 @@ def _interval(every: object) -> int:
         return 0
     if every == "all":
         return 1
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+    if not is_count(every, 1):
         raise ConfigError(f"every is {every!r}; expected 'all', a whole number from 1 up, or None for no batches.")
     return every
 
@@ -343,7 +344,7 @@ def _check(targets: Sequence[object], sync: object, run_id: object, rank: object
         raise ConfigError("A JsonLog needs a target: a path, an open stream like sys.stdout, or a structlog logger.")
     if sync not in get_args(Sync):
         raise ConfigError(f"sync is {sync!r}; expected one of {', '.join(map(repr, get_args(Sync)))}.")
-    if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 0):
+    if rank is not None and not is_count(rank, 0):
         raise ConfigError(f"rank is {rank!r}; expected a whole number from 0 up.")
     if run_id is not None and not _is_uuid(run_id):
         raise ConfigError(

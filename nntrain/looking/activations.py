@@ -20,7 +20,7 @@ from nntrain.task.batches import to_be_changed
 from nntrain.task.supervised import Supervised, unpacked
 from nntrain.task.task import Task, check_task
 from nntrain.values.looks import Activations, LayerActivations
-from nntrain.values.numbers import is_number
+from nntrain.values.numbers import is_count, is_number
 from nntrain.values.state import TrainState
 
 Batch = TypeVar("Batch")
@@ -100,7 +100,7 @@ class ActivationStats(Subscriber[object]):
         high: float = 10.0,
         order: int = 0,
     ) -> None:
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        if not is_count(every, 1):
             raise ConfigError(f"every is {every!r}; expected a whole number of batches, 1 or more.")
         _check(bins, high)
         check_precision(precision, None)
@@ -174,7 +174,7 @@ class _Looks:
 
 
 def _check(bins: object, high: object) -> None:
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
+    if not is_count(bins, 1):
         raise ConfigError(f"bins is {bins!r}; expected a whole number of 1 or more.")
     if not (is_number(high) and high > 0):
         raise ConfigError(f"high is {high!r}; expected a finite number above 0, like 10.0.")

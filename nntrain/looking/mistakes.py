@@ -21,6 +21,7 @@ from nntrain.subscribers.protocol import Subscriber
 from nntrain.task.supervised import LossFn, Supervised, called, parts_of
 from nntrain.task.task import Called, Task, check_output, source_of
 from nntrain.values.looks import ConfusionMatrix
+from nntrain.values.numbers import is_count
 from nntrain.values.record import Record
 from nntrain.values.state import TrainState
 from nntrain.values.trees import described, first_length, tree_map
@@ -176,7 +177,7 @@ def worst_predictions(
     samples, and what the caller's code raises.
     """
     check_state(state)
-    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+    if not is_count(most, 1):
         raise ConfigError(f"worst_predictions: most is {most!r}; expected a whole number of 1 or more.")
     task = machine_of(learner).task
     if loss_fn is None:

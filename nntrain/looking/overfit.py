@@ -11,7 +11,7 @@ from nntrain.machine.folding import check_state
 from nntrain.machine.learner import Learner
 from nntrain.machine.machine import machine_of
 from nntrain.machine.steps import fit_step
-from nntrain.values.numbers import is_number
+from nntrain.values.numbers import is_count, is_number
 from nntrain.values.progress import Progress
 from nntrain.values.record import FrozenMapping, Record
 from nntrain.values.state import TrainState, remember_state
@@ -72,7 +72,7 @@ def overfit_one_batch(
     `nntrain.state_before(error)` is then the state.
     """
     check_state(state)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
+    if not is_count(steps, 2):
         raise ConfigError(f"overfit_one_batch: steps is {steps!r}; expected a whole number of 2 or more.")
     if not (is_number(share) and 0 < share < 1):
         raise ConfigError(f"overfit_one_batch: share is {share!r}; expected a number between 0 and 1, like 0.1.")

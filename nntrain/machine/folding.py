@@ -12,6 +12,7 @@ from nntrain.machine.table import Step, moved_to, next_fit, reached_goal
 from nntrain.machine.telling import Telling
 from nntrain.sinks.audience import Audience
 from nntrain.sinks.interest import Sink
+from nntrain.values.numbers import is_count
 from nntrain.values.progress import Progress
 from nntrain.values.state import TrainState, remember_state, state_before
 from nntrain.values.verdicts import Cancelled, Completed, Outcome
@@ -48,13 +49,13 @@ def check_goal(epochs: object, steps: object) -> None:
         check_epochs(epochs)
     elif epochs is not None:
         raise ConfigError(f"A fit has one goal; got epochs={epochs!r} and steps={steps!r}. Give one of them.")
-    elif isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+    elif not is_count(steps, 1):
         raise ConfigError(f"steps is {steps!r}; expected a whole number of 1 or more.")
 
 
 def check_epochs(epochs: object) -> None:
     """Raise `ConfigError` for what is no number of epochs."""
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+    if not is_count(epochs, 0):
         raise ConfigError(f"epochs is {epochs!r}; expected a whole number of 0 or more.")
 
 

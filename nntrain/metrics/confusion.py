@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nntrain.errors import ConfigError, MetricError
 from nntrain.values.calls import call_problem
+from nntrain.values.numbers import is_count
 from nntrain.values.output import StepOutput
 from nntrain.values.trees import described
 
@@ -43,7 +44,7 @@ class Confusion:
     """
 
     def __init__(self, classes: int, classify: Classify | None = None) -> None:
-        if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
+        if not is_count(classes, 1):
             raise ConfigError(f"Confusion: classes is {classes!r:.80}; expected how many there are, 1 or more.")
         check_classify(classify, "Confusion")
         self.classes = classes

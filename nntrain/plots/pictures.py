@@ -13,6 +13,7 @@ from nntrain.errors import ConfigError
 from nntrain.log.text import one_line
 from nntrain.looking.mistakes import Mistake
 from nntrain.plots.axes import RED, grid_of
+from nntrain.values.numbers import is_count
 from nntrain.values.trees import tensors_of
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def images(
 
     Raises `ConfigError` for shapes that are not these.
     """
-    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+    if not is_count(most, 1):
         raise ConfigError(f"most is {most!r}; expected a whole number of 1 or more.")
     pictures = _pictures(inputs)
     count = len(pictures)

@@ -11,6 +11,7 @@ from nntrain.log.report.run_view import colour
 from nntrain.plots.axes import axes_of, draw_line, legend
 from nntrain.schedules.curve import Curve
 from nntrain.values.calls import call_problem, class_of_calls, function_name
+from nntrain.values.numbers import is_count
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -75,7 +76,7 @@ def _steps(schedules: Collection[Schedule], steps: int | None) -> int:
     count = max(known, default=None) if steps is None else steps
     if count is None:
         raise ConfigError("None of the schedules says how many steps it takes; say how many to draw: steps=1000.")
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+    if not is_count(count, 1):
         raise ConfigError(f"steps is {count!r}; expected a whole number of 1 or more.")
     return count
 

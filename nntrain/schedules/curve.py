@@ -11,7 +11,7 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, get_typ
 
 from nntrain.errors import ConfigError
 from nntrain.values.calls import call_problem, class_of_calls, function_name
-from nntrain.values.numbers import is_number
+from nntrain.values.numbers import is_count, is_number
 from nntrain.values.record import FrozenMapping
 
 Arguments = ParamSpec("Arguments")
@@ -127,15 +127,11 @@ def _is_rate(value: object) -> bool:
     return is_number(value) and value >= 0
 
 
-def _at_least(least: int, value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
 _RATE: Final = (_is_rate, "a finite number of 0 or more")
 _FACTOR: Final = (_is_rate, "a finite number of 0 or more, which lr is multiplied with")
 _DIVISOR: Final = (lambda value: is_number(value) and value > 0, "a finite number above 0")
-_STEPS: Final = (lambda value: _at_least(1, value), "a whole number of steps, 1 or more")
-_STEPS_OR_NONE: Final = (lambda value: _at_least(0, value), "a whole number of steps, 0 or more")
+_STEPS: Final = (lambda value: is_count(value, 1), "a whole number of steps, 1 or more")
+_STEPS_OR_NONE: Final = (lambda value: is_count(value, 0), "a whole number of steps, 0 or more")
 _ONE: Final = "a function of the step that returns a finite number of 0 or more"
 _ANYTHING: Final = (lambda value: True, "")  # noqa: ARG005 - as the others
 _MEANT: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
@@ -144,7 +140,7 @@ _MEANT: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     **dict.fromkeys(("div_factor", "final_div_factor"), _DIVISOR),
     **dict.fromkeys(("steps", "every"), _STEPS),
     **dict.fromkeys(("warmup_steps", "decay_steps"), _STEPS_OR_NONE),
-    "times": (lambda value: _at_least(1, value), "a whole number, 1 or more"),
+    "times": (lambda value: is_count(value, 1), "a whole number, 1 or more"),
     "pct_start": (lambda value: is_number(value) and 0 <= value <= 1, "a share from 0 to 1"),
     "anneal_strategy": (lambda value: value in {"cos", "linear"}, "'cos' or 'linear'"),
     "decay": (lambda value: value in {"linear", "cosine"}, "'linear' or 'cosine'"),
@@ -155,7 +151,7 @@ _MEANT: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
         f"a list of two or more schedules, each {_ONE}",
     ),
     "at": (
-        lambda value: isinstance(value, (list, tuple)) and all(_at_least(1, one) for one in value),
+        lambda value: isinstance(value, (list, tuple)) and all(is_count(one, 1) for one in value),
         "a list of steps, each a whole number of 1 or more",
     ),
     "parts": (

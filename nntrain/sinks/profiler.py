@@ -11,6 +11,7 @@ import torch
 from nntrain.errors import ConfigError
 from nntrain.sinks.interest import Interest
 from nntrain.sinks.transition import Transition
+from nntrain.values.numbers import is_count
 from nntrain.values.progress import Phase
 
 _SLOWEST: Final = 20
@@ -34,7 +35,7 @@ class Profiler:
         if self.path.is_dir():
             raise ConfigError(f"Profiler: {self.path} is a folder; expected the trace's file, like trace.json.gz.")
         for name, given, least in (("start", start, 0), ("steps", steps, 1)):
-            if isinstance(given, bool) or not isinstance(given, int) or given < least:
+            if not is_count(given, least):
                 raise ConfigError(f"Profiler: {name} is {given!r}; expected a whole number of {least} or more.")
         self.start = start
         self.steps = steps

@@ -11,6 +11,7 @@ import torch
 from nntrain.errors import ConfigError
 from nntrain.sinks.interest import Interest
 from nntrain.sinks.transition import Transition
+from nntrain.values.numbers import is_count
 from nntrain.values.progress import Progress
 
 
@@ -33,7 +34,7 @@ class ThroughputLog:
     """
 
     def __init__(self, every: int = 50) -> None:
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        if not is_count(every, 1):
             raise ConfigError(f"every is {every!r}; expected a whole number of batches, 1 or more.")
         self.every = every
         self._last: _Told | None = None

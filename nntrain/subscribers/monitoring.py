@@ -8,6 +8,7 @@ from typing import Literal
 from nntrain.errors import ConfigError
 from nntrain.subscribers.protocol import Subscriber
 from nntrain.values.history import EpochStats
+from nntrain.values.numbers import is_count
 from nntrain.values.progress import Phase
 from nntrain.values.state import TrainState
 
@@ -69,5 +70,5 @@ def escaped(monitor: str) -> str:
 
 def check_epochs(name: str, given: object, *, least: int) -> None:
     """Raise `ConfigError` for what is no number of epochs, `least` or more."""
-    if isinstance(given, bool) or not isinstance(given, int) or given < least:
+    if not is_count(given, least):
         raise ConfigError(f"{name} is {given!r}; expected a whole number of epochs, {least} or more.")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nntrain.errors import ConfigError
 from nntrain.subscribers.protocol import AnswerBatch, AnswerEpoch, Subscriber
+from nntrain.values.numbers import is_count
 from nntrain.values.output import BatchOutput
 from nntrain.values.state import TrainState
 from nntrain.values.verdicts import CancelFit
@@ -39,7 +40,7 @@ class NanGuard(Subscriber[object]):
     """
 
     def __init__(self, every: int = 50, *, order: int = 0) -> None:
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        if not is_count(every, 1):
             raise ConfigError(f"every is {every!r}; expected a whole number of batches, 1 or more.")
         self.every = every
         self.order = order

@@ -12,7 +12,7 @@ from torch import Tensor
 from nntrain.errors import ConfigError
 from nntrain.subscribers.protocol import AnswerBatch, Subscriber
 from nntrain.values.log_event import RolledBack
-from nntrain.values.numbers import is_number
+from nntrain.values.numbers import is_count, is_number
 from nntrain.values.output import BatchOutput
 from nntrain.values.record import FrozenMapping, Record, evolved
 from nntrain.values.slots import Slot
@@ -66,7 +66,7 @@ class Rollback(Subscriber[object]):
         spike: float | None = None,
     ) -> None:
         for name, given in (("every", every), ("at_most", at_most)):
-            if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+            if not is_count(given, 1):
                 raise ConfigError(f"{name} is {given!r}; expected a whole number from 1 up.")
         if not (is_number(lr_factor) and 0 < lr_factor <= 1):
             raise ConfigError(f"lr_factor is {lr_factor!r}; expected a number above 0, and 1 at most.")

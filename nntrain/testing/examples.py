@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from nntrain.errors import ConfigError, MissingExtraError
 from nntrain.testing.laws import LawBrokenError
+from nntrain.values.numbers import is_count
 
 try:
     from hypothesis import HealthCheck, Phase, errors, given, settings
@@ -36,7 +37,7 @@ def check_examples(
 
     `describe` puts a drawn value into words, for a broken law that does not name its run.
     """
-    if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
+    if not is_count(examples, 1):
         raise ConfigError(f"examples is {examples!r}; expected how many runs to try, 1 or more.")
     found: list[LawBrokenError] = []
 

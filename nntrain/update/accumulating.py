@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nntrain.errors import ConfigError
 from nntrain.update.rule import At, Bound, Gradients
+from nntrain.values.numbers import is_count
 from nntrain.values.sums import Weight
 from nntrain.values.tensors import OptimState
 
@@ -35,7 +36,7 @@ class Accumulate:
 
     def __post_init__(self) -> None:
         n = self.batches
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        if not is_count(n, 1):
             raise ConfigError(f"accumulate takes how many batches make a step, a whole number from 1; got {n!r:.80}.")
 
     def __repr__(self) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nntrain.errors import ConfigError
 from nntrain.update.rule import At, Bound, Gradients
+from nntrain.values.numbers import is_count, is_number
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Ema:
 
     def __post_init__(self) -> None:
         decay = self.decay
-        if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 <= decay <= 1:
+        if not (is_number(decay) and 0 <= decay <= 1):
             raise ConfigError(f"ema takes the decay, a number from 0 to 1, like 0.999; got {decay!r:.80}.")
 
     def __repr__(self) -> str:
@@ -80,7 +81,7 @@ class Swa:
 
     def __post_init__(self) -> None:
         for name, value in (("start", self.start), ("every", self.every)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if not is_count(value, 1):
                 raise ConfigError(f"swa: {name} is {value!r:.80}; expected a whole number of steps from 1.")
 
     def __repr__(self) -> str:

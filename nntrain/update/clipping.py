@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,10 +10,11 @@ from torch import Tensor
 
 from nntrain.errors import ConfigError
 from nntrain.update.rule import At, Bound, Gradients
+from nntrain.values.numbers import is_number
 
 
 def _check_bound(rule: str, most: object) -> None:
-    if isinstance(most, bool) or not isinstance(most, (int, float)) or not 0 < most < math.inf:
+    if not (is_number(most) and most > 0):
         raise ConfigError(f"{rule} takes the most that is let through, a finite number above 0; got {most!r:.80}.")
 
 

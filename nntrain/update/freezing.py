@@ -11,6 +11,7 @@ from torch import Tensor
 from nntrain.errors import ConfigError
 from nntrain.update.rule import At, Bound, BoundRule, Gradients
 from nntrain.update.torch_rule import matching
+from nntrain.values.numbers import is_count
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Freeze:
 
     def __post_init__(self) -> None:
         for name, value in (("until", self.until), ("start", self.start)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            if value is not None and not is_count(value, 0):
                 raise ConfigError(f"freeze: {name} is {value!r:.80}; expected a step, a whole number from 0.")
         if self.until is not None and self.until <= self.start:
             raise ConfigError(

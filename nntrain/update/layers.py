@@ -11,6 +11,7 @@ from torch import nn
 from nntrain.errors import ConfigError
 from nntrain.update.schedules import Hyper, Schedule, check_lr, is_schedule
 from nntrain.values.calls import function_name
+from nntrain.values.numbers import is_number
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def layerwise(layers: nn.Module | Sequence[str], lr: Hyper, decay: float) -> Map
     a module without children that have parameters.
     """
     check_lr(lr)
-    if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 < decay <= 1:
+    if not (is_number(decay) and 0 < decay <= 1):
         raise ConfigError(f"layerwise: decay is {decay!r:.80}; expected a number above 0 and 1 at most, like 0.8.")
     patterns = [f"{name}.*" for name in _layers(layers)] if isinstance(layers, nn.Module) else layers
     if isinstance(patterns, str) or not isinstance(patterns, Sequence) or not all(isinstance(x, str) for x in patterns):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,6 +12,7 @@ from torch import Tensor
 from nntrain.errors import ConfigError
 from nntrain.update.rule import At, Bound, Gradients
 from nntrain.update.skipping import unscale
+from nntrain.values.numbers import is_number
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class LossScale:
     def __post_init__(self) -> None:
         numbers = {"first": self.first, "growth": self.growth, "backoff": self.backoff, "interval": self.interval}
         for name, value in numbers.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            if not (is_number(value) and value > 0):
                 raise ConfigError(f"loss_scale: {name} is {value!r:.80}; expected a finite number above 0.")
         if self.growth < 1 or self.backoff > 1 or self.interval != int(self.interval):
             raise ConfigError(

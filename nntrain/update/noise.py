@@ -13,6 +13,7 @@ from nntrain.errors import ConfigError
 from nntrain.update.rule import At, Bound, Gradients
 from nntrain.update.schedules import Hyper, check_hyperparameter, check_scheduled, is_schedule
 from nntrain.values.calls import function_name
+from nntrain.values.numbers import is_number
 
 _OWN: Final = 0x6E6F697365
 """Makes the noise another than what the model draws from the same bits."""
@@ -63,7 +64,7 @@ class BoundGradientNoise(Bound):
 
 
 def _check(what: str, std: object) -> float:
-    if isinstance(std, bool) or not isinstance(std, (int, float)) or not 0 <= std < float("inf"):
+    if not (is_number(std) and std >= 0):
         raise ConfigError(f"{what} is {std!r:.80}; expected a finite number of 0 or more, or a function of the step.")
     return std
 

@@ -25,7 +25,7 @@ class ScheduleFree:
 
     def __post_init__(self) -> None:
         momentum = self.momentum
-        if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 < momentum <= 1:
+        if not (is_number(momentum) and 0 < momentum <= 1):
             raise ConfigError(
                 f"schedule_free: momentum is {momentum!r:.80}; expected a number above 0 and 1 at most, like 0.9."
             )

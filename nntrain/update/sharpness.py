@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from nntrain.errors import ConfigError
 from nntrain.update.clipping import total_norm
 from nntrain.update.rule import At, Bound, Gradients
+from nntrain.values.numbers import is_number
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Sam:
 
     def __post_init__(self) -> None:
         rho = self.rho
-        if isinstance(rho, bool) or not isinstance(rho, (int, float)) or not 0 < rho < math.inf:
+        if not (is_number(rho) and rho > 0):
             raise ConfigError(f"sam takes rho, how far it goes, a finite number above 0, like 0.05; got {rho!r:.80}.")
 
     def __repr__(self) -> str:

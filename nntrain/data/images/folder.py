@@ -11,6 +11,7 @@ import torch
 from nntrain.data.images.hf import TEST_NAMES, TRAIN_NAMES, VALID_NAMES
 from nntrain.data.images.reference import quoted
 from nntrain.errors import ConfigError, DataError
+from nntrain.values.numbers import is_number
 
 if TYPE_CHECKING:
     from datasets.arrow_dataset import Dataset
@@ -36,7 +37,7 @@ def load_image_folder(path: Path | str, *, seed: int = 0, share: float = SHARE) 
         DataError: `path` is no such folder; a class has no image, there is only one, or a split has a class that is not
             learned.
     """
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
+    if not (is_number(share) and 0 < share < 1):
         raise ConfigError(f"share is {share!r:.80}; expected a number between 0 and 1, like {SHARE}.")
     folder = Path(path)
     if not folder.is_dir():

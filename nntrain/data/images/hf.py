@@ -18,6 +18,7 @@ from nntrain.data.images.resident import ResidentLoader, decode, processors
 from nntrain.data.images.split import OTHER_COLUMNS, Split
 from nntrain.data.images.streamed import HFLoader
 from nntrain.errors import ConfigError, DataError
+from nntrain.values.numbers import is_count
 
 if TYPE_CHECKING:
     from datasets.arrow_dataset import Dataset
@@ -49,7 +50,7 @@ def hf_loaders(
 ) -> tuple[ResidentLoader | HFLoader, ResidentLoader | HFLoader]:
     """Check the arguments, and return the loaders of the two splits; see `DataLoaders.from_hf_dd`."""
     _check_dataset_dict(dd)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+    if not is_count(batch_size, 1):
         raise ConfigError(f"batch_size is {batch_size!r}; expected an integer of at least 1.")
     _check_count("memory_budget", memory_budget, "bytes, or None for half of the free memory")
     _check_count("num_workers", num_workers, "processes, or None for one fewer than there are processors")
@@ -221,7 +222,7 @@ def _pick(
 
 
 def _check_count(option: str, given: object, kind: str) -> None:
-    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 0):
+    if given is not None and not is_count(given, 0):
         raise ConfigError(f"{option} is {given!r}; expected an integer of at least 0: {kind}.")
 
 

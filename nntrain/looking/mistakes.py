@@ -18,6 +18,7 @@ from nntrain.machine.learner import Learner
 from nntrain.machine.machine import machine_of
 from nntrain.metrics.confusion import Counts, check_classes, check_classify, counted, pairs_of
 from nntrain.subscribers.protocol import Subscriber
+from nntrain.task.carrying import going_on
 from nntrain.task.supervised import LossFn, Supervised, called, parts_of
 from nntrain.task.task import Called, Task, check_output, source_of
 from nntrain.values.looks import ConfusionMatrix
@@ -127,8 +128,10 @@ def _preds_and_target(task: Task[Any, Any]) -> Callable[[nn.Module, Any], tuple[
 
         return of_inputs
 
+    run = cast(Called[Any], going_on(task))
+
     def of_task(model: nn.Module, batch: object) -> tuple[Any, Any]:
-        found = check_output(cast(Called[Any], task)(model, batch), task, train=False)
+        found = check_output(run(model, batch), task, train=False)
         if found.preds is None or found.target is None:
             lacking = "preds" if found.preds is None else "target"
             raise LossError(f"{source_of(task)} returned no {lacking}: StepOutput(loss, preds, target).")

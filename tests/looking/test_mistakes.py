@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from nntrain import DataLoaders, EpochStats, Learner, StepOutput, TrainState, advance, fit_step
+from nntrain import DataLoaders, EpochStats, Learner, StepOutput, TrainState, advance, carry, fit_step
 from nntrain.checkpoint import load, save
 from nntrain.errors import ConfigError, DataError, LossError, MetricError
 from nntrain.log import JsonLog, read
@@ -179,3 +179,22 @@ def test_what_cannot_be_meant_is_refused(trained: tuple[Learner[Batch, Tensor], 
         learner_of(subs=[ConfusionLog("recall")]).fit(1, print_stats=False)
     with pytest.raises(ConfigError, match="keeps no confusion matrix"):
         learner_of(subs=[ConfusionLog("accuracy")]).fit(1, print_stats=False)
+
+
+def test_a_task_that_carries_goes_on_from_batch_to_batch() -> None:
+    def task(model: Net, batch: Batch, kept: Tensor | None) -> tuple[StepOutput[Tensor], Tensor]:
+        preds = model(batch[0]) if kept is None else kept  # those of the first batch for all of them
+        return StepOutput(cross_entropy(preds, batch[1]), preds, batch[1]), preds
+
+    data = [one for one in DATA if len(one[0]) == len(DATA[0][0])]
+    learner = Learner.of(make_model(), DataLoaders(data, data), carry(task), optimizer(torch.optim.SGD, lr=0.1))
+    state = learner.init()
+    first = state.to_module()(data[0][0])
+    counts = [[0] * 3 for _ in range(3)]
+    for _, target in data:
+        for one, taken in zip(target.tolist(), first.argmax(1).tolist(), strict=True):
+            counts[one][taken] += 1
+    assert len(data) > 1
+    assert [list(row) for row in confusion_matrix(learner, state, data).counts] == counts
+    worst = worst_predictions(learner, state, data, most=99, loss_fn=cross_entropy)
+    assert all(torch.equal(torch.as_tensor(one.preds), first[one.index % len(first)]) for one in worst)

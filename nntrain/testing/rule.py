@@ -12,16 +12,14 @@ import torch
 
 from nntrain.checkpoint import load, save
 from nntrain.errors import CheckpointError
-from nntrain.machine.folding import with_goal
 from nntrain.machine.learner import Learner
-from nntrain.machine.steps import advance, fit_step
-from nntrain.sinks.transition import Transition
+from nntrain.machine.steps import fit_step
 from nntrain.testing.examples import check_examples, expect_callable, st
 from nntrain.testing.gradient_series import ADVICE, all_series, check_series
 from nntrain.testing.laws import LawBrokenError
 from nntrain.testing.memory import attributes_of, memory_of
 from nntrain.testing.plans import Batch, Plan, Trial, plans, runs_of, updated_learner
-from nntrain.testing.traces import TraceChecker, TraceStep, compare_run, record_trace
+from nntrain.testing.traces import TraceChecker, TraceStep, compare_run, compare_turns, record_trace
 from nntrain.update.chaining import Chain
 from nntrain.update.chaining import check_rule as expect_rule
 from nntrain.update.rule import UpdateRule
@@ -132,22 +130,7 @@ def _check_resumed(run: Trial[Batch], name: str, path: Path, straight: list[Trac
 
 def _check_turns(run: Trial[Batch], name: str, straight: list[TraceStep]) -> None:
     """Check that two trainings that share a learner, and advance in turns, are as each is alone."""
-    follower = TraceChecker(straight)
-    mine = True
-
-    def follow(transition: Transition) -> None:
-        if mine:
-            follower(transition)
-
-    learner = run.learner([], [follow])
-    one, other = (with_goal(learner.init(seed), run.epochs) for seed in (run.seed, run.seed + 1))
-    while one.progress.at != "finished":
-        mine = True
-        one = advance(learner, one).state
-        if other.progress.at != "finished":
-            mine = False
-            other = advance(learner, other).state
-    found = follower.finish()
+    found = compare_turns(straight, run, [])
     if found:
         said = (
             f"depends on the order of the steps of two trainings that take turns: {found} (alone here, in turns there)"

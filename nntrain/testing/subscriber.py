@@ -12,15 +12,13 @@ import torch
 
 from nntrain.checkpoint import load, save
 from nntrain.errors import CheckpointError, SubscriberError, VerdictError
-from nntrain.machine.folding import with_goal
-from nntrain.machine.steps import advance, fit_step
-from nntrain.sinks.transition import Transition
+from nntrain.machine.steps import fit_step
 from nntrain.subscribers.protocol import Listening
 from nntrain.testing.examples import check_examples, expect_callable
 from nntrain.testing.laws import LawBrokenError
 from nntrain.testing.plans import Batch, MakeLearner, Pair, Trial, runs_of
 from nntrain.testing.probe import StandIn, SubscriberProbe, memory_changes
-from nntrain.testing.traces import TraceChecker, TraceStep, compare_run, record_trace
+from nntrain.testing.traces import TraceChecker, TraceStep, compare_run, compare_turns, record_trace
 
 
 @overload
@@ -106,22 +104,7 @@ def _check_branches(
     make: Callable[[], Listening[Batch]], run: Trial[Batch], straight: list[TraceStep], probe: SubscriberProbe
 ) -> None:
     """Check that two trainings that share a subscriber, and advance in turns, are as each is alone."""
-    follower = TraceChecker(straight)
-    mine = True
-
-    def follow(transition: Transition) -> None:
-        if mine:
-            follower(transition)
-
-    learner = run.learner([make()], [follow])
-    one, other = (with_goal(learner.init(seed), run.epochs) for seed in (run.seed, run.seed + 1))
-    while one.progress.at != "finished":
-        mine = True
-        one = advance(learner, one).state
-        if other.progress.at != "finished":
-            mine = False
-            other = advance(learner, other).state
-    found = follower.finish()
+    found = compare_turns(straight, run, [make()])
     if found:
         memory = memory_changes(probe) or ""
         raise LawBrokenError(

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from nntrain.machine.steps import fit_step
+from nntrain.machine.folding import with_goal
+from nntrain.machine.steps import advance, fit_step
 from nntrain.sinks.interest import Interest, Sink
 from nntrain.sinks.transition import Transition
 from nntrain.subscribers.protocol import Listening
@@ -108,6 +109,26 @@ def compare_run(
     follower = TraceChecker(expected, by=by)
     learner = run.learner(subs, [follower, *sinks])
     fit_step(learner, learner.init(run.seed), run.epochs)
+    return follower.finish()
+
+
+def compare_turns(expected: Sequence[TraceStep], run: Trial[Batch], subs: Sequence[Listening[Batch]]) -> str | None:
+    """Run in turns with another training of the same learner; return the first difference from a trace."""
+    follower = TraceChecker(expected)
+    mine = True
+
+    def follow(transition: Transition) -> None:
+        if mine:
+            follower(transition)
+
+    learner = run.learner(subs, [follow])
+    one, other = (with_goal(learner.init(seed), run.epochs) for seed in (run.seed, run.seed + 1))
+    while one.progress.at != "finished":
+        mine = True
+        one = advance(learner, one).state
+        if other.progress.at != "finished":
+            mine = False
+            other = advance(learner, other).state
     return follower.finish()
 
 

@@ -251,7 +251,7 @@ class Machine(Generic[Batch]):
         self._running = start.key, start.epoch, start.data
         others = given is None and cursor.now[0].batch > 0 and begun != self._running
         first = others or cursor.now[0].batch == 0
-        self._written_in *= not first
+        self._written_in = 0.0 if first else self._written_in
         while True:
             before = cursor.now[0]
             try:

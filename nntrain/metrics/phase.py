@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nntrain.errors import MetricError, add_note
 from nntrain.metrics.metric import Metric, is_metric
-from nntrain.values.memory import Memory, memory_map, memory_problem, memory_tensors
+from nntrain.values.memory import Memory, memory_copy, memory_map, memory_problem, memory_tensors
 from nntrain.values.output import StepOutput
 from nntrain.values.tensors import plain_layout
 from nntrain.values.trees import described, tensors_of
@@ -146,7 +146,7 @@ def merged(name: str, metric: Metric[Any], one: Memory, other: Memory) -> Memory
 def _pure(name: str, method: str, memory: Memory, call: Callable[[Memory], Result], *, copies: bool) -> Result:
     """Call with a memory in containers that are the caller's own; refuse what writes to its tensors, or to `copies`."""
     tensors = memory_tensors(memory)
-    lent = memory_map(memory, _copied) if copies else memory_map(memory, _same, set(map(id, tensors)))
+    lent = memory_copy(memory) if copies else memory_map(memory, _same, set(map(id, tensors)))
     tensors = memory_tensors(lent) if copies else tensors
     versions = [tensor._version for tensor in tensors]
     result = call(lent)
@@ -160,10 +160,6 @@ def _pure(name: str, method: str, memory: Memory, call: Callable[[Memory], Resul
 
 def _same(leaf: Memory) -> Memory:
     return leaf
-
-
-def _copied(leaf: Memory) -> Memory:
-    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _number(name: str, value: object) -> float:

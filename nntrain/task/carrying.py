@@ -17,7 +17,7 @@ from nntrain.errors import ConfigError, LossError
 from nntrain.task.supervised import Compiles
 from nntrain.task.task import Called, Task
 from nntrain.values.calls import call_problem, class_of_calls, function_name
-from nntrain.values.memory import Memory, memory_map
+from nntrain.values.memory import Memory, memory_copy
 from nntrain.values.output import StepOutput
 from nntrain.values.tensors import plain_layout
 from nntrain.values.trees import described
@@ -60,7 +60,7 @@ class Carried(Generic[Batch, Preds_co, Kept]):
     def __call__(self, model: nn.Module, batch: Batch, kept: Kept | None = None) -> Handing[Preds_co]:
         """Return what the task makes of a batch after one that handed `kept` on. Raises `LossError` for no pair."""
         run: Any = self.task
-        found: object = run(model, batch, memory_map(kept, _copied))
+        found: object = run(model, batch, memory_copy(kept))
         if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], StepOutput)):
             raise LossError(
                 f"{self.source} returned {described(found):.200}; expected a pair of a StepOutput and what the next "
@@ -140,7 +140,3 @@ def _own(tree: Memory, source: str, where: str) -> Memory:
         f"{source} hands on {said.strip()}; expected a tensor, a number or None, or a tuple, list or dict of such: a "
         f"checkpoint holds no class."
     )
-
-
-def _copied(leaf: Memory) -> Memory:
-    return leaf.clone() if isinstance(leaf, Tensor) else leaf

@@ -42,6 +42,11 @@ def memory_map(tree: Memory, change: Callable[[Any], Any], same: Container[int] 
     return _remade(tree, {name: memory_map(part, change, same) for name, part in fields.items()})
 
 
+def memory_copy(tree: Memory) -> Memory:
+    """Return a tree with tensors and containers of its own."""
+    return memory_map(tree, lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
+
+
 def memory_tensors(tree: Memory) -> list[Tensor]:
     """Return the tensors of a tree."""
     kind = type(tree)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nntrain.values.bits import same_bits, same_tensor
 from nntrain.values.flattening import Flat, Flattener
-from nntrain.values.memory import Memory, as_plain, memory_map
+from nntrain.values.memory import Memory, as_plain, memory_copy
 from nntrain.values.record import Record, evolved
 
 Weight = int | float | Tensor
@@ -193,10 +193,6 @@ def _is_there() -> bool:
     return True
 
 
-def _copied(leaf: Memory) -> Memory:
-    return leaf.clone() if isinstance(leaf, Tensor) else leaf
-
-
 class Sums(Record, Flat, frozen=True):
     """A phase's running sums: of loss and metrics over `samples`, the `batches` that ran, the `seconds` spent.
 
@@ -211,12 +207,12 @@ class Sums(Record, Flat, frozen=True):
     @property
     def memory(self) -> Mapping[str, Memory]:
         """What each `Metric` remembers of the phase, by its name. Every access gives a copy."""
-        return {name: memory_map(tree, _copied) for name, tree in self.weighted.memory.items()}
+        return {name: memory_copy(tree) for name, tree in self.weighted.memory.items()}
 
     @property
     def carried(self) -> Mapping[str, Memory]:
         """What the last batch hands to the next: under "task", or by objectives' names. Every access gives a copy."""
-        return {name: memory_map(tree, _copied) for name, tree in self.weighted.carried.items()}
+        return {name: memory_copy(tree) for name, tree in self.weighted.carried.items()}
 
     @property
     def weight(self) -> float:

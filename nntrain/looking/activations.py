@@ -107,7 +107,7 @@ class ActivationStats(Subscriber[object]):
         if task is not None:
             check_task(task)
         self.every = every
-        self.layers = check_patterns(layers, "ActivationStats")
+        self.layers: tuple[str, ...] | None = check_patterns(layers, "ActivationStats")
         self.precision: Precision = precision
         self.bins = bins
         self.high = high

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -83,8 +83,8 @@ class ConfusionLog(Subscriber[object]):
 
     def __init__(self, metric: str, *, labels: Sequence[str] | None = None, order: int = 0) -> None:
         self.metric = metric
-        self.monitors = (metric,)
-        self.labels = _checked(labels)
+        self.monitors: Collection[str] = (metric,)
+        self.labels: tuple[str, ...] | None = _checked(labels)
         self.order = order
 
     def after_epoch(self, state: TrainState) -> TrainState:

@@ -31,7 +31,7 @@ class Profiler:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, start: int = 10, steps: int = 5, **options: object) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         if self.path.is_dir():
             raise ConfigError(f"Profiler: {self.path} is a folder; expected the trace's file, like trace.json.gz.")
         for name, given, least in (("start", start, 0), ("steps", steps, 1)):

@@ -39,7 +39,7 @@ class TimeLimit(Subscriber[object]):
     def __init__(self, seconds: float, *, order: int = 0) -> None:
         if not (is_number(seconds) and seconds > 0):
             raise ConfigError(f"seconds is {seconds!r}; expected a finite number above 0: TimeLimit(3600) for an hour.")
-        self.seconds = float(seconds)
+        self.seconds: float = float(seconds)
         self.order = order
 
     def before_fit(self, state: TrainState) -> TrainState:

@@ -112,6 +112,7 @@ def test_every_bit_of_the_first_bytes_and_of_the_tensors_is_held(path: Path, bit
         rejected(path, bytes(content), what=(position, bit))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("size", [64, 512, 4096])
 @pytest.mark.parametrize("filling", [b"\0", b"\xff", b"{"], ids=["zeros", "ones", "text"])
 def test_pages_that_were_lost_are_noticed(path: Path, larger: bytes, size: int, filling: bytes) -> None:

@@ -99,6 +99,7 @@ def use(value: object, learner: Learner[Any]) -> None:
     assert isinstance(learner.fit(1, print_stats=False), (Completed, Cancelled))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("section", SECTIONS)
 def test_what_stands_here_runs(section: str, names: dict[str, Any]) -> None:
     with warnings.catch_warnings():

@@ -578,7 +578,7 @@ def same(run: Run, straight: dict[str, Any], number: int, told: dict[str, Any]) 
     assert beheaded(told["lines"]) == beheaded(lines), where
 
 
-FEW_LOADERS: Final = {"list", "torch", "resident"}
+FEW_LOADERS: Final = {"list", "torch"}
 """What is tried always; the sweep tries the others."""
 
 

@@ -87,6 +87,7 @@ def test_memory_is_flat_over_ten_thousand_steps() -> None:
     assert resident() - before < 8 << 20
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 @pytest.mark.parametrize("anew", [False, True], ids=["one learner", "a learner a fit"])
 def test_memory_is_flat_over_two_hundred_fits(anew: bool) -> None:

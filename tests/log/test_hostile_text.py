@@ -215,6 +215,7 @@ def long_of(annotation: Any, taken: list[str]) -> Any:
     return FrozenMapping({LONG: long_of((arguments or (Any,))[0], taken)})
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: kind.__name__)
 def test_every_event_is_one_line_with_a_megabyte_of_text_in_each_field(kind: type[LogEvent], tmp_path: Path) -> None:
     taken: list[str] = []

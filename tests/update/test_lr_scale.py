@@ -395,6 +395,7 @@ def compiled_of(make: Make, options: Any, subs: Sequence[Subscriber[Batch]] = ()
     return learner_of(make, compile=options, subs=subs)
 
 
+@pytest.mark.sweep
 @optim_classes
 def test_compiled_steps_are_scaled_alike(optim_class: type[torch.optim.Optimizer]) -> None:
     model, make = made(optim_class)

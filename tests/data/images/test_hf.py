@@ -535,6 +535,7 @@ class OddError(Exception):
     """What no plugin of PIL's is known to raise."""
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "error", [OddError, struct.error, KeyError, IndexError, AssertionError, RuntimeError, MemoryError]
 )

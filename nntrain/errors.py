@@ -28,6 +28,7 @@ __all__ = [
     "MissingExtraError",
     "NNTrainError",
     "OrderWarning",
+    "RankError",
     "SinkWarning",
     "StateError",
     "StatePicklingError",
@@ -79,6 +80,17 @@ class BorrowError(NNTrainError, RuntimeError):
 
 class BusyError(NNTrainError, RuntimeError):
     """A learner that was asked for a step while it was in the middle of one."""
+
+
+class RankError(NNTrainError, RuntimeError):
+    """A training on several processes that cannot go on: `rank` is the one that failed, hung or differs, if known."""
+
+    def __init__(self, message: str, rank: int | None = None) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+    def __reduce__(self) -> tuple[type[RankError], tuple[str, int | None]]:
+        return type(self), (str(self), self.rank)
 
 
 class LogError(NNTrainError, OSError):

@@ -17,6 +17,7 @@ PACKAGE: Final = Path(nntrain.__file__).parent
 CORE: Final = (
     "errors",
     "values",
+    "ranks",
     "schedules",
     "update",
     "task",
@@ -33,6 +34,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     for room, rooms in {
         "errors": "",
         "values": "errors",
+        "ranks": "errors",
         "schedules": "errors values",
         "update": "errors values",
         "task": "errors values metrics",
@@ -41,8 +43,8 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
         "live": "errors values update task metrics",
         "subscribers": "errors values",
         "sinks": "errors values",
-        "machine": " ".join(one for one in CORE[:-2] if one != "schedules"),
-        "evaluation": " ".join(one for one in CORE[:-1] if one not in {"schedules", "metrics"}),
+        "machine": " ".join(one for one in CORE[:-2] if one not in {"schedules", "ranks"}),
+        "evaluation": " ".join(one for one in CORE[:-1] if one not in {"schedules", "metrics", "ranks"}),
         "looking": "errors values task metrics data live subscribers machine evaluation",
         "log": "errors values sinks",
         "checkpoint": "errors values sinks machine",

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -125,6 +125,8 @@ class Workspace:
         """The gradient of the last loss by itself."""
         self._lent: list[int] | None = None
         """The versions of the live tensors when the current value was lent, if it was."""
+        self.shared: Callable[[Sequence[Tensor]], None] | None = None
+        """Makes tensors those of rank 0, where several ranks train together: a fresh state is to be the same on all."""
         self.lock: AbstractContextManager[bool] = threading.RLock()
         """Held while live tensors are written or read; not while subscribers and sinks are called."""
 
@@ -132,6 +134,15 @@ class Workspace:
 
     def fresh(self, bits: int) -> Tensors:
         """Bring in the template's own weights and a fresh optimizer; return the handle on them."""
+        if self.shared is None:
+            return self._fresh(bits)
+        with self.lock:
+            self._fresh_bits = None
+            handle = self._fresh(bits)
+            self.shared([*self.params.values(), *self.buffers.values()])
+            return handle
+
+    def _fresh(self, bits: int) -> Tensors:
         with self.lock:
             self.abandon()
             if self._fresh_bits is not None and (isinstance(self.template, nn.Module) or self._fresh_bits == bits):
@@ -306,9 +317,15 @@ class Workspace:
         return self._flight is not None and self._flight.step is not None
 
     def compute(
-        self, forward: Callable[[], StepOutput[Any]], scaled: Callable[[Tensor], Tensor] | None = None
+        self,
+        forward: Callable[[], StepOutput[Any]],
+        scaled: Callable[[Tensor], Tensor] | None = None,
+        finish: Callable[[], None] | None = None,
     ) -> StepOutput[Any]:
-        """Run `forward` and, in training, the backward pass from its loss, `scaled` or not; return what it made."""
+        """Run `forward` and, in training, the backward pass from its loss, `scaled` or not; return what it made.
+
+        `finish` is called after the backward pass, and may write to gradients and buffers.
+        """
         flight, writes = self._flight, self._writes
         if flight is None:
             raise RuntimeError("no batch was begun")
@@ -318,6 +335,8 @@ class Workspace:
             torch.clear_autocast_cache()
         if train:
             output = self._backward(forward, scaled)
+            if finish is not None:
+                finish()
             if self.needs_closure:
                 flight.closure = self._closure_over(forward, output, scaled)
         else:

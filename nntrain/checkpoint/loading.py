@@ -172,6 +172,7 @@ def load(path: str | os.PathLike[str], learner: Learner[Batch, Any]) -> TrainSta
         state = _build_state(content, tensors, workspace.spec, workspace.template, misfits, empty=empty)
         if misfits:
             raise _misfit(content, misfits)
+        state = machine.own_share(state)
         changed = changes(content.run or {}, learner, state)
         read_of = _data_of(state.progress)
         counted = changed.get(f"{read_of}_batches")

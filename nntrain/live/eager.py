@@ -70,7 +70,7 @@ class Eager(Generic[Batch]):
         if flight.part is not None:
             share = plain.weigh(found, batch, flight.part, train=train) if self._several else plain.weighed
             weight, flight.weight, samples, counts = *share, flight.part.rows > 0
-        memory = (plain.remember(weighted, output) if counts else weighted.memory) if plain.remembers else None
+        memory = plain.remember(weighted, output, counts=counts) if plain.remembers else None
         measured = plain.measure(output, batch, found.weight)
         loss = self._no_loss if output.loss is None else output.loss
         means: list[Tensor | float] = [loss, *measured.values()]

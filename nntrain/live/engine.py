@@ -323,10 +323,15 @@ class Pass(Generic[Batch]):
                 f"{', '.join(self._trained):.200}. Compute it from what these make (no .detach() on the way)."
             )
 
-    def remember(self, weighted: WeightedSums, output: StepOutput[Any]) -> Mapping[str, Memory]:
-        """Return what the metrics of a whole phase remember with a batch more; to be called before `measure`."""
+    def remember(self, weighted: WeightedSums, output: StepOutput[Any], *, counts: bool = True) -> Mapping[str, Memory]:
+        """Return what the metrics of a whole phase remember with a batch more; to be called before `measure`.
+
+        One that does not count stands for none, as where this rank has no part of it.
+        """
         if self.remembers is None:
             return {}
+        if not counts:
+            return weighted.memory or self.remembers.init()
         if self._looks:
             with self._outside.watched(), _unwritten(output, f"update of one of {', '.join(self.remembers.whole)}"):
                 return self.remembers.update(weighted.memory, output)

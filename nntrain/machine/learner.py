@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
@@ -32,10 +33,12 @@ from nntrain.live.recorded import recorded
 from nntrain.live.workspace import Workspace
 from nntrain.machine.folding import check_epochs, check_goal, fold, with_goal
 from nntrain.machine.machine import Machine, ordinary_tensors
+from nntrain.machine.shares import Sharing
 from nntrain.metrics.measured import AnyMetric, named_metrics
 from nntrain.metrics.monitors import Monitoring, Monitors, check_monitors
 from nntrain.metrics.phase import PhaseMetrics
 from nntrain.ranks.options import as_parallel
+from nntrain.ranks.pulse import Pulse
 from nntrain.ranks.ranks import ranks_for
 from nntrain.ranks.world import local_device
 from nntrain.sinks.interest import Sink, check_sink, interest_of, sink_name
@@ -48,6 +51,7 @@ from nntrain.subscribers.protocol import Listening
 from nntrain.task.supervised import LossFn, Supervised, Unpacked, unpacked
 from nntrain.task.task import Task, check_task, source_of
 from nntrain.update.chaining import optimizer_of, scaling_loss
+from nntrain.update.live_update import LiveUpdate
 from nntrain.update.rule import UpdateRule
 from nntrain.update.schedules import Schedule, check_lr
 from nntrain.update.torch_optimizer import OptimizerFactory, check_optim_class
@@ -371,6 +375,9 @@ class Learner(Generic[Batch, Preds_co]):
         config = {**self._config, "data": data}
         optimizers = {name: optimizer_of(rule) for name, rule in rules.items()}
         lr_at = next(iter(optimizers.values())).lr_at
+        rule = workspace.optimizer
+        alone = ranks is not None and isinstance(rule, LiveUpdate) and rule.accumulates_alone
+        pulse, sharing = None if ranks is None else Pulse(ranks), Sharing(ranks, metrics, alone=alone)
         told = partial(
             RunInfo,
             repr(self),
@@ -379,6 +386,9 @@ class Learner(Generic[Batch, Preds_co]):
             lr_at,
             news.queued_events.append,
             group_lrs_at=partial(group_lrs_at, optimizers),
+            first_rank=sharing.first,
+            whole=sharing.whole,
+            clock=time.monotonic if pulse is None else pulse.clock,
         )
         return Machine(
             workspace=workspace,
@@ -394,6 +404,8 @@ class Learner(Generic[Batch, Preds_co]):
             float32_matmul=engine.float32_matmul,
             compiles=options is not None,
             ranks=ranks,
+            pulse=pulse,
+            sharing=sharing,
         )
 
     def init(self, seed: int = 0, epochs: int = 0) -> TrainState:

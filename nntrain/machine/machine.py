@@ -28,7 +28,7 @@ from nntrain.live.workspace import Workspace
 from nntrain.machine.agreement import agreed
 from nntrain.machine.cursor import Cursor, Position
 from nntrain.machine.interrupts import Interrupts
-from nntrain.machine.shares import of_all_ranks
+from nntrain.machine.shares import Sharing, of_all_ranks
 from nntrain.machine.table import TABLE, Step, leave, moved_to
 from nntrain.machine.telling import Telling
 from nntrain.metrics.monitors import Monitors
@@ -119,6 +119,9 @@ class Machine(Generic[Batch]):
     compiles: bool = False
     ranks: Ranks | None = None
     """The processes that train together, if there are others."""
+    pulse: Pulse | None = None
+    sharing: Sharing | None = None
+    """How a checkpoint gets what is divided over them, and gives it back; None in a machine that is no learner's."""
     turn: Turn = field(default_factory=Turn)
 
     @property
@@ -128,6 +131,7 @@ class Machine(Generic[Batch]):
 
     def __post_init__(self) -> None:
         self._generators = self.workspace.generators
+        self._size = 1 if self.ranks is None else self.ranks.world.size
         if self.ranks is not None:
             self.streams = {name: self.divided(stream) for name, stream in self.streams.items()}
         self._sets = tuple(name for name in self.streams if name != "train")
@@ -149,7 +153,6 @@ class Machine(Generic[Batch]):
         """The rules whose averages eval has in the place of the parameters."""
         self._written_in = 0.0
         """The seconds of the last batch's write, with those who were asked before it: the next batch counts them."""
-        self._pulse = None if self.ranks is None else Pulse(self.ranks)
         self._averaged: tuple[Callable[[], Tensors | None], Tensors] | None = None
 
     @contextmanager
@@ -214,8 +217,7 @@ class Machine(Generic[Batch]):
         """
         place = cell[0].progress
         if place.at == "batch":
-            cursor = Cursor(cell.pop(), shared=self.ranks is not None)
-            return self._batches(cursor, telling, interrupts, batch, once=once)
+            return self._batches(Cursor(cell.pop(), self._size), telling, interrupts, batch, once=once)
         try:
             step = self._event(cell)
         except BaseException as error:
@@ -227,8 +229,8 @@ class Machine(Generic[Batch]):
 
     def _agree_on_signals(self, interrupts: Interrupts, *, at_once: bool = False) -> None:
         """Where several ranks train together, take a signal for pressed at the same step on all of them."""
-        if self._pulse is not None:
-            interrupts.pressed = self._pulse.beat(interrupts.came, at_once=at_once)
+        if self.pulse is not None:
+            interrupts.pressed = self.pulse.beat(interrupts.came, at_once=at_once)
 
     def _event(self, cell: list[TrainState]) -> Step:
         """Publish a place's event, and go where the table leads after it."""
@@ -278,6 +280,7 @@ class Machine(Generic[Batch]):
         while True:
             before = cursor.now[0]
             try:
+                self._agree_on_signals(interrupts)
                 if not telling.to_nobody:
                     ahead = self._step_ahead(cursor) if self._accumulates else before.step + before.start.train
                     watching = telling.watching(before, ahead)
@@ -285,7 +288,6 @@ class Machine(Generic[Batch]):
                     if watching and telling.pending:
                         telling.tell_group(before)
                 found = self._batch(cursor, given, seen=bool(watching) or grouped)
-                self._agree_on_signals(interrupts)
                 if isinstance(found, Passed):
                     reached = cursor.now[0]
                     if first:
@@ -311,7 +313,7 @@ class Machine(Generic[Batch]):
             if once or interrupts.pressed or step.state.progress.at != "batch":
                 return step
             if step.state is not cursor.now[2]:
-                cursor = Cursor(step.state, shared=self.ranks is not None)
+                cursor = Cursor(step.state, self._size)
             del found, step
 
     def _look_at_first(self, before: Position, found: Passed, others: bool) -> None:
@@ -395,6 +397,10 @@ class Machine(Generic[Batch]):
         part = batch if divided else part_of(batch, self.ranks.world)
         return to_device(part.batch, self.workspace.device), part
 
+    def own_share(self, state: TrainState) -> TrainState:
+        """Return a loaded state with this rank's share of what is divided over ranks. Raises `StateError`."""
+        return state if self.sharing is None else self.sharing.own(state)
+
     def divided(self, stream: Stream[Any]) -> Stream[Any]:
         """Return a stream of this rank's parts of another's batches, where there are other ranks."""
         if self.ranks is None or isinstance(stream.loader, Divided):
@@ -402,7 +408,7 @@ class Machine(Generic[Batch]):
         return Stream(Divided(stream.loader, self.ranks.world), stream.fold, stream.name)
 
     def _position(self, state: TrainState) -> Position:
-        return Position.of(state, shared=self.ranks is not None)
+        return Position.of(state, self._size)
 
     def averaged(self, tensors: Tensors) -> Tensors:
         """Return the value that eval has in the place of another: with averages for parameters, as far as there are."""

@@ -22,8 +22,11 @@ class Pulse:
         self._every = 1
         self._batches = 0
         self._last = time.monotonic()
-        self.seconds: float = 0.0
-        """A clock: the same on all ranks, since it moves at the beats only."""
+        self._seconds = 0.0
+
+    def clock(self) -> float:
+        """Return seconds that are the same on all ranks: the clock moves at the beats only."""
+        return self._seconds
 
     def beat(self, signal: int | None, *, at_once: bool = False) -> int | None:
         """Count a batch, or anything else that all ranks come to; return the signal that any rank got, at a beat.
@@ -38,5 +41,5 @@ class Pulse:
         elapsed = max(row[1] for row in rows)
         self._every = max(1, min(_MOST_BATCHES, round(_SECONDS * self._batches / max(elapsed, 1e-6))))
         self._batches, self._last = 0, now
-        self.seconds += elapsed
+        self._seconds += elapsed
         return int(max(row[0] for row in rows)) or None

@@ -161,10 +161,11 @@ class Ranks:
         until = time.monotonic() + _ROLL_CALL
         failed: dict[int, str] = {}
         missing = set(range(self.world.size)) - {self.world.rank}
-        while missing and not failed and time.monotonic() < until:
-            failed = {rank: said for rank in missing if (said := self._said("failed", rank)) is not None}
-            missing -= {rank for rank in missing if self._said("lost", rank) is not None}
-            time.sleep(0.05)
+        with suppress(dist.DistError, RuntimeError):  # the store may be gone, with the rank that holds it
+            while missing and not failed and time.monotonic() < until:
+                failed = {rank: said for rank in missing if (said := self._said("failed", rank)) is not None}
+                missing -= {rank for rank in missing if self._said("lost", rank) is not None}
+                time.sleep(0.05)
         self._failures += 1
         rank = self.world.rank
         if failed:
@@ -186,11 +187,8 @@ class Ranks:
             _store().set(self._key(what, self.world.rank), text[:4000])
 
     def _said(self, what: str, rank: int) -> str | None:
-        with suppress(Exception):
-            key = self._key(what, rank)
-            if _store().check([key]):
-                return bytes(_store().get(key)).decode(errors="replace")
-        return None
+        key = self._key(what, rank)
+        return bytes(_store().get(key)).decode(errors="replace") if _store().check([key]) else None
 
     def _key(self, what: str, rank: int) -> str:
         return f"nntrain/{self._failures}/{what}/{rank}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -145,6 +145,25 @@ class BoundAccumulate(Bound):
         """Return a sum with a gradient more, in memory of its own, or the gradient's; halves would lose bits."""
         wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
         return wide if sums is None else sums + wide
+
+
+def joined(shares: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the memory of a window whose batches were divided over ranks, each of which has its own of them."""
+    unit = next((one["unit"] for one in shares if float(one["unit"])), 0)
+    sums: dict[str, Tensor] = {}
+    weight: Any = 0.0
+    for one in shares:
+        ratio = one["unit"] / unit if float(one["unit"]) else 0.0
+        weight = weight + one["weight"] * ratio
+        for name, part in one["sums"].items():
+            scaled = part if ratio == 1.0 else part * ratio
+            sums[name] = sums[name] + scaled if name in sums else scaled
+    return {"batches": shares[0]["batches"], "unit": unit, "weight": weight, "sums": sums}
+
+
+def nothing_of(share: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the memory of a rank that has nothing of a window of as many batches."""
+    return {"batches": share["batches"], "unit": share["unit"], "weight": 0.0, "sums": {}}
 
 
 def collected_in(optim: OptimState) -> int:

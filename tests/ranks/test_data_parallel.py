@@ -1,4 +1,4 @@
-"""Laws 3, 12, 13 and 14 over ranks: data parallel training is a hand-written loop of torch's, and that of one process."""
+"""Laws 3, 12, 13 and 14 over ranks: training data parallel is a hand-written loop, and close to one process."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nntrain import Engine, Learner, StepOutput
+from nntrain import Engine, Learner
 from nntrain.data import DataLoaders
-from nntrain.update import accumulate, chain, clip_norm, optimizer
 from tests.ranks.launching import launch
 
 ROWS = (16, 16, 16, 16)
@@ -41,7 +40,7 @@ def by_hand(rows: tuple[int, ...], *, norm: bool) -> dict[str, Tensor]:
             optim.zero_grad()
             loss = nn.functional.cross_entropy(ddp(x[first:last]), y[first:last])
             share = (last - first) * size / len(x)
-            (loss if share == 1.0 else loss * share).backward()
+            (loss if share == 1.0 else loss * share).backward()  # type: ignore[no-untyped-call] # torch has no types for it
             optim.step()
     return {name: one.detach().clone() for name, one in module.named_parameters()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -19,12 +19,8 @@ NAME: Final = "accumulate"
 """Of the rule's memory in a state."""
 
 
-class Weighed(NamedTuple):
-    """A batch's gradients times its weight, and then the unit of weights and the window's weight."""
-
-    gradients: Gradients
-    unit: Weight
-    total: Weight
+Weighed = tuple[Gradients, Weight, Weight]
+"""A batch's gradients times its weight, the unit of weights, and the window's weight."""
 
 
 @dataclass(frozen=True)
@@ -130,15 +126,15 @@ class BoundAccumulate(Bound):
                 unit = torch.where(weight != 0, weight, 1).clone()
             share: Any = weight / unit
             found = {name: torch.where(weight != 0, one * share, 0) for name, one in gradients.items()}
-            return Weighed(found, unit, total + share)
+            return found, unit, total + share
         if not weight:
-            return Weighed({}, unit, total)
+            return {}, unit, total
         unit = unit or weight
         share = weight / unit
         if gradients and (isinstance(share, Tensor) or share != 1.0):
             scaled = torch._foreach_mul(list(gradients.values()), share)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
             gradients = dict(zip(gradients, scaled, strict=True))
-        return Weighed(gradients, unit, total + share)
+        return gradients, unit, total + share
 
     @staticmethod
     def _sum(sums: Tensor | None, gradient: Tensor) -> Tensor:

@@ -64,12 +64,15 @@ class Eager(Generic[Batch]):
         finally:
             if watched:
                 self._inputs.taken_back()
-        weight = flight.weight = weight_of(found, batch, plain.task, checked=self.supervised)
+        part = flight.part
+        if part is None:
+            weight = flight.weight = weight_of(found, batch, plain.task, checked=self.supervised)
+            samples = weight if isinstance(weight, int) else 0
+        else:
+            share = plain.weigh(found, batch, part, train=train) if self._several else plain.weighed
+            weight, flight.weight, _, samples = share
         output = replace(found, weight=weight) if self._several else without_graph(found, self._own, weight)
-        samples, counts = weight if isinstance(weight, int) else 0, True
-        if flight.part is not None:
-            share = plain.weigh(found, batch, flight.part, train=train) if self._several else plain.weighed
-            weight, flight.weight, samples, counts = *share, flight.part.rows > 0
+        counts = part is None or part.rows > 0
         memory = plain.remember(weighted, output, counts=counts) if plain.remembers else None
         measured = plain.measure(output, batch, found.weight)
         loss = self._no_loss if output.loss is None else output.loss
@@ -88,7 +91,7 @@ class Eager(Generic[Batch]):
                 f"that is other than {', '.join(weighted.metrics) or '(nothing)'}, of which this phase has means "
                 f"already. They are over all of its batches: return the same parts for each."
             )
-        after = weighted.add(means, weight, self._sums_device, names)
+        after = weighted.add(means, weight if part is None else float(weight), self._sums_device, names)
         if memory is not None or output.loss is None or carried is not None:
             after = after.remembering(memory or {}, has_loss=output.loss is not None, carried=carried or {})
         shown = BatchOutput(loss, output.preds, MappingProxyType(measured), output.loss is not None)

@@ -31,7 +31,7 @@ from nntrain.ranks.ranks import Ranks
 from nntrain.task.batches import to_be_changed
 from nntrain.task.carrying import Carried
 from nntrain.task.supervised import Supervised
-from nntrain.task.task import Called, Task, check_output, odd_output, source_of, weight_of
+from nntrain.task.task import Called, Task, check_output, no_weight, odd_output, source_of, weight_of
 from nntrain.update.live_update import Live, LiveUpdate
 from nntrain.values.log_event import Note
 from nntrain.values.memory import Memory
@@ -167,7 +167,7 @@ class Pass(Generic[Batch]):
         """What this rank's parts of batches weigh, where there are others."""
         self._averages: Callable[[], None] | None = None
         """Makes gradients their means over the ranks after the backward pass, where that does not do it."""
-        self.weighed: Weighed = Weighed(0.0, 0, 0)
+        self.weighed: Weighed = Weighed(0, 0, 0.0, 0)
         """What this rank's part of the last batch weighs."""
         self._fused: Fused | None = None
         """What makes the gradients with the forward pass, where that may be."""
@@ -200,8 +200,10 @@ class Pass(Generic[Batch]):
     def weigh(self, output: StepOutput[Any], batch: Batch, part: Part[Any], *, train: bool) -> Weighed:
         """Return what this rank's part of a batch weighs, and remember it for the backward pass."""
         assert self.shares is not None
-        weight = weight_of(output, batch, self.task, checked=self.supervised)
+        weight = weight_of(output, batch, self.task, checked=self.supervised, is_part=True)
         self.weighed = self.shares.weigh(weight, part, train=train)
+        if not self.weighed.total and not self.supervised:
+            raise no_weight(self.task)
         return self.weighed
 
     def scaled_loss(self, loss: Tensor) -> Tensor:

@@ -29,13 +29,14 @@ Batch = TypeVar("Batch")
 
 
 class Weighed(NamedTuple):
-    """What a rank's part of a batch weighs: in the phase's sums, to the update rule; and the whole batch's samples.
+    """What a rank's part of a batch weighs, its `own`, and what the update rule is told; and of the whole batch.
 
-    `samples` are those of which the weights are ints, as one process counts them.
+    `total` is what that weighs, and `samples` are its own where weights are ints, as one process counts them.
     """
 
-    in_sums: float
+    own: Weight
     to_rule: Weight
+    total: float
     samples: int
 
 
@@ -77,7 +78,7 @@ class Shares:
             rows = self._ranks.rows([float(own), type(own) is int])
             total, whole = sum(row[0] for row in rows), all(row[1] for row in rows)
             self._factor, samples = (float(own) * size / total if total else 0.0), int(total) if whole else 0
-        return Weighed(float(own), own if self._alone else total, samples)
+        return Weighed(own, own if self._alone else total, total, samples)
 
     def loss(self, loss: Tensor) -> Tensor:
         """Return what to go backward from."""

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 from nntrain.log.events import (
     BatchFinished,
+    CancelledEvent,
     EpochFinished,
     EpochStarted,
     FitFinished,
@@ -120,6 +121,11 @@ def seconds_in_batches(run: Run) -> float:
             total += 0.0 if last is None else last - began
             began, last = line.elapsed_s, None
     return total + (0.0 if last is None else last - began)
+
+
+def verdicts_of(run: Run, rank: int) -> int:
+    """Return how many verdicts of a run were those of a rank's subscribers."""
+    return sum(isinstance(line.event, CancelledEvent) and line.event.by_rank == rank for line in run.events)
 
 
 def is_echo(event: LogEvent) -> bool:

@@ -46,8 +46,10 @@ def named_digests(learner: Learner[Any], state: TrainState) -> dict[str, str]:
     found |= {f"setting {name}": repr(value) for name, value in info.config.items()}
     found |= {"setting learner": info.learner}
     found["code of nntrain"] = source_digest(Path(nntrain.__file__).parent)
-    with suppress(OSError, TypeError):  # it was typed into a prompt, or is an object
-        found["code of the task"] = digest(inspect.getsource(learner.task))
+    tasks = {one.name: one.task for one in learner.objectives or ()} or {"the task": learner.task}
+    for name, task in tasks.items():
+        with suppress(OSError, TypeError):  # it was typed into a prompt, or is an object
+            found[f"code of {name}"] = digest(inspect.getsource(task))  # type: ignore[arg-type] # or it has none
     for name, stream in machine.streams.items():
         whole = Stream(undivided(stream.loader), stream.fold, stream.name)
         with torch.random.fork_rng(devices=[]):

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import re
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from nntrain.errors import ConfigError
-from nntrain.log import JsonLog, Line, follow, read, replay
+from nntrain.log import JsonLog, Line, follow, read, replay, terminal
 from nntrain.log.events import CancelledEvent, RunFailed, RunStarted
 from nntrain.log.export import Csv
 from nntrain.log.rank_files import log_files, rank_file
 from nntrain.log.reading import LogReadError, merged
 from nntrain.log.rendering import rendered
 from nntrain.log.replay import of_other_ranks, seconds_in_batches
+from nntrain.log.report import page
 from nntrain.log.sentences import sentence
 from nntrain.machine.steps import fit_step
 from nntrain.values.log_event import WarningEvent
@@ -222,3 +226,32 @@ def test_a_verdict_says_whose_it_was() -> None:
     assert sentence(evolved(line, event=cancelled)) == (
         "EarlyStopping of rank 3 cancelled the fit at after_epoch: no better"
     )
+
+
+def test_show_follow_and_report_say_which_rank() -> None:
+    lines = failed_on_rank_1()
+    for told in (terminal.show, lambda lines, console: terminal.follow(iter(lines), console=console)):
+        console = Console(record=True, width=160, file=io.StringIO())
+        told(lines, console=console)
+        said = console.export_text()
+        assert re.search(r"rank 1 +failure +ValueError in batch: bad row", said)
+        assert "its own" in said, "the traceback"
+    console = Console(record=True, width=160, file=io.StringIO())
+    terminal.show(lines, console=console)
+    said = console.export_text()
+    assert re.search(r"rank 0 +failed, \d+ steps.*the slowest", said)
+    assert re.search(r"warning .*only rank 1 has it", said)
+    shown = page(replay(lines))
+    assert "rank 1: ValueError in batch: bad row" in shown
+    assert "1 of 2" in shown
+
+
+def test_a_rank_without_a_log_is_missed_and_of_one_process_no_rank_is_said() -> None:
+    first, _ = of_two()
+    for lines, missed in ((first, True), (scripted(), False)):
+        console = Console(record=True, width=160, file=io.StringIO())
+        terminal.show(lines, console=console)
+        said = console.export_text()
+        assert ("1 of 2 have no log here" in said) == missed
+        assert ("rank" in said) == missed
+        assert (">Ranks<" in page(replay(lines))) == missed

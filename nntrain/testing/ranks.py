@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-import nntrain
 from nntrain.data.dividing import undivided
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError
@@ -45,11 +44,11 @@ def named_digests(learner: Learner[Any], state: TrainState) -> dict[str, str]:
     info = machine.info(state.key.seed)
     found |= {f"setting {name}": repr(value) for name, value in info.config.items()}
     found |= {"setting learner": info.learner}
-    found["code of nntrain"] = source_digest(Path(nntrain.__file__).parent)
-    tasks = {one.name: one.task for one in learner.objectives or ()} or {"the task": learner.task}
+    found["code of nntrain"] = source_digest(Path(__file__).parents[1])
+    tasks: dict[str, Any] = {one.name: one.task for one in learner.objectives or ()} or {"the task": learner.task}
     for name, task in tasks.items():
         with suppress(OSError, TypeError):  # it was typed into a prompt, or is an object
-            found[f"code of {name}"] = digest(inspect.getsource(task))  # type: ignore[arg-type] # or it has none
+            found[f"code of {name}"] = digest(inspect.getsource(task))
     for name, stream in machine.streams.items():
         whole = Stream(undivided(stream.loader), stream.fold, stream.name)
         with torch.random.fork_rng(devices=[]):

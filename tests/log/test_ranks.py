@@ -10,10 +10,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from nntrain.cli import nntrain
+from nntrain.cli.reading import read_or_exit
 from nntrain.errors import ConfigError
 from nntrain.log import JsonLog, Line, follow, read, replay, terminal
 from nntrain.log.events import CancelledEvent, RunFailed, RunStarted
@@ -255,3 +258,26 @@ def test_a_rank_without_a_log_is_missed_and_of_one_process_no_rank_is_said() -> 
         assert ("1 of 2 have no log here" in said) == missed
         assert ("rank" in said) == missed
         assert (">Ranks<" in page(replay(lines))) == missed
+
+
+def test_the_commands_take_a_folder_and_no_file_twice(tmp_path: Path) -> None:
+    first, second = of_two()
+    write(tmp_path / "run.jsonl", first)
+    write(tmp_path / "run.rank1.jsonl", second)
+    checked = CliRunner().invoke(nntrain, ["log", "check", str(tmp_path)])
+    assert checked.exit_code == 0
+    assert checked.output.count(": ok, ") == 2
+    both = [str(tmp_path / "run.jsonl"), str(tmp_path / "run.rank1.jsonl")]
+    for files in (both, both[::-1], [str(tmp_path)]):
+        assert len(read_or_exit(files)) == len(first) + len(second)
+
+
+def test_fit_is_silent_but_on_rank_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for rank in (0, 1):
+        be_rank(monkeypatch, rank, 2)
+        done = CliRunner().invoke(nntrain, ["fit", "--steps", "1", "--device", "cpu", "--log", "run.jsonl"])
+        assert done.exit_code == 0, done.output
+        assert ("epoch=00" in done.output) == ("log: run.jsonl" in done.output) == (rank == 0)
+        assert rank == 0 or not done.output
+    assert {line.rank for line in read("run.jsonl")} == {0, 1}

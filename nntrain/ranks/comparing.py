@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,7 +83,8 @@ def source_digest(folder: Path) -> str:
 
 def _feed(content: hashlib._Hash, value: object) -> None:
     if isinstance(value, Tensor):
-        whole = value.full_tensor() if hasattr(value, "full_tensor") else value  # of a DTensor, on all ranks alike
+        full: Callable[[], Tensor] | None = getattr(value, "full_tensor", None)  # of a DTensor, on all ranks alike
+        whole = value if full is None else full()
         content.update(f"{whole.dtype} {tuple(whole.shape)} ".encode())
         content.update(_bytes_of(whole))
     elif isinstance(value, Mapping):

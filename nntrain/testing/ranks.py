@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,8 +18,10 @@ from nntrain.ranks.comparing import check_same, digest, source_digest
 from nntrain.values.flattening import Flattener
 from nntrain.values.state import TrainState
 
+Batch = TypeVar("Batch")
 
-def check_ranks(learner: Learner[Any], state: TrainState) -> None:
+
+def check_ranks(learner: Learner[Batch], state: TrainState) -> None:
     """Check that all ranks have the same `state` and `learner`, tensor by tensor. All of them call it.
 
     Compared are the state's tensors, its key, progress, learning rate's scale and slots, not the rank's own share of a
@@ -33,7 +35,7 @@ def check_ranks(learner: Learner[Any], state: TrainState) -> None:
     check_same(named_digests(learner, state))
 
 
-def named_digests(learner: Learner[Any], state: TrainState) -> dict[str, str]:
+def named_digests(learner: Learner[Batch], state: TrainState) -> dict[str, str]:
     """Return what `check_ranks` compares, by name: short values as they are, tensors and code as digests."""
     machine = machine_of(learner)
     flattener = Flattener()

@@ -6,7 +6,6 @@ import json
 import os
 import stat
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from nntrain.checkpoint.content import Flattened, migrate, state_of
 from nntrain.errors import CheckpointError, DataWarning, MisfitError, StateError, escape_untrusted
 from nntrain.machine.learner import Learner
 from nntrain.machine.machine import machine_of
+from nntrain.ranks.console import warn_once
 from nntrain.values.differences import Difference, difference
 from nntrain.values.flattening import Tree, unflattened
 from nntrain.values.history import EpochStats, History
@@ -189,7 +189,7 @@ def load(path: str | os.PathLike[str], learner: Learner[Batch, Any]) -> TrainSta
     other_data = [name for name in (f"{read_of}_batch_size", f"{read_of}_samples") if name in changed]
     if other_data and state.progress.at == "batch" and state.progress.batch:
         said = " and ".join(f"{name} was {changed[name][0]}, and is {changed[name][1]}" for name in other_data)
-        warnings.warn(
+        warn_once(
             f"{os.fspath(path)} was saved amid an epoch of other data: {said}. Some samples are taken twice in this "
             f"epoch, or not at all. Go on with the data that it was trained on, and change them between two epochs.",
             DataWarning,

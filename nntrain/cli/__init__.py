@@ -37,8 +37,20 @@ def main() -> None:
             error.show()
             sys.exit(error.exit_code)
         except NNTrainError as error:
-            click.echo(f"Error: {error}", err=True)
+            if _is_told(error):
+                click.echo(f"Error: {error}", err=True)
             sys.exit(2)
         except (KeyboardInterrupt, click.Abort):
             click.echo("interrupted", err=True)
             sys.exit(130)
+
+
+def _is_told(error: Exception) -> bool:
+    """Return whether this process tells of an error: what ended all ranks is told by one."""
+    from nntrain.errors import RankError
+
+    if not isinstance(error, RankError):
+        return True
+    from nntrain.ranks.console import tells
+
+    return tells(error)

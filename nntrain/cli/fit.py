@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
@@ -97,7 +97,7 @@ def fit(context: click.Context, /, **_: object) -> None:
     sets its parameter lr, and --data its parameter data. What --batch-size, --lr and --hidden say is its own to say.
 
     Prints the statistics of each phase, at a terminal with a progress bar below them, and writes an event log of JSON
-    lines.
+    lines. On several processes, as under torchrun, rank 0 prints, and each writes a log of its own.
     """
     with waiting("importing torch, reading the data ...") as ready:  # it takes seconds
         _read_and_fit(context, ready)
@@ -154,6 +154,7 @@ def _fit(target: str | None, config: FitConfig, places: Places, ready: Callable[
     from nntrain.checkpoint import Checkpoint
     from nntrain.errors import Terminated
     from nntrain.log import JsonLog
+    from nntrain.ranks.console import is_spokesman, silent_but_first
     from nntrain.sinks import PrintStats, ProgressBar
     from nntrain.sinks.interest import Sink
     from nntrain.subscribers import EarlyStopping
@@ -165,9 +166,9 @@ def _fit(target: str | None, config: FitConfig, places: Places, ready: Callable[
         else Path(time.strftime("nntrain-%Y%m%d-%H%M%S.jsonl"))
     )
     piped = str(path) == "-"
-    lines, said = sys.stdout, sys.stderr if piped else sys.stdout
+    lines, said_to = sys.stdout, sys.stderr if piped else sys.stdout
     with (
-        redirect_stdout(said),  # what a learner prints itself would tear the log there
+        silent_but_first(said_to) as said,  # what a learner prints would tear a log there
         JsonLog(lines if piped else path, every=every, resume=config.resume and not piped) as log,
         _learner(target, config, places, said, ready) as own,
     ):
@@ -192,14 +193,16 @@ def _fit(target: str | None, config: FitConfig, places: Places, ready: Callable[
         except (KeyboardInterrupt, Terminated) as interrupt:
             ended = "interrupted" if isinstance(interrupt, KeyboardInterrupt) else "terminated"
             last = f"; checkpoint: {saving.newest or 'none could be saved'}" if saving is not None else ""
-            click.echo(f"{ended}; log: {path}{last}", err=True)
+            if is_spokesman():
+                click.echo(f"{ended}; log: {path}{last}", err=True)
             raise SystemExit(130 if isinstance(interrupt, KeyboardInterrupt) else 143) from None
-    upto = f"--epochs {config.epochs}" if config.steps is None else f"--steps {config.steps}"
-    _print_end(outcome, upto, said)
-    if saving is not None:
-        click.echo(f"checkpoint: {saving.newest or 'none could be saved'}", file=said)
-    if not piped or log.lost:
-        click.echo(f"log: {path}" + (f" ({log.lost} lines lost)" if log.lost else ""), file=said)
+    with silent_but_first(said_to) as said:
+        upto = f"--epochs {config.epochs}" if config.steps is None else f"--steps {config.steps}"
+        _print_end(outcome, upto, said)
+        if saving is not None:
+            click.echo(f"checkpoint: {saving.newest or 'none could be saved'}", file=said)
+        if not piped or log.lost:
+            click.echo(f"log: {path}" + (f" ({log.lost} lines lost)" if log.lost else ""), file=said)
 
 
 @contextmanager
@@ -318,8 +321,11 @@ def _resume(folder: Path, learner: Learner[Any], seed: int, said: TextIO) -> Tra
     from nntrain.checkpoint import inspect, resume
     from nntrain.checkpoint.loading import changes
     from nntrain.cli.checkpoint import place_of, print_skipped
+    from nntrain.ranks.console import is_spokesman
 
     found = resume(folder, learner)
+    if not is_spokesman():
+        return found.state
     print_skipped(found.skipped)
     if found.path is None or found.state is None:
         click.echo(f"no whole checkpoint in {folder}: training from the beginning", file=said)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -44,14 +45,17 @@ log.add_command(export)
 def check(files: tuple[str, ...]) -> None:
     """Check every line of every FILE, and that none is missing.
 
-    FILEs are taken as one sequence: give those of a rotated log in order, the oldest first. - is the standard input.
-    Each problem is printed to stderr, with its line and byte offset.
+    FILEs are taken as one sequence: give those of a rotated log in order, the oldest first. - is the standard input,
+    and of a folder each *.jsonl is checked. Each problem is printed to stderr, with its line and byte offset.
     """
+    from nntrain.log.rank_files import log_files
+
     first: int | None = None
     following: dict[tuple[str, int], int] = {}
     for file in files:
-        code = _check_file(file, following)
-        first = first if first is not None else code
+        for one in map(str, log_files(file)) if file != "-" and Path(file).is_dir() else (file,):
+            code = _check_file(one, following)
+            first = first if first is not None else code
     sys.exit(first or 0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nntrain.cli.output import say
@@ -26,11 +27,18 @@ EXIT_CODES: Final[Mapping[Problem, int]] = {
 
 
 def read_or_exit(paths: Sequence[str]) -> list[Line]:
-    """Return the lines of all logs. A torn last line is skipped, with a note on stderr; a bad log ends the command."""
+    """Return the lines of all logs. A torn last line is skipped, with a note on stderr; a bad log ends the command.
+
+    The file of a rank that is read beside another is not read again.
+    """
+    from nntrain.log.rank_files import log_files
     from nntrain.log.reading import LogReadError, read
 
     lines: list[Line] = []
+    beside = {file for path in paths if path != "-" for file in log_files(path) if file != Path(path)}
     for path in paths:
+        if path != "-" and Path(path) in beside:
+            continue
         before = len(lines)
         try:
             lines += read(path, on_torn=partial(warn_torn, path))

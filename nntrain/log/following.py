@@ -7,11 +7,13 @@ import stat
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from nntrain.errors import ConfigError, LogWarning
 from nntrain.log.line import Line
+from nntrain.log.rank_files import log_files
 from nntrain.log.reading import LONGEST, BadLine, LogReadError, TornLine, line_of, read, unreadable
 
 _CHUNK: Final = 1 << 20
@@ -32,12 +34,13 @@ def follow(
 ) -> Iterator[Line]:
     """Yield the lines of the log at `path`, those that are there and those that come, each once it is complete.
 
-    A file that does not exist yet is waited for. If the file is replaced by another, as by a rotation, the rest of the
-    old one is read first; a file that was truncated is read from its beginning. `-` is the standard input, which is
-    read to its end.
+    As with `read` that is each `*.jsonl` of a folder, and `run.jsonl` with the files of other ranks beside it, also
+    those that come later. A file that does not exist yet is waited for. If a file is replaced by another, as by a
+    rotation, the rest of the old one is read first; one that was truncated is read from its beginning. `-` is the
+    standard input, which is read to its end.
 
     Args:
-        path: of the log.
+        path: of the log, or a folder.
         poll_s: seconds between two reads of a file that has not grown.
         until_finished: end when every run seen so far has finished or failed, and no line follows.
         stop: called after each line and before each wait; if it returns True, following ends. A threading event's
@@ -53,13 +56,13 @@ def follow(
     if str(path) == "-":
         yield from _until(should_stop, read(path, on_torn=on_torn))
         return
-    tail = _Tail(Path(path), on_torn if on_torn is not None else lambda torn: _warn(str(path), torn))
+    tails = _Tails(path, on_torn)
     unfinished: set[tuple[str, int]] = set()
     seen = False
     try:
         while True:
             waiting = True
-            for line in tail.lines():
+            for line in tails.lines():
                 waiting, seen = False, True
                 run = line.run_id, line.rank
                 if line.event.event in _END_EVENTS:
@@ -69,16 +72,16 @@ def follow(
                 yield line
                 if should_stop():
                     return
-            if not waiting or tail.switch_file():
+            if not waiting or tails.switch_files():
                 continue
-            if until_finished and seen and not unfinished and not tail.replaced:
-                tail.report_torn()
+            if until_finished and seen and not unfinished and not tails.replaced:
+                tails.report_torn()
                 return
             if should_stop():
                 return
             time.sleep(poll_s)
     finally:
-        tail.close()
+        tails.close()
 
 
 def _until(should_stop: Callable[[], bool], lines: Iterator[Line]) -> Iterator[Line]:
@@ -90,6 +93,42 @@ def _until(should_stop: Callable[[], bool], lines: Iterator[Line]) -> Iterator[L
 
 def _warn(path: str, torn: TornLine) -> None:
     warnings.warn(f"{path}: a last line is torn; its {torn.bytes} bytes are skipped", LogWarning, stacklevel=5)
+
+
+class _Tails:
+    """The files of a log, as `log_files` finds them, again and again."""
+
+    def __init__(self, path: str | os.PathLike[str], on_torn: Callable[[TornLine], object] | None) -> None:
+        self._path = path
+        self._on_torn = on_torn
+        self._tails: dict[Path, _Tail] = {}
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another file is now at the path of one."""
+        return any(tail.replaced for tail in self._tails.values())
+
+    def lines(self) -> Iterator[Line]:
+        """Yield the complete lines that were added since the last call, file by file."""
+        for file in log_files(self._path):
+            if file not in self._tails:
+                self._tails[file] = _Tail(file, self._on_torn or partial(_warn, str(file)))
+            yield from self._tails[file].lines()
+
+    def switch_files(self) -> bool:
+        """Switch to files that have replaced others. Returns whether any did."""
+        switched = [tail.switch_file() for tail in self._tails.values()]
+        return any(switched)
+
+    def report_torn(self) -> None:
+        """Report last lines that will never be completed."""
+        for tail in self._tails.values():
+            tail.report_torn()
+
+    def close(self) -> None:
+        """Close the files."""
+        for tail in self._tails.values():
+            tail.close()
 
 
 class _Tail:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nntrain.errors import RankError
+from nntrain.ranks.console import tell_errors_once
 from nntrain.ranks.world import World, join_world
 
 Value = TypeVar("Value")
@@ -212,4 +213,7 @@ def _store() -> Any:
 def ranks_for(device: torch.device, timeout: float) -> Ranks | None:
     """Return the ranks that train together, after joining their process group; None for a process by itself."""
     world = join_world(device, timedelta(seconds=timeout))
-    return None if world.single else Ranks(world, device, timeout)
+    if world.single:
+        return None
+    tell_errors_once()
+    return Ranks(world, device, timeout)

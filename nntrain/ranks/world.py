@@ -60,6 +60,15 @@ def launched_world(environment: Mapping[str, str] = os.environ) -> World:
     return World(int(rank), int(size))
 
 
+def known_world() -> World:
+    """Return the world of this process as far as it is known: of the process group, else as a launcher describes it.
+
+    So it is known before the group is made, which a learner does when it is first needed.
+    """
+    world = current_world()
+    return launched_world() if world.single else world
+
+
 def join_world(device: torch.device, timeout: timedelta) -> World:
     """Return this process's world, after it has joined the process group that its launcher describes.
 

@@ -295,7 +295,7 @@ def test_a_line_that_is_none_is_an_error_that_says_where(path: Path, followers: 
 
 def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(LogReadError, match="it cannot be read") as caught:
-        list(follow(tmp_path))
+        list(follow(tmp_path / ("x" * 300)))
     assert caught.value.problem == "unreadable"
     (tmp_path / "page.png").write_bytes(b"\x89PNG\0")
     with pytest.raises(LogReadError, match="NUL byte") as caught:

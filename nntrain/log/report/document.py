@@ -75,6 +75,8 @@ def _sections(
     yield _section("What happened", tables.notable(runs) if listed else tag("p", "Nothing out of line."))
     yield _section("Timings", tables.timings(runs))
     more = tag("p", f"{left_out:,} more settings are left out; the log has all.", class_="note") if left_out else None
+    if any(one.run.ranks for one in runs):
+        yield _section("Ranks", tables.ranks(runs))
     yield _section("Config", tables.config(found, runs, "All settings"), more)
     yield _section("Every finished phase", *map(tables.phases, runs))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final, Literal
 
@@ -53,9 +53,10 @@ def label(kind: Kind) -> str:
     return "no finite number" if kind == "nonfinite" else kind
 
 
-def notable_events(run: Run) -> tuple[NotableEvent, ...]:
-    """Return the notable events of a run, in order."""
-    return tuple(found for line in run.events if (found := _notable_event(line)) is not None)
+def notable_events(run: Run, others: Sequence[Line] = ()) -> tuple[NotableEvent, ...]:
+    """Return the notable events of a run in order, and those `others` of ranks that its log is not of."""
+    told = [found for line in (*run.events, *others) if (found := _notable_event(line)) is not None]
+    return tuple(replace(one, text=f"rank {one.line.rank}: {one.text}") if one.line in others else one for one in told)
 
 
 def _notable_event(line: Line) -> NotableEvent | None:

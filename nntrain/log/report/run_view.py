@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from nntrain.log.replay import Run
+from nntrain.log.replay import Run, of_other_ranks
 from nntrain.log.report.config import Setting, differences
 from nntrain.log.report.notable import NotableEvent, notable_events
 from nntrain.log.text import one_line, plotly_text
@@ -39,7 +39,7 @@ def run_views(runs: Sequence[Run], found: Sequence[Setting]) -> tuple[RunView, .
     """Return the runs as they are shown; `found` are their settings."""
     names = _short([run.run_id for run in runs])
     return tuple(
-        RunView(run, colour(index), name, differences(found, index), notable_events(run))
+        RunView(run, colour(index), name, differences(found, index), notable_events(run, of_other_ranks(run)))
         for index, (run, name) in enumerate(zip(runs, names, strict=True))
     )
 

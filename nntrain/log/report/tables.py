@@ -8,13 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from nntrain.log.replay import Run, RunOutcome
+from nntrain.log.events import RunFailed
+from nntrain.log.replay import Run, RunOutcome, seconds_in_batches, verdicts_of
 from nntrain.log.report.config import Setting
 from nntrain.log.report.markup import Child, long_text, row, table, tag
 from nntrain.log.report.notable import Kind, NotableEvent
 from nntrain.log.report.run_view import RunView
 from nntrain.log.report.series import labels_of, loss, metric, metrics_of, samples_per_s
 from nntrain.log.report.symbols import swatch, symbol
+from nntrain.log.sentences import sentence
 from nntrain.log.text import LONGEST, as_float, number, one_line, seconds, whole
 from nntrain.values.history import EpochStats
 
@@ -133,6 +135,28 @@ def timings(runs: Sequence[RunView]) -> ET.Element:
         ]
         rows.append(row(run_name(one), *cells))
     return table(head, rows, "Timings", class_="numbers")
+
+
+def ranks(runs: Sequence[RunView]) -> ET.Element:
+    """Return the table of the ranks of runs on several processes: which failed, gave verdicts, or was slower."""
+    head = ["run", "rank", "outcome", "verdicts", "up to its logged batches", "failure", "lost lines"]
+    rows: list[ET.Element] = []
+    for one in runs:
+        spent = {each.rank: seconds_in_batches(each) for each in one.run.ranks}
+        for each in one.run.ranks:
+            slowest = len(spent) > 1 and 0 < spent[each.rank] == max(spent.values())
+            said = [sentence(line) for line in each.events if isinstance(line.event, RunFailed)]
+            cells: list[Child] = [
+                run_name(one),
+                f"{whole(each.rank)} of {whole(one.run.world_size)}",
+                tag("span", _OUTCOMES[each.outcome], class_=f"outcome {each.outcome}"),
+                whole(verdicts_of(one.run, each.rank)),
+                f"{seconds(spent[each.rank])}{' (the slowest)' * slowest}" if spent[each.rank] else "–",
+                long_text(said[-1], 120) if said else "–",
+                whole(each.missing),
+            ]
+            rows.append(row(*cells))
+    return table(head, rows, "Ranks", class_="numbers")
 
 
 def notable(runs: Sequence[RunView]) -> ET.Element:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from nntrain.log.events import OWN, EpochFinished, FitStarted, RunFailed, RunFinished
 from nntrain.log.line import Line
-from nntrain.log.replay import RunFold, replay, stats_of
+from nntrain.log.replay import RunFold, is_echo, replay, stats_of
 from nntrain.log.terminal import entries, words
 from nntrain.log.terminal.bars import Bar, Bars
 from nntrain.log.terminal.phases import Columns, layout, table
@@ -57,10 +57,12 @@ class _Following:
         self._runs: dict[str, _Followed] = {}
 
     def add(self, line: Line) -> None:
-        """Print what the next line says. Of a run of many processes only the lowest rank is printed."""
+        """Print what the next line says; of a run of many processes what the lowest rank says, and others' failures."""
         run = self._runs.get(line.run_id) or self._begin(line)
         rank = run.fold.last.rank
         if line.rank > rank:
+            if isinstance(line.event, RunFailed) and not is_echo(line.event):
+                entries.write_event(self._screen, "failure", line, f"{run.bar.mark} rank {line.rank}".strip())
             return
         if line.rank < rank:
             run.fold = RunFold(line, keep_lines=False)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
+from pathlib import Path
 from typing import Any, Final, Generic, Never, TypedDict, Unpack, cast, overload
 
 import torch
@@ -37,6 +38,7 @@ from nntrain.machine.shares import Sharing
 from nntrain.metrics.measured import AnyMetric, named_metrics
 from nntrain.metrics.monitors import Monitoring, Monitors, check_monitors
 from nntrain.metrics.phase import PhaseMetrics
+from nntrain.ranks.comparing import check_same, source_digest
 from nntrain.ranks.options import as_parallel
 from nntrain.ranks.pulse import Pulse
 from nntrain.ranks.ranks import ranks_for
@@ -62,7 +64,7 @@ from nntrain.values.modules import check_model
 from nntrain.values.progress import Progress
 from nntrain.values.record import FrozenMapping
 from nntrain.values.state import TrainState
-from nntrain.values.tensors import ModelSource
+from nntrain.values.tensors import ModelSource, Spec
 from nntrain.values.verdicts import Outcome
 
 Batch = TypeVar("Batch")
@@ -70,6 +72,7 @@ Preds_co = TypeVar("Preds_co", covariant=True, default=Any)
 Given = TypeVar("Given")
 Preds = TypeVar("Preds")
 
+_PACKAGE: Final = Path(__file__).parents[1]
 _OF_ENGINE: Final = ("device", "compile", "capture")
 """What of an engine may be given by itself."""
 _FACTORY = 4  # what the key is folded with for the weights that a model factory draws
@@ -373,6 +376,8 @@ class Learner(Generic[Batch, Preds_co]):
         # Nothing of a machine refers to its learner: memory on a device is to be free when the learner is, not when
         # Python next looks for cycles.
         config = {**self._config, "data": data}
+        if ranks is not None:
+            check_same(self._of_all_ranks(workspace.spec))
         optimizers = {name: optimizer_of(rule) for name, rule in rules.items()}
         lr_at = next(iter(optimizers.values())).lr_at
         rule = workspace.optimizer
@@ -456,6 +461,12 @@ class Learner(Generic[Batch, Preds_co]):
             given["engine"] = dataclasses.replace(self.engine or Engine(), **of_engine)
         given = {"device": None, "compile": False, "capture": False, **given}
         return dataclasses.replace(self, **given)
+
+    def _of_all_ranks(self, spec: Spec) -> dict[str, str]:
+        """Return what must be the same on all ranks, by name. Sinks need not: one rank may write for all."""
+        settings = {f"setting {name}": repr(one) for name, one in self._config.items() if name != "sinks"}
+        shapes = {name: repr(one) for name, one in {**spec.params, **spec.buffers}.items()}
+        return {**settings, **shapes, "learner": repr(self), "code of nntrain": source_digest(_PACKAGE)}
 
     @cached_property
     def _config(self) -> dict[str, object]:

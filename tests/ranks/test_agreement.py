@@ -250,6 +250,31 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step() -> None:
     assert first[1] > 37
 
 
+def unlike(what: str) -> str:
+    learner = learner_of(timeout=10.0)
+    if dist.is_initialized() or int(os.environ["RANK"]) == 1:
+        learner = {
+            "rate": lambda: learner.replace(lr=0.2),
+            "model": lambda: learner.replace(model=nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))),
+            "subscribers": lambda: learner.replace(subs=[Stopping(0)]),
+        }[what]()
+    try:
+        learner.fit(1, print_stats=False)
+    except RankError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [("rate", "setting lr: rank 0 has 0.1; rank 1 has 0.2"), ("model", "0.weight"), ("subscribers", "Stopping")],
+)
+def test_ranks_that_are_unlike_are_told_before_any_work(what: str, said: str) -> None:
+    for found in launch(unlike, 2, what, limit=30):
+        assert said in found
+
+
 def test_the_error_can_be_sent_between_processes() -> None:
     import pickle
 

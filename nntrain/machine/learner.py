@@ -23,10 +23,11 @@ from nntrain.data.loaders import (
     sources,
 )
 from nntrain.data.stream import Stream
-from nntrain.errors import ConfigError
+from nntrain.errors import ConfigError, ConfigWarning
 from nntrain.live.compiled import compile_options
 from nntrain.live.eager import Eager
 from nntrain.live.engine import Engine, Pass
+from nntrain.live.halving import Halving
 from nntrain.live.objective import Objective, check_objectives, task_of
 from nntrain.live.recorded import recorded
 from nntrain.live.workspace import Workspace
@@ -358,7 +359,7 @@ class Learner(Generic[Batch, Preds_co]):
             )
             for name, (task, _) in self._parts.items()
         }
-        eager = Eager(passes, options)
+        eager = Eager(passes, options, self._halving(news) if engine.oom == "halve" else None)
         streams = {
             "train" if train else name: Stream(
                 on_device(as_loader(items, where, news.notes.append), workspace.device), 0 if train else 1, where
@@ -395,6 +396,15 @@ class Learner(Generic[Batch, Preds_co]):
             compiles=options is not None,
             ranks=ranks,
         )
+
+    def _halving(self, news: News) -> Callable[..., Halving[Batch]]:
+        """Return what makes the division of batches that do not fit in memory."""
+        if self.objectives is not None:
+            raise ConfigError(
+                "oom='halve' passes a batch again, and of several objectives the first have written by then. Leave oom "
+                "out, and take smaller batches."
+            )
+        return partial(Halving, tell=news.notes.append, warn=partial(news.warn, kind=ConfigWarning))
 
     def init(self, seed: int = 0, epochs: int = 0) -> TrainState:
         """Return the state before any training: the model's own weights, a fresh optimizer, a key of `seed`.

@@ -23,6 +23,7 @@ from nntrain.errors import ConfigError, ConfigWarning, DataError, StateError
 from nntrain.live.engine import Passed, Runner
 from nntrain.live.fused import tracing_gradients
 from nntrain.live.precision import MatmulPrecision, matmul_precision
+from nntrain.live.resident import note_resident
 from nntrain.live.turn import Turn
 from nntrain.live.workspace import Workspace
 from nntrain.machine.agreement import agreed
@@ -379,8 +380,8 @@ class Machine(Generic[Batch]):
             cursor.now = position, tensors, state  # lets the value before go, before the optimizer writes
             workspace.commit(tensors)
             self._written_in = time.perf_counter() - began - seconds
-        except BaseException:
-            self._land(cursor, before, kept)
+        except BaseException as error:
+            self._land(error, cursor, before, kept, batch)
             raise
         if self._tells and (told := workspace.optimizer.take_told()):
             passed = passed._replace(output=replace(passed.output, told=told))
@@ -390,10 +391,13 @@ class Machine(Generic[Batch]):
 
     def _here(self, batch: Any, *, divided: bool) -> tuple[Batch, Part[Batch] | None]:
         """Return a batch on the device, or this rank's part of it, which the loader may have `divided` already."""
-        if self.ranks is None:
-            return to_device(batch, self.workspace.device), None
-        part = batch if divided else part_of(batch, self.ranks.world)
-        return to_device(part.batch, self.workspace.device), part
+        part = None if self.ranks is None else batch if divided else part_of(batch, self.ranks.world)
+        mine: Batch = batch if part is None else part.batch
+        try:
+            return to_device(mine, self.workspace.device), part
+        except Exception as error:
+            note_resident(error, self.workspace, mine)
+            raise
 
     def divided(self, stream: Stream[Any]) -> Stream[Any]:
         """Return a stream of this rank's parts of another's batches, where there are other ranks."""
@@ -431,12 +435,15 @@ class Machine(Generic[Batch]):
             cursor.now = self._position(state), tensors, state  # lets the value before go, before the optimizer writes
             workspace.commit(tensors)
             return workspace.optimizer.take_told() if self._tells else {}
-        except BaseException:
-            self._land(cursor, before, None)
+        except BaseException as error:
+            self._land(error, cursor, before, None)
             raise
 
-    def _land(self, cursor: Cursor, before: Position, kept: Tensors | None) -> None:
+    def _land(
+        self, error: BaseException, cursor: Cursor, before: Position, kept: Tensors | None, batch: object = None
+    ) -> None:
         """Leave the cursor at a whole value after a failure, if there is one: after the batch, or before it."""
+        note_resident(error, self.workspace, batch)
         reached = cursor.now[1]
         remains = self.workspace.land(reached)
         if reached.lost is not None:

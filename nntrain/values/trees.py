@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
@@ -193,10 +193,15 @@ def rows_between(tree: Any, first: int, last: int) -> Any:
     Raises `DataError` for a batch without rows, and for a part with another number of them, or that cannot be cut. The
     message names the part.
     """
-    total = next((leaf.shape[0] for leaf in _arrays_of(tree)), 0)
+    total = row_count(tree)
     if not total:
         raise DataError(f"{described(tree):.200} has no rows to cut it into")
     return _rows_between(tree, first, last, total, "")
+
+
+def row_count(tree: object) -> int:
+    """Return how many rows a batch has: the first dimension of its first tensor or array that has one, else 0."""
+    return next((int(leaf.shape[0]) for leaf in _arrays_of(tree)), 0)
 
 
 def _is_array(leaf: Any) -> bool:
@@ -249,6 +254,55 @@ def _rows_between(tree: Any, first: int, last: int, total: int, where: str) -> A
 def _is_of_a_sample(item: object) -> bool:
     """Return whether an item of a list that has as many as a batch has rows is what belongs to one of them."""
     return isinstance(item, Mapping) or next(_arrays_of(item), None) is None
+
+
+def joined_rows(trees: Sequence[Any], rows: Sequence[int], mean: Callable[[Sequence[Tensor]], Tensor]) -> Any:
+    """Return the tree of which `trees` are the parts, each of as many `rows`: what `rows_between` took apart.
+
+    Tensors are joined along the first dimension that has the rows; those without a dimension are as `mean` makes them.
+    Tuples and lists of as many items that are no tensors are joined, too. Raises `DataError`, which names the part, for
+    what cannot be joined.
+    """
+    return _joined(list(trees), rows, mean, "")
+
+
+def _joined(trees: list[Any], rows: Sequence[int], mean: Callable[[Sequence[Tensor]], Tensor], where: str) -> Any:
+    first, name = trees[0], where.lstrip(".") or "the output"
+    kind = type(first)
+    if any(type(one) is not kind for one in trees):
+        raise DataError(f"{name} is not of the same class in all parts of the batch: {kind.__name__} in the first")
+    if isinstance(first, Tensor):
+        if not first.ndim:
+            return mean(trees)
+        of_rows = [one for one in range(first.ndim) if all(one < tree.ndim for tree in trees)]
+        of_rows = [one for one in of_rows if [tree.shape[one] for tree in trees] == list(rows)]
+        try:
+            return torch.cat(trees, of_rows[0])
+        except (IndexError, RuntimeError) as error:
+            shapes = ", ".join(map(described, trees[:2]))
+            raise DataError(
+                f"{name} cannot be joined of parts of {rows[0]}, {rows[1]} ... rows: {shapes} ..."
+            ) from error
+    held = [contents(tree) for tree in trees]
+    if (whole := held[0]) is None:
+        return trees[-1]
+    parts = [one for one in held if one is not None]
+    lists = isinstance(first, (list, tuple))
+    if lists and [len(one.items) for one in parts] == list(rows) and all(map(_is_of_a_sample, whole.items)):
+        items = [item for one in parts for item in one.items]
+        return kind(items) if kind in {list, tuple} else _rebuilt(first, whole._replace(items=items))
+    if any([key for key, _ in one.named()] != [key for key, _ in whole.named()] for one in parts):
+        raise DataError(f"{name} has not the same parts throughout the batch: {described(first):.200} in the first")
+
+    def joined(found: list[Any], place: str) -> Any:
+        return _joined(found, rows, mean, where + place)
+
+    items = [joined([one.items[at] for one in parts], f"[{at}]") for at in range(len(whole.items))]
+    values = {key: joined([one.values[key] for one in parts], f"[{key!r}]") for key in whole.values}
+    if kind in {list, tuple, dict}:
+        return values if kind is dict else kind(items)
+    named = {key: joined([one.attributes[key] for one in parts], f".{key}") for key in whole.attributes}
+    return _rebuilt(first, Contents(items, values, named))
 
 
 def detached(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -25,6 +25,7 @@ from nntrain.data.loaders import (
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError, ConfigWarning
 from nntrain.live.compiled import compile_options
+from nntrain.live.determinism import check_deterministic
 from nntrain.live.eager import Eager
 from nntrain.live.engine import Engine, Pass
 from nntrain.live.halving import Halving
@@ -341,6 +342,7 @@ class Learner(Generic[Batch, Preds_co]):
             workspace = Workspace(
                 self.model, update, device, bits=bits, compile_options=options, precision=engine.precision
             )
+        check_deterministic(workspace.device, wanted=engine.deterministic)
         if ranks is not None:
             workspace.shared = ranks.copied_from_first
         news = News()
@@ -393,6 +395,7 @@ class Learner(Generic[Batch, Preds_co]):
             info=lru_cache(maxsize=None)(told),
             news=news,
             float32_matmul=engine.float32_matmul,
+            deterministic=engine.deterministic,
             compiles=options is not None,
             ranks=ranks,
         )

@@ -20,6 +20,7 @@ from torch import Tensor
 from nntrain.data.dividing import Divided, Part, part_of
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError, ConfigWarning, DataError, StateError
+from nntrain.live.determinism import deterministic
 from nntrain.live.engine import Passed, Runner
 from nntrain.live.fused import tracing_gradients
 from nntrain.live.precision import MatmulPrecision, matmul_precision
@@ -117,6 +118,7 @@ class Machine(Generic[Batch]):
     info: Callable[[int], RunInfo]
     news: News
     float32_matmul: MatmulPrecision | None = None
+    deterministic: bool = False
     compiles: bool = False
     ranks: Ranks | None = None
     """The processes that train together, if there are others."""
@@ -165,6 +167,7 @@ class Machine(Generic[Batch]):
             torch.no_grad(),
             restoring_rng(self._generators),
             matmul_precision(self.float32_matmul),
+            deterministic(wanted=self.deterministic),
             tracing_gradients(wanted=self.compiles),
         ):
             self.turn.begin()

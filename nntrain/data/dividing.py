@@ -58,9 +58,9 @@ def part_of(batch: Batch, world: World) -> Part[Batch]:
     first, last, rows = taken_rows(total, world)
     try:
         return Part(rows_between(batch, first, last), rows, total)
-    except ValueError as error:
+    except DataError as error:
         raise DataError(
-            f"A batch is {described(batch):.200}: {error}, and its first tensor {total}. It is not clear which of "
+            f"A batch is {described(batch):.200}: {error}. It is not clear which of "
             f"them go to which of {world.size} ranks: let the first dimension of each tensor be the batch's samples, "
             f"or give the loader a method parts(key, epoch, start, world) that divides it (nntrain.data.Divisible)."
         ) from error

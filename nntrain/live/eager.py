@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from nntrain.errors import LossError
 from nntrain.live.compiled import CompileOptions, reuses_memory
 from nntrain.live.engine import Pass, Passed
 from nntrain.live.flight import Flight
+from nntrain.live.halving import Halving
 from nntrain.live.inputs import Inputs
 from nntrain.live.objective import joined
 from nntrain.task.carrying import handed_on
@@ -32,7 +33,12 @@ Batch = TypeVar("Batch")
 class Eager(Generic[Batch]):
     """Runs a pass operation by operation, or as `torch.compile` has compiled it."""
 
-    def __init__(self, passes: Mapping[str, Pass[Batch]], compile_options: CompileOptions | None) -> None:
+    def __init__(
+        self,
+        passes: Mapping[str, Pass[Batch]],
+        compile_options: CompileOptions | None,
+        halving: Callable[[Pass[Batch], Callable[[Tensor], Tensor]], Halving[Batch]] | None = None,
+    ) -> None:
         self._passes = passes
         """By the names of the objectives. The pass of a learner that has one task and no objectives has none."""
         self._several = "" not in passes
@@ -44,6 +50,8 @@ class Eager(Generic[Batch]):
         device = plain.workspace.device
         reuses = compile_options is not None and reuses_memory(compile_options, device)
         self._own = _clone if reuses else plain.workspace.own
+        self._halving = None if halving is None else halving(plain, self._own)
+        """Passes a batch through in parts, where it does not fit in memory."""
         self._sums_device = None if device.type == "cpu" else device
         self._no_loss = torch.tensor(math.nan, device=device)
 
@@ -56,11 +64,13 @@ class Eager(Generic[Batch]):
         given = self._inputs.given(batch, train=train) if watched else batch
         carried = dict(weighted.carried) if self.carrying else None
         try:
-            found = (
-                self._outputs(given, carried, flight.part, train=train)
-                if self._several
-                else self._output(plain, given, carried, flight.part, train=train)
-            )
+            if self._several:
+                found = self._outputs(given, carried, flight.part, train=train)
+            elif self._halving is None:
+                found = self._output(plain, given, carried, flight.part, train=train)
+            else:
+                whole = partial(self._output, plain, given, None, None, train=train)
+                found = self._halving.output(whole, given, train=train, bits=bits)
         finally:
             if watched:
                 self._inputs.taken_back()

@@ -25,10 +25,12 @@ from nntrain.data.loaders import (
     sources,
 )
 from nntrain.data.stream import Stream
-from nntrain.errors import ConfigError
+from nntrain.errors import ConfigError, ConfigWarning
 from nntrain.live.compiled import compile_options
+from nntrain.live.determinism import check_deterministic
 from nntrain.live.eager import Eager
 from nntrain.live.engine import Engine, Pass
+from nntrain.live.halving import Halving
 from nntrain.live.objective import Objective, check_objectives, task_of
 from nntrain.live.recorded import recorded
 from nntrain.live.workspace import Workspace
@@ -347,6 +349,7 @@ class Learner(Generic[Batch, Preds_co]):
             workspace = Workspace(
                 self.model, update, device, bits=bits, compile_options=options, precision=engine.precision
             )
+        check_deterministic(workspace.device, wanted=engine.deterministic)
         if ranks is not None:
             workspace.shared = ranks.copied_from_first
         news = News()
@@ -365,7 +368,7 @@ class Learner(Generic[Batch, Preds_co]):
             )
             for name, (task, _) in self._parts.items()
         }
-        eager = Eager(passes, options)
+        eager = Eager(passes, options, self._halving(news) if engine.oom == "halve" else None)
         streams = {
             "train" if train else name: Stream(
                 on_device(as_loader(items, where, news.notes.append), workspace.device), 0 if train else 1, where
@@ -407,11 +410,21 @@ class Learner(Generic[Batch, Preds_co]):
             info=lru_cache(maxsize=None)(told),
             news=news,
             float32_matmul=engine.float32_matmul,
+            deterministic=engine.deterministic,
             compiles=options is not None,
             ranks=ranks,
             pulse=pulse,
             sharing=sharing,
         )
+
+    def _halving(self, news: News) -> Callable[..., Halving[Batch]]:
+        """Return what makes the division of batches that do not fit in memory."""
+        if self.objectives is not None:
+            raise ConfigError(
+                "oom='halve' passes a batch again, and of several objectives the first have written by then. Leave oom "
+                "out, and take smaller batches."
+            )
+        return partial(Halving, tell=news.notes.append, warn=partial(news.warn, kind=ConfigWarning))
 
     def init(self, seed: int = 0, epochs: int = 0) -> TrainState:
         """Return the state before any training: the model's own weights, a fresh optimizer, a key of `seed`.

@@ -20,9 +20,11 @@ from torch import Tensor
 from nntrain.data.dividing import Divided, Part, part_of
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError, ConfigWarning, DataError, StateError
+from nntrain.live.determinism import deterministic
 from nntrain.live.engine import Passed, Runner
 from nntrain.live.fused import tracing_gradients
 from nntrain.live.precision import MatmulPrecision, matmul_precision
+from nntrain.live.resident import note_resident
 from nntrain.live.turn import Turn
 from nntrain.live.workspace import Workspace
 from nntrain.machine.agreement import agreed
@@ -116,6 +118,7 @@ class Machine(Generic[Batch]):
     info: Callable[[int], RunInfo]
     news: News
     float32_matmul: MatmulPrecision | None = None
+    deterministic: bool = False
     compiles: bool = False
     ranks: Ranks | None = None
     """The processes that train together, if there are others."""
@@ -167,6 +170,7 @@ class Machine(Generic[Batch]):
             torch.no_grad(),
             restoring_rng(self._generators),
             matmul_precision(self.float32_matmul),
+            deterministic(wanted=self.deterministic),
             tracing_gradients(wanted=self.compiles),
         ):
             self.turn.begin()
@@ -381,8 +385,8 @@ class Machine(Generic[Batch]):
             cursor.now = position, tensors, state  # lets the value before go, before the optimizer writes
             workspace.commit(tensors)
             self._written_in = time.perf_counter() - began - seconds
-        except BaseException:
-            self._land(cursor, before, kept)
+        except BaseException as error:
+            self._land(error, cursor, before, kept, batch)
             raise
         if self._tells and (told := workspace.optimizer.take_told()):
             passed = passed._replace(output=replace(passed.output, told=told))
@@ -392,10 +396,13 @@ class Machine(Generic[Batch]):
 
     def _here(self, batch: Any, *, divided: bool) -> tuple[Batch, Part[Batch] | None]:
         """Return a batch on the device, or this rank's part of it, which the loader may have `divided` already."""
-        if self.ranks is None:
-            return to_device(batch, self.workspace.device), None
-        part = batch if divided else part_of(batch, self.ranks.world)
-        return to_device(part.batch, self.workspace.device), part
+        part = None if self.ranks is None else batch if divided else part_of(batch, self.ranks.world)
+        mine: Batch = batch if part is None else part.batch
+        try:
+            return to_device(mine, self.workspace.device), part
+        except Exception as error:
+            note_resident(error, self.workspace, mine)
+            raise
 
     def own_share(self, state: TrainState) -> TrainState:
         """Return a loaded state with this rank's share of what is divided over ranks. Raises `StateError`."""
@@ -437,12 +444,15 @@ class Machine(Generic[Batch]):
             cursor.now = self._position(state), tensors, state  # lets the value before go, before the optimizer writes
             workspace.commit(tensors)
             return workspace.optimizer.take_told() if self._tells else {}
-        except BaseException:
-            self._land(cursor, before, None)
+        except BaseException as error:
+            self._land(error, cursor, before, None)
             raise
 
-    def _land(self, cursor: Cursor, before: Position, kept: Tensors | None) -> None:
+    def _land(
+        self, error: BaseException, cursor: Cursor, before: Position, kept: Tensors | None, batch: object = None
+    ) -> None:
         """Leave the cursor at a whole value after a failure, if there is one: after the batch, or before it."""
+        note_resident(error, self.workspace, batch)
         reached = cursor.now[1]
         remains = self.workspace.land(reached)
         if reached.lost is not None:

@@ -272,6 +272,7 @@ def test_the_commands_take_a_folder_and_no_file_twice(tmp_path: Path) -> None:
         assert len(read_or_exit(files)) == len(first) + len(second)
 
 
+@pytest.mark.sweep
 def test_fit_is_silent_but_on_rank_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for rank in (0, 1):

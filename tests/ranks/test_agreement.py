@@ -127,6 +127,7 @@ def all_answers(rank: int) -> dict[tuple[str, str], dict[str, Any]]:
     }
 
 
+@pytest.mark.sweep
 def test_an_answer_of_one_rank_holds_for_all() -> None:
     for answering in (0, 1):
         first, second = launch(all_answers, 2, answering, limit=120)
@@ -200,6 +201,7 @@ def model_fails() -> tuple[str, int | None, str, int]:
     return "nothing", None, "", 0
 
 
+@pytest.mark.sweep
 def test_a_model_that_fails_on_one_rank_ends_all() -> None:
     first, second = launch(model_fails, 2)
     assert second[0] == "ValueError"
@@ -208,6 +210,7 @@ def test_a_model_that_fails_on_one_rank_ends_all() -> None:
     assert first[3] == second[3] == 2
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("how", [dies, hangs])
 def test_a_rank_that_is_gone_or_hangs_is_named(how: Callable[[], Any]) -> None:
     begun = time.monotonic()

@@ -145,6 +145,7 @@ def together(folder: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.sweep
 def test_two_processes_have_one_story(tmp_path: Path) -> None:
     first, second = launch(together, 2, str(tmp_path))
     assert (len(first["printed"].splitlines()), second["printed"]) == (2, "")

@@ -75,7 +75,7 @@ def same(one: Any, other: Any) -> bool:
     return torch.equal(one, other) if isinstance(one, Tensor) else bool(one == other)
 
 
-@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.sweep), 2])
 def test_as_many_processes_go_on_with_the_same_bits_from_anywhere(tmp_path: Path, every: int) -> None:
     first, second = launch(straight, 2, str(tmp_path), every)
     assert same(first, second)
@@ -112,6 +112,7 @@ def one_batch_saved(path: str) -> str:
     return ""
 
 
+@pytest.mark.sweep
 def test_a_share_alone_is_not_saved(tmp_path: Path) -> None:
     for said in launch(one_batch_saved, 2, str(tmp_path / "one.safetensors")):
         assert "2 processes share" in said

@@ -65,7 +65,7 @@ def trained(rows: tuple[int, ...], *, norm: bool, parallel: bool = True) -> dict
     }
 
 
-@pytest.mark.parametrize("rows", [ROWS, (16, 7, 5)])
+@pytest.mark.parametrize("rows", [pytest.param(ROWS, marks=pytest.mark.sweep), (16, 7, 5)])
 def test_it_is_the_hand_written_loop_and_close_to_one_process(rows: tuple[int, ...]) -> None:
     theirs = launch(by_hand_both, 2, rows)
     ours = launch(trained_both, 2, rows)

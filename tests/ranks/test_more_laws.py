@@ -82,7 +82,8 @@ def test_accumulation_over_ranks_is_the_hand_written_loop() -> None:
         assert all(torch.equal(found["params"][name], one) for name, one in by_hand[0].items())
 
 
-@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.sweep)])
+@pytest.mark.sweep
+@pytest.mark.parametrize("size", [2, 4])
 def test_accumulation_with_uneven_batches_is_that_of_one_process(size: int) -> None:
     rows = (8, 7, 5, 3, 9)  # of which the last is a short window, and some ranks of four have no row of the fourth
     alone = accumulated(rows, parallel=False)

@@ -31,7 +31,7 @@ def free_port() -> int:
         return port
 
 
-def launch(function: Callable[..., Any], size: int, *arguments: Any, limit: float = 60.0) -> list[Any]:
+def launch(function: Callable[..., Any], size: int, *arguments: Any, limit: float = 120.0) -> list[Any]:
     """Return what `function(*arguments)` returned on each of `size` processes, with what torchrun tells them.
 
     The results come by pickle. Raises `LaunchError`, with their tracebacks, where one raised, died or was not done

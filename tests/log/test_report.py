@@ -170,7 +170,7 @@ def test_more_metrics_than_anybody_reads_are_counted() -> None:
 
 
 def test_fifty_runs_with_a_thousand_batches_each_are_a_small_page() -> None:
-    one = scripted(epochs=10, batches={"train": 100, "eval": 5}, every=10)
+    one = scripted(epochs=10, batches={"train": 100, "eval": 5}, every=5)
     (run,) = replay(one)
     runs = [run.model_copy(update={"run_id": f"run {at}"}) for at in range(50)]
     content = page(runs, names=[f"sweep/{at}" for at in range(50)])

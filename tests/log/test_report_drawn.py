@@ -141,7 +141,7 @@ def told_at_a_mark(browser: Browser) -> str:
         chart.plot.scrollIntoView({ block: "center" });
         const box = chart.chart.over.getBoundingClientRect();
         const [mark] = chart.marks;
-        const [x, y] = chart.place(mark.x, mark.y, false);
+        const [x, y] = chart.placeOf(mark, false);
         return [box.x + x, box.y + y];
     })()""")
     browser.hover(x, y)

@@ -93,7 +93,7 @@
         },
         series: [{}, { paths: () => null, points: { show: false } }],
         axes: [
-          { ...axis, ticks, space: 44, size: 46, gap: 4, label: "epoch", labelFont: font, labelSize: 18, labelGap: 0, incrs: wholeSteps, values: (_, at) => at.map((one) => short(one)) },
+          { ...axis, ticks, space: 44, size: 28, gap: 4, label: "epoch", labelFont: font, labelSize: 18, labelGap: 0, incrs: wholeSteps, values: (_, at) => at.map((one) => short(one)) },
           { ...axis, ticks, space: 34, gap: 4, size: roomFor, values: (_, at) => at.map((one) => (one === null ? null : short(one))) },
         ],
         hooks: {
@@ -173,6 +173,13 @@
       return [this.chart.valToPos(x, "x", ofCanvas), height];
     }
 
+    // A mark is above its curve, so that the value can be seen; a gap, which has none, is marked where it would be.
+    placeOf(mark, ofCanvas) {
+      const [x, y] = this.place(mark.x, mark.y, ofCanvas);
+      const raised = mark.y === null || mark.kind === "nonfinite" ? 0 : 11;
+      return [x, y - raised * (ofCanvas ? devicePixelRatio : 1)];
+    }
+
     paint() {
       const { ctx, bbox } = this.chart;
       const unit = devicePixelRatio;
@@ -227,7 +234,7 @@
     symbol(mark) {
       const { ctx, bbox } = this.chart;
       const unit = devicePixelRatio;
-      const [x, y] = this.place(mark.x, mark.y, true);
+      const [x, y] = this.placeOf(mark, true);
       ctx.strokeStyle = ctx.fillStyle = runs[mark.run].colour;
       if (mark.kind === "checkpoint") {
         ctx.fillRect(x - unit, bbox.top + bbox.height - 8 * unit, 2 * unit, 8 * unit);
@@ -255,17 +262,16 @@
     nearest(left, top) {
       let best = null;
       let least = near * near;
-      const look = (x, y, nudge, found) => {
-        const [atX, atY] = this.place(x, y, false);
-        const distance = (atX - left) ** 2 + (atY - top) ** 2 - nudge;
+      const look = ([atX, atY], found) => {
+        const distance = (atX - left) ** 2 + (atY - top) ** 2;
         if (distance < least) [least, best] = [distance, { ...found, at: [atX, atY] }];
       };
       for (const curve of this.curves) {
         curve.x.forEach((x, index) => {
-          if (curve.y[index] !== null) look(x, curve.smooth[index], 0, { curve, index });
+          if (curve.y[index] !== null) look(this.place(x, curve.smooth[index], false), { curve, index });
         });
       }
-      for (const mark of this.marks) look(mark.x, mark.y, 60, { mark });
+      for (const mark of this.marks) look(this.placeOf(mark, false), { mark });
       return best;
     }
   }

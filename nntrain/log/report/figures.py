@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -20,10 +21,11 @@ Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | 
 
 MOST_METRICS: Final = 40
 """The most metrics that are drawn, and the most layers or groups in one figure: nobody reads a longer page."""
-_MOST_POINTS: Final = 20_000
+_MOST_POINTS: Final = 30_000
 """About how many points a page has: they are most of its size. Each takes 25 to 40 bytes."""
-_BUCKETS: Final = (700, 500, 350, 250, 175, 120, 85, 60, 40, 30, 20, 15, 10, 5, 2)
-"""In how many parts a curve is thinned out: the first that keeps the page small. More than the first shows no more."""
+_MOST_BUCKETS: Final = 700
+"""In how many parts a curve is thinned out at most: more show no more."""
+_LEAST_BUCKETS: Final = 10
 _FAINTEST: Final = 0.35
 """How opaque the first layer is of those in one figure; the last one is wholly so."""
 
@@ -71,7 +73,7 @@ def figures(runs: Sequence[RunView]) -> tuple[Figure, ...]:
     names = drawn_metrics([one.run for one in runs])[:MOST_METRICS]
     epoch_marks = [marks(one.run, one.notable, by_epoch=True) for one in runs]
     batch_marks = [marks(one.run, one.notable) for one in runs]
-    most = _BUCKETS[0]
+    most = _MOST_BUCKETS
 
     def epochs(title: str, y_title: str, value: Callable[[EpochStats], float | None], *, plain: bool = False) -> Figure:
         found = [tuple(by_epoch(one.run, value, most)) for one in runs]
@@ -95,8 +97,9 @@ def figures(runs: Sequence[RunView]) -> tuple[Figure, ...]:
     made.append(batches("samples per second by batch", "samples/s", lambda event: event.samples_per_s, plain=True))
     drawn = tuple(figure for figure in made if any(figure.found))
     lengths = [len(series.points) for figure in drawn for curves in figure.found for series in curves]
-    fits = (one for one in _BUCKETS if sum(min(length, 2 * one) for length in lengths) <= _MOST_POINTS)
-    buckets = next(fits, _BUCKETS[-1])
+    sizes = range(_LEAST_BUCKETS, _MOST_BUCKETS + 1)
+    fit = bisect_right(sizes, _MOST_POINTS, key=lambda size: sum(min(length, 2 * size) for length in lengths))
+    buckets = sizes[max(0, fit - 1)]
     for figure in drawn:
         figure.thin_out(buckets)
     return drawn
@@ -109,7 +112,7 @@ def drawn_metrics(runs: Sequence[Run]) -> tuple[str, ...]:
 
 def _fan(title: str, y_title: str, runs: Sequence[RunView], curves: Callable[[Run, int], Iterator[Series]]) -> Figure:
     """Return a figure with a curve of each layer or group of each run, the first ones faint."""
-    found = [tuple(curves(one.run, _BUCKETS[0])) for one in runs]
+    found = [tuple(curves(one.run, _MOST_BUCKETS)) for one in runs]
     figure = Figure(title, y_title, False, [some[:MOST_METRICS] for some in found], is_fan=True)
     if any(len(some) > MOST_METRICS for some in found):
         figure.notes.append(f"Of {max(map(len, found)):,} curves of a run the first {MOST_METRICS} are drawn.")

@@ -19,7 +19,7 @@ from nntrain.log.text import LONGEST, as_float, number, one_line, seconds, whole
 from nntrain.values.history import EpochStats
 
 _MOST_OF_A_KIND: Final = 200
-_MOST_PHASES: Final = 1500
+_MOST_PHASES: Final = 1000
 """The most rows of the tables of all runs together."""
 _MOST_METRICS: Final = 12
 _MOST_DIFFERING: Final = 30

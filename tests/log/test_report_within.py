@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from nntrain.log.sentences import sentence
 from nntrain.looking import ActivationStats
 from nntrain.update import chain, gradient_norms, optimizer
 from nntrain.values.looks import Activations, LayerActivations, Throughput
-from tests.log.pages import titled
+from tests.log.pages import Structure, titled
 from tests.log.samples import Script, scripted
 from tests.looking.setting import DATA, make_model
 
@@ -114,3 +115,15 @@ def test_throughput_and_memory_are_drawn() -> None:
         ("device", [1]),
         ("process, at most", [4]),
     ]
+
+
+def test_the_histograms_of_a_layer_are_a_column_for_each_look() -> None:
+    content = page(replay(with_looks(look(2), look(2, 0.1))))
+    data = json.loads(Structure(content).scripts[1])
+    assert data["histograms"] == [["mz", "mz"]] * 2  # log(1 + 1) and log(1 + 2) of log(1 + 2): 22 and 35 of 35
+    assert content.count("<canvas ") == 2
+    assert "&lt;b&gt;1&lt;/b&gt;" in content
+    assert "to 10, 2 looks" in content
+    many = json.loads(Structure(page(replay(with_looks(*[look(30)] * 1000)))).scripts[1])["histograms"]
+    assert [len(columns) for columns in many] == [59] * 24
+    assert page(replay(scripted())).count("<canvas ") == 0

@@ -10,6 +10,7 @@ from nntrain.log.replay import Run
 from nntrain.log.report import tables
 from nntrain.log.report.config import Setting, differing, settings
 from nntrain.log.report.figures import MOST_METRICS, Figure, Json, drawn_metrics, figures
+from nntrain.log.report.histograms import Histograms, histograms
 from nntrain.log.report.markup import Child, script, style, tag, to_html
 from nntrain.log.report.matrices import confusion_matrices
 from nntrain.log.report.notable import MARKED, label
@@ -33,14 +34,20 @@ def page(runs: Sequence[Run], *, title: str = "nntrain report", names: Sequence[
     found, left_out = settings(runs)
     views = run_views(runs, found, names)
     drawn = figures(views)
+    pictures = histograms(views)
     library, draw = resource("uplot/uPlot.iife.min.js"), resource("draw.js")
     named: list[Json] = [{"name": one.name, "colour": one.colour} for one in views]
     shapes: dict[str, Json] = {**paths()}
-    data: dict[str, Json] = {"runs": named, "figures": [one.json() for one in drawn], "shapes": shapes}
+    data: dict[str, Json] = {
+        "runs": named,
+        "figures": [one.json() for one in drawn],
+        "histograms": [list(one.columns) for one in pictures],
+        "shapes": shapes,
+    }
     body = tag(
         "body",
         tag("header", tag("h1", title), tag("p", _counts(runs), class_="note")),
-        tag("main", *_sections(views, found, left_out, drawn)),
+        tag("main", *_sections(views, found, left_out, drawn, pictures)),
         script(library),
         script(script_json(data), type="application/json", id="drawn"),
         script(draw),
@@ -66,7 +73,11 @@ def _counts(runs: Sequence[Run]) -> str:
 
 
 def _sections(
-    runs: Sequence[RunView], found: Sequence[Setting], left_out: int, drawn: Sequence[Figure]
+    runs: Sequence[RunView],
+    found: Sequence[Setting],
+    left_out: int,
+    drawn: Sequence[Figure],
+    pictures: Sequence[Histograms],
 ) -> Iterator[Child]:
     if not runs:
         yield tag("p", "There is no run in these logs.")
@@ -79,6 +90,8 @@ def _sections(
         yield _section("What differs", tables.differing(rows, runs) if rows else tag("p", "No setting differs."))
     if any(not one.large for one in drawn):
         yield _section("Curves", *_figures(runs, drawn, large=False))
+    if pictures:
+        yield _section("Activations", *_histograms(runs, pictures))
     if matrices := confusion_matrices(runs):
         yield _section("What was taken for what", *matrices)
     listed = any(one.notable for one in runs)
@@ -145,3 +158,18 @@ def _figure(index: int, figure: Figure) -> ET.Element:
     title = f"title-{index}"
     plot = tag("div", class_="plot", data_figure=str(index), role="img", aria_labelledby=title)
     return tag("figure", tag("h3", figure.title, id=title), plot, tag("figcaption", *notes) if notes else None)
+
+
+def _histograms(runs: Sequence[RunView], pictures: Sequence[Histograms]) -> Iterator[Child]:
+    note = (
+        "How many activations have which absolute value: a column for each look, from the first to the last, with 0 at "
+        "the foot. The darker, the more, by the logarithm; the uppermost bin has all greater values, too."
+    )
+    yield tag("p", note, class_="note")
+    made = []
+    for index, one in enumerate(pictures):
+        title = tag("h3", swatch(runs[one.run].colour), f" {runs[one.run].name} · {one.layer}")
+        picture = tag("canvas", data_histograms=str(index), role="img", aria_label=f"activations of {one.layer}")
+        top = tag("span", f"to {one.high}, {len(one.columns)} looks", class_="note")
+        made.append(tag("figure", title, picture, top, data_of=str(one.run)))
+    yield tag("div", *made, class_="figures histograms")

@@ -1,7 +1,7 @@
 // Draws the figures of an nntrain report, and sorts and filters its tables. It makes no markup out of text.
 "use strict";
 (() => {
-  const { runs, figures, shapes } = JSON.parse(document.getElementById("drawn").textContent);
+  const { runs, figures, histograms, shapes } = JSON.parse(document.getElementById("drawn").textContent);
   const plots = [...document.querySelectorAll("[data-figure]")];
   const boxes = [...document.querySelectorAll("[data-run]")];
   const byId = (id) => document.getElementById(id);
@@ -415,6 +415,18 @@
       plot.textContent = `This figure could not be drawn: ${error}`;
       console.error(error);
     }
+  }
+  for (const canvas of document.querySelectorAll("[data-histograms]")) {
+    const columns = histograms[canvas.dataset.histograms];
+    const bins = Math.max(1, ...columns.map((one) => one.length));
+    [canvas.width, canvas.height] = [columns.length, bins];
+    const paper = canvas.getContext("2d");
+    columns.forEach((column, x) => {
+      [...column].forEach((level, bin) => {
+        paper.fillStyle = `rgb(47 126 216 / ${parseInt(level, 36) / 35})`;
+        paper.fillRect(x, bins - 1 - bin, 1, 1);
+      });
+    });
   }
   const resized = new ResizeObserver((entries) => {
     for (const { target } of entries) {

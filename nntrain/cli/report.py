@@ -11,10 +11,21 @@ from pathlib import Path
 
 import click
 
+from nntrain.cli.commands import Command, option
+from nntrain.cli.output import UnwritableError
 
-@click.command()
+
+@click.command(
+    cls=Command,
+    short_help="Make one HTML page of runs, side by side.",
+    examples=(
+        "nntrain report run/log.jsonl",
+        'nntrain report slow.jsonl fast.jsonl --title "Two learning rates"',
+        "nntrain report *.jsonl -o - > page.html",
+    ),
+)
 @click.argument("files", nargs=-1, required=True, type=click.Path(allow_dash=True), metavar="FILE...")
-@click.option(
+@option(
     "-o",
     "--out",
     type=click.Path(allow_dash=True),
@@ -23,7 +34,7 @@ import click
     metavar="PAGE",
     help="Where to; - for the standard output. What was there is replaced once the page is whole.",
 )
-@click.option("--title", default="nntrain report", show_default=True, help="The page's title.")
+@option("--title", default="nntrain report", show_default=True, help="The page's title.")
 def report(files: tuple[str, ...], out: str, title: str) -> None:
     """Show the runs of all FILEs side by side, on one HTML page that needs no network.
 
@@ -45,7 +56,7 @@ def report(files: tuple[str, ...], out: str, title: str) -> None:
     try:
         _put(Path(out), content)
     except OSError as error:
-        raise click.ClickException(f"{out} cannot be written: {error.strerror or error}.") from error
+        raise UnwritableError(out, error) from error
     click.echo(f"report: {out} ({len(runs)} run{'s' * (len(runs) != 1)}, {len(content) / 1e6:.1f} MB)")
 
 

@@ -294,7 +294,12 @@ def test_where_no_line_comes_for_long_it_says_so_and_what_that_may_mean() -> Non
     to = console("plain")
     line, *_ = scripted()
     silence = [0.0, 0.2, 31.0, 31.2, 40.0, 70.0, 70.2]
-    fed: list[Line | Waiting] = [Waiting(0.0, False), Waiting(0.2, False), line, *(Waiting(one, True) for one in silence)]
+    fed: list[Line | Waiting] = [
+        Waiting(0.0, False),
+        Waiting(0.2, False),
+        line,
+        *(Waiting(one, True) for one in silence),
+    ]
     terminal.follow([*fed, line, Waiting(0.2, True), Waiting(30.0, True)], console=to)
     rows = [row for row in written(to).splitlines() if row.startswith(("waiting", "quiet"))]
     assert [row.split(":")[0] for row in rows] == [

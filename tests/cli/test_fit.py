@@ -491,8 +491,9 @@ def test_the_first_line_comes_within_a_second_and_the_log_is_named_before_torch_
         first = process.stderr.read(1)
         taken.append(time.monotonic() - began)
         assert first == b"n"
-        said = process.stderr.readlines()
-        assert process.wait(timeout=120) == 0
+        said = [process.stderr.readline(), process.stderr.readline()]
+        process.kill()  # what comes after is the training
+        process.communicate()
         assert b"imports torch, which takes seconds" in said[0]
         assert said[1].startswith(b"log: run.jsonl; to watch it")
     assert min(taken) < within

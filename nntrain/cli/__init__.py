@@ -30,14 +30,14 @@ GROUPS: Final = {
 class _Front(Group):
     """The command line itself: its help has the commands in groups, and the exit codes of all of them."""
 
-    def format_commands(self, _: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
         """Write the commands in their groups."""
         for title, commands in GROUPS.items():
             with formatter.section(title):
                 room = formatter.width - 14
                 formatter.write_dl([(f"{one.name:<10}", one.get_short_help_str(room)) for one in commands])
 
-    def format_epilog(self, _: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
         """Write the exit codes."""
         with formatter.section("Exit codes"):
             write_lines(formatter, in_two_columns())

@@ -8,22 +8,23 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from nntrain.cli.exits import Exit
 from nntrain.cli.output import say
 
 if TYPE_CHECKING:
     from nntrain.log.line import Line, Problem
     from nntrain.log.reading import LogReadError, TornLine
 
-EXIT_CODES: Final[Mapping[Problem, int]] = {
-    "invalid": 1,
-    "unreadable": 3,
-    "empty": 4,
-    "binary": 5,
-    "foreign": 6,
-    "version": 7,
-    "torn": 8,
+EXIT_CODES: Final[Mapping[Problem, Exit]] = {
+    "invalid": Exit.WRONG,
+    "unreadable": Exit.UNREADABLE,
+    "empty": Exit.NOTHING,
+    "binary": Exit.DAMAGED,
+    "foreign": Exit.FOREIGN,
+    "version": Exit.VERSION,
+    "torn": Exit.TORN,
 }
-"""The exit code for each kind of bad log. 2 is for bad usage."""
+"""The exit code for each kind of bad log."""
 
 
 def read_or_exit(paths: Sequence[str]) -> list[Line]:

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from nntrain.cli.commands import Command, option
+from nntrain.cli.output import UnwritableError
+
 if TYPE_CHECKING:
     from nntrain.log.line import Line
 
@@ -20,16 +23,24 @@ _LOG: Final = "*.jsonl"
 """What the logs in a folder are called."""
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    short_help="Make one HTML page of runs, side by side.",
+    examples=(
+        "nntrain report run/log.jsonl",
+        'nntrain report slow.jsonl fast.jsonl --title "Two learning rates"',
+        "nntrain report *.jsonl -o - > page.html",
+    ),
+)
 @click.argument("files", nargs=-1, required=True, type=click.Path(allow_dash=True), metavar="FILE|FOLDER...")
-@click.option(
+@option(
     "--name",
     "names",
     multiple=True,
     metavar="NAME",
     help="What the runs of a FILE are called; once for each FILE, in their order. By default after the FILE.",
 )
-@click.option(
+@option(
     "-o",
     "--out",
     type=click.Path(allow_dash=True),
@@ -38,7 +49,7 @@ _LOG: Final = "*.jsonl"
     metavar="PAGE",
     help="Where to; - for the standard output. What was there is replaced once the page is whole.",
 )
-@click.option("--title", default="nntrain report", show_default=True, help="The page's title.")
+@option("--title", default="nntrain report", show_default=True, help="The page's title.")
 def report(files: tuple[str, ...], names: tuple[str, ...], out: str, title: str) -> None:
     """Show the runs of all FILEs side by side, on one HTML page that needs no network.
 
@@ -65,7 +76,7 @@ def report(files: tuple[str, ...], names: tuple[str, ...], out: str, title: str)
     try:
         _put(Path(out), content)
     except OSError as error:
-        raise click.ClickException(f"{out} cannot be written: {error.strerror or error}.") from error
+        raise UnwritableError(out, error) from error
     click.echo(f"report: {out} ({len(runs)} run{'s' * (len(runs) != 1)}, {len(content) / 1e6:.1f} MB)")
 
 

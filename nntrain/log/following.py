@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from nntrain.errors import ConfigError, LogWarning
 from nntrain.log.line import Line
@@ -22,6 +22,13 @@ _HEAD_BYTES: Final = 512
 _END_EVENTS: Final = frozenset({"run_finished", "run_failed"})
 _FLAGS: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 """O_NONBLOCK: opening a named pipe that nobody writes to returns at once."""
+
+
+class Waiting(NamedTuple):
+    """What `watch` yields where no line has come: for how many seconds, and whether there is a file at all."""
+
+    seconds: float
+    there: bool
 
 
 def follow(
@@ -50,6 +57,19 @@ def follow(
 
     Raises `LogReadError` for an invalid line, with its number and byte offset, and for a path that cannot be read.
     """
+    lines = watch(path, poll_s=poll_s, until_finished=until_finished, stop=stop, on_torn=on_torn)
+    return (one for one in lines if isinstance(one, Line))
+
+
+def watch(
+    path: str | os.PathLike[str],
+    *,
+    poll_s: float = 0.2,
+    until_finished: bool = True,
+    stop: Callable[[], bool] | None = None,
+    on_torn: Callable[[TornLine], object] | None = None,
+) -> Iterator[Line | Waiting]:
+    """Yield what `follow` does, and a `Waiting` before each wait."""
     if not poll_s > 0:
         raise ConfigError(f"poll_s is {poll_s!r}; expected a number of seconds above 0.")
     should_stop = stop if stop is not None else lambda: False
@@ -59,11 +79,12 @@ def follow(
     tails = _Tails(path, on_torn)
     unfinished: set[tuple[str, int]] = set()
     seen = False
+    last = time.monotonic()
     try:
         while True:
             waiting = True
             for line in tails.lines():
-                waiting, seen = False, True
+                waiting, seen, last = False, True, time.monotonic()
                 run = line.run_id, line.rank
                 if line.event.event in _END_EVENTS:
                     unfinished.discard(run)
@@ -79,6 +100,7 @@ def follow(
                 return
             if should_stop():
                 return
+            yield Waiting(time.monotonic() - last, tails.there)
             time.sleep(poll_s)
     finally:
         tails.close()
@@ -107,6 +129,11 @@ class _Tails:
     def replaced(self) -> bool:
         """Whether another file is now at the path of one."""
         return any(tail.replaced for tail in self._tails.values())
+
+    @property
+    def there(self) -> bool:
+        """Whether there is a file at all."""
+        return any(tail.there for tail in self._tails.values())
 
     def lines(self) -> Iterator[Line]:
         """Yield the complete lines that were added since the last call, file by file."""
@@ -186,6 +213,11 @@ class _Tail:
         self.close()
         self._reset()
         return True
+
+    @property
+    def there(self) -> bool:
+        """Whether a file was found at the path."""
+        return self._file is not None
 
     def report_torn(self) -> None:
         """Report a last line that will never be completed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -54,6 +55,8 @@ class JsonLog:
         targets: where to write; each line goes to all of them.
         every: log every Nth batch of a phase: a number, `"all"`, or None for no batches. Their losses and metrics are
             read from the device in groups.
+        every_s: log a batch, too, where so many seconds have passed since the last that was logged, or since the log
+            was begun: then whoever follows the log sees it move. Which batches these are is the clock's to say.
         sync: when lines are brought to the disk (`fsync`): after each `"line"`, before the training goes on; at the end
             of each `"epoch"` and of the run, or at the run's `"end"` only, not waited for; or `"never"`. Closing waits.
         run_id: a UUID for the first run; by default a new one, ordered by time.
@@ -71,14 +74,18 @@ class JsonLog:
         self,
         *targets: str | os.PathLike[str] | TextIO | BindableLogger | Target,
         every: int | Literal["all"] | None = None,
+        every_s: float | None = None,
         sync: Sync = "epoch",
         run_id: str | None = None,
         resume: bool = False,
         rank: int | None = None,
     ) -> None:
         self._every = _interval(every)
+        self._every_s = _seconds(every_s)
+        self._due = math.inf if self._every_s is None else time.monotonic() + self._every_s
+        """When a batch is to be logged next, whichever it is, by `time.monotonic()`."""
         _check(targets, sync, run_id, rank)
-        self._remake: Callable[..., JsonLog] = partial(JsonLog, every=every, sync=sync, rank=rank)
+        self._remake: Callable[..., JsonLog] = partial(JsonLog, every=every, every_s=every_s, sync=sync, rank=rank)
         self._sync: Sync = sync
         self._world = known_world() if rank is None else None
         self._rank = known_world().rank if rank is None else rank
@@ -103,8 +110,17 @@ class JsonLog:
 
     @property
     def interest(self) -> Interest:
-        """What it wants to be told: batches in groups, without a state for each."""
-        return Interest(every_batch=self._every, batches=self.batches, check=self._check_world)
+        """What it wants to be told: batches in groups, without a state for each; and where `every_s` is due, one."""
+        wants = None if self._every_s is None else self._is_due
+        return Interest(every_batch=self._every, batches=self.batches, wants=wants, check=self._check_world)
+
+    def _is_due(self, *_: object) -> bool:
+        return time.monotonic() >= self._due
+
+    def _logged_batch(self) -> None:
+        """Note that a batch is logged now."""
+        if self._every_s is not None:
+            self._due = time.monotonic() + self._every_s
 
     @property
     def path(self) -> Path | None:
@@ -122,10 +138,11 @@ class JsonLog:
         """Write the events of a transition. Raises `LogError` if a line is lost."""
         with self._lock_of_process():
             run = self._run_of(transition)
-            run.logged, events = events_of(run.logged, transition, self._every)
+            run.logged, events = events_of(run.logged, transition, 1 if self._is_due() else self._every)
             lines: list[Line] = []
             for event in events:
                 if isinstance(event, BatchRan):
+                    self._logged_batch()
                     self._pending.append((run, event._replace(when=time.monotonic())))
                     if self._should_read(event):
                         lines += self._pending_lines()
@@ -140,6 +157,7 @@ class JsonLog:
             run = self._runs.get(id(info))
             if run is None or run.logged.progress is None:
                 return  # this process was forked during a phase, which the parent process logs
+            self._logged_batch()
             last = ran[-1]
             progress = evolved(run.logged.progress, batch=last.batch, step=last.step, samples=last.samples)
             run.logged = run.logged._replace(progress=progress)
@@ -380,6 +398,14 @@ def _interval(every: object) -> int:
     if not is_count(every, 1):
         raise ConfigError(f"every is {every!r}; expected 'all', a whole number from 1 up, or None for no batches.")
     return every
+
+
+def _seconds(every_s: object) -> float | None:
+    if every_s is None:
+        return None
+    if isinstance(every_s, bool) or not isinstance(every_s, int | float) or not 0 < every_s < math.inf:
+        raise ConfigError(f"every_s is {every_s!r}; expected a number of seconds above 0, or None.")
+    return float(every_s)
 
 
 def _check(targets: Sequence[object], sync: object, run_id: object, rank: object) -> None:

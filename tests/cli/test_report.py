@@ -134,7 +134,7 @@ def test_a_full_disk_leaves_the_page_as_it_was(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "fsync", full)
     (tmp_path / "report.html").write_text("before")
     done = called("one.jsonl")
-    assert done.exit_code == 1
+    assert done.exit_code == 10
     assert "report.html cannot be written: No space left on device" in done.stderr
     assert (tmp_path / "report.html").read_text() == "before"
     assert names(tmp_path) == ["one.jsonl", "report.html", "two.jsonl"]
@@ -143,7 +143,7 @@ def test_a_full_disk_leaves_the_page_as_it_was(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_device_is_written_to_and_not_replaced() -> None:
     done = called("one.jsonl", "-o", "/dev/full")
-    assert done.exit_code == 1
+    assert done.exit_code == 10
     assert "/dev/full cannot be written: No space left on device" in done.stderr
     assert Path("/dev/full").is_char_device()
 

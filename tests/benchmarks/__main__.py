@@ -11,6 +11,7 @@ from typing import Final
 BENCHMARKS: Final = {
     "loop": "loop",
     "toolkit": "toolkit",
+    "parallel": "parallel",
     "profile": "profile",
     "data": "data",
     "resume": "resume",

@@ -2,9 +2,10 @@
 
 Gloo on this machine, one thread a process. All loops live in the same processes and train in turn: many short rounds,
 each begun together, and the shortest of each compared, since what else the machine does only adds time. A round takes
-as long as on the slowest rank. `processor` is the time that both took of processors, the shortest round of each: on a
-machine with fewer free cores than ranks the other columns tell of waiting too. The hand-written loop has its own part of each batch at hand, as from a loader that
-reads no other; nntrain is given whole batches and takes its part. Both say the loss and the accuracy over all ranks.
+as long as on the slowest rank. `processor` is the time that all ranks took of processors, the shortest round of each:
+on a machine with fewer free cores than ranks the other columns tell of waiting too. The hand-written loop has its own
+part of each batch at hand, as from a loader that reads no other; nntrain is given whole batches and takes its part.
+Both say the loss and the accuracy over all ranks.
 """
 
 from __future__ import annotations
@@ -161,7 +162,9 @@ def measured(options: argparse.Namespace, case: Case) -> Took:
 def slowest(of_ranks: Sequence[Took]) -> Rounds[str]:
     """Return the seconds of each round on the rank that took longest."""
     names = of_ranks[0].clock
-    return Rounds({name: [max(one) for one in zip(*(of.clock[name] for of in of_ranks), strict=True)] for name in names})
+    return Rounds(
+        {name: [max(one) for one in zip(*(of.clock[name] for of in of_ranks), strict=True)] for name in names}
+    )
 
 
 def of_all(of_ranks: Sequence[Took]) -> Rounds[str]:

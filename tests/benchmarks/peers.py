@@ -172,7 +172,10 @@ def skorch(model: nn.Module, train: Batches, valid: Batches) -> Prepared:
 
 
 def transformers(model: nn.Module, train: Batches, valid: Batches, **options: object) -> Prepared:
-    """Prepare transformers' Trainer, with more options of it. It has metrics for evaluation only, and says the loss to four digits."""
+    """Prepare transformers' Trainer, with more options of it.
+
+    It has metrics for evaluation only, and says the loss to four digits.
+    """
     transformers: Any = import_module("transformers")
 
     class Scored(nn.Module):

@@ -12,6 +12,7 @@ BENCHMARKS: Final = {
     "loop": "loop",
     "toolkit": "toolkit",
     "parallel": "parallel",
+    "scale": "scale",
     "profile": "profile",
     "data": "data",
     "resume": "resume",

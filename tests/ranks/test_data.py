@@ -49,7 +49,7 @@ def resident() -> ResidentLoader:
 
 def trained_on_both() -> dict[str, Any]:
     found = {}
-    loaders = {"own": per_rank(shard(launched_world().rank)), "resident": resident()}
+    loaders: dict[str, Any] = {"own": per_rank(shard(launched_world().rank)), "resident": resident()}
     for name, loader in loaders.items():
         made = learner(DataLoaders(loader, None), parallel=True)
         state = made.fit(2, print_stats=False).state

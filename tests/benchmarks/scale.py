@@ -201,7 +201,8 @@ def _beyond(model: nn.Module, batches: Batches, subscribers: int, rounds: int, *
         return time.thread_time() - began
 
     hand, ours = zip(*((used(by_hand), used(by_nntrain)) for _ in range(rounds)), strict=True)
-    return (min(ours) - min(hand)) / len(batches) * 1e6
+    more: float = (min(ours) - min(hand)) / len(batches) * 1e6
+    return more
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -211,8 +211,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.parallel", description=__doc__)
     parser.add_argument("--ranks", type=int, default=2, help="processes (default 2)")
-    parser.add_argument("--rounds", type=int, default=200, help="how often each loop is timed (default 200)")
-    parser.add_argument("--batches", type=int, default=20, help="of a round; a sixth more to evaluate (default 20)")
+    parser.add_argument("--rounds", type=int, default=60, help="how often each loop is timed (default 60)")
+    parser.add_argument("--batches", type=int, default=100, help="of a round; a sixth more to evaluate (default 100)")
     parser.add_argument("--cases", type=case_of, nargs="+", default=CASES, metavar="MODEL:SIZE", help="samples a rank")
     parser.add_argument("--no-peers", action="store_false", dest="peers", help="leave out the other libraries")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds that a case may take (default 900)")

@@ -6,9 +6,8 @@ each of its rows is on one rank. Parts differ by one row at most; where there ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
+from collections.abc import Iterator
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 from torch import Tensor
 
@@ -16,9 +15,6 @@ from nntrain.errors import DataError
 from nntrain.ranks.world import World
 from nntrain.values.key import Key
 from nntrain.values.trees import described, first_length, rows_between
-
-if TYPE_CHECKING:
-    from nntrain.data.loaders import Loader
 
 Batch = TypeVar("Batch")
 
@@ -91,30 +87,3 @@ def _length(batch: tuple[Any, ...]) -> int | None:
 def makes_parts(loader: object) -> bool:
     """Return whether a loader makes a rank's part without the others': it has `parts`, and not `divisible` = False."""
     return isinstance(loader, Divisible) and bool(getattr(loader, "divisible", True))
-
-
-@dataclass(frozen=True)
-class Divided(Generic[Batch]):
-    """A loader of a rank's parts of another's batches."""
-
-    loader: Loader[Batch]
-    world: World
-
-    def batches(self, key: Key, epoch: int, start: int) -> Iterator[Part[Batch]]:
-        """Yield this rank's part of each batch from `start` on."""
-        if makes_parts(self.loader):
-            return cast("Divisible[Batch]", self.loader).parts(key, epoch, start, self.world)
-        return (part_of(batch, self.world) for batch in self.loader.batches(key, epoch, start))
-
-    @property
-    def description(self) -> Mapping[str, object]:
-        """What the run's log says of the loader, and how its batches are divided."""
-        from nntrain.data.loaders import description_of  # whose loaders make parts
-
-        made = "made apart" if makes_parts(self.loader) else "cut from whole batches"
-        return {**description_of(self.loader), "parts": made}
-
-
-def undivided(loader: Any) -> Any:
-    """Return the loader whose batches are divided, where they are."""
-    return loader.loader if isinstance(loader, Divided) else loader

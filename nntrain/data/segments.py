@@ -8,7 +8,8 @@ from typing import Any, Final, Generic, NamedTuple
 
 import torch
 
-from nntrain.data.dividing import Divided, Part, makes_parts, undivided
+from nntrain.data.divided import Divided, undivided
+from nntrain.data.dividing import Part, makes_parts
 from nntrain.data.loaders import (
     Batch,
     Loader,

@@ -7,7 +7,8 @@ from typing import Any, Generic
 
 import torch
 
-from nntrain.data.dividing import Divided, part_of, undivided
+from nntrain.data.divided import Divided, undivided
+from nntrain.data.dividing import part_of
 from nntrain.data.loaders import Batch, Loader, SequenceLoader, rows_of
 from nntrain.values.key import Key
 from nntrain.values.log_event import Note

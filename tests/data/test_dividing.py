@@ -18,7 +18,8 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from nntrain import Key
 from nntrain.data import HFLoader, ResidentLoader, per_rank, segments, transformed
-from nntrain.data.dividing import Divided, Part, makes_parts
+from nntrain.data.divided import Divided
+from nntrain.data.dividing import Part, makes_parts
 from nntrain.data.loaders import Loader, as_loader
 from nntrain.data.per_rank import PerRank
 from nntrain.data.stream import Stream

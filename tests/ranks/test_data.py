@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from nntrain import Engine, Learner
 from nntrain.data import DataLoaders, ResidentLoader, per_rank
-from nntrain.data.dividing import Divided
+from nntrain.data.divided import Divided
 from nntrain.ranks.world import launched_world
 from tests.ranks.launching import launch
 

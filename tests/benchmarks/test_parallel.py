@@ -13,12 +13,12 @@ from tests.benchmarks.setting import batches_of, model_of
 from tests.ranks.launching import launch
 
 
-def reported() -> dict[str, Any]:
+def reported() -> dict[tuple[str, str], Any]:
     dist.init_process_group("gloo")
     torch.manual_seed(0)
-    found = {}
+    found: dict[tuple[str, str], Any] = {}
     for model in ("mlp", "cnn"):
-        made = model_of(model)  # type: ignore[arg-type] # one of its names
+        made = model_of(model)
         for name, loop in parallel.OWN.items():
             prepared = loop(made, batches_of(6, 16), batches_of(2, 16))
             prepared.fit()

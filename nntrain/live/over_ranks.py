@@ -118,7 +118,7 @@ class Distributed(Generic[Batch]):
     def __call__(self, model: nn.Module, *given: Any) -> StepOutput[Any]:  # noqa: ARG002 - it is the live one
         """Return what the task makes of a batch; backward from its loss, gradients are means over the ranks."""
         loss = self._ddp(*given)
-        output, self._forward.output = self._forward.output, None
+        output: StepOutput[Any] = self._forward.outputs.pop()
         return output if loss is output.loss else replace(output, loss=loss)
 
 
@@ -137,11 +137,12 @@ class _Forward(nn.Module):
         super().__init__()
         self.model = model
         self._run = run
-        self.output: Any = None
+        self.outputs: list[Any] = []
+        """What the task made of the batch in flight: a module takes long to set an attribute."""
 
     def forward(self, *given: Any) -> Tensor | None:
-        self.output = self._run(self.model, *given)
-        loss: Tensor | None = getattr(self.output, "loss", None)
+        self.outputs[:] = [output := self._run(self.model, *given)]
+        loss: Tensor | None = getattr(output, "loss", None)
         return loss
 
 

@@ -17,7 +17,8 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from nntrain.data.dividing import Divided, Part, part_of
+from nntrain.data.divided import Divided
+from nntrain.data.dividing import Part, part_of
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError, ConfigWarning, DataError, StateError
 from nntrain.live.determinism import deterministic

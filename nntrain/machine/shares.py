@@ -7,6 +7,7 @@ same bits, and another number with the same totals.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -77,20 +78,25 @@ class Sharing:
 
     def whole(self, state: TrainState, *, wanted: bool = True) -> TrainState | None:
         """Return the state with the shares of all ranks, which all call it at the same place; None where rank 0 does
-        not want it."""
+        not want it. Rank 0 alone gets them, since it writes: the others keep the state that they have."""
         ranks = self.ranks
         if ranks is None or not self.is_shared(state):
             return state if wanted else None
         if not ranks.rows([float(wanted)])[0][0]:
             return None
-        _, *others = ranks.gathered(_Share.of(state.sums))
-        state = evolved(state, sums=evolved(state.sums, others=tuple(one.sums() for one in others)))
-        if not self.alone or not _waiting(state):
+        shares = ranks.to_first(_Share.of(state.sums))
+        windows: list[dict[str, Any]] | None = None
+        snapshot, own = None, dict[str, Any]()
+        if self.alone and _waiting(state):
+            snapshot = state.tensors.snapshot()
+            own = dict(snapshot.optim.rules[NAME])
+            windows = ranks.to_first(memory_map(own, _on_cpu))
+        if shares is None:
             return state
-        snapshot = state.tensors.snapshot()
-        own = dict(snapshot.optim.rules[NAME])
-        _, *others_of = ranks.gathered(memory_map(own, _on_cpu))
-        return _with_window(state, snapshot, {**own, "others": others_of})
+        state = evolved(state, sums=evolved(state.sums, others=tuple(one.sums() for one in shares[1:])))
+        if snapshot is None or windows is None:
+            return state
+        return _with_window(state, snapshot, {**own, "others": windows[1:]})
 
     def own(self, state: TrainState) -> TrainState:
         """Return a loaded state with this rank's share alone: its own, or, of another number of ranks, all on rank 0.
@@ -145,9 +151,20 @@ def _with_window(state: TrainState, snapshot: Snapshot, window: dict[str, Any]) 
 
 
 def of_all_ranks(ranks: Ranks, sums: Sums, metrics: PhaseMetrics) -> Sums:
-    """Return a phase's sums over all ranks; the same on each of them."""
-    shares = [one.sums() for one in ranks.gathered(_Share.of(sums))]
+    """Return a phase's sums over all ranks; the same on each of them.
+
+    Where no metric remembers anything they go as a few numbers a rank, which cost each of a thousand ranks little.
+    """
     own = sums.weighted
+    whole = own.whole()
+    kind = float(zlib.crc32(repr((own.metrics, own.has_loss)).encode()))
+    most, least, remembers, longest = ranks.greatest([kind, -kind, float(bool(own.memory)), float(len(whole))])
+    if most == -least and not remembers:
+        padding = [0.0] * (int(longest) - len(whole))  # a shorter one lacks weights that are no ints
+        *totals, samples, seconds = zip(*ranks.rows([*whole, *padding, float(sums.samples), sums.seconds]), strict=True)
+        weighted = WeightedSums([sum(one) for one in totals], own.metrics, has_loss=own.has_loss)
+        return evolved(sums, weighted=weighted, samples=int(sum(samples)), seconds=max(seconds), others=())
+    shares = [one.sums() for one in ranks.gathered(_Share.of(sums))]
     for rank, one in enumerate(shares):
         if (one.weighted.metrics, one.weighted.has_loss) != (own.metrics, own.has_loss):
             raise RankError(

@@ -37,9 +37,8 @@ class Pulse:
         if not at_once and self._batches < self._every:
             return None
         now = time.monotonic()
-        rows = self._ranks.rows([float(signal or 0), now - self._last])
-        elapsed = max(row[1] for row in rows)
+        greatest, elapsed = self._ranks.greatest([float(signal or 0), now - self._last])
         self._every = max(1, min(_MOST_BATCHES, round(_SECONDS * self._batches / max(elapsed, 1e-6))))
         self._batches, self._last = 0, now
         self._seconds += elapsed
-        return int(max(row[0] for row in rows)) or None
+        return int(greatest) or None

@@ -55,6 +55,13 @@ class Ranks:
             dist.all_gather_object(found, value)
         return found
 
+    def to_first(self, value: Value) -> list[Value] | None:
+        """Return on rank 0 what each rank gave, in their order, and None on the others. It is pickled on the way."""
+        found: list[Any] | None = [None] * self.world.size if self.world.first else None
+        with self.together("give rank 0 what each has"):
+            dist.gather_object(value, found, dst=0)
+        return found
+
     def from_rank(self, rank: int, value: Value) -> Value:
         """Return on all ranks what `rank` gave. It is pickled on the way."""
         cell: list[Any] = [value]
@@ -71,6 +78,13 @@ class Ranks:
         rows: list[list[float]] = found.view(self.world.size, len(numbers)).tolist()
         return rows
 
+    def greatest(self, numbers: Sequence[float]) -> list[float]:
+        """Return the greatest that any rank gave, place by place; no rank has more to read where there are more."""
+        found = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        with self.together("compare a few numbers"):
+            dist.all_reduce(found, dist.ReduceOp.MAX)
+        return [float(one) for one in found.tolist()]
+
     def copied_from_first(self, tensors: Sequence[Tensor]) -> None:
         """Make tensors what they are on rank 0, in place."""
         with self.together("take the tensors of rank 0"), torch.no_grad():
@@ -84,10 +98,12 @@ class Ranks:
         `names` are all that there may be: what no rank has a gradient of is left out; where only some have one, the
         others' is 0.
         """
-        rows = self.rows([weight, *(float(name in gradients) for name in names)])
-        total = sum(row[0] for row in rows)
-        there = [name for at, name in enumerate(names, 1) if any(row[at] for row in rows)]
-        size, shapes = self.world.size, self._shapes(gradients, there, rows, names)
+        total = sum(row[0] for row in self.rows([weight]))
+        found_here = [float(name in gradients) for name in names]
+        both = self.greatest([*found_here, *(1.0 - one for one in found_here)])
+        there = [name for name, somewhere in zip(names, both, strict=False) if somewhere]
+        lacking = [name for name, not_here in zip(names, both[len(names) :], strict=True) if not_here]
+        size, shapes = self.world.size, self._shapes(gradients, [name for name in lacking if name in there])
         share = weight * size / total if total else 1.0
         found = {
             name: gradients[name] if name in gradients else torch.zeros(shapes[name][0], dtype=shapes[name][1])
@@ -101,10 +117,9 @@ class Ranks:
         return {name: one.to(found[name].device) for name, one in zip(there, summed, strict=True)}
 
     def _shapes(
-        self, gradients: Mapping[str, Tensor], there: Sequence[str], rows: list[list[float]], names: Sequence[str]
+        self, gradients: Mapping[str, Tensor], lacking: Sequence[str]
     ) -> dict[str, tuple[torch.Size, torch.dtype]]:
         """Return shapes and dtypes of what some rank has no gradient of; all ranks come here alike."""
-        lacking = [name for name in there if not all(row[1 + names.index(name)] for row in rows)]
         if not lacking:
             return {}
         told = self.gathered({name: (one.shape, one.dtype) for name, one in gradients.items() if name in lacking})

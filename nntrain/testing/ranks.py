@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from nntrain.data.dividing import undivided
+from nntrain.data.divided import undivided
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError
 from nntrain.machine.learner import Learner

@@ -94,7 +94,6 @@ def test_what_cannot_be_read(command: str, path: str) -> None:
     done = called(command, path)
     assert (done.exit_code, done.stdout) == (3, "")
     assert done.stderr.startswith(f"Error: {path}: it cannot be read")
-    assert called("follow", ".").exit_code == 3
 
 
 def test_bad_usage() -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from nntrain.cli.settings import FitConfig, Options
     from nntrain.cli.target import Data
     from nntrain.data import ImageLoaders
+    from nntrain.live.engine import Engine
     from nntrain.machine.learner import Learner
     from nntrain.subscribers.protocol import Subscriber
     from nntrain.values.state import TrainState
@@ -54,6 +56,11 @@ _OF_DATA: Final = ("data_dir", "sources")
 )
 @click.option("--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--parallel",
+    type=click.Choice(["data"]),
+    help="How the processes that torchrun starts share the training: by a part of each batch.",
+)
 @click.option("--patience", type=click.IntRange(min=1), help="Stop after so many epochs without a better eval loss.")
 @click.option(
     "--log",
@@ -211,13 +218,20 @@ def _learner(
         yield _classifier(config, said, ready)
         return
     from nntrain.cli.target import learner_of
+    from nntrain.live.engine import Engine
 
     ready()
     device = device_of(config.device) if "device" in config.model_fields_set else None
     data = data_of(config, _seed(config)) if "data" in config.model_fields_set else None
     goal = {"epochs": config.epochs} if config.steps is None else {"steps": config.steps}
-    with learner_of(target, config.parameters, _seed(config), places, data=data, goal=goal) as learner:
-        yield learner if device is None else learner.replace(device=device)
+    with learner_of(target, config.parameters, _seed(config), places, data=data, goal=goal) as own:
+        learner = own
+        if device is not None:
+            learner = learner.replace(device=device)
+        if config.parallel is not None:
+            learner = learner.replace(engine=replace(learner.engine or Engine(), parallel=config.parallel))
+        _check_shared(learner.engine)
+        yield learner
 
 
 def _seed(config: FitConfig) -> int:
@@ -236,10 +250,12 @@ def _classifier(config: FitConfig, said: TextIO, ready: Callable[[], None]) -> L
     import torch
 
     from nntrain.data import DataLoaders
+    from nntrain.live.engine import Engine
     from nntrain.machine.learner import Learner
     from nntrain.metrics.functions import accuracy
 
-    where = device_of(config.device)
+    engine = Engine(device=device_of(config.device), parallel=config.parallel)
+    _check_shared(engine)
     dls = DataLoaders.from_hf_dd(data_of(config, _seed(config)).read(), batch_size=config.batch_size)
     _check_sizes(dls, config.data)
     if not config.quiet and config.data not in {"digits", "fashion-mnist"}:
@@ -252,8 +268,21 @@ def _classifier(config: FitConfig, said: TextIO, ready: Callable[[], None]) -> L
         accuracy,
         torch.optim.SGD,
         config.lr,
-        device=where,
+        engine=engine,
     )
+
+
+def _check_shared(engine: Engine | None) -> None:
+    """Raise `BadParameter` where a launcher has started several processes, and each would train by itself."""
+    from nntrain.ranks.world import launched_world
+
+    size = launched_world().size
+    if size > 1 and (engine is None or engine.parallel is None):
+        raise click.BadParameter(
+            f"{size} processes were started, and each would do the whole training by itself. Add --parallel data, and "
+            f"they share each batch.",
+            param_hint="--parallel",
+        )
 
 
 def _check_target(target: str | None, config: FitConfig, places: Places) -> None:

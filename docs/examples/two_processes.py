@@ -21,6 +21,7 @@ from nntrain import Checkpoint, Engine, Learner, accuracy, evaluate, fit_step
 from nntrain.checkpoint import resume
 from nntrain.data import DataLoaders, load_digits
 from nntrain.ranks.world import current_world
+from nntrain.sinks import PrintStats
 
 EPOCHS: Final = 10
 Batch = tuple[Tensor, Tensor]
@@ -42,7 +43,7 @@ def learner(width: int = 64, batch_size: int = 64) -> Learner[Batch]:
 
 def main(epochs: int, folder: Path, width: int = 64) -> float:
     """Train up to so many epochs from what is in the folder, and return the accuracy on the test split."""
-    made = learner(width).replace(sinks=[Checkpoint(folder, every_steps=50)])
+    made = learner(width).replace(sinks=[Checkpoint(folder, every_steps=50), PrintStats()])
     state = resume(folder, made).state or made.init(seed=0)
     if state.progress.at != "finished":
         state = fit_step(made, state, epochs=epochs).state

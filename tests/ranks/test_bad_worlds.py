@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from click.testing import CliRunner
 from torch import Tensor, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined] # torch exports it, unsaid
 
-from nntrain import Engine, Learner, lr_find
+from nntrain import Engine, Learner, Subscriber, TrainState, lr_find
+from nntrain.cli import nntrain
 from nntrain.data import DataLoaders
 from nntrain.errors import ConfigError, NNTrainError, RankError
 from nntrain.machine.steps import advance
 from nntrain.ranks import meeting, world
 from nntrain.ranks.options import DataParallel
 from nntrain.ranks.world import launched_world, local_device
-from tests.ranks.launching import CONTEXT, free_port, launch
+from tests.ranks.launching import CONTEXT, LaunchError, free_port, launch
 
 Batch = tuple[Tensor, Tensor]
 
@@ -164,3 +167,34 @@ def _meets(pipe: Any, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     meeting.meet(1, 2, 60).set("word", "of rank 1")
     pipe.send("met")
+
+
+class Ends(Subscriber[Batch]):
+    """Ends the process of rank 0, which holds the store, between two epochs."""
+
+    def before_epoch(self, state: TrainState) -> TrainState:
+        if dist.get_rank() == 0 and state.progress.step:
+            os._exit(3)
+        return state
+
+
+def without_first(folder: str) -> None:
+    torch.manual_seed(3)
+    said = said_of(lambda: learner_of().replace(subs=[Ends()]).fit(2, print_stats=False))
+    Path(folder, f"said-{dist.get_rank()}").write_text(said)
+
+
+@pytest.mark.sweep
+def test_the_end_of_rank_0_is_told_as_that_by_all(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError):
+        launch(without_first, 3, str(tmp_path))
+    for rank in (1, 2):
+        assert (tmp_path / f"said-{rank}").read_text().startswith("RankError Rank 0 has ended"), rank
+
+
+def test_several_processes_that_share_nothing_are_refused_by_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    done = CliRunner().invoke(nntrain, ["fit", "--log", "-"])
+    assert done.exit_code == 2
+    assert "Add --parallel data" in done.output

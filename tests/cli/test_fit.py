@@ -466,8 +466,8 @@ def test_a_disk_that_is_full_is_told_and_the_training_goes_on(tmp_path: Path) ->
 def test_help_tells_every_option() -> None:
     said = called("--help").output
     options = (
-        "data data-dir epochs batch-size lr hidden seed device parallel patience log log-every quiet checkpoint-dir save-every "
-        "resume"
+        "data data-dir epochs batch-size lr hidden seed device parallel patience log log-every quiet checkpoint-dir "
+        "save-every resume"
     )
     assert [name for name in options.split() if f"--{name}" not in said] == []
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,23 +54,23 @@ class Launched:
             time.sleep(0.02)
         return [int(path.read_text()) for path in paths]
 
-    def waits_for(self, name: str) -> None:
-        """Wait for a file that a rank writes."""
-        until = time.monotonic() + LIMIT
-        while not (self.folder / name).exists():
+    def waits_for(self, name: str, text: str = "") -> None:
+        """Wait for a file that a rank writes, and a text in it."""
+        until, path = time.monotonic() + LIMIT, self.folder / name
+        while not (path.exists() and text in path.read_text()):
             if time.monotonic() > until:
-                raise TimeoutError(f"There is no {name}:\n{self.said()}")
+                raise TimeoutError(f"There is no {name} with {text}:\n{self.said()}")
             time.sleep(0.02)
 
 
 @contextmanager
 def launched(
-    folder: Path, *words: str, size: int = 2, restarts: int = 0, standalone: bool = True
+    folder: Path, *words: str, size: int = 2, restarts: int = 0, where: Sequence[str] = ("--standalone",)
 ) -> Iterator[Launched]:
     """Run torchrun for a block: `python -m tests.faults.rank_training`, or other `words`. All are killed at its end."""
     folder.mkdir(parents=True, exist_ok=True)
     output = folder / "output.txt"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
+    command = [sys.executable, "-m", "torch.distributed.run", *where, "--nproc-per-node", str(size)]
     command += ["--max-restarts", str(restarts), "--monitor-interval", "0.1"]
     command += ["-m", "tests.faults.rank_training", str(folder), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

@@ -18,6 +18,7 @@ from nntrain.log import read
 from nntrain.values.log_event import WarningEvent
 from tests.faults.rank_training import AMID
 from tests.faults.ranks import RankKiller, kill, launched
+from tests.ranks.launching import free_port
 
 pytestmark = [
     pytest.mark.faults,
@@ -85,3 +86,25 @@ def test_one_process_goes_on_where_two_were_and_the_log_says_so(tmp_path: Path) 
     path = latest(tmp_path / "run").path
     assert path is not None
     assert inspect(path).progress.at == "finished"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="who a process's parent is, is read from /proc")
+def test_one_of_two_machines_goes_on_without_the_other(tmp_path: Path) -> None:
+    """Each machine is a torchrun of one rank; with `--nnodes 1:2` one of them is enough."""
+    where = ["--nnodes", "1:2", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+    where += ["--rdzv-id", "two", "--rdzv-conf", "last_call_timeout=10,keep_alive_interval=1,keep_alive_max_attempt=3"]
+    given = ("--epochs", "100000")
+    with launched(tmp_path, *given, size=1, restarts=5, where=where) as one:
+        with launched(tmp_path, *given, size=1, restarts=5, where=where) as other:
+            processes = one.ranks(0, 2, "amid")
+            assert processes is not None, one.said()
+            # Which of the two has rank 0 is decided as they meet: the other's rank is the child of its torchrun.
+            mine = [process for process in processes if parent_of(process) == other.process.pid]
+            kill(other.process.pid)
+            for process in mine:
+                kill(process)
+        one.waits_for("log.jsonl", "world_size was 2, and is 1")
+
+
+def parent_of(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])

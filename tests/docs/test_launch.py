@@ -62,7 +62,8 @@ def test_the_batch_script_asks_for_a_signal_in_time_and_for_the_queue() -> None:
     (script,) = [one for one in SCRIPTS if "#SBATCH" in one]
     first, *lines = script.splitlines()
     assert first == "#!/bin/bash"
-    asked = dict(line.removeprefix("#SBATCH --").partition("=")[::2] for line in lines if line.startswith("#SBATCH "))
+    said_to_slurm = [line.removeprefix("#SBATCH --").partition("=") for line in lines if line.startswith("#SBATCH ")]
+    asked = {name: value for name, _, value in said_to_slurm}
     assert asked["signal"] == "TERM@120"  # to the steps, and not to the shell (B:)
     assert asked["requeue"] == ""
     assert asked["ntasks-per-node"] == "1"

@@ -44,7 +44,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
         "subscribers": "errors values",
         "sinks": "errors values ranks",
         "machine": " ".join(one for one in CORE[:-2] if one != "schedules"),
-        "evaluation": " ".join(one for one in CORE[:-1] if one not in {"schedules", "metrics", "ranks"}),
+        "evaluation": " ".join(one for one in CORE[:-1] if one not in {"schedules", "metrics"}),
         "looking": "errors values task metrics data live subscribers machine evaluation",
         "log": "errors values ranks sinks",
         "checkpoint": "errors values ranks sinks machine",

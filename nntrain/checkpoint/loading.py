@@ -201,8 +201,8 @@ def load(path: str | os.PathLike[str], learner: Learner[Batch, Any]) -> TrainSta
     return evolved(state, loaded=tuple(loaded))
 
 
-_COMPARED: Final = ("lr", "lr_schedule", "loss_fn", "metrics", "subscribers")
-"""The settings of a run that should not change, or it goes on differently: these, and the sizes of all its data."""
+_COMPARED: Final = ("lr", "lr_schedule", "loss_fn", "metrics", "subscribers", "world_size")
+"""The settings with which a run goes on differently, where they change: these, and the sizes of all its data."""
 
 
 def _data_of(place: Progress) -> str:

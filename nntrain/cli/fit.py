@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from nntrain.cli.settings import FitConfig, Options
     from nntrain.cli.target import Data
     from nntrain.data import ImageLoaders
+    from nntrain.live.engine import Engine
     from nntrain.machine.learner import Learner
     from nntrain.subscribers.protocol import Subscriber
     from nntrain.values.state import TrainState
@@ -137,6 +139,12 @@ _SETTINGS: Final = "Settings and extensions"
     show_default=True,
     group=_TRAINING,
     help="auto: CUDA if there is one.",
+)
+@option(
+    "--parallel",
+    type=click.Choice(["data"]),
+    group=_TRAINING,
+    help="Under torchrun: ranks divide batches.",
 )
 @option(
     "--log",
@@ -331,13 +339,20 @@ def _learner(
         yield _classifier(config, said)
         return
     from nntrain.cli.target import learner_of
+    from nntrain.live.engine import Engine
 
     tell(f"makes the learner: {target} ...")
     device = device_of(config.device) if "device" in config.model_fields_set else None
     data = data_of(config, _seed(config)) if "data" in config.model_fields_set else None
     goal = {"epochs": config.epochs} if config.steps is None else {"steps": config.steps}
-    with learner_of(target, config.parameters, _seed(config), places, data=data, goal=goal) as learner:
-        yield learner if device is None else learner.replace(device=device)
+    with learner_of(target, config.parameters, _seed(config), places, data=data, goal=goal) as own:
+        learner = own
+        if device is not None:
+            learner = learner.replace(device=device)
+        if config.parallel is not None:
+            learner = learner.replace(engine=replace(learner.engine or Engine(), parallel=config.parallel))
+        _check_shared(learner.engine)
+        yield learner
 
 
 def _seed(config: FitConfig) -> int:
@@ -356,10 +371,12 @@ def _classifier(config: FitConfig, said: TextIO) -> Learner[Any]:
     import torch
 
     from nntrain.data import DataLoaders
+    from nntrain.live.engine import Engine
     from nntrain.machine.learner import Learner
     from nntrain.metrics.functions import accuracy
 
-    where = device_of(config.device)
+    engine = Engine(device=device_of(config.device), parallel=config.parallel)
+    _check_shared(engine)
     dls = DataLoaders.from_hf_dd(data_of(config, _seed(config)).read(), batch_size=config.batch_size)
     _check_sizes(dls, config.data)
     if not config.quiet and config.data not in {"digits", "fashion-mnist"}:
@@ -371,8 +388,21 @@ def _classifier(config: FitConfig, said: TextIO) -> Learner[Any]:
         accuracy,
         torch.optim.SGD,
         config.lr,
-        device=where,
+        engine=engine,
     )
+
+
+def _check_shared(engine: Engine | None) -> None:
+    """Raise `BadParameter` where a launcher has started several processes, and each would train by itself."""
+    from nntrain.ranks.world import launched_world
+
+    size = launched_world().size
+    if size > 1 and (engine is None or engine.parallel is None):
+        raise click.BadParameter(
+            f"{size} processes were started, and each would do the whole training by itself. Add --parallel data, and "
+            f"they share each batch.",
+            param_hint="--parallel",
+        )
 
 
 def _check_target(target: str | None, config: FitConfig, places: Places) -> None:

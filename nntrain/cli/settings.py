@@ -65,6 +65,9 @@ class FitConfig(BaseSettings):
     hidden: Annotated[int, Field(ge=1, le=1 << 20, description="width of the hidden layer")] = 50
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    parallel: Annotated[
+        Literal["data"] | None, Field(description="how the processes that torchrun starts share the training")
+    ] = None
     patience: Annotated[int | None, Field(ge=1, description="epochs without a better eval loss, then stop")] = None
     log: Annotated[Path | None, Field(description="where to write the event log; - is the standard output")] = None
     log_every: Annotated[

@@ -43,7 +43,7 @@ from nntrain.metrics.phase import PhaseMetrics
 from nntrain.ranks.comparing import check_same, source_digest
 from nntrain.ranks.options import as_parallel
 from nntrain.ranks.pulse import Pulse
-from nntrain.ranks.ranks import ranks_for
+from nntrain.ranks.ranks import Ranks, ranks_for
 from nntrain.ranks.world import local_device
 from nntrain.sinks.interest import Sink, check_sink, interest_of, sink_name
 from nntrain.sinks.news import News
@@ -351,6 +351,7 @@ class Learner(Generic[Batch, Preds_co]):
             )
         check_deterministic(workspace.device, wanted=engine.deterministic)
         if ranks is not None:
+            _check_parallel(workspace, ranks)
             workspace.shared = ranks.copied_from_first
         news = News()
         metrics = PhaseMetrics(self._metrics, workspace.device)
@@ -379,6 +380,8 @@ class Learner(Generic[Batch, Preds_co]):
         # Nothing of a machine refers to its learner: memory on a device is to be free when the learner is, not when
         # Python next looks for cycles.
         config = {**self._config, "data": data}
+        if parallel is not None:
+            config |= {"world_size": 1 if ranks is None else ranks.world.size}
         if ranks is not None:
             check_same(self._of_all_ranks(workspace.spec))
         optimizers = {name: optimizer_of(rule) for name, rule in rules.items()}
@@ -413,6 +416,7 @@ class Learner(Generic[Batch, Preds_co]):
             deterministic=engine.deterministic,
             compiles=options is not None,
             ranks=ranks,
+            parallel=parallel is not None,
             pulse=pulse,
             sharing=sharing,
         )
@@ -517,6 +521,16 @@ class Learner(Generic[Batch, Preds_co]):
             of = "train" if train else f"valid/{name}" if name else "valid"
             config |= {f"{of}_{what}": count for what, count in sizes_of(items, where).items()}
         return config
+
+
+def _check_parallel(workspace: Workspace, ranks: Ranks) -> None:
+    """Raise `ConfigError` for an optimizer that decides by each rank's own loss how often it evaluates the model."""
+    if workspace.needs_closure and not workspace.optimizer.evaluates_apart:
+        raise ConfigError(
+            f"{workspace.optimizer.kind} evaluates the model as often as its loss asks for, and each of the "
+            f"{ranks.world.size} ranks has but the loss of its own rows. Take an optimizer without a closure, or train "
+            f"on one process."
+        )
 
 
 def _no_loss(*_: object) -> Tensor:

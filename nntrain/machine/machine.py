@@ -38,6 +38,7 @@ from nntrain.metrics.monitors import Monitors
 from nntrain.metrics.phase import PhaseMetrics
 from nntrain.ranks.pulse import Pulse
 from nntrain.ranks.ranks import Ranks
+from nntrain.ranks.world import current_world
 from nntrain.sinks.audience import Watcher
 from nntrain.sinks.interest import Sink
 from nntrain.sinks.news import News
@@ -124,6 +125,8 @@ class Machine(Generic[Batch]):
     ranks: Ranks | None = None
     """The processes that train together, if there are others."""
     pulse: Pulse | None = None
+    parallel: bool = False
+    """Whether the learner shares its batches with other processes, where there are any."""
     sharing: Sharing | None = None
     """How a checkpoint gets what is divided over them, and gives it back; None in a machine that is no learner's."""
     turn: Turn = field(default_factory=Turn)
@@ -163,8 +166,11 @@ class Machine(Generic[Batch]):
     def running(self) -> Iterator[None]:
         """Surround any number of steps: whose turn it is, and the caller's grad mode and generators to go back to.
 
-        No step depends on what the one before it left in the generators; each seeds them for itself.
+        No step depends on what the one before it left in the generators; each seeds them for itself. Raises
+        `ConfigError` where the world is another than when the machine was made.
         """
+        if self.parallel:
+            self._check_world()
         with (
             self.turn.taken(),
             ordinary_tensors(),
@@ -177,6 +183,15 @@ class Machine(Generic[Batch]):
             self.turn.begin()
             self.workspace.empties_autocast_cache = torch.is_autocast_enabled(self.workspace.device.type)
             yield
+
+    def _check_world(self) -> None:
+        now = current_world().size
+        if now != self._size:
+            raise ConfigError(
+                f"The learner's first state was made in a world of {self._size}, and torch's process group is of {now} "
+                f"now. Make the group first, or leave that to the learner, which joins the group that torchrun "
+                f"describes; learner.replace() makes one for the world of now."
+            )
 
     def check_sums(self, state: TrainState) -> None:
         """Raise `StateError` for a state amid a phase of a set that is not there, or whose sums are of other

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nntrain.errors import RankError
 from nntrain.ranks.console import tell_errors_once
+from nntrain.ranks.meeting import launcher_has_store
 from nntrain.ranks.world import World, join_world
 
 Value = TypeVar("Value")
@@ -29,6 +30,8 @@ _LOST: Final = re.compile(
     re.IGNORECASE,
 )
 """What torch says where a rank did not come to a collective."""
+_TIMED_OUT: Final = re.compile(r"timed? ?out", re.IGNORECASE)
+"""What torch says where a rank is perhaps still there."""
 
 
 class Ranks:
@@ -176,27 +179,49 @@ class Ranks:
         self._say("lost", str(error))
         until = time.monotonic() + _ROLL_CALL
         failed: dict[int, str] = {}
-        missing = set(range(self.world.size)) - {self.world.rank}
-        with suppress(dist.DistError, RuntimeError):  # the store may be gone, with the rank that holds it
+        own = self.world.rank
+        missing = set(range(self.world.size)) - {own}
+        try:
             while missing and not failed and time.monotonic() < until:
                 failed = {rank: said for rank in missing if (said := self._said("failed", rank)) is not None}
                 missing -= {rank for rank in missing if self._said("lost", rank) is not None}
                 time.sleep(0.05)
+        except (dist.DistError, RuntimeError):  # the store is gone with the process that holds it
+            return self._without_store(purpose)
         self._failures += 1
-        rank = self.world.rank
         if failed:
             who, said = min(failed.items())
-            return RankError(f"Rank {who} failed, and with it rank {rank}, which was to {purpose} with it: {said}", who)
+            return RankError(f"Rank {who} failed, and with it rank {own}, which was to {purpose} with it: {said}", who)
         if missing:
             who = min(missing)
             names = ", ".join(map(str, sorted(missing)))
+            if _TIMED_OUT.search(str(error)):
+                return RankError(
+                    f"Rank {names} did not come to {purpose} with rank {own} within {self.timeout:g} seconds: it "
+                    f"hangs, or left the training on a way of its own. See its own output. All ranks do the same; "
+                    f"where a step takes longer, let them wait longer: DataParallel(timeout=...).",
+                    who,
+                )
             return RankError(
-                f"Rank {names} did not come to {purpose} with rank {rank} within {self.timeout:g} seconds, or has "
-                f"ended: it hangs, was killed, or left the training on a way of its own. See its own output. All ranks "
-                f"do the same; where a step takes longer, let them wait longer: DataParallel(timeout=...).",
+                f"Rank {names} has ended, while rank {own} was to {purpose} with it: it was killed, or left the "
+                f"training on a way of its own. See its own output.",
                 who,
             )
         return RankError(f"The ranks could not {purpose} together, though all are there: {error}")
+
+    def _without_store(self, purpose: str) -> RankError:
+        """Return what it comes to that the ranks' meeting place is gone: with rank 0, or with torchrun."""
+        own = self.world.rank
+        if launcher_has_store():
+            return RankError(
+                f"The launcher has ended, with which the ranks' store is, while rank {own} was to {purpose} with the "
+                f"others. See its output."
+            )
+        return RankError(
+            f"Rank 0 has ended, with which the ranks' store is, while rank {own} was to {purpose} with it: it failed, "
+            f"was killed, or left the training on a way of its own. See its own output.",
+            0,
+        )
 
     def _say(self, what: str, text: str) -> None:
         with suppress(Exception):  # the store is gone with the rank that holds it

@@ -533,8 +533,8 @@ def test_the_default_logs_a_batch_a_second_at_most(monkeypatch: pytest.MonkeyPat
 def test_help_tells_every_option() -> None:
     said = called("--help-all").output
     options = (
-        "data data-dir epochs batch-size lr hidden seed device patience log log-every quiet checkpoint-dir save-every "
-        "resume"
+        "data data-dir epochs batch-size lr hidden seed device parallel patience log log-every quiet checkpoint-dir "
+        "save-every resume"
     )
     assert [name for name in options.split() if f"--{name}" not in said] == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -33,11 +34,16 @@ def name_of(page: Path) -> str:
 
 
 PYTHON = [page for page in PAGES if blocks(page, "python")]
-COMMANDS = [(page, line) for page in PAGES for block in blocks(page, "sh") for line in block.splitlines()]
+COMMANDS = [
+    pytest.param(page, line, marks=[pytest.mark.sweep] if line.startswith("torchrun") else [])
+    for page in PAGES
+    for block in blocks(page, "sh")
+    for line in block.splitlines()
+]
 
 
 def test_there_is_something_to_run_in_every_language() -> None:
-    known = {"python", "sh", "text", "mermaid", "toml"}
+    known = {"python", "sh", "text", "mermaid", "toml", "bash", "yaml"}
     assert {language for page in PAGES for language, _ in FENCE.findall(page.read_text())} <= known
     assert len(PYTHON) >= 5
 
@@ -49,6 +55,8 @@ def test_python_blocks_run_one_after_the_other(
     monkeypatch.chdir(tmp_path)
     module = {"__name__": "__docs__"}
     for block in blocks(page, "python"):
+        if re.search(r"^from ray\b", block, re.MULTILINE):
+            continue  # tests/docs/test_launch.py runs it, where there is Ray
         exec(compile(block, name_of(page), "exec", dont_inherit=True), module)
     said = capsys.readouterr()
     assert "Traceback" not in said.err
@@ -93,6 +101,10 @@ def test_commands_run(page: Path, line: str, tmp_path: Path, monkeypatch: pytest
             assert config["tool"]["pytest"]["ini_options"]["testpaths"] == ["tests", "nntrain"]
             continue  # the very command that runs this test
         words = shlex.split(command.removeprefix("uv run "))
+        if words[0] == "torchrun":
+            torchrun = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
+            subprocess.run(torchrun, check=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            continue
         assert words[0] == "nntrain", f"{page}: {command}"
         if page.name == "README.md":
             subprocess.run([sys.executable, "-m", *words], check=True, timeout=300)

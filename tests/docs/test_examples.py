@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -85,6 +88,10 @@ def resume_after_a_kill(folder: Path) -> None:
     assert whole.train(folder / "run", 1).progress.at == "finished"
 
 
+def two_processes(folder: Path) -> None:
+    script("two_processes").main(1, folder / "run", 16)
+
+
 SMALL: Final[dict[str, tuple[Callable[[Path], None], tuple[str, ...]]]] = {
     "digits_gan": (digits_gan, ("width=16",)),
     "digits_vae": (digits_vae, ("width=16",)),
@@ -95,6 +102,7 @@ SMALL: Final[dict[str, tuple[Callable[[Path], None], tuple[str, ...]]]] = {
     "tabular_regression": (tabular_regression, ("width=16", "rows=400")),
     "fashion_mnist_cnn": (fashion_mnist_cnn, ("width=4", "batch_size=16", "data_dir=.")),
     "language_model": (language_model, ("width=16", "layers=1", "pieces=40")),
+    "two_processes": (two_processes, ("width=16",)),
 }
 """How each is run in the small, and what is set for that on the command line."""
 
@@ -132,6 +140,18 @@ def test_a_script_s_learner_is_fitted_on_the_command_line(
     done = CliRunner().invoke(nntrain, ["fit", f"{FOLDER / name}.py:learner", "--epochs", "1", *sets])
     assert done.exit_code == 0, done.output
     assert "epoch=00 | train | loss=" in done.output
+
+
+@pytest.mark.sweep
+def test_two_processes_train_together(tmp_path: Path) -> None:
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(FOLDER / "two_processes.py"), str(tmp_path / "run"), "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=150, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 processes, 364 samples, accuracy=") == 1
 
 
 @pytest.mark.parametrize("picture", sorted(FOLDER.glob("*.png")), ids=lambda one: one.stem)

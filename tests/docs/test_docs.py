@@ -19,7 +19,10 @@ from nntrain.cli.settings import make_plugins, read_config
 from nntrain.machine.table import TABLE
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MADE = {"_build", "docstrings"}
+"""The folders under `docs` that the site's build makes."""
+PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if not MADE & {*page.parts})]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TEST_COMMAND = "uv run pytest"
 
@@ -37,7 +40,7 @@ COMMANDS = [(page, line) for page in PAGES for block in blocks(page, "sh") for l
 
 
 def test_there_is_something_to_run_in_every_language() -> None:
-    known = {"python", "sh", "text", "mermaid", "toml"}
+    known = {"python", "sh", "text", "mermaid", "toml", "console"}  # the last are those of test_contributing
     assert {language for page in PAGES for language, _ in FENCE.findall(page.read_text())} <= known
     assert len(PYTHON) >= 5
 
@@ -117,9 +120,29 @@ def test_toml_blocks_are_configurations_or_entry_points(page: Path, block: str, 
     assert make_plugins("subscribers", config.subscribers)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    """Those of README too, which is no page of the site, and of what a forge shows."""
+    for link in LINK.findall(FENCE.sub("", page.read_text())):
+        path, _, heading = link.partition("#")
+        if "://" in path:
+            continue
+        target = (page.parent / path) if path else page
+        assert target.exists(), link
+        assert not heading or heading in headings(target), link
+
+
+def headings(page: Path) -> set[str]:
+    """Return what a forge calls the headings of a page in links."""
+    found = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in found}
+
+
 def diagram() -> str:
     lines = ["stateDiagram-v2", "    [*] --> before_fit"]
-    lines += [f"    {place} --> {to}: {cause}" for place, leads in TABLE.items() for cause, to in leads.items()]
+    for place, leads in TABLE.items():
+        together = {to: [cause for cause, other in leads.items() if other == to] for to in leads.values()}
+        lines += [f"    {place} --> {to}: {', '.join(causes)}" for to, causes in together.items()]
     return "\n".join([*lines, "    finished --> [*]"]) + "\n"
 
 

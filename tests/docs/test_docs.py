@@ -50,6 +50,21 @@ def test_python_blocks_run_one_after_the_other(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    run_blocks(page, capsys)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("page", PYTHON, ids=name_of)
+def test_python_blocks_run_a_second_time_in_the_same_folder(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        run_blocks(page, capsys)
+
+
+def run_blocks(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Run a page's blocks in the working directory, and check that the outputs which it shows are those obtained."""
     module = {"__name__": "__docs__"}
     for block in blocks(page, "python"):
         exec(compile(block, name_of(page), "exec", dont_inherit=True), module)

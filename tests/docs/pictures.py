@@ -1,6 +1,6 @@
 """The pictures of the README: `python -m tests.docs.pictures` makes them anew, of trainings that it runs.
 
-`docs/pictures/terminal.svg` is a terminal with what two commands print, and `report.png` the page that a third one makes,
+`docs/pictures/terminal.svg` is a terminal with what two commands print, and `report.png` the page that a third makes,
 as a browser shows it.
 """
 

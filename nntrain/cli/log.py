@@ -64,7 +64,8 @@ def check(files: tuple[str, ...]) -> None:
     first: int | None = None
     following: dict[tuple[str, int], int] = {}
     for file in files:
-        for one in map(str, log_files(file)) if file != "-" and Path(file).is_dir() else (file,):
+        within = [*map(str, log_files(file))] if file != "-" and Path(file).is_dir() else []
+        for one in within or (file,):
             code = _check_file(one, following)
             first = first if first is not None else code
     sys.exit(first or Exit.DONE)

@@ -20,7 +20,10 @@ from nntrain.cli.settings import make_plugins, read_config
 from nntrain.machine.table import TABLE
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MADE = {"_build", "docstrings"}
+"""The folders under `docs` that the site's build makes."""
+PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if not MADE & {*page.parts})]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TEST_COMMAND = "uv run pytest"
 
@@ -43,7 +46,8 @@ COMMANDS = [
 
 
 def test_there_is_something_to_run_in_every_language() -> None:
-    known = {"python", "sh", "text", "mermaid", "toml", "bash", "yaml"}
+    # The last are those of test_contributing and of test_launch.
+    known = {"python", "sh", "text", "mermaid", "toml", "console", "bash", "yaml"}
     assert {language for page in PAGES for language, _ in FENCE.findall(page.read_text())} <= known
     assert len(PYTHON) >= 5
 
@@ -53,6 +57,21 @@ def test_python_blocks_run_one_after_the_other(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    run_blocks(page, capsys)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("page", PYTHON, ids=name_of)
+def test_python_blocks_run_a_second_time_in_the_same_folder(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        run_blocks(page, capsys)
+
+
+def run_blocks(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Run a page's blocks in the working directory, and check that the outputs which it shows are those obtained."""
     module = {"__name__": "__docs__"}
     for block in blocks(page, "python"):
         if re.search(r"^from ray\b", block, re.MULTILINE):
@@ -129,9 +148,29 @@ def test_toml_blocks_are_configurations_or_entry_points(page: Path, block: str, 
     assert make_plugins("subscribers", config.subscribers)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    """Those of README too, which is no page of the site, and of what a forge shows."""
+    for link in LINK.findall(FENCE.sub("", page.read_text())):
+        path, _, heading = link.partition("#")
+        if "://" in path:
+            continue
+        target = (page.parent / path) if path else page
+        assert target.exists(), link
+        assert not heading or heading in headings(target), link
+
+
+def headings(page: Path) -> set[str]:
+    """Return what a forge calls the headings of a page in links."""
+    found = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in found}
+
+
 def diagram() -> str:
     lines = ["stateDiagram-v2", "    [*] --> before_fit"]
-    lines += [f"    {place} --> {to}: {cause}" for place, leads in TABLE.items() for cause, to in leads.items()]
+    for place, leads in TABLE.items():
+        together = {to: [cause for cause, other in leads.items() if other == to] for to in leads.values()}
+        lines += [f"    {place} --> {to}: {', '.join(causes)}" for to, causes in together.items()]
     return "\n".join([*lines, "    finished --> [*]"]) + "\n"
 
 

@@ -31,8 +31,7 @@ SIZE = 16
 def write_digits(folder: Path, count: int) -> None:
     """Write `count` digits as PNG files of several sizes, half of the odd ones left out."""
     rows = load_digits().cast_column("image", Image())["train"].select(range(count))
-    for number, row in enumerate(rows):
-        picture, label = row["image"], row["label"]
+    for number, (picture, label) in enumerate(zip(rows["image"], rows["label"], strict=True)):
         if label % 2 and number % 2:
             continue
         within = folder / str(label)
@@ -78,7 +77,7 @@ def learner(
     weights = len(labels) / (classes * counts)
     images = images.map(partial(resized, size=SIZE), batched=True)
     dls = DataLoaders.from_hf_dd(images, batch_size=64, flatten=False)
-    train = transformed(dls.train, RandomCrop(padding=2), v2.RandomAffine(degrees=8))
+    train = transformed(dls.train, RandomCrop(padding=2), v2.RandomAffine(degrees=[-8.0, 8.0]))
     loss = nn.CrossEntropyLoss(weight=weights, label_smoothing=0.05)
     return Learner(
         network(classes, width),

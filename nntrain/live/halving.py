@@ -69,8 +69,8 @@ class Halving(Generic[Batch]):
         """
         workspace = self._pass.workspace
         while True:
+            parts = min(self._parts[train], row_count(batch) or 1)
             try:
-                parts = min(self._parts[train], row_count(batch) or 1)
                 if parts == 1:
                     return whole()
                 return workspace.compute(partial(self._of_pieces, _pieces(batch, parts), train=train))

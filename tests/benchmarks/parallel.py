@@ -150,7 +150,7 @@ def measured(options: argparse.Namespace, case: Case) -> Took:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peers warn of workers and of deprecations
-        timed = {}
+        timed: dict[str, Callable[[], float]] = {}
         for name, loop in loops(size, with_peers=options.peers).items():
             # A peer's trainer fits once, and is made ready anew each round, outside the time.
             timed[name] = partial(together, name, loop, loop(model, train, valid) if name in OWN else None)

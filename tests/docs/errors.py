@@ -16,7 +16,6 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import MappingProxyType, SimpleNamespace
 from typing import Any, Final
 
 import torch
@@ -40,10 +39,8 @@ from nntrain import (
 from nntrain.checkpoint import load, save
 from nntrain.errors import NNTrainError, needed
 from nntrain.log import JsonLog, read
-from nntrain.machine.shares import of_all_ranks
-from nntrain.ranks.world import World
+from nntrain.ranks.comparing import disagreement
 from nntrain.update import optimizer
-from nntrain.values.sums import Sums, WeightedSums
 
 HEAD: Final = """# Errors and warnings
 
@@ -130,13 +127,10 @@ def go_on_with_other_metrics() -> None:
     batch_step(other, amid, BATCH)
 
 
-def sum_up_other_metrics() -> None:
-    def sums(*names: str) -> Sums:
-        return Sums(weighted=WeightedSums([0.0] * (2 + len(names)), names), batches=1)
-
-    theirs = SimpleNamespace(sums=lambda: sums("recall"))
-    ranks: Any = SimpleNamespace(gathered=lambda _: [theirs, theirs], world=World(rank=1, size=2))
-    of_all_ranks(ranks, sums("accuracy"), MappingProxyType({}))  # type: ignore[arg-type] # which it comes to no more
+def have_other_settings_on_a_rank() -> None:
+    error = disagreement([{"setting lr": "0.1"}, {"setting lr": "0.2"}, {"setting lr": "0.1"}])
+    assert error is not None
+    raise error
 
 
 def load_another_model() -> None:
@@ -192,7 +186,7 @@ MISTAKES: Final[dict[type[BaseException], Callable[[], object]]] = {
     errors.StatePicklingError: lambda: pickle.dumps(learner().init(seed=0)),
     errors.BorrowError: write_to_what_is_lent,
     errors.BusyError: step_within_a_step,
-    errors.RankError: sum_up_other_metrics,
+    errors.RankError: have_other_settings_on_a_rank,
     errors.LogError: lambda: list(read("run-7.jsonl")),
     errors.CheckpointError: load_a_damaged_file,
     errors.MisfitError: load_another_model,

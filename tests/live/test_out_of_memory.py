@@ -154,7 +154,7 @@ class Fails(torch.optim.AdamW):
 
     made: ClassVar[int] = 0
 
-    def _init_group(self, group: Any, *lists: Any) -> Any:
+    def _init_group(self, group: Any, *lists: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] # whatever lists torch has
         if Fails.made:
             for param in group["params"][: Fails.made]:
                 self.state[param] = {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(param)}

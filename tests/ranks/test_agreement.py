@@ -183,10 +183,10 @@ def test_all_end_with_the_error_of_the_rank_that_failed() -> None:
 
 
 class ModelFails(nn.Linear):
-    def forward(self, x: Tensor) -> Tensor:
-        if dist.is_initialized() and dist.get_rank() == 1 and self.training and bool((x > 2.5).any()):
+    def forward(self, input: Tensor) -> Tensor:
+        if dist.is_initialized() and dist.get_rank() == 1 and self.training and bool((input > 2.5).any()):
             raise ValueError("a sample is too large")
-        return super().forward(x)
+        return super().forward(input)
 
 
 def model_fails() -> tuple[str, int | None, str, int]:

@@ -174,6 +174,7 @@ def ended(how: Callable[[], Any], timeout: float) -> tuple[str, int | None, str,
     return "nothing", None, "", 0
 
 
+@pytest.mark.sweep
 def test_all_end_with_the_error_of_the_rank_that_failed() -> None:
     first, second = launch(ended, 2, fails, 30.0)
     assert second[0] == "KeyError"
@@ -246,6 +247,7 @@ class Stopping(Subscriber[Batch]):
         return state
 
 
+@pytest.mark.sweep
 def test_a_signal_to_one_rank_stops_all_at_the_same_step() -> None:
     first, second = launch(stopped, 2, 1)
     assert first == second

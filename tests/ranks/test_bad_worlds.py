@@ -68,6 +68,7 @@ def fitted(learner: Learner[Any]) -> Any:
     return [(one.loss, one.samples) for one in state.history], [one.tolist() for one in state.params.values()]
 
 
+@pytest.mark.sweep
 def test_bad_input_is_an_error_on_every_rank() -> None:
     first, second = launch(refusals, 2)
     assert first == second
@@ -90,6 +91,7 @@ def early() -> str:
     return said_of(lambda: advance(learner, state))
 
 
+@pytest.mark.sweep
 def test_a_learner_made_before_the_group_says_so_when_it_steps() -> None:
     for said in launch(early, 2):
         assert said.startswith("ConfigError The learner's first state was made in a world of 1")

@@ -65,6 +65,7 @@ def trained_on_both() -> dict[str, Any]:
     return found
 
 
+@pytest.mark.sweep
 def test_each_rank_reads_its_own_and_each_sample_counts_once() -> None:
     first, second = launch(trained_on_both, 2)
     for name, alone in (("own", together()), ("resident", resident())):

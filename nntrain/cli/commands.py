@@ -68,7 +68,7 @@ class Command(click.Command):
 class Group(Command, click.Group):
     """A group of commands. Of a command that there is not, it says which was probably meant."""
 
-    command_class = Command
+    command_class: type[click.Command] | None = Command
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands, then the options."""

@@ -6,7 +6,7 @@ import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, ClassVar, Final, TextIO
 
 import click
 
@@ -29,7 +29,7 @@ def say(text: str, *, err: bool = False, longest: int = _MAX_CHARS) -> None:
 class UnwritableError(click.ClickException):
     """A file that a command is to make, and that cannot be written."""
 
-    exit_code = Exit.UNWRITABLE
+    exit_code: ClassVar[int] = Exit.UNWRITABLE
 
     def __init__(self, path: object, failure: OSError) -> None:
         super().__init__(f"{path} cannot be written: {failure.strerror or failure}. Give a place you may write to.")

@@ -2,24 +2,26 @@
 
 Invariant: a batch is what the loader's is at its position, whatever was asked for before. The one that waits is known
 by its position; when another is asked for it is dropped, and the loader goes on at the position that was. So nothing
-that restarts, goes back or breaks off can lose a batch, or see one twice.
+that restarts, goes back or breaks off can lose a batch, or see one twice. What is sent shares no memory with what the
+loader gave, which it may use again for the next; what cannot be copied so is made when it is due.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from nntrain.data.stream import Stream
-from nntrain.live.resident import out_of_memory
 from nntrain.values.key import Key
-from nntrain.values.trees import contents, tensors_of, to_device, tree_map
+from nntrain.values.trees import contents, detached, tensors_of, to_device
 
 Batch = TypeVar("Batch")
+_CONSTANT: Final = (type(None), bool, int, float, complex, str, bytes, torch.Size)
+"""The classes of what a batch may have beside tensors, and nobody can write to."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Sent(Generic[Batch]):
 
     batch: Batch
     arrival: Any
-    reused: bool
-    """Whether it is read from memory that the loader may use again."""
+    reads: bool
+    """Whether it is read from memory of the loader's until then."""
 
 
 class Sender(Protocol):
@@ -43,8 +45,8 @@ class Sender(Protocol):
         """Let the work wait for a batch's arrival, and return the batch; the caller waits for nothing."""
         ...
 
-    def released(self, sent: Sent[Any]) -> None:
-        """Wait until a batch has left the memory that it was read from."""
+    def wait(self, arrival: Any) -> None:
+        """Wait until a batch has arrived, and so has left the memory that it was read from."""
         ...
 
 
@@ -57,25 +59,24 @@ class CudaSender:
 
     def send(self, batch: Batch) -> Sent[Batch]:
         """Copy what is not in pinned memory there, and launch the copies to the device."""
-        reused = any(tensor.device.type == "cpu" and tensor.is_pinned() for tensor in tensors_of(batch))
+        reads = any(tensor.is_pinned() for tensor in tensors_of(batch))
         with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
-            there = to_device(tree_map(batch, _pinned), self.device)
+            there: Batch = to_device(detached(batch, _pinned), self.device)
             arrival = torch.cuda.Event()  # type: ignore[no-untyped-call] # torch leaves it untyped
             arrival.record(self._stream)
-        return Sent(there, arrival, reused)
+        return Sent(there, arrival, reads)
 
     def receive(self, sent: Sent[Batch]) -> Batch:
         """Let the current stream wait, and the allocator know that it uses memory of the other stream's."""
         current: Any = torch.cuda.current_stream(self.device)
         current.wait_event(sent.arrival)
         for tensor in tensors_of(sent.batch):
-            if tensor.is_cuda:
-                tensor.record_stream(current)
+            tensor.record_stream(current)
         return sent.batch
 
-    def released(self, sent: Sent[Any]) -> None:
+    def wait(self, arrival: Any) -> None:
         """Wait for the copies; as a rule they have ended long ago."""
-        sent.arrival.synchronize()
+        arrival.synchronize()
 
 
 def sender_for(device: torch.device) -> Sender | None:
@@ -94,18 +95,20 @@ class _Waiting(Generic[Batch]):
 
 
 class Ahead(Generic[Batch]):
-    """A stream's batches on a device, one ahead. Batches that are there already are made when they are asked for."""
+    """A stream's batches on a device, one ahead of the work."""
 
-    def __init__(self, stream: Stream[Batch], sender: Sender, device: torch.device) -> None:
+    def __init__(self, stream: Stream[Batch], sender: Sender) -> None:
         self._stream = stream
         self._sender = sender
-        self._device = device
         self._waiting: _Waiting[Batch] | None = None
+        self._read: Any = None
+        """The arrival of the batch that may still be read from memory of the loader's."""
 
     def batch(self, key: Key, epoch: int, index: int, *, last: bool) -> tuple[Batch] | None:
         """Return batch `index` of `epoch` in a 1-tuple, or None past the last. After the `last` none is made ahead.
 
-        An error of the loader's for the batch ahead is raised when that is asked for.
+        An error of the loader's for the batch ahead is raised when that is asked for. A batch that is not sent is given
+        as the loader made it, and the next is then made when it is asked for.
         """
         waiting, self._waiting = self._waiting, None
         if waiting is None or waiting.position != (key, epoch, index):
@@ -116,32 +119,44 @@ class Ahead(Generic[Batch]):
         if waiting.sent is None:
             return waiting.found
         if not last:
-            if waiting.sent.reused:
-                self._sender.released(waiting.sent)
             self._waiting = self._made(key, epoch, index + 1)
         return (self._sender.receive(waiting.sent),)
 
     def _made(self, key: Key, epoch: int, index: int) -> _Waiting[Batch]:
         position = key, epoch, index
+        read, self._read = self._read, None
+        if read is not None:
+            self._sender.wait(read)
         try:
             found = self._stream.batch(key, epoch, index)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is raised when the batch is asked for
             return _Waiting(position, error=error)
-        if found is None or not _is_to_be_sent(found[0], self._device):
+        sent = None if found is None else self._sent(found[0])
+        if sent is None:
             return _Waiting(position, found=found)
+        self._read = sent.arrival if sent.reads else None
+        return _Waiting(position, sent)
+
+    def _sent(self, batch: Batch) -> Sent[Batch] | None:
+        """Send a batch; None for one that is moved when it is due, and raises then what is wrong with it."""
         try:
-            return _Waiting(position, self._sender.send(found[0]))
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-        return _Waiting(position, found=found)  # there is no memory for it yet: it is moved when it is used
+            return self._sender.send(batch) if _can_be_sent(batch) else None
+        except Exception:  # noqa: BLE001 - such as that there is no memory for two
+            return None
 
 
-def _is_to_be_sent(batch: object, device: torch.device) -> bool:
-    """Return whether a batch has a tensor elsewhere, and all of its tensors are known, so that none is freed early."""
-    leaves = [*_leaves_of(batch)]
-    known = all(isinstance(leaf, Tensor) or not callable(getattr(type(leaf), "to", None)) for leaf in leaves)
-    return known and any(isinstance(leaf, Tensor) and leaf.device != device for leaf in leaves)
+def _can_be_sent(batch: object) -> bool:
+    """Return whether all that a batch holds is copied when it is sent: plain tensors of the CPU, and constants."""
+    some = False
+    for leaf in _leaves_of(batch):
+        if type(leaf) is Tensor:
+            # Of other layouts the allocator cannot be told which stream uses them.
+            if leaf.device.type != "cpu" or leaf.layout != torch.strided or leaf.is_nested:
+                return False
+            some = True
+        elif type(leaf) not in _CONSTANT:
+            return False
+    return some
 
 
 def _leaves_of(tree: object) -> Iterator[object]:
@@ -154,6 +169,5 @@ def _leaves_of(tree: object) -> Iterator[object]:
 
 
 def _pinned(tensor: Tensor) -> Tensor:
-    if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_pinned():
-        return tensor
-    return tensor.pin_memory()
+    """Return a copy in pinned memory, with the strides that it would have on the device; what is there stays."""
+    return tensor if tensor.is_pinned() else torch.empty_like(tensor, pin_memory=True).copy_(tensor)

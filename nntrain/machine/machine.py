@@ -142,9 +142,8 @@ class Machine(Generic[Batch]):
         self._size = 1 if self.ranks is None else self.ranks.world.size
         if self.ranks is not None:
             self.streams = {name: self.divided(stream) for name, stream in self.streams.items()}
-        device = self.workspace.device
-        sender = sender_for(device)
-        self._ahead = {} if sender is None else {n: Ahead(one, sender, device) for n, one in self.streams.items()}
+        sender = sender_for(self.workspace.device)
+        self._ahead = {} if sender is None else {name: Ahead(one, sender) for name, one in self.streams.items()}
         self._sets = tuple(name for name in self.streams if name != "train")
         self._running: tuple[Key, int, str] | None = None
         """Which phase this machine is in: a state in the middle of another was made elsewhere."""

@@ -62,10 +62,43 @@ class OnePinned(Noisy):
             yield x, torch.randint(0, 4, (self.rows,))
 
 
+class Mixed(Noisy):
+    """A loader with one tensor on the device, written anew for each batch, beside one on the CPU."""
+
+    def batches(self, key: Key, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        there = torch.empty(self.rows, 256, device="cuda")
+        for x, y in super().batches(key, epoch, start):
+            there.copy_(x)
+            yield there, y
+
+
+class Sparse(Noisy):
+    """A loader of sparse tensors, of which the allocator cannot be told which stream uses them."""
+
+    def batches(self, key: Key, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in super().batches(key, epoch, start):
+            yield x.relu().to_sparse(), y
+
+
+class Views(Noisy):
+    """A loader of tensors that are transposed, or of which all columns are the same memory."""
+
+    def batches(self, key: Key, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for index, (x, y) in enumerate(super().batches(key, epoch, start), start):
+            yield x[:, :1].expand(self.rows, 256) if index % 2 else x.t().contiguous().t(), y
+
+
+class Dense(nn.Module):
+    """Returns what it is given; a sparse tensor as a dense one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to_dense()
+
+
 def learner_of(loader: Any, engine: Engine | None = None, update: Any = None, **more: Any) -> Learner[Any]:
     torch.manual_seed(0)
     return Learner.of(
-        nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 4)),
+        nn.Sequential(Dense(), nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 4)),
         DataLoaders(loader, loader),
         supervised(cross_entropy, accuracy),
         update or optimizer(torch.optim.AdamW, lr=1e-3),
@@ -83,7 +116,10 @@ def not_ahead(learner: Learner[Any], epochs: int) -> TrainState:
 # -- transfers ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loader", [Noisy(), Noisy(pinned=True)], ids=["pageable", "pinned"])
+LOADERS = {"pageable": Noisy(), "pinned": Noisy(pinned=True), "mixed": Mixed(), "sparse": Sparse(), "views": Views()}
+
+
+@pytest.mark.parametrize("loader", LOADERS.values(), ids=LOADERS)
 def test_batches_sent_ahead_are_those_of_the_loader(loader: Noisy) -> None:
     assert sender_for(torch.device("cuda", 0)) is not None
     learner = learner_of(loader)

@@ -40,7 +40,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
         "task": "errors values metrics",
         "metrics": "errors values",
         "data": "errors values",
-        "live": "errors values update task metrics",
+        "live": "errors values ranks update task metrics",
         "subscribers": "errors values",
         "sinks": "errors values",
         "machine": " ".join(one for one in CORE[:-2] if one not in {"schedules", "ranks"}),

@@ -13,6 +13,7 @@ from nntrain.errors import ConfigError
 from nntrain.subscribers.protocol import AnswerBatch, AnswerEpoch, Subscriber
 from nntrain.values.numbers import is_count
 from nntrain.values.output import BatchOutput
+from nntrain.values.shards import own_part
 from nntrain.values.state import TrainState
 from nntrain.values.verdicts import CancelFit
 
@@ -123,7 +124,7 @@ def _first_bad_of_model(state: TrainState) -> str | None:
     kinds = state.tensors.spec.params
     with state.borrow() as tensors:
         return _first_bad(
-            (f"{'params' if name in kinds else 'buffers'}/{name}", tensor) for name, tensor in tensors.items()
+            (f"{'params' if name in kinds else 'buffers'}/{name}", own_part(tensor)) for name, tensor in tensors.items()
         )
 
 

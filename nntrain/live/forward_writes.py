@@ -18,9 +18,9 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from nntrain.errors import ConfigError, StateError
+from nntrain.errors import StateError
 from nntrain.values.bits import same_tensor
-from nntrain.values.shards import any_sharded, is_sharded, own_part, part_like
+from nntrain.values.shards import is_sharded, own_part, part_like
 from nntrain.values.trees import clone_tree
 
 LOOKED_AT: Final = frozenset({0, 1, 3, 7})
@@ -43,12 +43,6 @@ class ForwardWrites:
             for home in module.modules()
             if isinstance(home, (nn.Embedding, nn.EmbeddingBag)) and home.max_norm is not None
         }
-        if renormed and any_sharded(params.values()):
-            raise ConfigError(
-                "The model has an embedding with max_norm, which writes to its weight in the forward pass. Of sharded "
-                "parameters that is a gathered copy, which is let go after the pass, and the write with it. Norm the "
-                "rows that are looked up instead, or train with parallel='data'."
-            )
         self._written = {name for name, tensor in self._all.items() if name in buffers or id(tensor) in renormed}
         """What may be written: the buffers, an embedding that shortens its rows, and all that was seen written."""
         self._untrained: Collection[str] = self._all.keys()

@@ -77,6 +77,11 @@ class Workspace:
         self.template = template
         self.precision: Precision = precision
         """What the model computes in."""
+        if shard is not None and compile_options is not None:
+            raise ConfigError(
+                "compile traces a pass as it is at first, and parallel='sharded' gathers parameters for each part of "
+                "it. Leave compile out, or train with parallel='data'."
+            )
         module = make_module(template, bits)
         first = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
         wanted = device if device is not None else first
@@ -318,7 +323,7 @@ class Workspace:
         """Return the watch over weights that are no part of a state, as those of what gives the loss."""
         live: dict[str, Tensor] = {**self.params, **self.buffers}
         if self.sharding is not None:
-            live |= {f"gathered {index}": one for index, one in enumerate(self.sharding.gathered())}
+            live |= {f"gathered {name}": one for name, one in self.sharding.gathered.items()}
         return Outside(self.template, live, loss_fn, called, partial(stepping, weakref.ref(self)))
 
     @property

@@ -37,6 +37,8 @@ class Sharded:
             backward pass: less memory for more traffic. Those of the rest are kept: they are needed soon.
         param_dtype: what units are gathered and computed in, like `torch.bfloat16`; by default the parameters' own.
         reduce_dtype: what gradients are summed in; by default `param_dtype`.
+        methods: names of the model's methods that a task calls in the place of the model itself, like `"encode"`: only
+            what is called so has its parameters gathered for it.
         replicate: how many copies of the parameters there are over all ranks (HSDP): each is spread over
             `ranks / replicate` of them that follow each other, as the GPUs of one machine. It must divide the ranks.
 
@@ -47,6 +49,7 @@ class Sharded:
     reshard_after_forward: bool = True
     param_dtype: torch.dtype | None = None
     reduce_dtype: torch.dtype | None = None
+    methods: Sequence[str] = ()
     replicate: int = 1
 
     def __post_init__(self) -> None:
@@ -59,6 +62,9 @@ class Sharded:
                 raise ConfigError(f"{name} is {dtype!r:.80}; expected None or a floating dtype, like torch.bfloat16.")
         if isinstance(self.replicate, bool) or not isinstance(self.replicate, int) or self.replicate < 1:
             raise ConfigError(f"replicate is {self.replicate!r:.80}; expected a whole number of copies from 1.")
+        if isinstance(self.methods, str) or not all(isinstance(one, str) for one in self.methods):
+            raise ConfigError(f"methods is {self.methods!r:.80}; expected a list of names, like ['encode'].")
+        object.__setattr__(self, "methods", tuple(self.methods))
         given: object = self.wrap
         wraps = (given,) if given is None or isinstance(given, (str, type)) else given
         if not isinstance(wraps, Sequence) or not all(one is None or _is_wrap(one) for one in wraps) or not wraps:
@@ -82,9 +88,14 @@ class ShardedModule:
     """
 
     def __init__(self, module: nn.Module, options: Sharded, device: torch.device) -> None:
-        from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+        from torch.distributed.fsdp import (
+            FSDPModule,
+            MixedPrecisionPolicy,
+            fully_shard,
+            register_fsdp_forward_method,
+        )
 
-        self._check(module)
+        self._check(module, options)
         units = [*_units(module, options.wrap)]
         mesh = _mesh(device, options.replicate)
         policy = MixedPrecisionPolicy(param_dtype=options.param_dtype, reduce_dtype=options.reduce_dtype)
@@ -92,15 +103,25 @@ class ShardedModule:
             for unit in reversed(units):  # what is within another one comes first
                 fully_shard(unit, mesh=mesh, reshard_after_forward=options.reshard_after_forward, mp_policy=policy)
             fully_shard(module, mesh=mesh, mp_policy=policy)
+            for name in options.methods:
+                register_fsdp_forward_method(module, name)
             self._root: FSDPModule = _as_fsdp(module)
             # By itself torch does this in the first forward pass of any part, and takes that part for the root.
             self._root._get_fsdp_state()._lazy_init()
         except (ValueError, AssertionError, NotImplementedError) as error:
             raise ConfigError(f"The model cannot be sharded by torch's fully_shard: {error}") from error
         self._all: list[FSDPModule] = [one for one in module.modules() if isinstance(one, FSDPModule)]
+        self.gathered: dict[str, nn.Parameter] = self._gathered(module)
+        """The parameters that passes compute with, in the place of the module's own.
+
+        They are the same ones in each pass, and have memory only while they are gathered.
+        """
 
     @staticmethod
-    def _check(module: nn.Module) -> None:
+    def _check(module: nn.Module, options: Sharded) -> None:
+        for name in options.methods:
+            if not callable(getattr(module, name, None)):
+                raise ConfigError(f"methods has {name!r}; the model {type(module).__name__} has no such method.")
         scalars = [name for name, param in module.named_parameters() if not param.ndim]
         if scalars:
             raise ConfigError(
@@ -112,26 +133,33 @@ class ShardedModule:
     def whole_pass(self) -> Iterator[None]:
         """Surround a pass: what it leaves gathered is let go, so that the parameters may be written after it.
 
-        One that is broken off is forgotten, so that another may begin.
+        One that is broken off is forgotten, so that another may begin. Raises `ConfigError` where it wrote to gathered
+        parameters.
         """
+        before = [one._version for one in self.gathered.values()]
         try:
             yield
+            written = [
+                name for (name, one), old in zip(self.gathered.items(), before, strict=True) if one._version != old
+            ]
+            if written:
+                raise ConfigError(
+                    f"The model writes to its parameters {', '.join(written):.200} in the forward pass. They are a "
+                    f"gathered copy of the sharded ones, which is let go after the pass, and the write with it. Keep "
+                    f"what the forward pass writes in a buffer, or train with parallel='data'."
+                )
         except BaseException:
             self._root.reset_iter_state()
             raise
         for one in self._all:
             one.reshard()
 
-    def gathered(self) -> list[nn.Parameter]:
-        """Return the parameters that passes compute with, in the place of the module's own (collective).
-
-        They are the same ones in each pass, and have memory only while they are gathered.
-        """
-        found: list[nn.Parameter] = []
+    def _gathered(self, module: nn.Module) -> dict[str, nn.Parameter]:
+        """Return what stands in the place of the module's parameters while they are gathered (collective)."""
+        found: dict[str, nn.Parameter] = {}
         for one in self._all:
             one.unshard()
-            mine: Any = one
-            found += [param for param in mine.parameters() if type(param) is nn.Parameter]
+            found |= {name: param for name, param in module.named_parameters() if type(param) is nn.Parameter}
             one.reshard()
         return found
 

@@ -560,9 +560,15 @@ def _over_parts(optimizer: torch.optim.Optimizer, params: Mapping[str, Tensor]) 
     Only in those of torch's that treat each element by itself: the bits are the same, and a step with 4 parameters took
     a quarter of the time. Any other gets the sharded tensors.
     """
+    parts = {name: own_part(param) for name, param in params.items() if is_sharded(param)}
+    if parts and isinstance(optimizer, _OVER_WHOLE):
+        raise ConfigError(
+            f"{type(optimizer).__name__} looks at more than one element at a time, in a way that torch has not for "
+            f"parameters that are sharded over ranks. Train with parallel='data', or take one that treats each element "
+            f"by itself, like torch.optim.AdamW."
+        )
     if type(optimizer) not in _ELEMENTWISE:
         return {}
-    parts = {name: own_part(param) for name, param in params.items() if is_sharded(param)}
     of = {id(params[name]): part for name, part in parts.items()}
     for group in optimizer.param_groups if parts else ():
         group["params"] = [of.get(id(param), param) for param in group["params"]]
@@ -590,6 +596,8 @@ _ELEMENTWISE: Final = frozenset(
     }
 )
 """The optimizers of torch's that treat each element of a parameter by itself."""
+_OVER_WHOLE: Final = (torch.optim.LBFGS, torch.optim.Adafactor, torch.optim.SparseAdam)
+"""Those that torch cannot step over sharded parameters."""
 
 
 def _refuse_group(param_group: object) -> NoReturn:

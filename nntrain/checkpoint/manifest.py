@@ -146,11 +146,11 @@ def read_manifest(folder: str) -> Manifest:
         size = path.stat().st_size
         text = path.read_bytes() if size <= _MAX_MANIFEST else b""
     except OSError as error:
-        raise CheckpointError(folder, "unreadable", f"its manifest cannot be read ({error.strerror or error})") from error
-    if not text:
         raise CheckpointError(
-            folder, "damaged", f"its manifest has {size:,} bytes; 1 to {_MAX_MANIFEST:,} are read"
-        )
+            folder, "unreadable", f"its manifest cannot be read ({error.strerror or error})"
+        ) from error
+    if not text:
+        raise CheckpointError(folder, "damaged", f"its manifest has {size:,} bytes; 1 to {_MAX_MANIFEST:,} are read")
     try:
         said = json.loads(text)
         named, record_text = said["format"], said["record"]
@@ -199,4 +199,3 @@ def _check_parts(name: str, stored: Stored, parts: Sequence[Part], files: Mappin
     shape, _ = stored.shape_and_dtype
     if not parts or follows != (shape[0] if shape else 1) or digest_of_parts(parts) != stored.digest:
         raise ValueError(f"of the tensor {name} it has not all parts")
-

@@ -7,6 +7,7 @@ from typing import Any, Generic
 
 import torch
 
+from nntrain.data.dividing import undivided
 from nntrain.data.loaders import Batch, Loader, SequenceLoader, rows_of
 from nntrain.values.key import Key
 from nntrain.values.log_event import Note
@@ -25,7 +26,7 @@ class Stream(Generic[Batch]):
     def __init__(self, loader: Loader[Batch], fold: int, name: str = "the loader") -> None:
         self.loader = loader
         self.name = name
-        self._fold = fold
+        self.fold = fold
         self._ready: Sequence[Batch] | None = None
         """The batches, where they are there already: a list or a tuple."""
         if isinstance(loader, SequenceLoader) and type(loader.items) in {list, tuple}:
@@ -43,10 +44,10 @@ class Stream(Generic[Batch]):
         end, self._end = self._end, None
         if end == (key, epoch, index):
             return None
-        torch.default_generator.manual_seed(key.derived(self._fold, epoch, index))
+        torch.default_generator.manual_seed(key.derived(self.fold, epoch, index))
         if self._position != (key, epoch, index):
             self.close()
-            self._iterator = iter(self.loader.batches(key.fold_in(self._fold), epoch, index))
+            self._iterator = iter(self.loader.batches(key.fold_in(self.fold), epoch, index))
         self._position = None
         try:
             batch: Batch = next(self._iterator)
@@ -79,7 +80,7 @@ class Stream(Generic[Batch]):
         if self._ready is not None:
             lengths = [first_length(item) for item in self._ready[:batch]]
             return None if None in lengths else sum(length or 0 for length in lengths)
-        rows = rows_of(self.loader)
+        rows = rows_of(undivided(self.loader))
         return None if rows is None else rows.before(batch)
 
     def close(self) -> None:

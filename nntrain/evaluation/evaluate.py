@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from nntrain.data.dividing import undivided
 from nntrain.data.loaders import Loader, as_loader, on_device
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError, DataError
@@ -79,7 +80,7 @@ def evaluate(
     name, stream = _stream_of(machine, loader)
     alone = replace(
         machine,
-        streams={name: stream},
+        streams={name: machine.divided(stream)},
         heard_by=listeners(()),
         sinks=(),
         monitors=replace(machine.monitors, read=()),
@@ -218,7 +219,7 @@ def _stream_of(
     if name not in sets:
         there = ", ".join(one for one in sets if one) or "no sets by name"
         raise ConfigError(f"{where}: there is no set {name!r} in dls.valid, which has {there}.")
-    return name, Stream(sets[name].loader, 1, sets[name].name)
+    return name, Stream(undivided(sets[name].loader), 1, sets[name].name)
 
 
 def _stream(where: str, loader: Iterable[Batch] | Loader[Batch], machine: Machine[Any]) -> Stream[Batch]:
@@ -256,7 +257,9 @@ def update_bn(
     machine = machine_of(learner)
     train = machine.streams["train"]
     stream = (
-        Stream(train.loader, 0, train.name) if loader is None else _stream("update_bn: the loader", loader, machine)
+        Stream(undivided(train.loader), 0, train.name)
+        if loader is None
+        else _stream("update_bn: the loader", loader, machine)
     )
     device, template = machine.workspace.device, state.tensors.template
     module = state.to_module(train=True).to(device)

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from nntrain.data.dividing import Part
 from nntrain.errors import LossError
 from nntrain.live.compiled import CompileOptions, reuses_memory
 from nntrain.live.engine import Pass, Passed
@@ -56,16 +57,20 @@ class Eager(Generic[Batch]):
         carried = dict(weighted.carried) if self.carrying else None
         try:
             found = (
-                self._outputs(given, carried, train=train)
+                self._outputs(given, carried, flight.part, train=train)
                 if self._several
-                else self._output(plain, given, carried, train=train)
+                else self._output(plain, given, carried, flight.part, train=train)
             )
         finally:
             if watched:
                 self._inputs.taken_back()
         weight = flight.weight = weight_of(found, batch, plain.task, checked=self.supervised)
         output = replace(found, weight=weight) if self._several else without_graph(found, self._own, weight)
-        memory = plain.remember(weighted, output) if plain.remembers else None
+        samples, counts = weight if isinstance(weight, int) else 0, True
+        if flight.part is not None:
+            share = plain.weigh(found, batch, flight.part, train=train) if self._several else plain.weighed
+            weight, flight.weight, samples, counts = *share, flight.part.rows > 0
+        memory = (plain.remember(weighted, output) if counts else weighted.memory) if plain.remembers else None
         measured = plain.measure(output, batch, found.weight)
         loss = self._no_loss if output.loss is None else output.loss
         means: list[Tensor | float] = [loss, *measured.values()]
@@ -86,30 +91,42 @@ class Eager(Generic[Batch]):
         after = weighted.add(means, weight, self._sums_device, names)
         if memory is not None or output.loss is None or carried is not None:
             after = after.remembering(memory or {}, has_loss=output.loss is not None, carried=carried or {})
-        samples = weight if isinstance(weight, int) else 0
         shown = BatchOutput(loss, output.preds, MappingProxyType(measured), output.loss is not None)
         return Passed(shown, samples, after, means, flight.lr_scale)
 
     @staticmethod
-    def _output(plain: Pass[Batch], batch: Batch, carried: dict[str, Memory] | None, *, train: bool) -> StepOutput[Any]:
+    def _output(
+        plain: Pass[Batch], batch: Batch, carried: dict[str, Memory] | None, part: Part[Batch] | None, *, train: bool
+    ) -> StepOutput[Any]:
         """Evaluate a task; put what it hands on in the place of what was handed to it."""
         kept = None if carried is None else carried.get(plain.name)
         if plain.looks_ahead:
             plain.rehearse(batch, train=train, kept=kept)
         evaluate = partial(plain.evaluate, batch, train=train, kept=kept)
-        output = plain.workspace.compute(evaluate, plain.scaled)
+        if part is None:
+            output = plain.workspace.compute(evaluate, plain.scaled)
+        else:
+
+            def weighed() -> StepOutput[Any]:
+                output = evaluate()
+                plain.weigh(output, batch, part, train=train)
+                return output
+
+            output = plain.workspace.compute(weighed, plain.scaled_loss, plain.meet)
         if carried is not None and plain.carries is not None:
             carried[plain.name] = handed_on(output, plain.carries)
         if train:
             plain.check_gradients()
         return output
 
-    def _outputs(self, batch: Batch, carried: dict[str, Memory] | None, *, train: bool) -> StepOutput[Any]:
+    def _outputs(
+        self, batch: Batch, carried: dict[str, Memory] | None, part: Part[Batch] | None, *, train: bool
+    ) -> StepOutput[Any]:
         """Evaluate all objectives in order, and detach what they made; all but the last write at once, if they do."""
         outputs: dict[str, StepOutput[Any]] = {}
         for name, plain in self._passes.items():
             plain.begin(train=train)
-            found = self._output(plain, batch, carried, train=train)
+            found = self._output(plain, batch, carried, part, train=train)
             outputs[name] = without_graph(found, self._own, found.weight)
             if len(outputs) > 1:  # of the first one it is done with the metrics
                 plain.looked()

@@ -10,24 +10,29 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from nntrain.data.dividing import Part
 from nntrain.errors import ConfigError, LossError, MetricError, add_note
 from nntrain.live.compiled import CompileOptions, compile_options, compiled, reuses_memory
 from nntrain.live.flight import Flight
 from nntrain.live.fused import Forward, Fused
 from nntrain.live.outside import Outside
+from nntrain.live.over_ranks import Distributed, Shares, Weighed, averaged
 from nntrain.live.precision import MatmulPrecision, Precision, autocasting, check_precision
 from nntrain.live.workspace import Workspace, as_device
 from nntrain.metrics.measured import measure
 from nntrain.metrics.phase import PhaseMetrics
+from nntrain.ranks.options import Parallel, Sharded, as_parallel
+from nntrain.ranks.ranks import Ranks
 from nntrain.task.batches import to_be_changed
 from nntrain.task.carrying import Carried
 from nntrain.task.supervised import Supervised
-from nntrain.task.task import Called, Task, check_output, odd_output, source_of
+from nntrain.task.task import Called, Task, check_output, odd_output, source_of, weight_of
+from nntrain.update.live_update import Live, LiveUpdate
 from nntrain.values.log_event import Note
 from nntrain.values.memory import Memory
 from nntrain.values.output import BatchOutput, StepOutput
@@ -54,6 +59,9 @@ class Engine:
             "medium", as `torch.set_float32_matmul_precision` takes it. None leaves it to the caller.
         capture: whether to record each shape of batch once as CUDA graphs, and then launch these. What cannot be
             recorded, and everything on a CPU, runs plainly; the log says so.
+        parallel: how the processes that `torchrun` starts share the training: "data", each with the whole model, or
+            "sharded", each with a part of it; or `DataParallel(...)` or `Sharded(...)`, which have options. Each
+            takes a part of each batch, whose size is that of the whole; a process by itself takes all.
 
     Raises `ConfigError` for what cannot be meant.
     """
@@ -63,6 +71,7 @@ class Engine:
     capture: bool = False
     precision: Precision = "fp32"
     float32_matmul: MatmulPrecision | None = None
+    parallel: Literal["data", "sharded"] | Parallel | None = None
 
     def __post_init__(self) -> None:
         """Check every argument."""
@@ -73,6 +82,17 @@ class Engine:
         if isinstance(self.compile, Mapping):
             object.__setattr__(self, "compile", FrozenMapping(self.compile))
         object.__setattr__(self, "device", as_device(self.device))
+        object.__setattr__(self, "parallel", as_parallel(self.parallel))
+        if self.compile and isinstance(self.parallel, Sharded):
+            raise ConfigError(
+                "compile traces a pass as it is at first, and parallel='sharded' gathers parameters for each part of "
+                "it. Leave compile out, or train with parallel='data'."
+            )
+        if self.capture and self.parallel is not None:
+            raise ConfigError(
+                "capture records a batch on one device, and parallel sums over several; a recording holds no such sum. "
+                "Leave one of them out; compile=True goes with parallel."
+            )
 
 
 class Passed(NamedTuple):
@@ -128,6 +148,8 @@ class Pass(Generic[Batch]):
         warn: Callable[[Note], None],
         tell: Callable[[Note], None],
         name: str = "",
+        ranks: Ranks | None = None,
+        parallel: Parallel | None = None,
     ) -> None:
         self.workspace = workspace
         self.name: str = name or "task"
@@ -147,17 +169,65 @@ class Pass(Generic[Batch]):
         self._warn = warn
         self._warned = False
         self._model: nn.Module = workspace.module
+        self.shares: Shares | None = None
+        """What this rank's parts of batches weigh, where there are others."""
+        self._averages: Callable[[], None] | None = None
+        """Makes gradients their means over the ranks after the backward pass, where that does not do it."""
+        self.weighed: Weighed = Weighed(0.0, 0, 0)
+        """What this rank's part of the last batch weighs."""
         self._fused: Fused | None = None
         """What makes the gradients with the forward pass, where that may be."""
-        self._compiled: dict[bool, Called[Batch]] = {} if options is None else self._compile(options, tell)
+        self._compiled: dict[bool, Called[Batch]] = (
+            {} if options is None else self._compile(options, tell, alone=ranks is None)
+        )
         """What runs in training and in eval, where that is not the task itself."""
         self._run = autocasting(cast(Called[Batch], task), workspace.precision, workspace.device)
+        if ranks is not None and parallel is not None:
+            self._share(ranks, parallel, rule)
         self._training: bool | None = None
         gives = (task.loss_fn, "loss_fn") if isinstance(task, Supervised) else (task, "the task")
         self._outside: Outside = workspace.outside(*gives)
         self._watched: dict[bool, bool] = {}
         """Whether a pass was looked at, in training and in eval."""
         self._looks = True
+
+    def _share(self, ranks: Ranks, parallel: Parallel, rule: Live) -> None:
+        """Make the gradients means over all ranks: in the backward pass, or after it, or where the rule writes."""
+        if isinstance(parallel, Sharded):  # the backward pass does it, for each part of the model
+            self.shares = Shares(ranks, [], alone=False)
+            return
+        alone = isinstance(rule, LiveUpdate) and rule.accumulates_alone
+        self.shares = Shares(ranks, [*self._trained.values()], alone=alone)
+        if isinstance(rule, LiveUpdate) and alone:
+            rule.over_ranks = partial(ranks.mean, names=[*self._trained])
+        elif len(self._trained) < len(self.workspace.params):  # torch's waits for the gradients of all
+            self._averages = partial(averaged, ranks, self._trained)
+        else:
+            trains = self._compiled.get(True, self._run)
+            self._compiled[True] = Distributed(trains, self._model, ranks, parallel)
+
+    def weigh(self, output: StepOutput[Any], batch: Batch, part: Part[Any], *, train: bool) -> Weighed:
+        """Return what this rank's part of a batch weighs, and remember it for the backward pass."""
+        assert self.shares is not None
+        weight = weight_of(output, batch, self.task, checked=self.supervised)
+        self.weighed = self.shares.weigh(weight, part, train=train)
+        if train and self.workspace.sharding is not None:  # each rank goes through the hooks that sum gradients
+            reached = [one for one in tensors_of(output.preds) if one.requires_grad]
+            self.shares.reached = reached or [one for one in (output.loss,) if one is not None]
+        return self.weighed
+
+    def scaled_loss(self, loss: Tensor) -> Tensor:
+        """Return the loss to go backward from: as the rule has it, of this rank's share."""
+        loss = loss if self.scaled is None else self.scaled(loss)
+        return loss if self.shares is None else self.shares.loss(loss)
+
+    def meet(self) -> None:
+        """Finish a pass of training as all ranks do: gradients are means over them, and buffers are those of rank 0."""
+        if self._averages is not None:
+            self._averages()
+        if self.workspace.buffers and self.workspace.shared is not None:
+            # torch has them follow rank 0 before the next forward pass; here the state has them already.
+            self.workspace.shared([*self.workspace.buffers.values()])
 
     def begin(self, *, train: bool) -> None:
         """Set the module's mode."""
@@ -168,13 +238,16 @@ class Pass(Generic[Batch]):
             self._training = train
             self._looks = not self._watched.get(train, False)
 
-    def _compile(self, options: CompileOptions, tell: Callable[[Note], None]) -> dict[bool, Called[Batch]]:
+    def _compile(
+        self, options: CompileOptions, tell: Callable[[Note], None], *, alone: bool
+    ) -> dict[bool, Called[Batch]]:
         """Return the task compiled for eval and, with the gradients where they can be made with it, for training."""
         workspace, trained = self.workspace, [*self._trained.values()]
         cast_in = partial(autocasting, precision=workspace.precision, device=workspace.device)
         apart = (
             self.scaled is not None
             or self.carries is not None
+            or not alone
             or reuses_memory(options, workspace.device)
             or workspace.has_backward_hooks()
         )

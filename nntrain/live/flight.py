@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
+from nntrain.data.dividing import Part
 from nntrain.values.sums import Weight
 from nntrain.values.tensors import Tensors
 
@@ -21,7 +23,7 @@ class Flight:
     handle meanwhile makes the workspace write at once; nobody can tell.
     """
 
-    __slots__ = ("bits", "closure", "due", "handle", "launch", "lr_scale", "step", "steps", "weight", "writing")
+    __slots__ = ("bits", "closure", "due", "handle", "launch", "lr_scale", "part", "step", "steps", "weight", "writing")
 
     def __init__(self, step: int | None, lr_scale: float, *, steps: bool) -> None:
         self.step: int | None = step
@@ -30,6 +32,8 @@ class Flight:
         """Whether the optimizer is to write: not in eval, nor where gradients wait for those of more batches."""
         self.weight: Weight | None = 1
         """How much the batch weighs; None where there is none, and what waits is written."""
+        self.part: Part[Any] | None = None
+        """This rank's part of the batch, where there are other ranks."""
         self.bits: int = 0
         """What is drawn in the batch is seeded with."""
         self.lr_scale: float = lr_scale

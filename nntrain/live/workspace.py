@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -77,11 +77,6 @@ class Workspace:
         self.template = template
         self.precision: Precision = precision
         """What the model computes in."""
-        if shard is not None and compile_options is not None:
-            raise ConfigError(
-                "compile traces a pass as it is at first, and parallel='sharded' gathers parameters for each part of "
-                "it. Leave compile out, or train with parallel='data'."
-            )
         module = make_module(template, bits)
         first = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
         wanted = device if device is not None else first
@@ -136,6 +131,8 @@ class Workspace:
         """The gradient of the last loss by itself."""
         self._lent: list[int] | None = None
         """The versions of the live tensors when the current value was lent, if it was."""
+        self.shared: Callable[[Sequence[Tensor]], None] | None = None
+        """Makes tensors those of rank 0, where several ranks train together: a fresh state is to be the same on all."""
         self.lock: AbstractContextManager[bool] = threading.RLock()
         """Held while live tensors are written or read; not while subscribers and sinks are called."""
 
@@ -143,6 +140,16 @@ class Workspace:
 
     def fresh(self, bits: int) -> Tensors:
         """Bring in the template's own weights and a fresh optimizer; return the handle on them."""
+        if self.shared is None:
+            return self._fresh(bits)
+        with self.lock:
+            self._fresh_bits = None
+            handle = self._fresh(bits)
+            params = self.params.values() if self.sharding is None else ()  # those of rank 0 are spread already
+            self.shared([*params, *self.buffers.values()])
+            return handle
+
+    def _fresh(self, bits: int) -> Tensors:
         with self.lock:
             self.abandon()
             if self._fresh_bits is not None and (isinstance(self.template, nn.Module) or self._fresh_bits == bits):
@@ -161,23 +168,14 @@ class Workspace:
             handle = Tensors(spec, self.template, None, Snapshot(params, buffers, self.optimizer.fresh))
             self.check_fit(handle)
             if self.sharding is not None:
-                handle.owned = self._of_first(params, buffers)
+                live: Mapping[str, Any] = self.params
+                spread = {name: sharded_like(one, live[name], of_first=True) for name, one in params.items()}
+                handle.owned = Snapshot(spread, buffers, self.optimizer.fresh)
             self._load(handle)
             return self._now_live()
 
-    def _of_first(self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> Snapshot:
-        """Return what rank 0 has of a fresh value, each rank with its own part."""
-        assert self.sharding is not None
-        live: Mapping[str, Any] = self.params
-        of_first = {name: sharded_like(one, live[name], of_first=True) for name, one in params.items()}
-        mine = {name: one.detach().to(self.device, copy=True) for name, one in buffers.items()}
-        self.sharding.take_of_first(list(mine.values()))
-        return Snapshot(of_first, mine, self.optimizer.fresh)
-
     def _fresh_handle(self) -> Tensors | None:
         self._fresh_bits = None
-        if self.sharding is not None:  # rank 0 has them, and its own are those that count
-            return None
         if isinstance(self.template, nn.Module) and not (
             same_bits(dict(self.template.named_parameters()), self.params)
             and same_bits(dict(self.template.named_buffers()), self.buffers)
@@ -332,9 +330,15 @@ class Workspace:
         return self._flight is not None and self._flight.step is not None
 
     def compute(
-        self, forward: Callable[[], StepOutput[Any]], scaled: Callable[[Tensor], Tensor] | None = None
+        self,
+        forward: Callable[[], StepOutput[Any]],
+        scaled: Callable[[Tensor], Tensor] | None = None,
+        finish: Callable[[], None] | None = None,
     ) -> StepOutput[Any]:
-        """Run `forward` and, in training, the backward pass from its loss, `scaled` or not; return what it made."""
+        """Run `forward` and, in training, the backward pass from its loss, `scaled` or not; return what it made.
+
+        `finish` is called after the backward pass, and may write to gradients and buffers.
+        """
         flight, writes = self._flight, self._writes
         if flight is None:
             raise RuntimeError("no batch was begun")
@@ -344,6 +348,8 @@ class Workspace:
             torch.clear_autocast_cache()
         if train:
             output = self._backward(forward, scaled)
+            if finish is not None:
+                finish()
             if self.needs_closure:
                 flight.closure = self._closure_over(forward, output, scaled)
         else:
@@ -351,19 +357,11 @@ class Workspace:
                 output = forward()
                 writes.forwarded(training=False)
         writes.ran(training=train)
-        if self.sharding is not None:
-            self._share_buffers(self.sharding)
         return output
 
     def _whole_pass(self) -> AbstractContextManager[object]:
         """Return what surrounds a pass: over sharded parameters, let go what it gathered."""
         return _NOTHING if self.sharding is None else self.sharding.whole_pass()
-
-    def _share_buffers(self, sharding: ShardedModule) -> None:
-        """Make what a pass has written to buffers what it has on rank 0, on all ranks."""
-        written = {id(one) for one in self._writes.written()}
-        if shared := [one for one in self.buffers.values() if id(one) in written]:
-            sharding.take_of_first(shared)
 
     def write_part(self, name: str) -> None:
         """Let one of several rules write amid the pass, after the value before has got its copy."""

@@ -29,6 +29,8 @@ class Start(NamedTuple):
     until: float
     """At which step the phase is cut: the fit's goal, in training."""
     lr_scale: float
+    shared: bool
+    """Whether batches are divided over ranks: their weights are all in `weighted`, and `samples` are of all ranks."""
 
 
 class Position:
@@ -51,7 +53,7 @@ class Position:
         self._progress: Progress | None = None
 
     @classmethod
-    def of(cls, state: TrainState) -> Position:
+    def of(cls, state: TrainState, *, shared: bool = False) -> Position:
         """Return where a state stands."""
         fields = state.__dict__.copy()
         del fields["tensors"]
@@ -69,6 +71,7 @@ class Position:
             epoch=place.epoch,
             until=place.until if train and place.until is not None else math.inf,
             lr_scale=state.lr_scale,
+            shared=shared,
         )
         return cls(start, place.batch, place.step, place.samples, sums.weighted, sums.seconds)
 
@@ -103,7 +106,7 @@ class Position:
             fields["progress"] = self.progress
             counts = {
                 "weighted": self.weighted,
-                "samples": sums.samples + self.samples - place.samples,
+                "samples": sums.samples if start.shared else sums.samples + self.samples - place.samples,
                 "batches": sums.batches + self.batch - place.batch,
                 "seconds": self.seconds,
             }
@@ -120,8 +123,8 @@ class Cursor:
 
     __slots__ = ("now",)
 
-    def __init__(self, state: TrainState) -> None:
-        self.now: tuple[Position, Tensors, TrainState | None] = Position.of(state), state.tensors, state
+    def __init__(self, state: TrainState, *, shared: bool = False) -> None:
+        self.now: tuple[Position, Tensors, TrainState | None] = Position.of(state, shared=shared), state.tensors, state
 
     def state(self) -> TrainState:
         """Return the state that is reached."""

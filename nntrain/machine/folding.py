@@ -91,12 +91,17 @@ def fold(
     telling = Telling(audience, machine.news, machine.info)
     machine.check_sums(cell[0])
     audience.check(cell[0])
-    with machine.running(), held_back(terminate=audience.has_last_words) as interrupts:
+    shared = machine.ranks is not None
+    with machine.running(), held_back(terminate=audience.has_last_words or shared, shared=shared) as interrupts:
         cell[0] = telling.queued(cell[0])  # a subscriber that keeps the state, to go back to it, keeps it without
         while True:
             try:
                 step = machine.step(cell, telling, interrupts, batch=batch, once=done is None)
             except Exception as error:
+                theirs = None if machine.ranks is None else machine.ranks.failed(error)
+                if theirs is not None:  # another rank's failure, and no more than a sign of it here
+                    remember_state(theirs, state_before(error))
+                    raise theirs from error
                 if interrupts.pressed:
                     interrupts.let_through(_interrupted_by(error, interrupts))
                 raise
@@ -115,6 +120,7 @@ def fold(
         verdict=step.verdict,
         by=step.by,
         event=step.event,
+        rank=step.rank,
         sink_failures=audience.counted(),
     )
 

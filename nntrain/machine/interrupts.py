@@ -18,6 +18,8 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.pressed: int | None = None
+        self.came: int | None = None
+        """Which came to this process, where several act on one together: `pressed` is what they agreed on."""
 
     def made(self) -> BaseException:
         """Make what the signal that was held back comes to."""
@@ -25,7 +27,7 @@ class Interrupts:
 
     def let_through(self, error: BaseException) -> None:
         """Raise the interrupt that was held back."""
-        self.pressed = None
+        self.pressed = self.came = None
         raise error
 
 
@@ -36,8 +38,10 @@ _PLAIN: Final[Mapping[int, Any]] = MappingProxyType(
 
 
 @contextmanager
-def held_back(*, terminate: bool = False) -> Iterator[Interrupts]:
+def held_back(*, terminate: bool = False, shared: bool = False) -> Iterator[Interrupts]:
     """Hold Ctrl-C back for a block, until `let_through`; a second one is raised at once. With `terminate` SIGTERM too.
+
+    Where it is `shared` with other processes, what came is noted only: they are to agree on it.
 
     Only where Python's own handlers are in place, in the main thread: an application's handler is left alone, and
     other threads are never interrupted.
@@ -49,10 +53,12 @@ def held_back(*, terminate: bool = False) -> Iterator[Interrupts]:
         if os.getpid() != process:  # one that was forked amid a step has none to finish
             signal.signal(number, _PLAIN[number])
             signal.raise_signal(number)
-        elif interrupts.pressed is not None:
+        elif interrupts.pressed is not None or (interrupts.came is not None and number == signal.SIGINT):
             if number == signal.SIGTERM:
                 raise Terminated
             signal.default_int_handler(number, frame)
+        elif shared:
+            interrupts.came = number
         else:
             interrupts.pressed = number
 
@@ -68,5 +74,6 @@ def held_back(*, terminate: bool = False) -> Iterator[Interrupts]:
         for number in replaced:
             if signal.getsignal(number) is hold:  # else the application has put its own there meanwhile
                 signal.signal(number, _PLAIN[number])
+    interrupts.pressed = interrupts.pressed or interrupts.came
     if interrupts.pressed is not None:  # after the last look at it
         raise interrupts.made()

@@ -35,6 +35,10 @@ from nntrain.machine.machine import Machine, ordinary_tensors
 from nntrain.metrics.measured import AnyMetric, named_metrics
 from nntrain.metrics.monitors import Monitoring, Monitors, check_monitors
 from nntrain.metrics.phase import PhaseMetrics
+from nntrain.ranks.options import Sharded, as_parallel
+from nntrain.ranks.ranks import ranks_for
+from nntrain.ranks.sharding import ShardedModule
+from nntrain.ranks.world import local_device
 from nntrain.sinks.interest import Sink, check_sink, interest_of, sink_name
 from nntrain.sinks.news import News
 from nntrain.sinks.print_stats import PrintStats
@@ -326,17 +330,40 @@ class Learner(Generic[Batch, Preds_co]):
         device = None if self.device is None else torch.device(self.device)
         options = compile_options(self.compile)
         engine = self.engine or Engine()
+        parallel, ranks = as_parallel(engine.parallel), None
+        if parallel is not None:
+            device = local_device() if device == torch.device("cuda") else device
+            ranks = ranks_for(device or torch.device("cpu"), parallel.timeout)
         with ordinary_tensors():
             rules = {name: update for name, (_, update) in self._parts.items()}
             written = rules if engine.precision != "fp16" else {name: scaling_loss(one) for name, one in rules.items()}
             update = written if self.objectives is not None else written[""]
+            shards = parallel if isinstance(parallel, Sharded) and ranks is not None else None
             workspace = Workspace(
-                self.model, update, device, bits=bits, compile_options=options, precision=engine.precision
+                self.model,
+                update,
+                device,
+                bits=bits,
+                compile_options=options,
+                precision=engine.precision,
+                shard=None if shards is None else partial(ShardedModule, shards),
             )
+        if ranks is not None:
+            workspace.shared = ranks.copied_from_first
         news = News()
         metrics = PhaseMetrics(self._metrics, workspace.device)
         passes = {
-            name: Pass(workspace, task, metrics, options, warn=news.warn, tell=news.notes.append, name=name)
+            name: Pass(
+                workspace,
+                task,
+                metrics,
+                options,
+                warn=news.warn,
+                tell=news.notes.append,
+                name=name,
+                ranks=ranks,
+                parallel=parallel,
+            )
             for name, (task, _) in self._parts.items()
         }
         eager = Eager(passes, options)
@@ -374,6 +401,7 @@ class Learner(Generic[Batch, Preds_co]):
             news=news,
             float32_matmul=engine.float32_matmul,
             compiles=options is not None,
+            ranks=ranks,
         )
 
     def init(self, seed: int = 0, epochs: int = 0) -> TrainState:

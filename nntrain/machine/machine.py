@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from nntrain.data.dividing import Divided, Part, part_of
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError, ConfigWarning, DataError, StateError
 from nntrain.live.engine import Passed, Runner
@@ -24,12 +25,16 @@ from nntrain.live.fused import tracing_gradients
 from nntrain.live.precision import MatmulPrecision, matmul_precision
 from nntrain.live.turn import Turn
 from nntrain.live.workspace import Workspace
+from nntrain.machine.agreement import agreed
 from nntrain.machine.cursor import Cursor, Position
 from nntrain.machine.interrupts import Interrupts
+from nntrain.machine.shares import of_all_ranks
 from nntrain.machine.table import TABLE, Step, leave, moved_to
 from nntrain.machine.telling import Telling
 from nntrain.metrics.monitors import Monitors
 from nntrain.metrics.phase import PhaseMetrics
+from nntrain.ranks.pulse import Pulse
+from nntrain.ranks.ranks import Ranks
 from nntrain.sinks.audience import Watcher
 from nntrain.sinks.interest import Sink
 from nntrain.sinks.news import News
@@ -112,6 +117,8 @@ class Machine(Generic[Batch]):
     news: News
     float32_matmul: MatmulPrecision | None = None
     compiles: bool = False
+    ranks: Ranks | None = None
+    """The processes that train together, if there are others."""
     turn: Turn = field(default_factory=Turn)
 
     @property
@@ -121,12 +128,15 @@ class Machine(Generic[Batch]):
 
     def __post_init__(self) -> None:
         self._generators = self.workspace.generators
+        if self.ranks is not None:
+            self.streams = {name: self.divided(stream) for name, stream in self.streams.items()}
         self._sets = tuple(name for name in self.streams if name != "train")
         self._running: tuple[Key, int, str] | None = None
         """Which phase this machine is in: a state in the middle of another was made elsewhere."""
         self._noise_key: Key | None = None
         self._noise_epoch = -1
         self._noise = (0, 0)
+        self._own_noise: Callable[[int], int] = int if self.ranks is None else self.ranks.own_noise
         self._asking: tuple[Key, int, Phase] | None = None
         self._asking_bits: Callable[[int], int] = int
         self._before_batch = bool(self.heard_by["before_batch"])
@@ -139,6 +149,7 @@ class Machine(Generic[Batch]):
         """The rules whose averages eval has in the place of the parameters."""
         self._written_in = 0.0
         """The seconds of the last batch's write, with those who were asked before it: the next batch counts them."""
+        self._pulse = None if self.ranks is None else Pulse(self.ranks)
         self._averaged: tuple[Callable[[], Tensors | None], Tensors] | None = None
 
     @contextmanager
@@ -203,14 +214,21 @@ class Machine(Generic[Batch]):
         """
         place = cell[0].progress
         if place.at == "batch":
-            return self._batches(Cursor(cell.pop()), telling, interrupts, batch, once=once)
+            cursor = Cursor(cell.pop(), shared=self.ranks is not None)
+            return self._batches(cursor, telling, interrupts, batch, once=once)
         try:
             step = self._event(cell)
         except BaseException as error:
             telling.failure(error, cell.pop(), place)
             raise
         cell.clear()
+        self._agree_on_signals(interrupts, at_once=True)
         return telling.step(step, place)
+
+    def _agree_on_signals(self, interrupts: Interrupts, *, at_once: bool = False) -> None:
+        """Where several ranks train together, take a signal for pressed at the same step on all of them."""
+        if self._pulse is not None:
+            interrupts.pressed = self._pulse.beat(interrupts.came, at_once=at_once)
 
     def _event(self, cell: list[TrainState]) -> Step:
         """Publish a place's event, and go where the table leads after it."""
@@ -228,6 +246,11 @@ class Machine(Generic[Batch]):
 
     def _publish(self, event: Event, state: TrainState, *rest: object) -> Published:
         """Ask those who listen to an event; check that the state which they answered is one for this learner."""
+        if self.ranks is None:
+            return self._ask(event, state, *rest)
+        return agreed(self.ranks, event, state, lambda: self._ask(event, state, *rest))
+
+    def _ask(self, event: Event, state: TrainState, *rest: object) -> Published:
         published = publish(event, self.heard_by[event], state, *rest)
         if published.state.tensors.spec is not self.workspace.spec:
             self.workspace.check_fit(published.state.tensors)
@@ -262,6 +285,7 @@ class Machine(Generic[Batch]):
                     if watching and telling.pending:
                         telling.tell_group(before)
                 found = self._batch(cursor, given, seen=bool(watching) or grouped)
+                self._agree_on_signals(interrupts)
                 if isinstance(found, Passed):
                     reached = cursor.now[0]
                     if first:
@@ -287,7 +311,7 @@ class Machine(Generic[Batch]):
             if once or interrupts.pressed or step.state.progress.at != "batch":
                 return step
             if step.state is not cursor.now[2]:
-                cursor = Cursor(step.state)
+                cursor = Cursor(step.state, shared=self.ranks is not None)
             del found, step
 
     def _look_at_first(self, before: Position, found: Passed, others: bool) -> None:
@@ -317,18 +341,18 @@ class Machine(Generic[Batch]):
             self._averaged = None
             told = self._write_rest(cursor) if self._accumulates and before.start.train else {}
             return self._finish_phase(cursor.state())._replace(told=told)
-        batch, position = to_device(found[0], workspace.device), before
+        (batch, part), position = self._here(found[0], divided=given is None), before
         if self._before_batch:
             asked = self._ask_before(cursor.state(), before, batch)
             if asked.verdict is not None:
                 return leave(asked, "before_batch", self._sets)
             if asked.state is not cursor.now[2]:
-                position, tensors = Position.of(asked.state), asked.state.tensors
+                position, tensors = self._position(asked.state), asked.state.tensors
             del asked
         # Where another value is brought in, or the optimizer evaluates the model while it writes, the value before has
         # a copy of its own, and is kept in case of a failure.
         kept = cursor.now[1] if workspace.writes_within or tensors is not cursor.now[1] else None
-        state, verdict, by = None, None, ""
+        state, verdict, by, rank = None, None, "", None
         try:
             step = position.step if position.start.train else None
             seen_by_eval = self.averaged(tensors) if step is None and self.eval_weights else None
@@ -336,7 +360,8 @@ class Machine(Generic[Batch]):
             with workspace.held(used):
                 flight = workspace.begin(used, step=step, lr_scale=position.start.lr_scale)
                 del used
-                bits = flight.bits = self._noise_of(position)
+                flight.bits, flight.part = self._noise_of(position), part
+                bits = self._own_noise(flight.bits)
                 passed = self.engine.run(batch, position.weighted, flight, bits=bits, seen=seen or self._after_batch)
                 if seen_by_eval is None:
                     tensors = workspace.pending(tensors)
@@ -349,8 +374,8 @@ class Machine(Generic[Batch]):
                 shown = [position.state(tensors)]
                 del tensors  # only the state that is shown holds it: if that is not wanted, it is never written
                 same = weakref.ref(shown[0])
-                state, verdict, by = self._ask_after(shown, batch, passed.output)
-                position, tensors = position if state is same() else Position.of(state), state.tensors
+                state, verdict, by, rank = self._ask_after(shown, batch, passed.output)
+                position, tensors = position if state is same() else self._position(state), state.tensors
             cursor.now = position, tensors, state  # lets the value before go, before the optimizer writes
             workspace.commit(tensors)
             self._written_in = time.perf_counter() - began - seconds
@@ -360,8 +385,24 @@ class Machine(Generic[Batch]):
         if self._tells and (told := workspace.optimizer.take_told()):
             passed = passed._replace(output=replace(passed.output, told=told))
         if verdict is not None:
-            return leave(Published(cursor.state(), verdict, by), "after_batch", self._sets)
+            return leave(Published(cursor.state(), verdict, by, rank), "after_batch", self._sets)
         return passed
+
+    def _here(self, batch: Any, *, divided: bool) -> tuple[Batch, Part[Batch] | None]:
+        """Return a batch on the device, or this rank's part of it, which the loader may have `divided` already."""
+        if self.ranks is None:
+            return to_device(batch, self.workspace.device), None
+        part = batch if divided else part_of(batch, self.ranks.world)
+        return to_device(part.batch, self.workspace.device), part
+
+    def divided(self, stream: Stream[Any]) -> Stream[Any]:
+        """Return a stream of this rank's parts of another's batches, where there are other ranks."""
+        if self.ranks is None or isinstance(stream.loader, Divided):
+            return stream
+        return Stream(Divided(stream.loader, self.ranks.world), stream.fold, stream.name)
+
+    def _position(self, state: TrainState) -> Position:
+        return Position.of(state, shared=self.ranks is not None)
 
     def averaged(self, tensors: Tensors) -> Tensors:
         """Return the value that eval has in the place of another: with averages for parameters, as far as there are."""
@@ -387,7 +428,7 @@ class Machine(Generic[Batch]):
                 workspace.begin_rest(tensors, step=before.step, lr_scale=before.start.lr_scale, bits=bits)
                 tensors = workspace.pending(tensors)
             state = evolved(moved_to(cursor.state(), step=before.step + 1), tensors=tensors)
-            cursor.now = Position.of(state), tensors, state  # lets the value before go, before the optimizer writes
+            cursor.now = self._position(state), tensors, state  # lets the value before go, before the optimizer writes
             workspace.commit(tensors)
             return workspace.optimizer.take_told() if self._tells else {}
         except BaseException:
@@ -437,11 +478,15 @@ class Machine(Generic[Batch]):
     def _finish_phase(self, state: TrainState) -> Step:
         """Take the phase's means, once its batches are exhausted; a phase without a finished batch has none."""
         sums, place = state.sums, state.progress
-        weighted = sums.weighted
         after = moved_to(state, at="after_epoch")
         if not sums.batches:
             _check_goes_on(state)
             return Step(after)
+        seconds = sums.seconds + self._written_in
+        if self.ranks is not None:
+            sums = of_all_ranks(self.ranks, sums, self.metrics)
+            seconds = sums.seconds
+        weighted = sums.weighted
         # One NaN for all: a log tells that a value is none, and not which.
         loss, *means = (mean if mean == mean else math.nan for mean in sums.means())  # noqa: PLR0124
         named = dict(zip(weighted.metrics, means, strict=True))
@@ -453,7 +498,7 @@ class Machine(Generic[Batch]):
             metrics=FrozenMapping(self.metrics.values(named, weighted.memory)),
             samples=round(sums.weight),
             batches=sums.batches,
-            seconds=sums.seconds + self._written_in,
+            seconds=seconds,
             has_loss=sums.weighted.has_loss,
         )
         if self.monitors.read:

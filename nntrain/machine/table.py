@@ -58,6 +58,8 @@ class Step(NamedTuple):
     """What the batch's learning rate was multiplied with."""
     told: Mapping[str, Tensor | float] = MappingProxyType({})
     """What update rules said of a short window's write, at the end of a train phase."""
+    rank: int | None = None
+    """The rank of who answered, where several train together."""
 
 
 def leave(published: Published, event: Event, sets: Sequence[str]) -> Step:
@@ -79,7 +81,7 @@ def leave(published: Published, event: Event, sets: Sequence[str]) -> Step:
         after = moved_to(state, at="finished")
     else:
         after = next_phase(state, sets)
-    return Step(after, verdict, published.by, event)
+    return Step(after, verdict, published.by, event, rank=published.rank)
 
 
 def moved_to(state: TrainState, **changes: object) -> TrainState:

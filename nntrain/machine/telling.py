@@ -123,6 +123,7 @@ class Telling:
                     logged=(news.take_events() if news.queued_events else ()) + logged,
                     lr_scale=step.lr_scale,
                     told=step.told,
+                    rank=step.rank,
                 )
                 if transition.logged or transition.notes:  # another thread may just have queued it
                     listening = audience.at(began.at)

@@ -67,6 +67,10 @@ class PhaseMetrics:
             found |= news
         return found
 
+    def here(self, memory: Memory) -> Memory:
+        """Return a memory with its tensors on the training's device."""
+        return memory_map(memory, lambda leaf: leaf.to(self._device) if isinstance(leaf, Tensor) else leaf)
+
     def _init(self, name: str, metric: Metric[Any]) -> Memory:
         try:
             made = metric.init()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nntrain.errors import ConfigError
+from nntrain.ranks.options import Sharded, Wrap
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -19,65 +19,6 @@ if TYPE_CHECKING:
 
 _LISTS: Final = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 """What holds modules of one kind: each of these is gathered by itself."""
-Wrap = str | type[nn.Module]
-"""Which modules are gathered by themselves: those of a class, or whose names match a pattern as `fnmatch` reads it."""
-
-
-@dataclass(frozen=True)
-class Sharded:
-    """Each rank keeps a part of each parameter, its gradient and its optimizer's memory: torch's `fully_shard`, FSDP2.
-
-    A unit's parameters are gathered for its forward and backward pass, and let go after each.
-
-    Args:
-        wrap: the units: a class of modules or a pattern of their names, like `"layers.*"`, or a list of these. By
-            default the members of the outermost lists (`Sequential`, `ModuleList`, `ModuleDict`), such as the blocks of
-            a transformer. What is in no unit is one with the rest of the model.
-        reshard_after_forward: whether a unit's parameters are let go after its forward pass, and gathered again for its
-            backward pass: less memory for more traffic. Those of the rest are kept: they are needed soon.
-        param_dtype: what units are gathered and computed in, like `torch.bfloat16`; by default the parameters' own.
-        reduce_dtype: what gradients are summed in; by default `param_dtype`.
-        methods: names of the model's methods that a task calls in the place of the model itself, like `"encode"`: only
-            what is called so has its parameters gathered for it.
-        replicate: how many copies of the parameters there are over all ranks (HSDP): each is spread over
-            `ranks / replicate` of them that follow each other, as the GPUs of one machine. It must divide the ranks.
-
-    Raises `ConfigError` for what cannot be meant.
-    """
-
-    wrap: Wrap | Sequence[Wrap] | None = None
-    reshard_after_forward: bool = True
-    param_dtype: torch.dtype | None = None
-    reduce_dtype: torch.dtype | None = None
-    methods: Sequence[str] = ()
-    replicate: int = 1
-
-    def __post_init__(self) -> None:
-        """Check every argument."""
-        if not isinstance(self.reshard_after_forward, bool):
-            raise ConfigError(f"reshard_after_forward is {self.reshard_after_forward!r:.80}; expected True or False.")
-        for name in ("param_dtype", "reduce_dtype"):
-            dtype: object = getattr(self, name)
-            if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-                raise ConfigError(f"{name} is {dtype!r:.80}; expected None or a floating dtype, like torch.bfloat16.")
-        if isinstance(self.replicate, bool) or not isinstance(self.replicate, int) or self.replicate < 1:
-            raise ConfigError(f"replicate is {self.replicate!r:.80}; expected a whole number of copies from 1.")
-        if isinstance(self.methods, str) or not all(isinstance(one, str) for one in self.methods):
-            raise ConfigError(f"methods is {self.methods!r:.80}; expected a list of names, like ['encode'].")
-        object.__setattr__(self, "methods", tuple(self.methods))
-        given: object = self.wrap
-        wraps = (given,) if given is None or isinstance(given, (str, type)) else given
-        if not isinstance(wraps, Sequence) or not all(one is None or _is_wrap(one) for one in wraps) or not wraps:
-            raise ConfigError(
-                f"wrap is {given!r:.80}; expected a class of modules, a pattern of their names like 'layers.*', or a "
-                f"list of these."
-            )
-        if isinstance(given, Sequence) and not isinstance(given, str):
-            object.__setattr__(self, "wrap", tuple(given))
-
-
-def _is_wrap(given: object) -> TypeGuard[Wrap]:
-    return isinstance(given, str) or (isinstance(given, type) and issubclass(given, nn.Module))
 
 
 class ShardedModule:
@@ -87,7 +28,7 @@ class ShardedModule:
     a world, that cannot be sharded so.
     """
 
-    def __init__(self, module: nn.Module, options: Sharded, device: torch.device) -> None:
+    def __init__(self, options: Sharded, module: nn.Module, device: torch.device) -> None:
         from torch.distributed.fsdp import (
             FSDPModule,
             MixedPrecisionPolicy,
@@ -162,19 +103,6 @@ class ShardedModule:
             found |= {name: param for name, param in module.named_parameters() if type(param) is nn.Parameter}
             one.reshard()
         return found
-
-    @staticmethod
-    def take_of_first(buffers: Sequence[Tensor]) -> None:
-        """Make buffers those of rank 0, in place (collective): each rank's pass wrote what it saw of the batch."""
-        import torch.distributed as dist
-
-        with torch.no_grad():
-            for kind in dict.fromkeys((one.dtype, one.device) for one in buffers):
-                alike = [one.detach() for one in buffers if (one.dtype, one.device) == kind]
-                flat = torch.cat([one.reshape(-1) for one in alike])
-                dist.broadcast(flat, 0)
-                for one, part in zip(alike, torch.split(flat, [one.numel() for one in alike]), strict=True):
-                    one.copy_(part.view(one.shape))
 
 
 def _as_fsdp(module: Any) -> FSDPModule:

@@ -65,7 +65,8 @@ class Transition:
     the one that remains. `run` is what may be told of the run. `notes` are those that came up since the last one,
     `logged` the events that subscribers and sinks gave. `lr_scale` is what a batch's learning rate was multiplied with.
     `told` is there at the end of a train phase that wrote a short window of `accumulate`: what update rules say of that
-    write, like `grad_norm`. What they say of any other is in the batch's `output.told`.
+    write, like `grad_norm`. What they say of any other is in the batch's `output.told`. `rank` is that of who answered,
+    where several processes train together.
     """
 
     at: Place
@@ -82,6 +83,7 @@ class Transition:
     logged: tuple[LogEvent, ...] = ()
     lr_scale: float = 1.0
     told: Mapping[str, Tensor | float] = FrozenMapping()
+    rank: int | None = None
 
     @classmethod
     def of_batch(

@@ -43,11 +43,15 @@ class Listener:
 
 
 class Published(NamedTuple):
-    """What an event came to: the state to go on with, and the verdict if somebody gave one."""
+    """What an event came to: the state to go on with, and the verdict if somebody gave one.
+
+    `rank` is that of who answered, where several train together.
+    """
 
     state: TrainState
     verdict: Cancel | None = None
     by: str = ""
+    rank: int | None = None
 
 
 def subscriber_name(subscriber: object) -> str:

@@ -183,7 +183,7 @@ class _Replay:
         state = self._state
         self._asked[event] = self._asked.get(event, 0) + 1
         torch.default_generator.manual_seed(state.key.derived(EVENTS.index(event), state.progress.step))
-        after, verdict, _ = publish(event, heard_by, state, *rest)
+        after, verdict, *_ = publish(event, heard_by, state, *rest)
         answer = Answered(
             event=event,
             progress=state.progress,

@@ -113,6 +113,11 @@ class BoundAccumulate(Bound):
         sums = {**sums, **{name: self._sum(sums.get(name), one) for name, one in found.items()}}
         return {name: (one / total).to(self._dtypes[name]) for name, one in sums.items()}
 
+    def weight(self, weight: Weight | None) -> float:
+        """Return the window's weight with its last batch's."""
+        _, unit, total = self.weighed({}, 0 if weight is None else weight)
+        return float(unit * total)
+
     def weighed(self, gradients: Gradients, weight: Weight) -> Weighed:
         """Return the gradients times their batch's weight, the unit of it, and the window's weight with it.
 

@@ -59,6 +59,10 @@ class LiveUpdate:
         """The rules that see each batch's gradients, those that see a window's mean, and those after the optimizers."""
         if self._window is not None:
             self._before = self._before[1:]
+        self.accumulates_alone: bool = self._window is not None and not self._each
+        """Whether each rank's gradients are its own until a window is written."""
+        self.over_ranks: Callable[[Gradients, float], Gradients] | None = None
+        """Returns the mean over the ranks of a window's gradients, given its weight here."""
         self._noting: list[Any] = [one for one in self._after if callable(getattr(one, "before", None))]
         """The rules after the optimizers that look at the parameters before these write."""
         if self._noting and self._optimizer.needs_closure:
@@ -199,7 +203,10 @@ class LiveUpdate:
             self._collect(gradients, weight)
             return
         if self._window is not None:
+            total = self._window.weight(weight) if self.over_ranks else 0.0
             gradients = self._window.mean(gradients, weight)
+            if self.over_ranks:
+                gradients = self.over_ranks(gradients, total)
         if self._written(self._before, gradients, at):
             if closure is None:
                 self._optimizer.give(gradients)

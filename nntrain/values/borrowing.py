@@ -4,14 +4,14 @@ torch has no read-only tensors. Inside the `with` block every operation passes a
 operation's own schema, what it writes to; a write to lent memory, through any view of it, raises `BorrowError` and
 nothing is written. What gets past it (a pointer, a NumPy view) is outside torch's sight, and so outside ours. What
 another thread writes, or who kept a view of a view, is seen by the version counters afterwards: then the value is lost.
-A sharded tensor is lent as it is: each rank gets its own part, in a `DTensor` of the whole's shape.
+A sharded tensor is gathered when it is asked for, in memory of its own: numbers that are read of torch's `DTensor`s are
+those of one rank's part, unless one takes care.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,14 +19,20 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nntrain.errors import BorrowError
-from nntrain.values.shards import is_sharded, own_part, part_like, version_of
+from nntrain.values.shards import any_sharded, is_sharded, version_of, whole
 
 
 class _ReadOnly(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves it untyped
     def __init__(self, lent: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # torch leaves it untyped
-        strided = {name: tensor for name, tensor in lent.items() if tensor.layout == torch.strided}
-        self._names = {place: name for name, tensor in strided.items() for place in _places(tensor)}
+        self._names: dict[int, str] = {}
+        for name, tensor in lent.items():
+            self.lend(name, tensor)
+
+    def lend(self, name: str, tensor: Tensor) -> None:
+        """Refuse writes to a tensor."""
+        if tensor.layout == torch.strided:
+            self._names[tensor.untyped_storage()._cdata] = name
 
     def __torch_dispatch__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -48,17 +54,12 @@ class _ReadOnly(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch lea
         for tensor in value if isinstance(value, (list, tuple)) else (value,):
             if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
                 continue
-            name = next((self._names[place] for place in _places(tensor) if place in self._names), None)
-            if name is not None:
+            if tensor.untyped_storage()._cdata in self._names:
+                name = self._names[tensor.untyped_storage()._cdata]
                 raise BorrowError(
                     f"{func} would write to {name!r}, which state.borrow() lent for reading. Nothing was written. "
                     f"Work on a copy (tensor.clone()), or take one from state.params[{name!r}]."
                 )
-
-
-def _places(tensor: Tensor) -> set[int]:
-    """Return the storages that a write to a tensor goes to; of a sharded one the part's, too."""
-    return {tensor.untyped_storage()._cdata, own_part(tensor).untyped_storage()._cdata}
 
 
 class _TakenBack(Tensor):
@@ -77,45 +78,50 @@ class _TakenBack(Tensor):
         return "<a tensor that state.borrow() lent, and has taken back>"
 
 
-@lru_cache(maxsize=1)
-def _taken_shard() -> type[Tensor]:
-    """Return what a sharded tensor is after its block; made when the first is lent, as torch's class takes seconds."""
-    from torch.distributed.tensor import DTensor
-
-    refused = {name: vars(_TakenBack)[name] for name in ("__torch_function__", "__repr__")}
-    return type("_TakenShard", (DTensor,), {"__slots__": (), **refused})
-
-
-def _take_back(view: Tensor) -> None:
-    """Make a lent tensor one that cannot be used."""
-    part = own_part(view)
-    if part is not view:
-        view.__class__ = _taken_shard()
-    part.data = part.new_empty(0)
-    part.__class__ = _TakenBack
-
-
 def versions_of(tensors: Iterable[Tensor]) -> list[int]:
     """Return the counts of writes to tensors, through any view of them."""
     return [version_of(tensor) for tensor in tensors]
 
 
-def _view(tensor: Tensor) -> Tensor:
-    return part_like(own_part(tensor).detach(), tensor) if is_sharded(tensor) else tensor.detach()
+class _Gathering(Mapping[str, Tensor]):
+    """Lent tensors, of which sharded ones are gathered where they are asked for, once (collective)."""
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor], views: dict[str, Tensor], versions: list[int], refusing: _ReadOnly
+    ) -> None:
+        self._tensors = tensors
+        self._views = views
+        self._versions = versions
+        self._refusing = refusing
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._views:
+            found = whole(self._tensors[name]).detach()
+            self._views[name] = found
+            self._versions.append(found._version)
+            self._refusing.lend(name, found)
+        return self._views[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 @contextmanager
 def borrow(tensors: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
     """Lend `tensors` by name for a block. When it ends they are taken back: whoever kept one gets a `BorrowError`."""
-    views = {name: _view(tensor) for name, tensor in tensors.items()}
+    views = {name: tensor.detach() for name, tensor in tensors.items() if not is_sharded(tensor)}
     versions = versions_of(views.values())
     try:
-        with _ReadOnly(views):
-            yield views
+        with _ReadOnly(views) as refusing:
+            yield _Gathering(tensors, views, versions, refusing) if any_sharded(tensors.values()) else views
     finally:
         after = versions_of(views.values())
         for view in views.values():
-            _take_back(view)
+            view.data = view.new_empty(0)
+            view.__class__ = _TakenBack
     written = [name for name, old, new in zip(views, versions, after, strict=True) if old != new]
     if written:
         raise BorrowError(f"Lent tensors were written to: {', '.join(written)}. Work on copies.")

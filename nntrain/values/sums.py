@@ -137,6 +137,10 @@ class WeightedSums(Flat):
         """Read the sums of the loss and each metric; on a device, this waits for it."""
         return self._read()[: 1 + len(self.metrics)]
 
+    def whole(self) -> list[float]:
+        """Read all that is summed: of the loss, of each metric and, if there are such, of weights that are no ints."""
+        return self._read()
+
     @property
     def weight(self) -> float:
         """The sum of the weights that are no ints; on a device, this waits for it."""

@@ -180,6 +180,38 @@ def first_length(tree: object) -> int | None:
     return next((tensor.size(0) for tensor in tensors_of(tree) if tensor.ndim), None)
 
 
+def rows_between(tree: Any, first: int, last: int) -> Any:
+    """Return a batch's rows from `first` up to `last`: of each tensor, array, and list of what is no tensor.
+
+    The batch has as many rows as its first tensor. Tensors without a dimension, and anything else that has no rows,
+    stay as they are. Tensors are views. Raises `ValueError`, which names it, for a part with another number of rows.
+    """
+    total = first_length(tree)
+    return tree if total is None else _rows_between(tree, first, last, total, "")
+
+
+def _rows_between(tree: Any, first: int, last: int, total: int, where: str) -> Any:
+    shape = getattr(tree, "shape", None)
+    if isinstance(tree, Tensor) or (isinstance(shape, tuple) and hasattr(tree, "__array__")):
+        if not shape:
+            return tree
+        if shape[0] != total:
+            raise ValueError(f"{where.lstrip('.') or 'it'} has {shape[0]} rows")
+        return tree[first:last]
+    held = contents(tree)
+    if held is None:
+        return tree
+    if isinstance(tree, (list, tuple)) and len(tree) == total and next(tensors_of(tree), None) is None:
+        return _rebuilt(tree, held._replace(items=held.items[first:last]))
+    items = [_rows_between(one, first, last, total, f"{where}[{at}]") for at, one in enumerate(held.items)]
+    values = {name: _rows_between(one, first, last, total, f"{where}[{name!r}]") for name, one in held.values.items()}
+    named = {name: _rows_between(one, first, last, total, f"{where}.{name}") for name, one in held.attributes.items()}
+    kind = type(tree)
+    if kind is list or kind is tuple or kind is dict:
+        return kind(values if kind is dict else items)
+    return _rebuilt(tree, Contents(items, values, named))
+
+
 def detached(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Return what a model gave with each tensor as `change` returns it; `change` detaches it from the graph.
 

@@ -66,12 +66,16 @@ class Completed(Record, frozen=True):
 
 
 class Cancelled(Record, frozen=True):
-    """A step that the subscriber `by` cancelled, at `event`, with `verdict`. `state` is the one to go on with."""
+    """A step that the subscriber `by` cancelled, at `event`, with `verdict`. `state` is the one to go on with.
+
+    Where several processes train together, `rank` is the one whose subscriber it was.
+    """
 
     state: TrainState
     verdict: Cancel
     by: str
     event: Event
+    rank: int | None = None
     sink_failures: FrozenMapping[int] = FrozenMapping()
 
     def _repr_html_(self) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nntrain.metrics.functions import accuracy
     from nntrain.metrics.measured import MetricFn
     from nntrain.metrics.metric import Metric
+    from nntrain.ranks.options import DataParallel
     from nntrain.sinks import PrintStats, Profiler, ProgressBar, ThroughputLog
     from nntrain.sinks.interest import Interest, Sink
     from nntrain.sinks.transition import BatchRan, RunInfo, Transition
@@ -53,6 +54,7 @@ __all__ = [
     "Checkpoint",
     "Completed",
     "DataLoaders",
+    "DataParallel",
     "EarlyStopping",
     "Engine",
     "EpochStats",
@@ -115,6 +117,7 @@ _HOMES: Final = {
     "nntrain.data.loaders": "Loader",
     "nntrain.errors": "NNTrainError",
     "nntrain.live.engine": "Engine",
+    "nntrain.ranks.options": "DataParallel",
     "nntrain.live.objective": "Objective",
     "nntrain.evaluation.augmented": "tta",
     "nntrain.evaluation.evaluate": "evaluate predict update_bn",

@@ -204,7 +204,7 @@ def _constructors(
         return TrainState(
             progress=Progress.model_validate(parts["progress"]),
             tensors=tensors_of(parts),
-            sums=Sums.model_validate({_SUMS.get(name, name): part for name, part in parts["sums"].items()}),
+            sums=_sums_of(parts["sums"]),
             history=History(map(EpochStats.model_validate, parts["history"])),
             key=Key.model_validate(parts["key"]),
             lr_scale=parts["lr_scale"],
@@ -217,6 +217,12 @@ def _constructors(
         )
 
     return {"totals": totals, "state": state, "sparse": sparse_of}
+
+
+def _sums_of(parts: Mapping[str, Any]) -> Sums:
+    """Return a phase's sums, with those of the other ranks that trained together."""
+    fields = {_SUMS.get(name, name): part for name, part in parts.items()}
+    return Sums.model_validate({**fields, "others": tuple(map(_sums_of, parts.get("others", ())))})
 
 
 def _unknown_model() -> nn.Module:

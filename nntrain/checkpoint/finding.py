@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from nntrain.checkpoint.loading import inspect, load, open_checkpoint, verify
-from nntrain.errors import CheckpointError, ConfigError
+from nntrain.errors import CheckpointError, ConfigError, RankError
 from nntrain.machine.learner import Learner
 from nntrain.machine.machine import machine_of
+from nntrain.ranks.ranks import Ranks
 from nntrain.values.calls import meant
 from nntrain.values.history import EpochStats
-from nntrain.values.log_event import WarningEvent
+from nntrain.values.log_event import CheckpointLoaded, WarningEvent
 from nntrain.values.progress import Progress
 from nntrain.values.record import evolved
 from nntrain.values.state import TrainState
@@ -71,10 +72,14 @@ def resume(folder: str | os.PathLike[str], learner: Learner[Batch, Any]) -> Resu
     """Load the newest checkpoint of a folder that is whole, for `learner` to go on from.
 
     Skipped files are in the result, and the learner's sinks are told of them. Raises `MisfitError` where the newest
-    whole one is of another model or optimizer: loading an older one would hide that.
+    whole one is of another model or optimizer: loading an older one would hide that. Several ranks, which all call it,
+    load the file that the first finds; raises `RankError` where one of them cannot.
     """
     machine = machine_of(learner)
-    found, skipped = newest_whole(Path(folder), lambda path: load(path, learner))
+    if machine.ranks is None:
+        found, skipped = newest_whole(Path(folder), lambda path: load(path, learner))
+    else:
+        found, skipped = _newest_of_first(machine.ranks, Path(folder), lambda path: load(path, learner))
     events = [WarningEvent(code="checkpoint_skipped", text=f"{one.path}: {one.reason}") for one in skipped]
     if found is None:
         for event in events:
@@ -82,6 +87,49 @@ def resume(folder: str | os.PathLike[str], learner: Learner[Batch, Any]) -> Resu
         return Resumed(None, None, skipped)
     path, state = found
     return Resumed(evolved(state, loaded=(*state.loaded, *events)), path, skipped)
+
+
+def _newest_of_first(
+    ranks: Ranks, folder: Path, read: Callable[[Path], TrainState]
+) -> tuple[tuple[Path, TrainState] | None, tuple[Skipped, ...]]:
+    """Return what `newest_whole` does on the first rank; the others load the very file that it has found."""
+    first = ranks.world.first
+    found: tuple[Path, TrainState] | None = None
+    skipped: tuple[Skipped, ...] = ()
+    failed: Exception | None = None
+    if first:
+        try:
+            found, skipped = newest_whole(folder, read)
+        except Exception as error:  # noqa: BLE001 - the others are to know of it first
+            failed = error
+    said = "" if failed is None else f"{type(failed).__name__}: {failed}"
+    path, skipped, said = ranks.from_rank(0, (found and found[0], skipped, said))
+    if failed is not None:
+        raise failed
+    if said:
+        raise RankError(f"Rank 0 could not load the newest checkpoint of {folder}: {said}", 0)
+    if path is None:
+        return None, skipped
+    if not first:
+        try:
+            found = path, read(path)
+        except Exception as error:  # noqa: BLE001 - same
+            failed = error
+    digests = ranks.gathered("" if found is None else _digest_of(found[1]))
+    if failed is not None:
+        raise failed
+    differs = next((rank for rank, one in enumerate(digests) if one != digests[0]), None)
+    if differs is not None:
+        raise RankError(
+            f"Rank {differs} {'has another' if digests[differs] else 'could not load the'} file {path}, from which "
+            f"rank 0 is to go on. All ranks read checkpoints from one folder: give one that each of them sees.",
+            differs,
+        )
+    return found, skipped
+
+
+def _digest_of(state: TrainState) -> str:
+    return next(one.digest for one in state.loaded if isinstance(one, CheckpointLoaded))
 
 
 def best(folder: str | os.PathLike[str], monitor: str = "loss", mode: Mode = "min") -> Best:

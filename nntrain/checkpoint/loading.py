@@ -6,7 +6,6 @@ import json
 import os
 import stat
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from nntrain.checkpoint.content import Flattened, migrate, state_of
 from nntrain.errors import CheckpointError, DataWarning, MisfitError, StateError, escape_untrusted
 from nntrain.machine.learner import Learner
 from nntrain.machine.machine import machine_of
+from nntrain.ranks.console import warn_once
 from nntrain.values.differences import Difference, difference
 from nntrain.values.flattening import Tree, unflattened
 from nntrain.values.history import EpochStats, History
@@ -172,6 +172,7 @@ def load(path: str | os.PathLike[str], learner: Learner[Batch, Any]) -> TrainSta
         state = _build_state(content, tensors, workspace.spec, workspace.template, misfits, empty=empty)
         if misfits:
             raise _misfit(content, misfits)
+        state = machine.own_share(state)
         changed = changes(content.run or {}, learner, state)
         read_of = _data_of(state.progress)
         counted = changed.get(f"{read_of}_batches")
@@ -188,7 +189,7 @@ def load(path: str | os.PathLike[str], learner: Learner[Batch, Any]) -> TrainSta
     other_data = [name for name in (f"{read_of}_batch_size", f"{read_of}_samples") if name in changed]
     if other_data and state.progress.at == "batch" and state.progress.batch:
         said = " and ".join(f"{name} was {changed[name][0]}, and is {changed[name][1]}" for name in other_data)
-        warnings.warn(
+        warn_once(
             f"{os.fspath(path)} was saved amid an epoch of other data: {said}. Some samples are taken twice in this "
             f"epoch, or not at all. Go on with the data that it was trained on, and change them between two epochs.",
             DataWarning,
@@ -200,8 +201,8 @@ def load(path: str | os.PathLike[str], learner: Learner[Batch, Any]) -> TrainSta
     return evolved(state, loaded=tuple(loaded))
 
 
-_COMPARED: Final = ("lr", "lr_schedule", "loss_fn", "metrics", "subscribers")
-"""The settings of a run that should not change, or it goes on differently: these, and the sizes of all its data."""
+_COMPARED: Final = ("lr", "lr_schedule", "loss_fn", "metrics", "subscribers", "world_size")
+"""The settings with which a run goes on differently, where they change: these, and the sizes of all its data."""
 
 
 def _data_of(place: Progress) -> str:

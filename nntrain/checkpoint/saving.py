@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from nntrain.checkpoint.container import write
 from nntrain.checkpoint.content import Flattened, flatten_state, flattener_for, record_text
-from nntrain.errors import CheckpointError, ConfigError
+from nntrain.errors import CheckpointError, ConfigError, StateError
 from nntrain.values.state import TrainState
 
 try:
@@ -43,6 +43,12 @@ def save(state: TrainState, path: str | os.PathLike[str]) -> Saved:
     """
     if not isinstance(state, TrainState):
         raise ConfigError(f"save takes a TrainState, like outcome.state; got {type(state).__name__}.")
+    if state.sums.ranks > 1 and state.sums.batches and not state.sums.others:
+        raise StateError(
+            f"The state stands amid a phase that {state.sums.ranks} processes share, and each has but its own part of "
+            f"the sums. Save between two phases, or let a sink do it, which all of them have: "
+            f"sinks=[Checkpoint(folder, every_steps=...)]."
+        )
     target = Path(path)
     return state.tensors.read(
         lambda snapshot: save_flattened(flatten_state(state, flattener_for(state, snapshot)), target)

@@ -96,9 +96,12 @@ class Checkpoint:
         self._background = background
         self._grace = grace_seconds
         self._files = _Files(Path(folder), keep_last, keep_best, mode)
-        self._due_at = time.monotonic() + self._every_seconds
+        self._clock: Callable[[], float] = time.monotonic
+        self._due_at = self._clock() + self._every_seconds
         self._steps_done: int | None = None
         """How many times `every_steps` steps were over at the last transition that was seen."""
+        self._shared = False
+        """Whether several processes train together: then all find the same batches due, and the first says whether."""
         self._thread: Thread | None = None
         """Writes the file. A daemon: `_wait_for_all`, not Python, waits for it at the end of the process."""
         self._saved: tuple[weakref.ref[Tensors], object] | None = None
@@ -148,15 +151,22 @@ class Checkpoint:
         """Return whether the sink wants a batch: its step is one to save at, or the minutes are over."""
         if self._failure is not None:
             return True
-        due = time.monotonic() >= self._due_at
+        due = self._clock() >= self._due_at
         if self._every_steps and phase == "train" and self._steps_done is not None:
             due = due or step // self._every_steps > self._steps_done
-        return due and (self._thread is None or not self._thread.is_alive())
+        return due and (self._shared or not self._is_writing)
+
+    @property
+    def _is_writing(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
 
     def __call__(self, transition: Transition, /) -> None:
         """Save the state after a transition, where that is due. Raises `CheckpointError` where a save failed."""
         began = time.perf_counter()
-        place, state = transition.progress, transition.state
+        place, state, run = transition.progress, transition.state, transition.run
+        if self._clock != run.clock:  # of another run: one of several processes has a clock that is alike on all
+            self._clock, self._shared = run.clock, run.clock is not time.monotonic
+            self._due_at = self._clock() + self._every_seconds
         now = self._reached = state.progress
         if self._every_steps:
             earlier = min(place.step, now.step) // self._every_steps
@@ -168,7 +178,7 @@ class Checkpoint:
             self._save(transition, began, background=False)
         elif now.epoch > place.epoch and now.at != "after_fit":  # else the fit ends next, and saves
             by_count = self._every_epochs and now.epoch // self._every_epochs > place.epoch // self._every_epochs
-            if by_count or self._files.is_best(now, state.history):
+            if run.first_rank and (by_count or self._files.is_best(now, state.history)):
                 self.wait()
                 self._save(transition, began, background=self._background)
         elif (
@@ -176,7 +186,7 @@ class Checkpoint:
             and self.wants(now.phase, now.step)
             and self._failure is None
         ):
-            self._save(transition, began, background=self._background)
+            self._save(transition, began, background=self._background, wanted=not self._is_writing)
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
@@ -193,16 +203,27 @@ class Checkpoint:
     # -- saving ---------------------------------------------------------------------------------------------------
 
     def _save(
-        self, transition: Transition, began: float, *, background: bool, daemon_until: float | None = None
+        self,
+        transition: Transition,
+        began: float,
+        *,
+        background: bool,
+        daemon_until: float | None = None,
+        wanted: bool = True,
     ) -> None:
-        state = transition.state
-        if self._saved is not None and self._saved[0]() is state.tensors and self._saved[1] == _identity(state):
+        """Save a state; of several processes the first does, with the shares of all, if it is `wanted` there."""
+        run, whole = transition.run, transition.state
+        if self._saved is not None and self._saved[0]() is whole.tensors and self._saved[1] == _identity(whole):
             return
-        self._due_at = time.monotonic() + self._every_seconds
+        state = run.whole(whole, wanted=wanted)
+        if state is None:
+            return
+        self._due_at = self._clock() + self._every_seconds
         if self._every_steps:
             self._steps_done = state.progress.step // self._every_steps
-        self._saved = weakref.ref(state.tensors), _identity(state)
-        run = transition.run
+        self._saved = weakref.ref(whole.tensors), _identity(state)
+        if not run.first_rank:
+            return
         config = {"learner": run.learner, **run.config, "device": run.device}
         save = partial(self._files.save, run=config, until=daemon_until)
         if not background and daemon_until is None:
@@ -251,8 +272,13 @@ class Checkpoint:
         run.tell(WarningEvent(code="checkpoint_failed", text=f"{error} The files that were saved before it stay."))
 
     def _save_at_last(self, transition: Transition, began: float) -> None:
-        """Save the state before an error, within `grace_seconds`."""
+        """Save the state before an error, within `grace_seconds`.
+
+        Amid a phase of several processes only what ends all of them at the same step can be saved, as a signal does.
+        """
         until = time.monotonic() + self._grace
+        if self._shared and isinstance(transition.error, Exception) and transition.state.sums.batches:
+            return
         if transition.state.tensors.lost is None and self.wait(self._grace):
             self._save(transition, began, background=True, daemon_until=until)
         if not self.wait(max(0.0, until - time.monotonic())):

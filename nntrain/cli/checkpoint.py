@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from nntrain.cli.commands import Group, option
+from nntrain.cli.exits import Exit
 from nntrain.cli.output import say
 from nntrain.errors import escape_untrusted
 
@@ -17,30 +19,42 @@ if TYPE_CHECKING:
     from nntrain.checkpoint import Inspection
     from nntrain.errors import CheckpointError, CheckpointProblem
 
-DIFFERENT: Final = 1
-"""The exit code of `diff` where the states differ."""
-NONE: Final = 4
-"""The exit code of `latest` where there is no whole checkpoint."""
-EXIT_CODES: Final[Mapping[CheckpointProblem, int]] = {"unreadable": 3, "damaged": 5, "foreign": 6, "version": 7}
-"""The exit code for each kind of bad checkpoint. 2 is for bad usage."""
+EXIT_CODES: Final[Mapping[CheckpointProblem, Exit]] = {
+    "unreadable": Exit.UNREADABLE,
+    "damaged": Exit.DAMAGED,
+    "foreign": Exit.FOREIGN,
+    "version": Exit.VERSION,
+}
+"""The exit code for each kind of bad checkpoint."""
 _MAX_CHARS: Final = 4000
 
 _file = click.argument("file", type=click.Path())
 
 
-@click.group()
+@click.group(
+    cls=Group,
+    examples=(
+        "nntrain checkpoint latest run",
+        'nntrain checkpoint show "$(nntrain checkpoint latest run)"',
+        "nntrain checkpoint verify run/*.safetensors",
+    ),
+)
 def checkpoint() -> None:
     """Look into checkpoints. No code in them is run.
 
-    A bad one ends a command with an exit code of its own: 3 cannot be read, 5 damaged, 6 no checkpoint of nntrain's, 7
-    of a newer version. 1 is for two that differ, 2 for bad usage, 4 for a folder without a whole one, 10 for output
-    that cannot be written.
+    Each kind of bad checkpoint has an exit code of its own: `nntrain --help` lists them.
     """
 
 
-@checkpoint.command()
+@checkpoint.command(
+    examples=(
+        "nntrain checkpoint show best.safetensors",
+        "nntrain checkpoint show best.safetensors --json | jq .history",
+        'nntrain checkpoint show "$(nntrain checkpoint latest run)"',
+    )
+)
 @_file
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
+@option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 def show(file: str, *, as_json: bool) -> None:
     """Show what FILE has: its place in the training, history, settings, slots and tensors.
 
@@ -57,7 +71,13 @@ def show(file: str, *, as_json: bool) -> None:
         say(line, longest=_MAX_CHARS)
 
 
-@checkpoint.command()
+@checkpoint.command(
+    examples=(
+        "nntrain checkpoint verify best.safetensors",
+        "nntrain checkpoint verify run/*.safetensors",
+        "nntrain checkpoint verify run/*.safetensors && rsync -a run backup",
+    )
+)
 @click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="FILE...")
 def verify(files: tuple[str, ...]) -> None:
     """Check every bit of every FILE.
@@ -79,7 +99,13 @@ def verify(files: tuple[str, ...]) -> None:
     sys.exit(code)
 
 
-@checkpoint.command()
+@checkpoint.command(
+    examples=(
+        "nntrain checkpoint diff one.safetensors other.safetensors",
+        'nntrain checkpoint diff best.safetensors "$(nntrain checkpoint latest run)"',
+        "nntrain checkpoint diff one.safetensors other.safetensors > changes.txt",
+    )
+)
 @click.argument("first", type=click.Path())
 @click.argument("second", type=click.Path())
 def diff(first: str, second: str) -> None:
@@ -95,10 +121,16 @@ def diff(first: str, second: str) -> None:
     for one in (*found.values, *found.tensors):
         say(str(one), longest=_MAX_CHARS)
     say(f"{_count(found.same_tensors, 'tensor')} of equal bits")
-    sys.exit(DIFFERENT if found else 0)
+    sys.exit(Exit.WRONG if found else Exit.DONE)
 
 
-@checkpoint.command()
+@checkpoint.command(
+    examples=(
+        "nntrain checkpoint latest run",
+        'nntrain checkpoint verify "$(nntrain checkpoint latest run)"',
+        'cp "$(nntrain checkpoint latest run)" best.safetensors',
+    )
+)
 @click.argument("folder", metavar="DIR", type=click.Path())
 def latest(folder: str) -> None:
     """Print the path of the newest checkpoint in DIR that is whole: all of it is read and checked.
@@ -112,7 +144,7 @@ def latest(folder: str) -> None:
     print_skipped(found.skipped)
     if found.path is None:
         say(f"Error: {folder} has no whole checkpoint.", err=True, longest=_MAX_CHARS)
-        sys.exit(NONE)
+        sys.exit(Exit.NOTHING)
     click.echo(os.fsencode(found.path))
 
 

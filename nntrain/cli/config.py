@@ -6,13 +6,28 @@ import json
 
 import click
 
+from nntrain.cli.commands import Group
 
-@click.group()
+
+@click.group(
+    cls=Group,
+    examples=(
+        "nntrain config schema > fit.schema.json",
+        "nntrain config schema | jq .properties.subscribers",
+        "nntrain fit --config run.toml",
+    ),
+)
 def config() -> None:
     """Describe the configuration of `nntrain fit`."""
 
 
-@config.command()
+@config.command(
+    examples=(
+        "nntrain config schema",
+        "nntrain config schema > fit.schema.json",
+        "nntrain config schema | jq .properties.subscribers",
+    )
+)
 def schema() -> None:
     """Print the JSON Schema of `nntrain fit --config FILE`, for editors to complete it."""
     from nntrain.cli.settings import schema_of_all

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from nntrain.cli.checkpoint import NONE, exit_on_problem, print_skipped
+from nntrain.cli.checkpoint import exit_on_problem, print_skipped
+from nntrain.cli.commands import Command, option
+from nntrain.cli.exits import Exit
 from nntrain.cli.output import say
 
 if TYPE_CHECKING:
@@ -21,32 +23,40 @@ Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 """Adds an option, or an argument, to what becomes a command."""
 
 target_argument: Final[Decorator] = click.argument("target")
-checkpoint_option: Final[Decorator] = click.option(
+checkpoint_option: Final[Decorator] = option(
     "--checkpoint",
     required=True,
     type=click.Path(path_type=Path),
     metavar="FILE|DIR",
     help="The weights: a checkpoint, or the newest whole one in a folder.",
 )
-set_option: Final[Decorator] = click.option(
+set_option: Final[Decorator] = option(
     "--set", multiple=True, metavar="NAME=VALUE", help="Set a parameter of TARGET's function."
 )
-device_option: Final[Decorator] = click.option(
+device_option: Final[Decorator] = option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="In place of the learner's own."
 )
 
-data_option: Final[Decorator] = click.option(
+data_option: Final[Decorator] = option(
     "--data", metavar="digits|fashion-mnist|DIR", help="The parameter data of TARGET's function, as for nntrain fit."
 )
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    short_help="Print the statistics of a learner with a checkpoint.",
+    examples=(
+        "nntrain evaluate train.py:make --checkpoint run",
+        "nntrain evaluate train.py:make --checkpoint run --set width=64 --json",
+        "nntrain evaluate photos.py:classifier --checkpoint run --data new-photos",
+    ),
+)
 @target_argument
 @checkpoint_option
 @set_option
 @data_option
 @device_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def evaluate(
     target: str, checkpoint: Path, data: str | None, device: str | None, *, as_json: bool, **given: tuple[str, ...]
 ) -> None:
@@ -92,7 +102,7 @@ def trained(
             print_skipped(found.skipped)
             if found.path is None:
                 say(f"Error: {checkpoint} has no whole checkpoint.", err=True)
-                sys.exit(NONE)
+                sys.exit(Exit.NOTHING)
             path = found.path
         seed = inspect(path).key.seed
     meant = None if data is None else data_of(FitConfig(data=data), seed)

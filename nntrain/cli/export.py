@@ -8,13 +8,24 @@ from typing import Final
 
 import click
 
+from nntrain.cli.commands import Command, option
+from nntrain.cli.output import UnwritableError
+
 FORMATS: Final = ("tensorboard", "csv", "parquet", "mlflow", "wandb")
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    short_help="Write logs for TensorBoard, MLflow, W&B, as CSV or Parquet.",
+    examples=(
+        "nntrain log export run/log.jsonl --to csv -o tables",
+        "nntrain log export *.jsonl --to tensorboard -o runs",
+        "nntrain log export run/log.jsonl --to mlflow -o runs",
+    ),
+)
 @click.argument("files", nargs=-1, required=True, type=click.Path(allow_dash=True), metavar="FILE...")
-@click.option("--to", type=click.Choice(FORMATS), required=True, help="The format.")
-@click.option(
+@option("--to", type=click.Choice(FORMATS), required=True, help="The format.")
+@option(
     "-o",
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -44,8 +55,6 @@ def export(files: tuple[str, ...], to: str, out: Path) -> None:
     except LogError:
         raise
     except OSError as error:
-        raise LogError(
-            f"{out} cannot be written: {error.strerror or error}. Give a folder you may write to."
-        ) from error
+        raise UnwritableError(out, error) from error
     runs = len({line.run_id for line in lines})
     click.echo(f"{count} lines of {runs} run{'' if runs == 1 else 's'} exported to {out}")

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
 import click
 from click.core import ParameterSource
 
-from nntrain.cli.output import printing_later, say, waiting
+from nntrain.cli.commands import Command, option
+from nntrain.cli.exits import Exit
+from nntrain.cli.output import printing_later, say
+from nntrain.errors import escape_untrusted
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
     from nntrain.cli.settings import FitConfig, Options
     from nntrain.cli.target import Data
     from nntrain.data import ImageLoaders
+    from nntrain.live.engine import Engine
     from nntrain.machine.learner import Learner
     from nntrain.subscribers.protocol import Subscriber
     from nntrain.values.state import TrainState
@@ -33,77 +40,193 @@ _OF_THE_CLASSIFIER: Final = ("batch_size", "lr", "hidden")
 """The options that say what to train, and are no use with a learner of one's own."""
 _OF_DATA: Final = ("data_dir", "sources")
 """Those that say more of what `--data` names."""
+_DATA: Final = "Data"
+_TRAINING: Final = "Training"
+_KEPT: Final = "What is kept and shown"
+_SETTINGS: Final = "Settings and extensions"
 
 
-@click.command()
-@click.argument("target", required=False)
-@click.option(
-    "--data", default="digits", show_default=True, metavar="digits|fashion-mnist|DIR", help="What to train on."
+@click.command(
+    cls=Command,
+    short_help="Train a learner of yours, or a small image classifier.",
+    examples=(
+        "nntrain fit",
+        "nntrain fit --data photos --patience 3     # with a folder for each class",
+        "nntrain fit train.py:make --set lr=0.1 --checkpoint-dir run --resume",
+    ),
 )
-@click.option("--data-dir", type=click.Path(path_type=Path), help="The folder of Fashion-MNIST's four idx files.")
-@click.option("--epochs", type=click.IntRange(min=0), default=10, show_default=True)
-@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Train N optimizer steps, in place of epochs.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=0.2, show_default=True)
-@click.option(
+@click.argument("target", required=False)
+@option(
+    "--data",
+    default="digits",
+    show_default=True,
+    metavar="NAME|DIR",
+    group=_DATA,
+    help="digits, fashion-mnist, or image folder.",
+)
+@option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    group=_DATA,
+    rare=True,
+    help="The folder of Fashion-MNIST's four idx files; without it they come from the hub.",
+)
+@option(
+    "--epochs",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    metavar="N",
+    group=_TRAINING,
+    help="Passes over the data.",
+)
+@option(
+    "--steps",
+    type=click.IntRange(min=1),
+    metavar="N",
+    group=_TRAINING,
+    help="Train N optimizer steps, in place of epochs.",
+)
+@option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    metavar="N",
+    group=_TRAINING,
+    help="Images a step, without a TARGET.",
+)
+@option(
+    "--lr",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.2,
+    show_default=True,
+    metavar="RATE",
+    group=_TRAINING,
+    help="Learning rate, without a TARGET.",
+)
+@option(
     "--hidden",
     type=click.IntRange(min=1, max=1 << 20),
     default=50,
     show_default=True,
-    help="Width of the hidden layer.",
+    metavar="N",
+    group=_TRAINING,
+    rare=True,
+    help="Width of the hidden layer, without a TARGET.",
 )
-@click.option("--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--patience", type=click.IntRange(min=1), help="Stop after so many epochs without a better eval loss.")
-@click.option(
+@option(
+    "--patience",
+    type=click.IntRange(min=1),
+    metavar="N",
+    group=_TRAINING,
+    help="Stop after N epochs without a better loss.",
+)
+@option(
+    "--seed",
+    type=click.IntRange(min=0, max=2**63 - 1),
+    default=0,
+    show_default=True,
+    metavar="N",
+    group=_TRAINING,
+    help="Of weights, order and splits.",
+)
+@option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    group=_TRAINING,
+    help="auto: CUDA if there is one.",
+)
+@option(
+    "--parallel",
+    type=click.Choice(["data"]),
+    group=_TRAINING,
+    help="Under torchrun: ranks divide batches.",
+)
+@option(
     "--log",
     type=click.Path(path_type=Path, allow_dash=True),
-    help="Where to write the event log; - is stdout, and then the statistics go to stderr.",
+    metavar="FILE",
+    group=_KEPT,
+    help="The event log; - is the standard output.",
 )
-@click.option("--log-every", default="none", show_default=True, metavar="N|all|none", help="Log every Nth batch.")
-@click.option(
+@option(
+    "--log-every",
+    default="1s",
+    show_default=True,
+    metavar="1s|N|all|none",
+    group=_KEPT,
+    help="Log a batch a second, or each Nth.",
+)
+@option(
     "--checkpoint-dir",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="The folder for checkpoints. A last one is saved whenever the training ends. The log is DIR/log.jsonl then.",
+    group=_KEPT,
+    help="Save at the end; the log is DIR/log.jsonl.",
 )
-@click.option("--save-every", type=click.IntRange(min=1), metavar="N", help="Save after every N steps, too.")
-@click.option(
+@option(
+    "--save-every",
+    type=click.IntRange(min=1),
+    metavar="N",
+    group=_KEPT,
+    help="Save after every N steps, too.",
+)
+@option(
     "--resume",
     is_flag=True,
-    help="Go on from the newest whole checkpoint in DIR, up to --epochs in all; from the beginning where it has none.",
+    group=_KEPT,
+    help="Go on from the newest checkpoint in DIR.",
 )
-@click.option("--quiet", is_flag=True, help="Print no statistics, and draw no bar.")
-@click.option(
+@option("--quiet", is_flag=True, group=_KEPT, help="Print no statistics, and draw no bar.")
+@option(
     "--config",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A TOML file of these options, with _ for -: see `nntrain config schema`. A flag counts before the "
-    "environment (NNTRAIN_LR), and that before the file.",
+    group=_SETTINGS,
+    help="A TOML file of these options; flags count more.",
 )
-@click.option("--subscriber", multiple=True, metavar="NAME", help="Add one of `nntrain plugins`.")
-@click.option("--sink", multiple=True, metavar="NAME", help="Add a sink by name.")
-@click.option(
+@option(
     "--set",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Set an option, like subscribers.nan_guard.every=10; with TARGET, one of its parameters.",
+    group=_SETTINGS,
+    help="Set a parameter of TARGET, or any option.",
 )
+@option(
+    "--subscriber",
+    multiple=True,
+    metavar="NAME",
+    group=_SETTINGS,
+    rare=True,
+    help="Add one of `nntrain plugins`; its options by --set subscribers.NAME.OPTION=VALUE.",
+)
+@option("--sink", multiple=True, metavar="NAME", group=_SETTINGS, rare=True, help="Add a sink of `nntrain plugins`.")
 @click.pass_context
 def fit(context: click.Context, /, **_: object) -> None:
-    """Train the learner TARGET; without one an image classifier: a network with one hidden layer, by SGD.
+    """Train TARGET, or without one a small image classifier.
 
-    TARGET is FILE.py:NAME or package.module:NAME, where NAME is a Learner, or a function that returns one: --set lr=0.1
-    sets its parameter lr, and --data its parameter data. What --batch-size, --lr and --hidden say is its own to say.
-
-    Prints the statistics of each phase, at a terminal with a progress bar below them, and writes an event log of JSON
-    lines.
+    TARGET is FILE.py:NAME or package.module:NAME: a learner, or a function that makes one.
     """
-    with waiting("importing torch, reading the data ...") as ready:  # it takes seconds
-        _read_and_fit(context, ready)
+    tell = _teller(quiet=context.params["quiet"])
+    tell(f"nntrain {version('nntrain')}: reads the settings, then imports torch, which takes seconds ...")
+    _read_and_fit(context)
 
 
-def _read_and_fit(context: click.Context, ready: Callable[[], None]) -> None:
+def _teller(*, quiet: bool) -> Callable[[str], None]:
+    """Return what prints a line to stderr at once: what is done now, and takes long. With `quiet` it prints nothing."""
+
+    def tell(text: str) -> None:
+        if not quiet:
+            click.echo(escape_untrusted(text), err=True)
+
+    return tell
+
+
+def _read_and_fit(context: click.Context) -> None:
     """Train as configured. Raises `UsageError` for a configuration that is none."""
     from nntrain.cli.settings import read_places
     from nntrain.errors import ConfigError
@@ -111,7 +234,7 @@ def _read_and_fit(context: click.Context, ready: Callable[[], None]) -> None:
     try:
         config, places = read_places(context.params["config"], _flags(context))
         with printing_later():
-            _fit(context.params["target"], config, places, ready)
+            _fit(context.params["target"], config, places)
     except ConfigError as error:
         raise click.UsageError(str(error), context) from error
 
@@ -138,38 +261,42 @@ def _flags(context: click.Context) -> dict[str, Any]:
     return flags
 
 
-def _fit(target: str | None, config: FitConfig, places: Places, ready: Callable[[], None]) -> None:
-    """Train as configured. Calls `ready` when it begins."""
+def _fit(target: str | None, config: FitConfig, places: Places) -> None:
+    """Train as configured."""
     from nntrain.cli.settings import make_plugins
 
     # Bad options are reported before datasets is imported, which takes seconds.
     checkpoint_dir = config.checkpoint_dir
     _check_target(target, config, places)
     check_data(config.data, config.data_dir)
-    every = _every(config.log_every)
+    every, every_s = _every(config.log_every)
     _check_saving(checkpoint_dir, config.save_every, resuming=config.resume)
-    named_subs = make_plugins("subscribers", config.subscribers, places)
-    named_sinks = make_plugins("sinks", config.sinks, places)
-
-    from nntrain.checkpoint import Checkpoint
-    from nntrain.errors import Terminated
-    from nntrain.log import JsonLog
-    from nntrain.sinks import PrintStats, ProgressBar
-    from nntrain.sinks.interest import Sink
-    from nntrain.subscribers import EarlyStopping
-
-    saving = Checkpoint(checkpoint_dir, every_steps=config.save_every) if checkpoint_dir is not None else None
     path = config.log or (
         checkpoint_dir / "log.jsonl"
         if checkpoint_dir is not None
         else Path(time.strftime("nntrain-%Y%m%d-%H%M%S.jsonl"))
     )
     piped = str(path) == "-"
-    lines, said = sys.stdout, sys.stderr if piped else sys.stdout
+    tell = _teller(quiet=config.quiet)
+    if not piped:
+        tell(f"log: {path}; to watch it from another terminal: nntrain follow {shlex.quote(str(path))}")
+    named_subs = make_plugins("subscribers", config.subscribers, places)
+    named_sinks = make_plugins("sinks", config.sinks, places)
+
+    from nntrain.checkpoint import Checkpoint
+    from nntrain.errors import Terminated
+    from nntrain.log import JsonLog
+    from nntrain.ranks.console import is_spokesman, silent_but_first
+    from nntrain.sinks import PrintStats, ProgressBar
+    from nntrain.sinks.interest import Sink
+    from nntrain.subscribers import EarlyStopping
+
+    saving = Checkpoint(checkpoint_dir, every_steps=config.save_every) if checkpoint_dir is not None else None
+    lines, said_to = sys.stdout, sys.stderr if piped else sys.stdout
     with (
-        redirect_stdout(said),  # what a learner prints itself would tear the log there
-        JsonLog(lines if piped else path, every=every, resume=config.resume and not piped) as log,
-        _learner(target, config, places, said, ready) as own,
+        silent_but_first(said_to) as said,  # what a learner prints would tear a log there
+        JsonLog(lines if piped else path, every=every, every_s=every_s, resume=config.resume and not piped) as log,
+        _learner(target, config, places, said, tell) as own,
     ):
         stopping = [] if config.patience is None else [EarlyStopping(patience=config.patience)]
         subs: list[Subscriber[object]] = [*stopping, *named_subs]
@@ -179,8 +306,6 @@ def _fit(target: str | None, config: FitConfig, places: Places, ready: Callable[
         sinks = [*drawing, *printing, *([saving] if saving is not None else []), *named_sinks, log]
         kept = [sink for sink in own.sinks if not (isinstance(sink, (PrintStats, ProgressBar)) and sink.file is None)]
         learner = own.replace(subs=[*own.subs, *subs], sinks=[*kept, *sinks])
-        _ = learner.machine  # made while something is said: torch imports more for its first optimizer
-        ready()
         resumed = [
             _resume(checkpoint_dir, learner, config.seed, said)
             if config.resume and checkpoint_dir is not None
@@ -192,32 +317,42 @@ def _fit(target: str | None, config: FitConfig, places: Places, ready: Callable[
         except (KeyboardInterrupt, Terminated) as interrupt:
             ended = "interrupted" if isinstance(interrupt, KeyboardInterrupt) else "terminated"
             last = f"; checkpoint: {saving.newest or 'none could be saved'}" if saving is not None else ""
-            click.echo(f"{ended}; log: {path}{last}", err=True)
-            raise SystemExit(130 if isinstance(interrupt, KeyboardInterrupt) else 143) from None
-    upto = f"--epochs {config.epochs}" if config.steps is None else f"--steps {config.steps}"
-    _print_end(outcome, upto, said)
-    if saving is not None:
-        click.echo(f"checkpoint: {saving.newest or 'none could be saved'}", file=said)
-    if not piped or log.lost:
-        click.echo(f"log: {path}" + (f" ({log.lost} lines lost)" if log.lost else ""), file=said)
+            if is_spokesman():
+                click.echo(f"{ended}; log: {path}{last}", err=True)
+            raise SystemExit(Exit.INTERRUPTED if ended == "interrupted" else Exit.TERMINATED) from None
+    with silent_but_first(said_to) as said:
+        upto = f"--epochs {config.epochs}" if config.steps is None else f"--steps {config.steps}"
+        _print_end(outcome, upto, said)
+        if saving is not None:
+            click.echo(f"checkpoint: {saving.newest or 'none could be saved'}", file=said)
+        if not piped or log.lost:
+            click.echo(f"log: {path}" + (f" ({log.lost} lines lost)" if log.lost else ""), file=said)
 
 
 @contextmanager
 def _learner(
-    target: str | None, config: FitConfig, places: Places, said: TextIO, ready: Callable[[], None]
+    target: str | None, config: FitConfig, places: Places, said: TextIO, tell: Callable[[str], None]
 ) -> Iterator[Learner[Any]]:
-    """Give the learner to a block: that of `target`, or the classifier. Calls `ready` before anything is printed."""
+    """Give the learner to a block: that of `target`, or the classifier. What takes long is told."""
     if target is None:
-        yield _classifier(config, said, ready)
+        tell(f"reads and decodes the data: {config.data} ...")
+        yield _classifier(config, said)
         return
     from nntrain.cli.target import learner_of
+    from nntrain.live.engine import Engine
 
-    ready()
+    tell(f"makes the learner: {target} ...")
     device = device_of(config.device) if "device" in config.model_fields_set else None
     data = data_of(config, _seed(config)) if "data" in config.model_fields_set else None
     goal = {"epochs": config.epochs} if config.steps is None else {"steps": config.steps}
-    with learner_of(target, config.parameters, _seed(config), places, data=data, goal=goal) as learner:
-        yield learner if device is None else learner.replace(device=device)
+    with learner_of(target, config.parameters, _seed(config), places, data=data, goal=goal) as own:
+        learner = own
+        if device is not None:
+            learner = learner.replace(device=device)
+        if config.parallel is not None:
+            learner = learner.replace(engine=replace(learner.engine or Engine(), parallel=config.parallel))
+        _check_shared(learner.engine)
+        yield learner
 
 
 def _seed(config: FitConfig) -> int:
@@ -231,19 +366,20 @@ def _seed(config: FitConfig) -> int:
     return config.seed if found is None else found[1].key.seed
 
 
-def _classifier(config: FitConfig, said: TextIO, ready: Callable[[], None]) -> Learner[Any]:
+def _classifier(config: FitConfig, said: TextIO) -> Learner[Any]:
     """Return a learner of a network with one hidden layer."""
     import torch
 
     from nntrain.data import DataLoaders
+    from nntrain.live.engine import Engine
     from nntrain.machine.learner import Learner
     from nntrain.metrics.functions import accuracy
 
-    where = device_of(config.device)
+    engine = Engine(device=device_of(config.device), parallel=config.parallel)
+    _check_shared(engine)
     dls = DataLoaders.from_hf_dd(data_of(config, _seed(config)).read(), batch_size=config.batch_size)
     _check_sizes(dls, config.data)
     if not config.quiet and config.data not in {"digits", "fashion-mnist"}:
-        ready()
         say(_splits(dls), err=said is sys.stderr)
     return Learner(
         _model(dls, config.hidden, config.seed),
@@ -252,8 +388,21 @@ def _classifier(config: FitConfig, said: TextIO, ready: Callable[[], None]) -> L
         accuracy,
         torch.optim.SGD,
         config.lr,
-        device=where,
+        engine=engine,
     )
+
+
+def _check_shared(engine: Engine | None) -> None:
+    """Raise `BadParameter` where a launcher has started several processes, and each would train by itself."""
+    from nntrain.ranks.world import launched_world
+
+    size = launched_world().size
+    if size > 1 and (engine is None or engine.parallel is None):
+        raise click.BadParameter(
+            f"{size} processes were started, and each would do the whole training by itself. Add --parallel data, and "
+            f"they share each batch.",
+            param_hint="--parallel",
+        )
 
 
 def _check_target(target: str | None, config: FitConfig, places: Places) -> None:
@@ -318,8 +467,11 @@ def _resume(folder: Path, learner: Learner[Any], seed: int, said: TextIO) -> Tra
     from nntrain.checkpoint import inspect, resume
     from nntrain.checkpoint.loading import changes
     from nntrain.cli.checkpoint import place_of, print_skipped
+    from nntrain.ranks.console import is_spokesman
 
     found = resume(folder, learner)
+    if not is_spokesman():
+        return found.state
     print_skipped(found.skipped)
     if found.path is None or found.state is None:
         click.echo(f"no whole checkpoint in {folder}: training from the beginning", file=said)
@@ -349,24 +501,27 @@ def _train(learner: Learner[Any], cell: list[TrainState], epochs: int | None, st
     return fit_step(learner, cell.pop(), epochs - now.epoch)
 
 
-def _every(given: str) -> int | Literal["all"] | None:
+def _every(given: str) -> tuple[int | Literal["all"] | None, float | None]:
+    """Return of how many batches, and after how many seconds, one is logged."""
     if given == "none":
-        return None
+        return None, None
     if given == "all":
-        return "all"
-    return int(given)
+        return "all", None
+    return (None, float(given[:-1])) if given.endswith("s") else (int(given), None)
 
 
 def check_data(data: str, data_dir: Path | None) -> None:
     """Raise `BadParameter` for data that there are not, before anything that takes long is imported."""
     from nntrain.cli.plugins import find_plugins
+    from nntrain.values.calls import probably_meant
 
     if data not in {"digits", "fashion-mnist"} and not Path(data).is_dir():
         sources = find_plugins("sources")
         if data not in sources:
             raise click.BadParameter(
                 f"{data!r} is neither 'digits' nor 'fashion-mnist' nor a folder of images, or one written by "
-                f"DatasetDict.save_to_disk, nor a data source by name ({', '.join(sources) or 'there are none'}).",
+                f"DatasetDict.save_to_disk, nor a data source by name ({', '.join(sources) or 'there are none'})."
+                f"{probably_meant(data, ['digits', 'fashion-mnist', *sources])}",
                 param_hint="--data",
             )
     if data_dir is not None and data != "fashion-mnist":

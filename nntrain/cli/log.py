@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from nntrain.cli.commands import Group, option
+from nntrain.cli.exits import Exit
 from nntrain.cli.export import export
 from nntrain.cli.output import say
 from nntrain.cli.reading import EXIT_CODES, read_or_exit, report_error, warn_torn
@@ -18,41 +21,54 @@ if TYPE_CHECKING:
 
 MAX_SHOWN: Final = 20
 """How many problems of a file are shown; the rest are counted."""
-GAP: Final = 9
-"""The exit code of `check` for lost or repeated lines."""
 _NAMES_SHOWN: Final = 20
 """How many names of other packages' events are shown; the rest are counted."""
 
 _files = click.argument("files", nargs=-1, required=True, type=click.Path(allow_dash=True), metavar="FILE...")
 
 
-@click.group()
+@click.group(
+    cls=Group,
+    examples=(
+        "nntrain log follow run/log.jsonl",
+        "nntrain log show run/log.jsonl",
+        "nntrain log export run/log.jsonl --to csv -o tables",
+    ),
+)
 def log() -> None:
     """Look at event logs.
 
-    Bad logs end a command with an exit code of their own: 1 a line that breaks the schema, 3 cannot be read, 4 empty,
-    5 binary, 6 no log of nntrain's, 7 another version of the schema, 8 a torn line in the middle; and for check 9,
-    lines that are lost or repeated. 2 is for bad usage, 10 for output that cannot be written.
+    Each kind of bad log has an exit code of its own: `nntrain --help` lists them.
     """
 
 
 log.add_command(export)
 
 
-@log.command()
+@log.command(
+    examples=(
+        "nntrain log check run/log.jsonl",
+        "nntrain log check log.jsonl.1 log.jsonl",
+        "ssh host cat log.jsonl | nntrain log check -",
+    )
+)
 @_files
 def check(files: tuple[str, ...]) -> None:
     """Check every line of every FILE, and that none is missing.
 
-    FILEs are taken as one sequence: give those of a rotated log in order, the oldest first. - is the standard input.
-    Each problem is printed to stderr, with its line and byte offset.
+    FILEs are taken as one sequence: give those of a rotated log in order, the oldest first. - is the standard input,
+    and of a folder each *.jsonl is checked. Each problem is printed to stderr, with its line and byte offset.
     """
+    from nntrain.log.rank_files import log_files
+
     first: int | None = None
     following: dict[tuple[str, int], int] = {}
     for file in files:
-        code = _check_file(file, following)
-        first = first if first is not None else code
-    sys.exit(first or 0)
+        within = [*map(str, log_files(file))] if file != "-" and Path(file).is_dir() else []
+        for one in within or (file,):
+            code = _check_file(one, following)
+            first = first if first is not None else code
+    sys.exit(first or Exit.DONE)
 
 
 def _sequence_problem(line: Line, following: dict[tuple[str, int], int]) -> str | None:
@@ -95,7 +111,7 @@ def _check_file(file: str, following: dict[tuple[str, int], int]) -> int | None:
                 runs[one.run_id] = None
                 gap = _sequence_problem(one, following)
                 if gap is not None:
-                    tell(f"{file}, line {number}: {gap}", GAP)
+                    tell(f"{file}, line {number}: {gap}", Exit.GAP)
             elif isinstance(one, BadLine):
                 tell(f"{file}, line {one.line} (byte offset {one.offset}): {one.reason}", EXIT_CODES[one.problem])
             else:
@@ -126,7 +142,13 @@ def _count_by_name(events: Counter[str]) -> str:
     return "".join(f", {one}" for one in said)
 
 
-@log.command()
+@log.command(
+    examples=(
+        "nntrain log show run/log.jsonl",
+        "nntrain log show log.jsonl.1 log.jsonl",
+        "nntrain log show run/log.jsonl | less",
+    )
+)
 @_files
 def show(files: tuple[str, ...]) -> None:
     """Show FILEs readably in a terminal."""
@@ -135,25 +157,39 @@ def show(files: tuple[str, ...]) -> None:
     terminal.show(read_or_exit(files))
 
 
-@log.command()
+@log.command(
+    short_help="Show a log while it is written.",
+    examples=(
+        "nntrain follow run/log.jsonl",
+        "nntrain follow run/log.jsonl --forever",
+        "ssh host tail -n +1 -F log.jsonl | nntrain follow -",
+    ),
+)
 @click.argument("file", type=click.Path(allow_dash=True))
-@click.option("--forever", is_flag=True, help="Go on when every run in it has ended.")
+@option("--forever", is_flag=True, help="Go on when every run in it has ended.")
 def follow(file: str, *, forever: bool) -> None:
     """Show FILE while it is written: a progress bar, with the rate and the time left, and the losses.
 
-    A FILE that is not there yet is waited for. - is the standard input, which is read to its end.
+    A FILE that is not there yet is waited for. Where no line comes for long, that is said, and what it may mean. - is
+    the standard input, which is read to its end.
     """
     from nntrain.log import terminal
-    from nntrain.log.following import follow as followed
+    from nntrain.log.following import watch
     from nntrain.log.reading import LogReadError
 
     try:
-        terminal.follow(followed(file, until_finished=not forever, on_torn=partial(warn_torn, file)))
+        terminal.follow(watch(file, until_finished=not forever, on_torn=partial(warn_torn, file)))
     except LogReadError as error:
         sys.exit(report_error(error))
 
 
-@log.command()
+@log.command(
+    examples=(
+        "nntrain log replay run/log.jsonl",
+        "nntrain log replay log.jsonl.1 log.jsonl",
+        "nntrain log replay run/log.jsonl | jq .outcome",
+    )
+)
 @_files
 def replay(files: tuple[str, ...]) -> None:
     """Print the runs in FILEs, one JSON object a line: outcome, goal, and the history of the state.

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, ClassVar, Final, TextIO
 
 import click
+
+from nntrain.cli.exits import Exit
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-UNWRITABLE: Final = 10
-"""The exit code where the output cannot be written, as on a full disk."""
-READER_GONE: Final = 141
-"""The exit code where the reader of the output has gone: a shell's code for a process that SIGPIPE ends."""
 _MAX_CHARS: Final = 1000
 
 
@@ -28,23 +26,13 @@ def say(text: str, *, err: bool = False, longest: int = _MAX_CHARS) -> None:
     click.echo(line(text, longest).encode(encoding, "backslashreplace").decode(encoding), err=err)
 
 
-@contextmanager
-def waiting(text: str) -> Iterator[Callable[[], None]]:
-    """Show on stderr, if that is a terminal, what is waited for. Cleared by what it gives, else at the block's end."""
-    showing = sys.stderr is not None and sys.stderr.isatty()
+class UnwritableError(click.ClickException):
+    """A file that a command is to make, and that cannot be written."""
 
-    def clear() -> None:
-        nonlocal showing
-        if showing:
-            showing = False
-            click.echo(f"\r{' ' * len(text)}\r", err=True, nl=False)
+    exit_code: ClassVar[int] = Exit.UNWRITABLE
 
-    if showing:
-        click.echo(text, err=True, nl=False)
-    try:
-        yield clear
-    finally:
-        clear()
+    def __init__(self, path: object, failure: OSError) -> None:
+        super().__init__(f"{path} cannot be written: {failure.strerror or failure}. Give a place you may write to.")
 
 
 class OutputError(Exception):
@@ -108,9 +96,9 @@ def printing() -> Iterator[None]:
             sys.stdout.flush()
     except OutputError as error:
         if error.reader_gone:
-            sys.exit(READER_GONE)
+            sys.exit(Exit.READER_GONE)  # a shell's code for a process that SIGPIPE ends
         click.echo(f"Error: {error}.", err=True)
-        sys.exit(UNWRITABLE)
+        sys.exit(Exit.UNWRITABLE)
     finally:
         output = _raw(sys.stdout)
         if isinstance(output, _Output):

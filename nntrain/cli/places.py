@@ -6,7 +6,6 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,9 +77,3 @@ def _name(key: str) -> Name:
         ((word, tree),) = tree.items()
         words.append(word)
     return tuple(words)
-
-
-def likely(given: str, known: Mapping[str, object]) -> str:
-    """Return `; did you mean lr?` for the known word that is most like the given one; nothing where none is."""
-    found = get_close_matches(given, known, n=1)
-    return f"; did you mean {found[0]}?" if found else ""

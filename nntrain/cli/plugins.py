@@ -11,16 +11,18 @@ import inspect
 import json
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_type_hints
 
 import click
 
+from nntrain.cli.commands import Command, option
+from nntrain.cli.exits import Exit
 from nntrain.cli.output import say
-from nntrain.cli.places import Name, Places, likely
+from nntrain.cli.places import Name, Places
 from nntrain.errors import ConfigError
+from nntrain.values.calls import meant, probably_meant
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError, ValidationInfo
@@ -146,8 +148,11 @@ def describe_errors(
         name = (*within, *words)
         place = "" if places is None else places.of(name)
         given = "" if one["type"] in {"missing", "extra_forbidden"} else f"; got {one['input']!r:.60}"
-        meant = likely(words[0], known) if one["type"] == "extra_forbidden" and len(words) == 1 else ""
-        lines.append(f"{'.'.join(name)}: {one['msg'].removeprefix('Value error, ')}{given}{place}{meant}")
+        said = one["msg"].removeprefix("Value error, ")
+        if one["type"] == "extra_forbidden" and len(words) == 1:
+            lines.append(f"{'.'.join(name)}: there is no such option{place}.{probably_meant(words[0], known)}")
+        else:
+            lines.append(f"{'.'.join(name)}: {said}{given}{place}")
     return "\n".join(lines)
 
 
@@ -169,17 +174,23 @@ def get_plugin(kind: Kind, name: str, places: Places | None = None) -> Plugin:
     """Return a plugin by name. Raises `ConfigError` with the existing names, and the place of the one that is none."""
     there = find_plugins(kind)
     if name not in there:
-        close = get_close_matches(name, there, n=1)
-        meant = f" Did you mean {close[0]}?" if close else ""
         raise ConfigError(
-            f"No distribution here has {name!r} among its {kind}; there are {', '.join(there) or 'none'}.{meant} "
-            f"`nntrain plugins` lists them.{'' if places is None else places.of((kind, name))}"
+            f"No distribution here has {name!r} among its {kind}{'' if places is None else places.of((kind, name))}."
+            f"{meant(name, there) or ' There are none.'} `nntrain plugins` lists them."
         )
     return there[name]
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.command(
+    cls=Command,
+    short_help="List subscribers, sinks and data sources by name.",
+    examples=(
+        "nntrain plugins",
+        "nntrain plugins --json | jq .options",
+        "nntrain fit --subscriber nan_guard --set subscribers.nan_guard.every=10",
+    ),
+)
+@option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def plugins(as_json: bool) -> None:
     """List the subscribers, sinks and data sources that can be named.
 
@@ -198,7 +209,7 @@ def plugins(as_json: bool) -> None:
                 what = problem or ", ".join(f"{name}={default}" for name, default in options.items())
                 say(f"{kind:<12} {plugin.name:<16} {plugin.distribution:<20} {what}")
     if broken:
-        raise SystemExit(1)
+        raise SystemExit(Exit.WRONG)
 
 
 def _describe(plugin: Plugin) -> tuple[dict[str, Any], str | None]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from nntrain.cli.commands import Command, option
 from nntrain.cli.evaluate import checkpoint_option, data_option, device_option, set_option, target_argument, trained
-from nntrain.cli.output import say
+from nntrain.cli.output import UnwritableError, say
 from nntrain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,17 +24,25 @@ ALONE: Final = "preds"
 """The name of predictions that are one tensor."""
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    short_help="Write the predictions of a learner with a checkpoint.",
+    examples=(
+        "nntrain predict train.py:make --checkpoint run --out preds.npy",
+        "nntrain predict train.py:make --checkpoint run --out preds.safetensors",
+        "nntrain predict train.py:make --checkpoint run --on night --out night.npy",
+    ),
+)
 @target_argument
 @checkpoint_option
-@click.option(
+@option(
     "--out",
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="Where to write them: FILE.npy for one tensor, FILE.safetensors for any.",
 )
-@click.option("--on", metavar="NAME", help="The eval set, of several.")
+@option("--on", metavar="NAME", help="The eval set, of several.")
 @set_option
 @data_option
 @device_option
@@ -128,7 +137,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
             save_file({**tensors}, beside)
         beside.replace(path)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from error
+        raise UnwritableError(path, error) from error
     finally:
         beside.unlink(missing_ok=True)
 

@@ -6,15 +6,41 @@ import os
 import secrets
 import shutil
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import click
 
+from nntrain.cli.commands import Command, option
+from nntrain.cli.output import UnwritableError
 
-@click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(allow_dash=True), metavar="FILE...")
-@click.option(
+if TYPE_CHECKING:
+    from nntrain.log.line import Line
+
+_LOG: Final = "*.jsonl"
+"""What the logs in a folder are called."""
+
+
+@click.command(
+    cls=Command,
+    short_help="Make one HTML page of runs, side by side.",
+    examples=(
+        "nntrain report run/log.jsonl",
+        'nntrain report slow.jsonl fast.jsonl --title "Two learning rates"',
+        "nntrain report *.jsonl -o - > page.html",
+    ),
+)
+@click.argument("files", nargs=-1, required=True, type=click.Path(allow_dash=True), metavar="FILE|FOLDER...")
+@option(
+    "--name",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="What the runs of a FILE are called; once for each FILE, in their order. By default after the FILE.",
+)
+@option(
     "-o",
     "--out",
     type=click.Path(allow_dash=True),
@@ -23,33 +49,84 @@ import click
     metavar="PAGE",
     help="Where to; - for the standard output. What was there is replaced once the page is whole.",
 )
-@click.option("--title", default="nntrain report", show_default=True, help="The page's title.")
-def report(files: tuple[str, ...], out: str, title: str) -> None:
+@option("--title", default="nntrain report", show_default=True, help="The page's title.")
+def report(files: tuple[str, ...], names: tuple[str, ...], out: str, title: str) -> None:
     """Show the runs of all FILEs side by side, on one HTML page that needs no network.
 
-    It has their curves, with verdicts, checkpoints and failures marked on them, what differs in their configs, and
-    their timings. Nothing is written where a FILE cannot be read. A last line that a crash has torn is skipped.
+    Of a FOLDER, all logs in it and below it are taken: what is called *.jsonl and is one. The page has the curves of
+    the runs, with verdicts, checkpoints and failures marked on them, what differs in their settings, and their timings.
+    Nothing is written where a FILE cannot be read. A last line that a crash has torn is skipped.
     """
-    from nntrain.cli.reading import read_or_exit
     from nntrain.log.replay import replay
     from nntrain.log.report.document import page
-    from nntrain.log.report.scripts import plotly_js
+    from nntrain.log.report.names import file_names
 
-    _check(files, out)
-    plotly_js()  # a missing package is reported before long logs are read
-    runs = replay(read_or_exit(list(dict.fromkeys(files))))
-    content = page(runs, title=title).encode()
+    paths = _logs(files)
+    _check(paths, out)
+    if names and len(names) != len(paths):
+        raise click.BadParameter(
+            f"there are {len(names)} names and {len(paths)} logs; give a name for each log.", param_hint="--name"
+        )
+    lines, called = _read(paths, names or file_names(paths))
+    runs = replay(lines)
+    content = page(runs, title=title, names=[called[run.run_id] for run in runs]).encode()
     if out == "-":
         sys.stdout.buffer.write(content)
         return
     try:
         _put(Path(out), content)
     except OSError as error:
-        raise click.ClickException(f"{out} cannot be written: {error.strerror or error}.") from error
+        raise UnwritableError(out, error) from error
     click.echo(f"report: {out} ({len(runs)} run{'s' * (len(runs) != 1)}, {len(content) / 1e6:.1f} MB)")
 
 
-def _check(files: tuple[str, ...], out: str) -> None:
+def _logs(files: Sequence[str]) -> list[str]:
+    """Return the paths of the logs: a file as it is, of a folder all that are in it or below it and are logs.
+
+    A file that comes again, by another path too, is left out. Raises a usage error for a folder without any.
+    """
+    found: dict[str, str] = {}
+    for file in files:
+        if not Path(file).is_dir():
+            found.setdefault(os.path.realpath(file) if file != "-" else file, file)
+            continue
+        inside = [str(path) for path in sorted(Path(file).rglob(_LOG)) if path.is_file() and _is_log(path)]
+        if not inside:
+            raise click.BadParameter(f"there is no log ({_LOG}) in the folder {file} or below it.", param_hint="FILE")
+        for path in inside:
+            found.setdefault(os.path.realpath(path), path)
+    return list(found.values())
+
+
+def _is_log(path: Path) -> bool:
+    """Return whether a file begins as a log does; data of other programs may have the same suffix.
+
+    One that cannot be read counts as a log, so that it is reported when it is read.
+    """
+    from nntrain.log.line import LINE_START
+
+    try:
+        with path.open("rb") as file:
+            return file.read(len(LINE_START)) == LINE_START.encode()
+    except OSError:
+        return True
+
+
+def _read(paths: Sequence[str], names: Sequence[str]) -> tuple[list[Line], dict[str, str]]:
+    """Return the lines of all logs, and the name of each run: that of the log in which it comes first."""
+    from nntrain.cli.reading import read_or_exit
+
+    lines: list[Line] = []
+    called: dict[str, str] = {}
+    for path, name in zip(paths, names, strict=True):
+        found = read_or_exit([path])
+        for line in found:
+            called.setdefault(line.run_id, name)
+        lines += found
+    return lines, called
+
+
+def _check(files: Sequence[str], out: str) -> None:
     """Refuse a page that would replace a log, or cannot be written, before anything is read."""
     if out == "-":
         return

@@ -8,9 +8,19 @@ from importlib import import_module
 
 import click
 
+from nntrain.cli.commands import Command, option
 
-@click.command()
-@click.option(
+
+@click.command(
+    cls=Command,
+    short_help="Print the JSON Schema of a line of the log.",
+    examples=(
+        "nntrain schema",
+        "nntrain schema > event.schema.json",
+        "nntrain schema --with acme.events > event.schema.json",
+    ),
+)
+@option(
     "--with",
     "modules",
     multiple=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -19,9 +20,10 @@ from pydantic_settings import (
 )
 
 from nntrain.cli.output import say
-from nntrain.cli.places import Name, Places, likely
+from nntrain.cli.places import Name, Places
 from nntrain.cli.plugins import KINDS, describe_errors, find_plugins, get_plugin, no_bool_for_a_number
 from nntrain.errors import ConfigError
+from nntrain.values.calls import probably_meant
 
 Options = dict[str, dict[str, Any]]
 """Plugins by name, each with its options."""
@@ -30,11 +32,16 @@ _TABLES: Final = (*KINDS, "parameters")
 """The options that are tables of others."""
 
 
+_INTERVAL: Final = r"^([1-9][0-9]*|([1-9][0-9]*(\.[0-9]+)?|0\.[0-9]*[1-9][0-9]*)s|all|none)$"
+
+
 def _interval(given: object) -> object:
     """Return the text of an interval. Raises `ValueError` for what is none."""
     text = str(given) if isinstance(given, int) and not isinstance(given, bool) else given
-    if not (isinstance(text, str) and (text in {"all", "none"} or (text.isdecimal() and int(text) >= 1))):
-        raise ValueError(f"{given!r} is no number from 1 up, nor 'all', nor 'none'")
+    if not (isinstance(text, str) and re.fullmatch(_INTERVAL, text, re.ASCII)):
+        raise ValueError(
+            f"{given!r} is no number of batches from 1 up, no number of seconds like '1s', nor 'all', nor 'none'"
+        )
     return text
 
 
@@ -58,16 +65,17 @@ class FitConfig(BaseSettings):
     hidden: Annotated[int, Field(ge=1, le=1 << 20, description="width of the hidden layer")] = 50
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    parallel: Annotated[
+        Literal["data"] | None, Field(description="how the processes that torchrun starts share the training")
+    ] = None
     patience: Annotated[int | None, Field(ge=1, description="epochs without a better eval loss, then stop")] = None
     log: Annotated[Path | None, Field(description="where to write the event log; - is the standard output")] = None
     log_every: Annotated[
         str,
         BeforeValidator(_interval),
-        WithJsonSchema(
-            {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^([1-9][0-9]*|all|none)$"}]}
-        ),
-        Field(description="log every Nth batch of a phase: a number, all or none"),
-    ] = "none"
+        WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": _INTERVAL}]}),
+        Field(description="log a batch every so many seconds (1s), every Nth of a phase, all or none"),
+    ] = "1s"
     checkpoint_dir: Annotated[Path | None, Field(description="the folder for checkpoints")] = None
     save_every: Annotated[int | None, Field(ge=1, description="save after every N steps, too")] = None
     resume: Annotated[bool, Field(description="go on from the newest whole checkpoint")] = False
@@ -137,10 +145,11 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
 
 def _warn_of_unknown(variables: Mapping[Name, str]) -> None:
     """Print a line to stderr for each variable that is none of an option."""
-    known = {f"{_PREFIX}{name.upper()}": name for name in FitConfig.model_fields}
+    known = FitConfig.model_fields
     for name, variable in variables.items():
-        if name[0] not in FitConfig.model_fields or (len(name) > 1 and name[0] not in _TABLES):
-            say(f"Warning: {variable} is set, and no option{likely(variable.upper(), known)}", err=True)
+        if name[0] not in known or (len(name) > 1 and name[0] not in _TABLES):
+            meant = probably_meant(name[0], known)
+            say(f"Warning: {variable} is set, and {'.'.join(name)} is no option.{meant}", err=True)
 
 
 class Setting(str):

@@ -20,10 +20,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
-from nntrain.cli.places import Places, likely
+from nntrain.cli.places import Places
 from nntrain.cli.plugins import describe_errors, hints_of, options_of
 from nntrain.cli.settings import Setting, as_meant
 from nntrain.errors import ConfigError
+from nntrain.values.calls import probably_meant
 
 if TYPE_CHECKING:
     from datasets.dataset_dict import DatasetDict
@@ -181,7 +182,7 @@ def _named(module: ModuleType, name: str, where: str) -> object:
             if isinstance(value, Learner) or (inspect.isfunction(value) and value.__module__ == module.__name__)
         ]
         has = f"Of learners and functions it has {', '.join(there)}." if there else "It has no learner and no function."
-        raise ConfigError(f"{where} has no {name}{likely(name, vars(module)) or '.'} {has}") from None
+        raise ConfigError(f"{where} has no {name}.{probably_meant(name, there or vars(module))} {has}") from None
 
 
 def _called(

@@ -9,6 +9,7 @@ from nntrain.data.images.reference import hf_ds_collate_fn
 from nntrain.data.images.resident import ResidentLoader
 from nntrain.data.images.saved import load_saved
 from nntrain.data.images.streamed import HFLoader
+from nntrain.data.per_rank import per_rank
 from nntrain.data.per_sample import RandomCrop, RandomErasing, RandomHorizontalFlip
 from nntrain.data.segments import segments
 from nntrain.data.transformed import transformed
@@ -27,6 +28,7 @@ __all__ = [
     "load_fashion_mnist",
     "load_image_folder",
     "load_saved",
+    "per_rank",
     "segments",
     "transformed",
 ]

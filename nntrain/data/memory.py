@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import random
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from io import IOBase
 from itertools import islice
@@ -33,6 +32,7 @@ from torch.utils.data import (
 from nntrain.data.epochs import attributes_of, parts_of, takes_epoch, tell_epoch
 from nntrain.data.seeding import generators_of, seeded_items
 from nntrain.errors import DataWarning
+from nntrain.ranks.console import warn_once
 from nntrain.values.bits import same_bits
 from nntrain.values.key import Key
 from nntrain.values.log_event import Note
@@ -229,5 +229,5 @@ def _report(why: str, epoch: int, tell: Tell) -> None:
         f"{why}; no state holds that, and epoch {epoch} may not be read as a training that goes straight on reads it. "
         "Give it set_epoch(epoch), which is called before each epoch, and let its order depend on nothing else."
     )
-    warnings.warn(text, DataWarning, stacklevel=2)
+    warn_once(text, DataWarning, stacklevel=2)
     tell(Note("data.memory", text))

@@ -8,6 +8,8 @@ from typing import Any, Final, Generic, NamedTuple
 
 import torch
 
+from nntrain.data.divided import Divided, undivided
+from nntrain.data.dividing import Part, makes_parts
 from nntrain.data.loaders import (
     Batch,
     Loader,
@@ -20,6 +22,7 @@ from nntrain.data.loaders import (
 )
 from nntrain.data.torch_loaders import Indexed, Replayed
 from nntrain.errors import ConfigError, DataError
+from nntrain.ranks.world import World
 from nntrain.values.key import Key
 from nntrain.values.numbers import is_count
 from nntrain.values.randomness import restoring_rng
@@ -48,6 +51,7 @@ class Segments(Generic[Batch]):
         """How many batches the inner epochs had that were read to their end: 0, 1, 2 ..."""
         self._kept: dict[tuple[Key, int], _Reading] = {}
         """What the last segment left, for the one after it, where the loader has no cheaper way to there."""
+        self._divided: dict[World, Segments[Part[Batch]]] = {}
 
     def batches(self, key: Key, epoch: int, start: int) -> Iterator[Batch]:
         """Yield the batches of segment `epoch` from number `start` on."""
@@ -68,10 +72,21 @@ class Segments(Generic[Batch]):
                 place += 1
                 yield found
         finally:
-            if place == end and (self._length is None or isinstance(self.loader, Replayed)):
+            if place == end and (self._length is None or isinstance(undivided(self.loader), Replayed)):
                 self._kept = {(key, place): reading}
             else:
                 _close(reading)
+
+    @property
+    def divisible(self) -> bool:
+        """Whether the loader within makes a rank's part without the others'."""
+        return makes_parts(self.loader)
+
+    def parts(self, key: Key, epoch: int, start: int, world: World) -> Iterator[Part[Batch]]:
+        """Yield a rank's parts of the same batches: segments of the loader's parts."""
+        if world not in self._divided:
+            self._divided[world] = Segments(Divided(self.loader, world), self.size, self._length)
+        return self._divided[world].batches(key, epoch, start)
 
     def _reading_at(self, key: Key, place: int) -> _Reading:
         """Return the inner epoch that has a place of the endless run, at its batch there."""
@@ -93,7 +108,7 @@ class Segments(Generic[Batch]):
             with restoring_rng([torch.default_generator]):  # the batch after these draws what it always does
                 reading = self._begin(key, epoch, 0)
                 reading = reading._replace(batch=sum(1 for _ in islice(reading.batches, place)))
-            if reading.batch == place and isinstance(self.loader, Replayed):
+            if reading.batch == place and isinstance(undivided(self.loader), Replayed):
                 return reading
             if reading.batch == place:
                 _close(reading)
@@ -124,8 +139,9 @@ class Segments(Generic[Batch]):
 
     @property
     def _name(self) -> str:
-        held = {SequenceLoader: "items", Replayed: "items", Indexed: "loader"}.get(type(self.loader))
-        return type(self.loader if held is None else getattr(self.loader, held)).__name__
+        loader = undivided(self.loader)
+        held = {SequenceLoader: "items", Replayed: "items", Indexed: "loader"}.get(type(loader))
+        return type(loader if held is None else getattr(loader, held)).__name__
 
     def __len__(self) -> int:
         return self.size

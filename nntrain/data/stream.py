@@ -7,7 +7,8 @@ from typing import Any, Generic
 
 import torch
 
-from nntrain.data.dividing import undivided
+from nntrain.data.divided import Divided, undivided
+from nntrain.data.dividing import part_of
 from nntrain.data.loaders import Batch, Loader, SequenceLoader, rows_of
 from nntrain.values.key import Key
 from nntrain.values.log_event import Note
@@ -29,8 +30,12 @@ class Stream(Generic[Batch]):
         self.fold = fold
         self._ready: Sequence[Batch] | None = None
         """The batches, where they are there already: a list or a tuple."""
-        if isinstance(loader, SequenceLoader) and type(loader.items) in {list, tuple}:
-            self._ready = loader.items
+        whole = undivided(loader)
+        if isinstance(whole, SequenceLoader) and type(whole.items) in {list, tuple}:
+            self._ready = whole.items
+        given: Any = loader
+        self._world = given.world if isinstance(given, Divided) else None
+        """Of which rank of how many the parts are, where batches are divided."""
         self._position: tuple[Key, int, int] | None = None
         """The batch that the iterator makes next."""
         self._end: tuple[Key, int, int] | None = None
@@ -40,7 +45,12 @@ class Stream(Generic[Batch]):
     def batch(self, key: Key, epoch: int, index: int) -> tuple[Batch] | None:
         """Return batch `index` of `epoch` in a 1-tuple, or None past the last."""
         if self._ready is not None:
-            return (self._ready[index],) if index < len(self._ready) else None
+            if index >= len(self._ready):
+                return None
+            found: Any = self._ready[index]
+            if self._world is not None:
+                found = part_of(found, self._world)
+            return (found,)
         end, self._end = self._end, None
         if end == (key, epoch, index):
             return None

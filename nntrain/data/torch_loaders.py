@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import count, islice
-from typing import Any, Generic, TypeVar
+from itertools import count, islice, tee
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch.utils.data import (
@@ -28,10 +28,13 @@ from torch.utils.data import (
     get_worker_info,
 )
 
+from nntrain.data.dividing import Part, taken_rows
 from nntrain.data.epochs import tell_epoch
 from nntrain.data.memory import History, Tell, ignored
+from nntrain.ranks.world import World
 from nntrain.values.key import Key
-from nntrain.values.randomness import seed_for_transforms, transforming
+from nntrain.values.randomness import drawn_so_far, seed_for_transforms, transforming
+from nntrain.values.trees import rows_between
 
 Batch = TypeVar("Batch")
 Item = TypeVar("Item")
@@ -66,8 +69,22 @@ class Indexed(Generic[Batch]):
 
     def batches(self, key: Key, epoch: int, start: int) -> Iterator[Batch]:
         """Iterate over the epoch's batches from `start` on; none before it is made."""
+        return self._made(key, epoch, start, self._batch_indices(key, epoch, start))
+
+    @property
+    def divisible(self) -> bool:
+        """Whether a rank makes its part of a batch alone: torch's own collate function is known to go row by row."""
+        return self.loader.batch_sampler is not None and self.loader.collate_fn is default_collate
+
+    def parts(self, key: Key, epoch: int, start: int, world: World) -> Iterator[Part[Batch]]:
+        """Iterate over a rank's parts of the same batches; where the data draw no random number, of its items alone."""
+        taken = ((indices, taken_rows(len(indices), world)) for indices in self._batch_indices(key, epoch, start))
+        jobs, sizes = tee(_Part(indices, *rows) for indices, rows in taken)
+        made: Iterator[Batch] = self._made(key, epoch, start, jobs)
+        return (Part(batch, one.rows, len(one.indices)) for batch, one in zip(made, sizes, strict=False))
+
+    def _made(self, key: Key, epoch: int, start: int, indices: Iterator[Any]) -> Iterator[Batch]:
         theirs, order = self.loader, key.fold_in(epoch)
-        indices = self._batch_indices(key, epoch, start)
         tell_epoch(theirs, epoch)
         seeds = (order.fold_in(number).bits for number in count(start))
         if theirs.num_workers:
@@ -118,6 +135,15 @@ def torch_loader(items: Iterable[Batch], tell: Tell = ignored) -> Indexed[Batch]
     return Replayed(items, tell, History.of(items))
 
 
+class _Part(NamedTuple):
+    """Which items of a batch are made: those from `first` up to `last`, of which `rows` count."""
+
+    indices: list[Any]
+    first: int
+    last: int
+    rows: int
+
+
 class _SeededDataset:
     """A dataset whose items are whole batches: from (seed, indices), under that seed."""
 
@@ -129,16 +155,38 @@ class _SeededDataset:
         while type(inner) is Subset:
             inner = inner.dataset
         self._is_deterministic = type(inner) is TensorDataset and collate is default_collate
+        self._draws = False
+        """Whether an item was seen to draw a random number, in this process."""
 
     def __getitem__(self, seeded: tuple[int, Any]) -> Any:
         seed, indices = seeded
+        if type(indices) is not _Part:
+            return self._under(seed, self._make_batch, indices)
+        made = self._under(seed, self._make_part, indices)
+        if made is None:
+            whole = self._under(seed, self._make_batch, indices.indices)
+            made = rows_between(whole, indices.first, indices.last)
+        return made
+
+    def _under(self, seed: int, make: Callable[[Any], Any], given: Any) -> Any:
+        """Return what is made under a seed."""
         if self._is_deterministic:
-            return self._make_batch(indices)
+            return make(given)
         if get_worker_info() is not None:  # a worker process: nobody else uses its generators
             seed_for_transforms(seed)
-            return self._make_batch(indices)
+            return make(given)
         with transforming(seed):
-            return self._make_batch(indices)
+            return make(given)
+
+    def _make_part(self, part: _Part) -> Any:
+        """Return some items of a batch as they are in it: what they draw depends on those before them."""
+        if not self._draws:
+            before = drawn_so_far()
+            made = self._make_batch(part.indices[part.first : part.last])
+            if self._is_deterministic or drawn_so_far() == before:
+                return made
+            self._draws = True
+        return None
 
     def _make_batch(self, indices: Any) -> Any:
         if not self._auto_collation:

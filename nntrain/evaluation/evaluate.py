@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nntrain.data.dividing import undivided
+from nntrain.data.divided import undivided
 from nntrain.data.loaders import Loader, as_loader, on_device
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError, DataError

@@ -13,6 +13,7 @@ from nntrain.machine.folding import check_state
 from nntrain.machine.learner import Learner
 from nntrain.machine.machine import machine_of
 from nntrain.machine.steps import fit_step
+from nntrain.ranks.ranks import Ranks
 from nntrain.subscribers.protocol import AnswerBatch, Subscriber
 from nntrain.update.chaining import optimizer_of, with_optimizers
 from nntrain.update.schedules import Hyper, is_schedule
@@ -67,7 +68,7 @@ def lr_find(
     # learner's own, so that step is none of the trial.
     begin = max(place.step, 1)
     rates = _Rates(start, end, steps, begin)
-    finder = _Finder(smoothing, diverged)
+    finder = _Finder(smoothing, diverged, machine.ranks)
     trial = _trial(learner, rates, finder, place.step)
     here = Progress(at="before_epoch", epoch=place.epoch + (place.phase == "eval"), step=begin)
     begun = TrainState(progress=here, tensors=state.tensors, key=state.key)
@@ -107,13 +108,15 @@ class _Rates:
 class _Losses(Record, frozen=True):
     """The mean loss of each step so far, the first of them numbered `first`, and what its batches weigh.
 
-    Of the batch that runs there is the `step`, and the weight of those `behind` it in the phase.
+    Of the batch that runs there is the `step`, and the weight of those `behind` it in the phase, with their `losses`
+    times that where several ranks share a batch.
     """
 
     means: tuple[tuple[float, float], ...] = ()
     first: int = 0
     step: int = 0
     behind: float = 0.0
+    losses: float = 0.0
 
 
 class _Finder(Subscriber[object]):
@@ -121,20 +124,25 @@ class _Finder(Subscriber[object]):
 
     slot: Final = Slot("nntrain.lr_find", _Losses, default=_Losses())
 
-    def __init__(self, smoothing: float, diverged: float | None) -> None:
+    def __init__(self, smoothing: float, diverged: float | None, ranks: Ranks | None) -> None:
         self._smoothing = smoothing
+        self._ranks = ranks
         self._diverged = math.inf if diverged is None else diverged
 
     def before_batch(self, state: TrainState, batch: object) -> TrainState:  # noqa: ARG002 - the event has it
         """Note of which step the batch is."""
         memory, step = state.get(self.slot), state.progress.step
         first = memory.first if memory.means else step
-        return state.put(self.slot, evolved(memory, first=first, step=step, behind=state.sums.weight))
+        return state.put(self.slot, evolved(memory, first=first, step=step, **self._behind(state)))
 
     def after_batch(self, state: TrainState, batch: object, output: BatchOutput) -> AnswerBatch:  # noqa: ARG002 - same
         """Take the batch's loss into the mean of its step; cancel the fit where they diverge."""
         memory = state.get(self.slot)
-        loss, weight = output.loss.item(), state.sums.weight - memory.behind
+        now = self._behind(state)
+        weight = now["behind"] - memory.behind
+        loss = output.loss.item()
+        if self._ranks is not None:  # that is but the loss of this rank's part
+            loss = (now["losses"] - memory.losses) / weight if weight else 0.0
         at = memory.step - memory.first
         mean, weighed = memory.means[at] if at < len(memory.means) else (loss, 0.0)
         if weighed + weight:
@@ -147,6 +155,14 @@ class _Finder(Subscriber[object]):
         if losses and losses[-1] > min(losses) + (self._diverged - 1) * abs(min(losses)):
             return CancelFit(reason=f"the loss is {losses[-1]:.4g}, after {min(losses):.4g}", state=state)
         return state
+
+    def _behind(self, state: TrainState) -> dict[str, float]:
+        """Return what is behind the training in its phase, on all ranks."""
+        weight = state.sums.weight
+        if self._ranks is None:
+            return {"behind": weight}
+        rows = self._ranks.rows([weight, *state.sums.weighted.tolist()[:1]] if state.sums.batches else [0.0, 0.0])
+        return {"behind": sum(row[0] for row in rows), "losses": sum(row[1] for row in rows)}
 
     def losses(self, state: TrainState) -> tuple[float, ...]:
         """Return the smoothed losses of the steps that were taken, up to the first that is not finite."""

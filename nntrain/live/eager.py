@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from nntrain.errors import LossError
 from nntrain.live.compiled import CompileOptions, reuses_memory
 from nntrain.live.engine import Pass, Passed
 from nntrain.live.flight import Flight
+from nntrain.live.halving import Halving
 from nntrain.live.inputs import Inputs
 from nntrain.live.objective import joined
 from nntrain.task.carrying import handed_on
@@ -32,7 +33,12 @@ Batch = TypeVar("Batch")
 class Eager(Generic[Batch]):
     """Runs a pass operation by operation, or as `torch.compile` has compiled it."""
 
-    def __init__(self, passes: Mapping[str, Pass[Batch]], compile_options: CompileOptions | None) -> None:
+    def __init__(
+        self,
+        passes: Mapping[str, Pass[Batch]],
+        compile_options: CompileOptions | None,
+        halving: Callable[[Pass[Batch], Callable[[Tensor], Tensor]], Halving[Batch]] | None = None,
+    ) -> None:
         self._passes = passes
         """By the names of the objectives. The pass of a learner that has one task and no objectives has none."""
         self._several = "" not in passes
@@ -44,6 +50,8 @@ class Eager(Generic[Batch]):
         device = plain.workspace.device
         reuses = compile_options is not None and reuses_memory(compile_options, device)
         self._own = _clone if reuses else plain.workspace.own
+        self._halving = None if halving is None else halving(plain, self._own)
+        """Passes a batch through in parts, where it does not fit in memory."""
         self._sums_device = None if device.type == "cpu" else device
         self._no_loss = torch.tensor(math.nan, device=device)
 
@@ -56,21 +64,26 @@ class Eager(Generic[Batch]):
         given = self._inputs.given(batch, train=train) if watched else batch
         carried = dict(weighted.carried) if self.carrying else None
         try:
-            found = (
-                self._outputs(given, carried, flight.part, train=train)
-                if self._several
-                else self._output(plain, given, carried, flight.part, train=train)
-            )
+            if self._several:
+                found = self._outputs(given, carried, flight.part, train=train)
+            elif self._halving is None:
+                found = self._output(plain, given, carried, flight.part, train=train)
+            else:
+                whole = partial(self._output, plain, given, None, None, train=train)
+                found = self._halving.output(whole, given, train=train, bits=bits)
         finally:
             if watched:
                 self._inputs.taken_back()
-        weight = flight.weight = weight_of(found, batch, plain.task, checked=self.supervised)
+        part = flight.part
+        if part is None:
+            weight = flight.weight = weight_of(found, batch, plain.task, checked=self.supervised)
+            samples = weight if isinstance(weight, int) else 0
+        else:
+            share = plain.weigh(found, batch, part, train=train) if self._several else plain.weighed
+            weight, flight.weight, _, samples = share
         output = replace(found, weight=weight) if self._several else without_graph(found, self._own, weight)
-        samples, counts = weight if isinstance(weight, int) else 0, True
-        if flight.part is not None:
-            share = plain.weigh(found, batch, flight.part, train=train) if self._several else plain.weighed
-            weight, flight.weight, samples, counts = *share, flight.part.rows > 0
-        memory = (plain.remember(weighted, output) if counts else weighted.memory) if plain.remembers else None
+        counts = part is None or part.rows > 0
+        memory = plain.remember(weighted, output, counts=counts) if plain.remembers else None
         measured = plain.measure(output, batch, found.weight)
         loss = self._no_loss if output.loss is None else output.loss
         means: list[Tensor | float] = [loss, *measured.values()]
@@ -88,7 +101,7 @@ class Eager(Generic[Batch]):
                 f"that is other than {', '.join(weighted.metrics) or '(nothing)'}, of which this phase has means "
                 f"already. They are over all of its batches: return the same parts for each."
             )
-        after = weighted.add(means, weight, self._sums_device, names)
+        after = weighted.add(means, weight if part is None else float(weight), self._sums_device, names)
         if memory is not None or output.loss is None or carried is not None:
             after = after.remembering(memory or {}, has_loss=output.loss is not None, carried=carried or {})
         shown = BatchOutput(loss, output.preds, MappingProxyType(measured), output.loss is not None)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from nntrain.ranks.ranks import Ranks
 from nntrain.task.batches import to_be_changed
 from nntrain.task.carrying import Carried
 from nntrain.task.supervised import Supervised
-from nntrain.task.task import Called, Task, check_output, odd_output, source_of, weight_of
+from nntrain.task.task import Called, Task, check_output, no_weight, odd_output, source_of, weight_of
 from nntrain.update.live_update import Live, LiveUpdate
 from nntrain.values.log_event import Note
 from nntrain.values.memory import Memory
@@ -42,6 +42,8 @@ from nntrain.values.sums import Weight, WeightedSums
 from nntrain.values.trees import described, tensors_of
 
 Batch = TypeVar("Batch")
+OutOfMemory = Literal["raise", "halve"]
+"""What becomes of a batch that runs out of memory."""
 BatchIn_contra = TypeVar("BatchIn_contra", contravariant=True)
 
 
@@ -62,6 +64,10 @@ class Engine:
         parallel: how the processes that `torchrun` starts share the training: "data", each with the whole model, or
             "sharded", each with a part of it; or `DataParallel(...)` or `Sharded(...)`, which have options. Each
             takes a part of each batch, whose size is that of the whole; a process by itself takes all.
+        deterministic: whether the learner steps with operations alone that have the same bits in each run, as
+            `torch.use_deterministic_algorithms` and cuDNN have it; the caller's settings are as before afterwards.
+        oom: what becomes of a batch that runs out of memory. With "raise" it raises torch's error. With "halve" it is
+            tried again in 2, 4 ... up to 64 parts, whose gradients are added up by weight; the log says so.
 
     Raises `ConfigError` for what cannot be meant.
     """
@@ -72,12 +78,16 @@ class Engine:
     precision: Precision = "fp32"
     float32_matmul: MatmulPrecision | None = None
     parallel: Literal["data", "sharded"] | Parallel | None = None
+    deterministic: bool = False
+    oom: OutOfMemory = "raise"
 
     def __post_init__(self) -> None:
         """Check every argument."""
         compile_options(self.compile)
         if not isinstance(self.capture, bool):
             raise ConfigError(f"capture is {self.capture!r}; expected True or False.")
+        if not isinstance(self.deterministic, bool):
+            raise ConfigError(f"deterministic is {self.deterministic!r:.80}; expected True or False.")
         check_precision(self.precision, self.float32_matmul)
         if isinstance(self.compile, Mapping):
             object.__setattr__(self, "compile", FrozenMapping(self.compile))
@@ -92,6 +102,18 @@ class Engine:
             raise ConfigError(
                 "capture records a batch on one device, and parallel sums over several; a recording holds no such sum. "
                 "Leave one of them out; compile=True goes with parallel."
+            )
+        if self.oom not in get_args(OutOfMemory):
+            raise ConfigError(f"oom is {self.oom!r:.80}; expected 'raise' or 'halve'.")
+        if self.oom == "halve" and (self.capture or self.parallel is not None):
+            raise ConfigError(
+                "oom='halve' passes a batch again in parts, "
+                + (
+                    "and capture launches what was recorded of whole batches"
+                    if self.capture
+                    else "and with parallel each rank would have parts of its own, while the others wait"
+                )
+                + ". Leave one of them out."
             )
 
 
@@ -154,7 +176,8 @@ class Pass(Generic[Batch]):
         self.workspace = workspace
         self.name: str = name or "task"
         rule = workspace.rule_of(name)
-        self._trained = rule.trained
+        self.trained: Mapping[str, Tensor] = rule.trained
+        """The parameters that its rule trains."""
         self.scaled: Callable[[Tensor], Tensor] | None = rule.loss if rule.scales_loss else None
         """Returns the loss to go backward from, where that is another."""
         self.task = task
@@ -173,7 +196,7 @@ class Pass(Generic[Batch]):
         """What this rank's parts of batches weigh, where there are others."""
         self._averages: Callable[[], None] | None = None
         """Makes gradients their means over the ranks after the backward pass, where that does not do it."""
-        self.weighed: Weighed = Weighed(0.0, 0, 0)
+        self.weighed: Weighed = Weighed(0, 0, 0.0, 0)
         """What this rank's part of the last batch weighs."""
         self._fused: Fused | None = None
         """What makes the gradients with the forward pass, where that may be."""
@@ -197,11 +220,11 @@ class Pass(Generic[Batch]):
             self.shares = Shares(ranks, [], alone=False)
             return
         alone = isinstance(rule, LiveUpdate) and rule.accumulates_alone
-        self.shares = Shares(ranks, [*self._trained.values()], alone=alone)
+        self.shares = Shares(ranks, [*self.trained.values()], alone=alone)
         if isinstance(rule, LiveUpdate) and alone:
-            rule.over_ranks = partial(ranks.mean, names=[*self._trained])
-        elif len(self._trained) < len(self.workspace.params):  # torch's waits for the gradients of all
-            self._averages = partial(averaged, ranks, self._trained)
+            rule.over_ranks = partial(ranks.mean, names=[*self.trained])
+        elif len(self.trained) < len(self.workspace.params):  # torch's waits for the gradients of all
+            self._averages = partial(averaged, ranks, self.trained)
         else:
             trains = self._compiled.get(True, self._run)
             self._compiled[True] = Distributed(trains, self._model, ranks, parallel)
@@ -209,11 +232,12 @@ class Pass(Generic[Batch]):
     def weigh(self, output: StepOutput[Any], batch: Batch, part: Part[Any], *, train: bool) -> Weighed:
         """Return what this rank's part of a batch weighs, and remember it for the backward pass."""
         assert self.shares is not None
-        weight = weight_of(output, batch, self.task, checked=self.supervised)
+        weight = weight_of(output, batch, self.task, checked=self.supervised, is_part=True)
         self.weighed = self.shares.weigh(weight, part, train=train)
-        if train and self.workspace.sharding is not None:  # each rank goes through the hooks that sum gradients
-            reached = [one for one in tensors_of(output.preds) if one.requires_grad]
-            self.shares.reached = reached or [one for one in (output.loss,) if one is not None]
+        if train:
+            self.shares.protect(output)
+        if not self.weighed.total and not self.supervised:
+            raise no_weight(self.task)
         return self.weighed
 
     def scaled_loss(self, loss: Tensor) -> Tensor:
@@ -242,7 +266,7 @@ class Pass(Generic[Batch]):
         self, options: CompileOptions, tell: Callable[[Note], None], *, alone: bool
     ) -> dict[bool, Called[Batch]]:
         """Return the task compiled for eval and, with the gradients where they can be made with it, for training."""
-        workspace, trained = self.workspace, [*self._trained.values()]
+        workspace, trained = self.workspace, [*self.trained.values()]
         cast_in = partial(autocasting, precision=workspace.precision, device=workspace.device)
         apart = (
             self.scaled is not None
@@ -288,18 +312,20 @@ class Pass(Generic[Batch]):
                 rehearsed = partial(self.workspace.rehearse, partial(look, self._compiled[True]), train=True)
                 self._fused.try_out(rehearsed)
 
-    def evaluate(self, batch: Batch, *, train: bool, kept: Memory = None) -> StepOutput[Any]:
+    def evaluate(self, batch: Batch, *, train: bool, kept: Memory = None, again: bool = False) -> StepOutput[Any]:
         """Return what the task makes of a batch; of a first pass, refuse what uses weights outside the state.
 
         `kept` is what the batch before handed on to it. Where the pass is compiled with its gradients, the parameters
-        have them then, and the loss has no graph.
+        have them then, and the loss has no graph. A further part of a batch is not looked at `again`.
         """
-        return self._evaluate(self._compiled.get(train, self._run), batch, kept, train=train)
+        return self._evaluate(self._compiled.get(train, self._run), batch, kept, train=train, again=again)
 
-    def _evaluate(self, run: Called[Batch], batch: Batch, kept: Memory, *, train: bool) -> StepOutput[Any]:
+    def _evaluate(
+        self, run: Called[Batch], batch: Batch, kept: Memory, *, train: bool, again: bool = False
+    ) -> StepOutput[Any]:
         batch = to_be_changed(batch)
         given: tuple[Any, ...] = (self._model, batch) if kept is None else (self._model, batch, kept)
-        looks = self._looks and run is self._run
+        looks = self._looks and run is self._run and not again
         try:
             if looks:
                 with self._outside.watched():
@@ -313,7 +339,7 @@ class Pass(Generic[Batch]):
                 add_note(error, f"nntrain: raised by {said}")
             raise
         graph = train and not (
-            self._fused is not None and any(param.grad is not None for param in self._trained.values())
+            self._fused is not None and any(param.grad is not None for param in self.trained.values())
         )
         output = check_output(found, self.task, train=graph)
         if looks and train and output.loss is not None:
@@ -329,16 +355,21 @@ class Pass(Generic[Batch]):
 
     def check_gradients(self) -> None:
         """Raise `LossError` where a first pass gave no gradient to any parameter that its rule trains."""
-        if self._looks and not any(param.grad is not None for param in self._trained.values()):
+        if self._looks and not any(param.grad is not None for param in self.trained.values()):
             raise LossError(
                 f"The loss that {source_of(self.task)} returned depends on none of the parameters that it is to train: "
-                f"{', '.join(self._trained):.200}. Compute it from what these make (no .detach() on the way)."
+                f"{', '.join(self.trained):.200}. Compute it from what these make (no .detach() on the way)."
             )
 
-    def remember(self, weighted: WeightedSums, output: StepOutput[Any]) -> Mapping[str, Memory]:
-        """Return what the metrics of a whole phase remember with a batch more; to be called before `measure`."""
+    def remember(self, weighted: WeightedSums, output: StepOutput[Any], *, counts: bool = True) -> Mapping[str, Memory]:
+        """Return what the metrics of a whole phase remember with a batch more; to be called before `measure`.
+
+        One that does not count stands for none, as where this rank has no part of it.
+        """
         if self.remembers is None:
             return {}
+        if not counts:
+            return weighted.memory or self.remembers.init()
         if self._looks:
             with self._outside.watched(), _unwritten(output, f"update of one of {', '.join(self.remembers.whole)}"):
                 return self.remembers.update(weighted.memory, output)

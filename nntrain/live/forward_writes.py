@@ -177,6 +177,11 @@ class ForwardWrites:
             self.unforeseen = ", ".join(names)
         self._other_versions = []
 
+    def unforeseen_now(self) -> bool:
+        """Return whether a pass that failed was the first to write something, of which nothing was kept."""
+        self._find_unforeseen()
+        return bool(self.unforeseen)
+
     def has_backward_hooks(self) -> bool:
         """Return whether a hook, which may write to parameters, waits for the backward pass."""
         kinds = ("_backward_hooks", "_backward_pre_hooks", "_post_accumulate_grad_hooks")

@@ -24,18 +24,20 @@ from nntrain.ranks.ranks import Ranks
 from nntrain.task.task import Called
 from nntrain.values.output import StepOutput
 from nntrain.values.sums import Weight
+from nntrain.values.trees import tensors_of
 
 Batch = TypeVar("Batch")
 
 
 class Weighed(NamedTuple):
-    """What a rank's part of a batch weighs: in the phase's sums, to the update rule; and the whole batch's samples.
+    """What a rank's part of a batch weighs, its `own`, and what the update rule is told; and of the whole batch.
 
-    `samples` are those of which the weights are ints, as one process counts them.
+    `total` is what that weighs, and `samples` are its own where weights are ints, as one process counts them.
     """
 
-    in_sums: float
+    own: Weight
     to_rule: Weight
+    total: float
     samples: int
 
 
@@ -43,13 +45,13 @@ class Shares:
     """What the parts of the batch in flight weigh, seen from one rank.
 
     `alone` says that each rank's gradients are its own until the rule writes, as with `accumulate`: then nothing is
-    scaled, and the rule weighs them.
+    scaled, and the rule weighs them. Without `params` a backward pass of nothing goes through all of the loss's graph,
+    as where the ranks meet at places in it.
     """
 
     def __init__(self, ranks: Ranks, params: Sequence[Tensor], *, alone: bool) -> None:
         self._ranks = ranks
-        self.reached = params
-        """What a backward pass of nothing starts from: the parameters or, where hooks wait in the graph, the output."""
+        self._params = params
         self._alone = alone
         self._by_rows: dict[bool, bool] = {}
         """Whether each part weighs its rows, in training and in eval: then nobody needs to ask."""
@@ -78,15 +80,22 @@ class Shares:
             rows = self._ranks.rows([float(own), type(own) is int])
             total, whole = sum(row[0] for row in rows), all(row[1] for row in rows)
             self._factor, samples = (float(own) * size / total if total else 0.0), int(total) if whole else 0
-        return Weighed(float(own), own if self._alone else total, samples)
+        return Weighed(own, own if self._alone else total, total, samples)
 
     def loss(self, loss: Tensor) -> Tensor:
         """Return what to go backward from."""
         if self._factor == 1.0 or (self._alone and self._factor):
             return loss
-        if not self._factor:  # of nothing: the loss may be NaN, and so would 0 times its gradients be
-            return torch.stack([one.reshape(-1)[:1].sum() for one in self.reached if one.requires_grad]).sum() * 0.0
+        if not self._factor and self._params:  # of nothing: the loss may be NaN, and so would 0 times its gradients be
+            return torch.stack([one.reshape(-1)[:1].sum() for one in self._params if one.requires_grad]).sum() * 0.0
         return loss * self._factor
+
+    def protect(self, output: StepOutput[Any]) -> None:
+        """See to it that gradients of nothing are 0 where they reach the predictions: the loss may have made NaN."""
+        if not self._factor and not self._params:
+            for one in tensors_of(output.preds):
+                if one.requires_grad:
+                    one.register_hook(torch.zeros_like)  # type: ignore[no-untyped-call] # torch leaves it untyped
 
 
 class Distributed(Generic[Batch]):
@@ -118,7 +127,7 @@ class Distributed(Generic[Batch]):
     def __call__(self, model: nn.Module, *given: Any) -> StepOutput[Any]:  # noqa: ARG002 - it is the live one
         """Return what the task makes of a batch; backward from its loss, gradients are means over the ranks."""
         loss = self._ddp(*given)
-        output, self._forward.output = self._forward.output, None
+        output: StepOutput[Any] = self._forward.outputs.pop()
         return output if loss is output.loss else replace(output, loss=loss)
 
 
@@ -137,11 +146,12 @@ class _Forward(nn.Module):
         super().__init__()
         self.model = model
         self._run = run
-        self.output: Any = None
+        self.outputs: list[Any] = []
+        """What the task made of the batch in flight: a module takes long to set an attribute."""
 
     def forward(self, *given: Any) -> Tensor | None:
-        self.output = self._run(self.model, *given)
-        loss: Tensor | None = getattr(self.output, "loss", None)
+        self.outputs[:] = [output := self._run(self.model, *given)]
+        loss: Tensor | None = getattr(output, "loss", None)
         return loss
 
 

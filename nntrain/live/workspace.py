@@ -129,6 +129,8 @@ class Workspace:
         self._param_list = list(self.params.values())
         self._ones: Tensor | None = None
         """The gradient of the last loss by itself."""
+        self._copies: weakref.WeakValueDictionary[int, Tensors] = weakref.WeakValueDictionary()
+        """The handles on states that were kept, and so got copies."""
         self._lent: list[int] | None = None
         """The versions of the live tensors when the current value was lent, if it was."""
         self.shared: Callable[[Sequence[Tensor]], None] | None = None
@@ -538,6 +540,18 @@ class Workspace:
             current = self._current()
             return current if current is not None and current is not reached else self._now_live()
 
+    def retry(self) -> bool:
+        """Put back what a pass that failed wrote, for another pass of the batch in flight; return whether that is all.
+
+        It is not where the pass wrote what none before it wrote: no copy of that was kept.
+        """
+        flight = self._flight
+        if self._writes.unforeseen_now():
+            return False
+        self._undo()
+        self._flight = flight
+        return True
+
     def abandon(self) -> None:
         """End a batch that is not to be committed: nothing is written, unless somebody kept the pending handle."""
         with self.lock:
@@ -632,6 +646,12 @@ class Workspace:
         live = Snapshot(self._writes.before(live.params), self._writes.before(live.buffers), live.optim)
         handle.owned = copied_snapshot(live)
         handle.source = None
+        self._copies[id(handle)] = handle
+
+    @property
+    def kept_copies(self) -> list[Snapshot]:
+        """The copies that states which somebody kept have got, and have still."""
+        return [handle.owned for handle in [*self._copies.values()] if handle.owned is not None]
 
     def _check_lent(self, handle: Tensors) -> None:
         if handle.source is self and self._lent is not None and self._lent != self._versions():

@@ -17,11 +17,13 @@ class RunStarted(LogEvent, frozen=True):
     """A run began: what is trained, with what, on what.
 
     `config` has the learner in words, the model and its parameters, loss, metrics, optimizer, learning rate, data,
-    versions, device, seed and host. Never environment variables nor arguments of a command.
+    versions, device, seed and host. Never environment variables nor arguments of a command. `world_size` is how many
+    processes train together, where it is more than one: each logs the run, under the same id, with its own rank.
     """
 
     event: Literal["run_started"] = "run_started"
     config: FrozenMapping[object]
+    world_size: int | None = Field(default=None, ge=2)
 
 
 class FitStarted(LogEvent, frozen=True):
@@ -85,13 +87,14 @@ class EpochFinished(LogEvent, frozen=True):
 
 
 class CancelledEvent(LogEvent, frozen=True):
-    """A subscriber cancelled a scope, at an event."""
+    """A subscriber cancelled a scope, at an event. Where several ranks train together it was that of `by_rank`."""
 
     event: Literal["cancelled"] = "cancelled"
     scope: Scope
     reason: str
     subscriber: str
     at: Event
+    by_rank: int | None = Field(default=None, ge=0)
 
 
 class PastPhase(Record, frozen=True):

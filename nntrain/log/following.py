@@ -7,11 +7,13 @@ import stat
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from nntrain.errors import ConfigError, LogWarning
 from nntrain.log.line import Line
+from nntrain.log.rank_files import log_files
 from nntrain.log.reading import LONGEST, BadLine, LogReadError, TornLine, line_of, read, unreadable
 
 _CHUNK: Final = 1 << 20
@@ -20,6 +22,13 @@ _HEAD_BYTES: Final = 512
 _END_EVENTS: Final = frozenset({"run_finished", "run_failed"})
 _FLAGS: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 """O_NONBLOCK: opening a named pipe that nobody writes to returns at once."""
+
+
+class Waiting(NamedTuple):
+    """What `watch` yields where no line has come: for how many seconds, and whether there is a file at all."""
+
+    seconds: float
+    there: bool
 
 
 def follow(
@@ -32,12 +41,13 @@ def follow(
 ) -> Iterator[Line]:
     """Yield the lines of the log at `path`, those that are there and those that come, each once it is complete.
 
-    A file that does not exist yet is waited for. If the file is replaced by another, as by a rotation, the rest of the
-    old one is read first; a file that was truncated is read from its beginning. `-` is the standard input, which is
-    read to its end.
+    As with `read` that is each `*.jsonl` of a folder, and `run.jsonl` with the files of other ranks beside it, also
+    those that come later. A file that does not exist yet is waited for. If a file is replaced by another, as by a
+    rotation, the rest of the old one is read first; one that was truncated is read from its beginning. `-` is the
+    standard input, which is read to its end.
 
     Args:
-        path: of the log.
+        path: of the log, or a folder.
         poll_s: seconds between two reads of a file that has not grown.
         until_finished: end when every run seen so far has finished or failed, and no line follows.
         stop: called after each line and before each wait; if it returns True, following ends. A threading event's
@@ -47,20 +57,34 @@ def follow(
 
     Raises `LogReadError` for an invalid line, with its number and byte offset, and for a path that cannot be read.
     """
+    lines = watch(path, poll_s=poll_s, until_finished=until_finished, stop=stop, on_torn=on_torn)
+    return (one for one in lines if isinstance(one, Line))
+
+
+def watch(
+    path: str | os.PathLike[str],
+    *,
+    poll_s: float = 0.2,
+    until_finished: bool = True,
+    stop: Callable[[], bool] | None = None,
+    on_torn: Callable[[TornLine], object] | None = None,
+) -> Iterator[Line | Waiting]:
+    """Yield what `follow` does, and a `Waiting` before each wait."""
     if not poll_s > 0:
         raise ConfigError(f"poll_s is {poll_s!r}; expected a number of seconds above 0.")
     should_stop = stop if stop is not None else lambda: False
     if str(path) == "-":
         yield from _until(should_stop, read(path, on_torn=on_torn))
         return
-    tail = _Tail(Path(path), on_torn if on_torn is not None else lambda torn: _warn(str(path), torn))
+    tails = _Tails(path, on_torn)
     unfinished: set[tuple[str, int]] = set()
     seen = False
+    last = time.monotonic()
     try:
         while True:
             waiting = True
-            for line in tail.lines():
-                waiting, seen = False, True
+            for line in tails.lines():
+                waiting, seen, last = False, True, time.monotonic()
                 run = line.run_id, line.rank
                 if line.event.event in _END_EVENTS:
                     unfinished.discard(run)
@@ -69,16 +93,17 @@ def follow(
                 yield line
                 if should_stop():
                     return
-            if not waiting or tail.switch_file():
+            if not waiting or tails.switch_files():
                 continue
-            if until_finished and seen and not unfinished and not tail.replaced:
-                tail.report_torn()
+            if until_finished and seen and not unfinished and not tails.replaced:
+                tails.report_torn()
                 return
             if should_stop():
                 return
+            yield Waiting(time.monotonic() - last, tails.there)
             time.sleep(poll_s)
     finally:
-        tail.close()
+        tails.close()
 
 
 def _until(should_stop: Callable[[], bool], lines: Iterator[Line]) -> Iterator[Line]:
@@ -90,6 +115,47 @@ def _until(should_stop: Callable[[], bool], lines: Iterator[Line]) -> Iterator[L
 
 def _warn(path: str, torn: TornLine) -> None:
     warnings.warn(f"{path}: a last line is torn; its {torn.bytes} bytes are skipped", LogWarning, stacklevel=5)
+
+
+class _Tails:
+    """The files of a log, as `log_files` finds them, again and again."""
+
+    def __init__(self, path: str | os.PathLike[str], on_torn: Callable[[TornLine], object] | None) -> None:
+        self._path = path
+        self._on_torn = on_torn
+        self._tails: dict[Path, _Tail] = {}
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another file is now at the path of one."""
+        return any(tail.replaced for tail in self._tails.values())
+
+    @property
+    def there(self) -> bool:
+        """Whether there is a file at all."""
+        return any(tail.there for tail in self._tails.values())
+
+    def lines(self) -> Iterator[Line]:
+        """Yield the complete lines that were added since the last call, file by file."""
+        for file in log_files(self._path):
+            if file not in self._tails:
+                self._tails[file] = _Tail(file, self._on_torn or partial(_warn, str(file)))
+            yield from self._tails[file].lines()
+
+    def switch_files(self) -> bool:
+        """Switch to files that have replaced others. Returns whether any did."""
+        switched = [tail.switch_file() for tail in self._tails.values()]
+        return any(switched)
+
+    def report_torn(self) -> None:
+        """Report last lines that will never be completed."""
+        for tail in self._tails.values():
+            tail.report_torn()
+
+    def close(self) -> None:
+        """Close the files."""
+        for tail in self._tails.values():
+            tail.close()
 
 
 class _Tail:
@@ -147,6 +213,11 @@ class _Tail:
         self.close()
         self._reset()
         return True
+
+    @property
+    def there(self) -> bool:
+        """Whether a file was found at the path."""
+        return self._file is not None
 
     def report_torn(self) -> None:
         """Report a last line that will never be completed."""

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import torch
-
 from nntrain.log.events import BatchFinished, HistoryReplaced, PastPhase
 from nntrain.log.line import Line
 from nntrain.log.readout import read_out
@@ -124,12 +122,6 @@ def _group_lrs(info: RunInfo, ran: BatchRan) -> FrozenMapping[float] | None:
     """Return the rates of parameter groups with their own, that a batch was trained with; None where none has."""
     rates = info.group_lrs_at(max(ran.step - 1, 0))
     return FrozenMapping({name: float(rate) * ran.lr_scale for name, rate in rates.items()}) if rates else None
-
-
-def process_rank() -> int:
-    """Return this process's rank in `torch.distributed`; 0 if it is not used."""
-    distributed = torch.distributed
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
 
 
 def new_run_id() -> str:

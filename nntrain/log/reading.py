@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
 from nntrain.errors import LogError, LogWarning
 from nntrain.log.line import LINE_START, Line, LineError, Problem, parse_line
+from nntrain.log.rank_files import SUFFIX, log_files
 
 LONGEST: Final = 64 << 20
 """The most bytes that a line may have; a file with a longer one is not a log."""
@@ -53,12 +57,39 @@ class LogReadError(LogError, ValueError):
 
 
 def read(path: Source, *, on_torn: Callable[[TornLine], object] | None = None) -> Iterator[Line]:
-    """Yield the lines of the log at `path`, oldest first.
+    """Yield the lines of the log at `path`, oldest first; of a folder, those of each `*.jsonl` in it.
+
+    Where several processes trained together, `run.jsonl` is read with the files of the other ranks beside it,
+    `run.rank1.jsonl` and so on: merged by the times of their lines, and at the same time by rank. The lines of each
+    file keep their order. The file of a rank above 0 is read alone.
 
     A torn last line, which a crash may leave, is skipped: `on_torn` is called with it, or else there is a `LogWarning`.
     Raises `LogReadError` for any other invalid line, with its number and byte offset, and for a path that cannot be
     read. An empty file has no line.
     """
+    files: Sequence[Source] = [path] if str(path) == "-" else log_files(path)
+    if not files:
+        raise LogReadError(str(path), "unreadable", f"there is no *{SUFFIX} in this folder. Give a log's path")
+    yield from merged([_read_file(file, on_torn) for file in files])
+
+
+def merged(logs: Sequence[Iterator[Line]]) -> Iterator[Line]:
+    """Yield the lines of several logs in one order, which depends on the lines alone."""
+    if len(logs) == 1:
+        yield from logs[0]
+    else:
+        yield from (line for _, line in heapq.merge(*map(_placed, logs), key=itemgetter(0)))
+
+
+def _placed(lines: Iterator[Line]) -> Iterator[tuple[tuple[object, ...], Line]]:
+    """Yield lines with their places among others; one whose clock was set back comes right after those before it."""
+    latest: datetime | None = None
+    for line in lines:
+        latest = line.timestamp if latest is None else max(latest, line.timestamp)
+        yield (latest, line.rank, line.run_id, line.seq), line
+
+
+def _read_file(path: Source, on_torn: Callable[[TornLine], object] | None) -> Iterator[Line]:
     for one in scan(path):
         if isinstance(one, Line):
             yield one
@@ -67,7 +98,7 @@ def read(path: Source, *, on_torn: Callable[[TornLine], object] | None = None) -
         elif on_torn is not None:
             on_torn(one)
         else:
-            warnings.warn(f"{path}: the last line is torn; its {one.bytes} bytes are skipped", LogWarning, stacklevel=2)
+            warnings.warn(f"{path}: the last line is torn; its {one.bytes} bytes are skipped", LogWarning, stacklevel=3)
 
 
 def scan(path: Source) -> Iterator[Line | BadLine | TornLine]:

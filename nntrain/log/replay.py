@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal
 
 from nntrain.log.events import (
     BatchFinished,
+    CancelledEvent,
     EpochFinished,
+    EpochStarted,
     FitFinished,
     FitStarted,
     HistoryReplaced,
@@ -18,9 +20,9 @@ from nntrain.log.events import (
 )
 from nntrain.log.line import Line
 from nntrain.values.history import EpochStats, History
-from nntrain.values.log_event import LogEvent
+from nntrain.values.log_event import LogEvent, WarningEvent
 from nntrain.values.looks import LOOKS
-from nntrain.values.record import FrozenMapping, Record
+from nntrain.values.record import FrozenMapping, Record, evolved
 
 RunOutcome = Literal["running", "completed", "cancelled", "failed"]
 
@@ -45,6 +47,10 @@ class Run(Record, frozen=True):
     throughput); if the training went back to an earlier state, without those after that state. `events` are all other
     lines. `missing` counts the lines that were lost. `outcome` is
     `"running"` until the log says how the run ended.
+
+    Of a run on several processes (`world_size`) these are what the lowest rank has logged, and `ranks` has the run as
+    each of them has, in their order; `rank` says which. The losses of batches are those of the rank's own part of them,
+    the history is of all. It has failed where any rank says so. Of one process `ranks` is empty.
     """
 
     run_id: str
@@ -59,6 +65,13 @@ class Run(Record, frozen=True):
     batches: tuple[Line, ...] = ()
     looks: tuple[Line, ...] = ()
     missing: int = 0
+    world_size: int = 1
+    ranks: tuple[Run, ...] = ()
+
+    @property
+    def rank(self) -> int:
+        """The rank whose log this is."""
+        return self.last.rank
 
     @property
     def elapsed_s(self) -> float:
@@ -69,8 +82,8 @@ class Run(Record, frozen=True):
 def replay(lines: Iterable[Line]) -> tuple[Run, ...]:
     """Return the runs that the lines describe, in the order in which they began.
 
-    Of a run of many processes the lines of the lowest rank are used. Lines of several logs may be chained; the lines
-    of each run must be in order, as they are in a file.
+    Lines of several logs may be chained, and those of several ranks mixed; the lines of each run and rank must be in
+    order, as they are in a file.
     """
     builders: dict[tuple[str, int], RunFold] = {}
     for line in lines:
@@ -78,10 +91,61 @@ def replay(lines: Iterable[Line]) -> tuple[Run, ...]:
         if key not in builders:
             builders[key] = RunFold(line)
         builders[key].add(line)
-    lowest: dict[str, int] = {}
-    for run_id, rank in builders:
-        lowest[run_id] = min(rank, lowest.get(run_id, rank))
-    return tuple(builders[run_id, rank].run() for run_id, rank in lowest.items())
+    found: dict[str, list[Run]] = {}
+    for (run_id, _), builder in builders.items():
+        found.setdefault(run_id, []).append(builder.run())
+    return tuple(_over_ranks(sorted(runs, key=lambda run: run.rank)) for runs in found.values())
+
+
+def _over_ranks(runs: Sequence[Run]) -> Run:
+    """Return one run of those that its ranks have logged."""
+    first = runs[0]
+    if len(runs) == 1 and first.world_size == 1:
+        return first
+    failed = any(run.outcome == "failed" for run in runs)
+    return evolved(first, ranks=tuple(runs), outcome="failed" if failed else first.outcome)
+
+
+def seconds_in_batches(run: Run) -> float:
+    """Return how many seconds lie between the beginnings of phases and their last logged batches, all together.
+
+    0 where no batches are logged. Ranks wait for each other in training: where they differ, it is by what they do
+    by themselves, as in eval.
+    """
+    total = began = 0.0
+    last: float | None = None
+    for line in sorted((*run.events, *run.batches), key=lambda line: line.seq):
+        if isinstance(line.event, BatchFinished):
+            last = line.elapsed_s
+        elif isinstance(line.event, EpochStarted):
+            total += 0.0 if last is None else last - began
+            began, last = line.elapsed_s, None
+    return total + (0.0 if last is None else last - began)
+
+
+def verdicts_of(run: Run, rank: int) -> int:
+    """Return how many verdicts of a run were those of a rank's subscribers."""
+    return sum(isinstance(line.event, CancelledEvent) and line.event.by_rank == rank for line in run.events)
+
+
+def is_echo(event: LogEvent) -> bool:
+    """Return whether an event tells of another rank's failure, which ended this one too."""
+    return isinstance(event, RunFailed) and event.error_type.rpartition(".")[2] == "RankError"
+
+
+def of_other_ranks(run: Run) -> tuple[Line, ...]:
+    """Return what happened on other ranks than the run's own, and is not in its log: failures, warnings and the like.
+
+    What tells of another rank's failure is left out.
+    """
+    known = [line.event for line in run.events]
+    return tuple(
+        line
+        for other in run.ranks
+        if other.rank != run.rank
+        for line in other.events
+        if isinstance(line.event, (RunFailed, WarningEvent)) and line.event not in known and not is_echo(line.event)
+    )
 
 
 class RunFold:
@@ -98,6 +162,7 @@ class RunFold:
         self._next_seq = first.seq
         self._config: Mapping[str, Any] = {}
         self._history: list[EpochStats] = []
+        self._world_size = 1
         self._epochs = 0
         self._until: int | None = None
         self._sets: dict[str, int] = {}
@@ -117,8 +182,8 @@ class RunFold:
         self._ending = ending(self._ending, line)
         self._sets.setdefault(line.data, len(self._sets))
         match line.event:
-            case RunStarted(config=config):
-                self._config = config
+            case RunStarted(config=config, world_size=world_size):
+                self._config, self._world_size = config, world_size or 1
             case FitStarted(epochs=epochs, until=until):
                 self._epochs, self._until = epochs, until
                 self._go_back_to(line)
@@ -163,6 +228,7 @@ class RunFold:
             batches=tuple(self._batches),
             looks=tuple(self._looks),
             missing=self.missing,
+            world_size=self._world_size,
         )
 
 

@@ -31,8 +31,9 @@ def sentence(line: Line) -> str:
             return f"epoch {line.epoch} {label}, batch {line.batch}: {_loss_said(loss, has_loss)}"
         case EpochFinished(loss=loss, has_loss=has_loss):
             return f"epoch {line.epoch} {label}: {_loss_said(loss, has_loss)}"
-        case CancelledEvent(scope=scope, reason=reason, subscriber=subscriber, at=at):
-            return f"{subscriber} cancelled the {scope} at {at}" + (f": {reason}" if reason else "")
+        case CancelledEvent(scope=scope, reason=reason, subscriber=subscriber, at=at, by_rank=by_rank):
+            who = subscriber if by_rank is None else f"{subscriber} of rank {whole(by_rank)}"
+            return f"{who} cancelled the {scope} at {at}" + (f": {reason}" if reason else "")
         case CheckpointSaved() | CheckpointLoaded():
             return _checkpoint(line.event)
         case HistoryReplaced(kept=kept, history=history):

@@ -13,12 +13,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, ClassVar, Final
 
 from structlog.typing import BindableLogger
 
 from nntrain.errors import ConfigError, LogError, LogWarning
 from nntrain.log.line import LINE_START, Line, LineError, parse_line
+from nntrain.log.rank_files import rank_file
 from nntrain.log.rendering import rendered
 from nntrain.log.syncing import Syncing
 
@@ -31,6 +32,9 @@ _CHECK_S: Final = 0.01
 
 class Target(ABC):
     """Receives lines. If it raises, the line is lost and counted, and the training goes on."""
+
+    of_first_rank: ClassVar[bool] = False
+    """Whether it takes the lines of rank 0 only, where several processes log the same training."""
 
     @abstractmethod
     def write(self, line: Line, /) -> None:
@@ -272,12 +276,15 @@ class LoggerTarget(Target):
         log(name, **fields)
 
 
-def target_of(given: object) -> Target:
-    """Return the target for a path, a stream or a logger. Raises `ConfigError` for anything else."""
+def target_of(given: object, rank: int = 0) -> Target:
+    """Return the target for a path, a stream or a logger; of a path the file of that rank.
+
+    Raises `ConfigError` for anything else.
+    """
     if isinstance(given, Target):
         return given
     if isinstance(given, (str, os.PathLike)):
-        return FileTarget(given)
+        return FileTarget(rank_file(given, rank))
     if callable(getattr(given, "bind", None)) and callable(getattr(given, "info", None)):
         return LoggerTarget(given)  # type: ignore[arg-type] # a structlog proxy, known by its methods
     if callable(getattr(given, "write", None)) and callable(getattr(given, "flush", None)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -29,11 +28,6 @@ def one_line(text: str, longest: int = 80) -> str:
     """Return text on one line; its end is cut off if it is too long."""
     line = visible(text[: longest + 1]).replace("\n", "\\n").replace("\t", "\\t")
     return line if len(text) <= longest and len(line) <= longest else line[: longest - 1] + "…"
-
-
-def plotly_text(text: str, longest: int = 80) -> str:
-    """Return text on one line, escaped for plotly, which reads some tags as markup."""
-    return html.escape(one_line(text, longest), quote=False)
 
 
 def number(value: float | None) -> str:

@@ -30,6 +30,7 @@ from nntrain.log.events import (
     RunFinished,
     RunStarted,
 )
+from nntrain.ranks.world import current_world
 from nntrain.sinks.transition import BatchRan, RunInfo, Transition
 from nntrain.values.history import EpochStats
 from nntrain.values.log_event import LogEvent, WarningEvent
@@ -85,7 +86,9 @@ def starts_other_training(logged: LogState, transition: Transition) -> bool:
 def _events(logged: LogState, transition: Transition, every: int) -> Iterator[PlacedEvent | BatchRan]:
     progress, state = transition.progress, transition.state
     if not logged.begun:
-        yield PlacedEvent(progress, RunStarted(config=config_of(transition.run)))
+        world = current_world()
+        size = None if world.single else world.size
+        yield PlacedEvent(progress, RunStarted(config=config_of(transition.run), world_size=size))
     if transition.at == "before_fit":
         yield PlacedEvent(progress, _fit_started(progress, resumed=False))
     elif not logged.fitting or logged.progress is None or not _continues(logged.progress, progress):
@@ -104,10 +107,14 @@ def _events(logged: LogState, transition: Transition, every: int) -> Iterator[Pl
         yield PlacedEvent(state.progress if ran else progress, event)
     verdict, error = transition.verdict, transition.error
     if verdict is not None and transition.event is not None:
-        by = transition.by or ""
-        yield PlacedEvent(
-            progress, CancelledEvent(scope=verdict.scope, reason=verdict.reason, subscriber=by, at=transition.event)
+        cancelled = CancelledEvent(
+            scope=verdict.scope,
+            reason=verdict.reason,
+            subscriber=transition.by or "",
+            at=transition.event,
+            by_rank=transition.rank,
         )
+        yield PlacedEvent(progress, cancelled)
     if error is not None:
         yield PlacedEvent(progress, _failure(error, transition))
     elif state.progress.at == "finished":

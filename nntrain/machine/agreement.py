@@ -40,19 +40,18 @@ def agreed(ranks: Ranks, event: Event, given: TrainState, ask: Callable[[], Publ
         failed = error
     kind = _ERROR if failed else _VERDICT if published.verdict else _STATE if published.state is not given else _NOTHING
     mark = 0 if kind in {_NOTHING, _ERROR} else _mark(published, given)
-    rows = ranks.rows([float(kind), float(mark)])
-    kinds = [int(row[0]) for row in rows]
-    strongest = max(kinds)
+    # Of all ranks, in one small message whose cost does not grow with them: the greatest, and with - the least.
+    strongest, most, weakest, least = ranks.greatest([float(kind), float(mark), -float(kind), -float(mark)])
     if strongest == _NOTHING:
         return published
-    rank = kinds.index(strongest)
+    if strongest == -weakest != _ERROR and most == -least:
+        return published._replace(rank=0)
+    rank = [int(row[0]) for row in ranks.rows([float(kind)])].index(int(strongest))
     if strongest == _ERROR:
         said = ranks.from_rank(rank, f"{type(failed).__name__}: {failed}")
         if failed is not None:
             raise failed
         raise RankError(f"Rank {rank} failed, asking a subscriber at {event}: {said}", rank)
-    if all(row == rows[0] for row in rows):
-        return published._replace(rank=rank)
     if rank == ranks.world.rank:
         ranks.from_rank(rank, _packed(published, given))
         return published._replace(rank=rank)

@@ -29,8 +29,8 @@ class Start(NamedTuple):
     until: float
     """At which step the phase is cut: the fit's goal, in training."""
     lr_scale: float
-    shared: bool
-    """Whether batches are divided over ranks: their weights are all in `weighted`, and `samples` are of all ranks."""
+    ranks: int
+    """How many ranks divide the batches: with several, weights are all in `weighted`, and `samples` are of all."""
 
 
 class Position:
@@ -53,7 +53,7 @@ class Position:
         self._progress: Progress | None = None
 
     @classmethod
-    def of(cls, state: TrainState, *, shared: bool = False) -> Position:
+    def of(cls, state: TrainState, ranks: int = 1) -> Position:
         """Return where a state stands."""
         fields = state.__dict__.copy()
         del fields["tensors"]
@@ -71,7 +71,7 @@ class Position:
             epoch=place.epoch,
             until=place.until if train and place.until is not None else math.inf,
             lr_scale=state.lr_scale,
-            shared=shared,
+            ranks=ranks,
         )
         return cls(start, place.batch, place.step, place.samples, sums.weighted, sums.seconds)
 
@@ -106,9 +106,11 @@ class Position:
             fields["progress"] = self.progress
             counts = {
                 "weighted": self.weighted,
-                "samples": sums.samples if start.shared else sums.samples + self.samples - place.samples,
+                "samples": sums.samples if start.ranks > 1 else sums.samples + self.samples - place.samples,
                 "batches": sums.batches + self.batch - place.batch,
                 "seconds": self.seconds,
+                "others": (),
+                "ranks": start.ranks,
             }
             fields["sums"] = assembled(Sums, counts, sums.__pydantic_fields_set__)
         return assembled(TrainState, fields, start.given)
@@ -123,8 +125,8 @@ class Cursor:
 
     __slots__ = ("now",)
 
-    def __init__(self, state: TrainState, *, shared: bool = False) -> None:
-        self.now: tuple[Position, Tensors, TrainState | None] = Position.of(state, shared=shared), state.tensors, state
+    def __init__(self, state: TrainState, ranks: int = 1) -> None:
+        self.now: tuple[Position, Tensors, TrainState | None] = Position.of(state, ranks), state.tensors, state
 
     def state(self) -> TrainState:
         """Return the state that is reached."""

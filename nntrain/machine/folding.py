@@ -89,8 +89,13 @@ def fold(
     machine = machine_of(learner)
     audience = Audience((*sinks, *machine.sinks), grouping=machine.takes_batches_in_groups)
     telling = Telling(audience, machine.news, machine.info)
-    machine.check_sums(cell[0])
-    audience.check(cell[0])
+    try:
+        machine.check_sums(cell[0])
+        audience.check(cell[0])
+    except Exception as error:
+        if machine.ranks is not None:
+            machine.ranks.failed(error)
+        raise
     shared = machine.ranks is not None
     with machine.running(), held_back(terminate=audience.has_last_words or shared, shared=shared) as interrupts:
         cell[0] = telling.queued(cell[0])  # a subscriber that keeps the state, to go back to it, keeps it without

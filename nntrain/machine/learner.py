@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
+from pathlib import Path
 from typing import Any, Final, Generic, Never, TypedDict, Unpack, cast, overload
 
 import torch
@@ -23,20 +25,25 @@ from nntrain.data.loaders import (
     sources,
 )
 from nntrain.data.stream import Stream
-from nntrain.errors import ConfigError
+from nntrain.errors import ConfigError, ConfigWarning
 from nntrain.live.compiled import compile_options
+from nntrain.live.determinism import check_deterministic
 from nntrain.live.eager import Eager
 from nntrain.live.engine import Engine, Pass
+from nntrain.live.halving import Halving
 from nntrain.live.objective import Objective, check_objectives, task_of
 from nntrain.live.recorded import recorded
 from nntrain.live.workspace import Workspace
 from nntrain.machine.folding import check_epochs, check_goal, fold, with_goal
 from nntrain.machine.machine import Machine, ordinary_tensors
+from nntrain.machine.shares import Sharing
 from nntrain.metrics.measured import AnyMetric, named_metrics
 from nntrain.metrics.monitors import Monitoring, Monitors, check_monitors
 from nntrain.metrics.phase import PhaseMetrics
+from nntrain.ranks.comparing import check_same, source_digest
 from nntrain.ranks.options import Sharded, as_parallel
-from nntrain.ranks.ranks import ranks_for
+from nntrain.ranks.pulse import Pulse
+from nntrain.ranks.ranks import Ranks, ranks_for
 from nntrain.ranks.sharding import ShardedModule
 from nntrain.ranks.world import local_device
 from nntrain.sinks.interest import Sink, check_sink, interest_of, sink_name
@@ -49,6 +56,7 @@ from nntrain.subscribers.protocol import Listening
 from nntrain.task.supervised import LossFn, Supervised, Unpacked, unpacked
 from nntrain.task.task import Task, check_task, source_of
 from nntrain.update.chaining import optimizer_of, scaling_loss
+from nntrain.update.live_update import LiveUpdate
 from nntrain.update.rule import UpdateRule
 from nntrain.update.schedules import Schedule, check_lr
 from nntrain.update.torch_optimizer import OptimizerFactory, check_optim_class
@@ -59,7 +67,7 @@ from nntrain.values.modules import check_model
 from nntrain.values.progress import Progress
 from nntrain.values.record import FrozenMapping
 from nntrain.values.state import TrainState
-from nntrain.values.tensors import ModelSource
+from nntrain.values.tensors import ModelSource, Spec, spec_of
 from nntrain.values.verdicts import Outcome
 
 Batch = TypeVar("Batch")
@@ -67,6 +75,7 @@ Preds_co = TypeVar("Preds_co", covariant=True, default=Any)
 Given = TypeVar("Given")
 Preds = TypeVar("Preds")
 
+_PACKAGE: Final = Path(__file__).parents[1]
 _OF_ENGINE: Final = ("device", "compile", "capture")
 """What of an engine may be given by itself."""
 _FACTORY = 4  # what the key is folded with for the weights that a model factory draws
@@ -346,9 +355,11 @@ class Learner(Generic[Batch, Preds_co]):
                 bits=bits,
                 compile_options=options,
                 precision=engine.precision,
-                shard=None if shards is None else partial(ShardedModule, shards),
+                shard=None if shards is None else partial(self._sharded, shards),
             )
+        check_deterministic(workspace.device, wanted=engine.deterministic)
         if ranks is not None:
+            _check_parallel(workspace, ranks)
             workspace.shared = ranks.copied_from_first
         news = News()
         metrics = PhaseMetrics(self._metrics, workspace.device)
@@ -366,7 +377,7 @@ class Learner(Generic[Batch, Preds_co]):
             )
             for name, (task, _) in self._parts.items()
         }
-        eager = Eager(passes, options)
+        eager = Eager(passes, options, self._halving(news) if engine.oom == "halve" else None)
         streams = {
             "train" if train else name: Stream(
                 on_device(as_loader(items, where, news.notes.append), workspace.device), 0 if train else 1, where
@@ -377,8 +388,15 @@ class Learner(Generic[Batch, Preds_co]):
         # Nothing of a machine refers to its learner: memory on a device is to be free when the learner is, not when
         # Python next looks for cycles.
         config = {**self._config, "data": data}
+        if parallel is not None:
+            config |= {"world_size": 1 if ranks is None else ranks.world.size}
+        if ranks is not None and shards is None:
+            check_same(self._of_all_ranks(workspace.spec))
         optimizers = {name: optimizer_of(rule) for name, rule in rules.items()}
         lr_at = next(iter(optimizers.values())).lr_at
+        rule = workspace.optimizer
+        alone = ranks is not None and shards is None and isinstance(rule, LiveUpdate) and rule.accumulates_alone
+        pulse, sharing = None if ranks is None else Pulse(ranks), Sharing(ranks, metrics, alone=alone)
         told = partial(
             RunInfo,
             repr(self),
@@ -387,6 +405,9 @@ class Learner(Generic[Batch, Preds_co]):
             lr_at,
             news.queued_events.append,
             group_lrs_at=partial(group_lrs_at, optimizers),
+            first_rank=sharing.first,
+            whole=sharing.whole,
+            clock=time.monotonic if pulse is None else pulse.clock,
         )
         return Machine(
             workspace=workspace,
@@ -400,9 +421,22 @@ class Learner(Generic[Batch, Preds_co]):
             info=lru_cache(maxsize=None)(told),
             news=news,
             float32_matmul=engine.float32_matmul,
+            deterministic=engine.deterministic,
             compiles=options is not None,
             ranks=ranks,
+            parallel=parallel is not None,
+            pulse=pulse,
+            sharing=sharing,
         )
+
+    def _halving(self, news: News) -> Callable[..., Halving[Batch]]:
+        """Return what makes the division of batches that do not fit in memory."""
+        if self.objectives is not None:
+            raise ConfigError(
+                "oom='halve' passes a batch again, and of several objectives the first have written by then. Leave oom "
+                "out, and take smaller batches."
+            )
+        return partial(Halving, tell=news.notes.append, warn=partial(news.warn, kind=ConfigWarning))
 
     def init(self, seed: int = 0, epochs: int = 0) -> TrainState:
         """Return the state before any training: the model's own weights, a fresh optimizer, a key of `seed`.
@@ -453,6 +487,17 @@ class Learner(Generic[Batch, Preds_co]):
         given = {"device": None, "compile": False, "capture": False, **given}
         return dataclasses.replace(self, **given)
 
+    def _sharded(self, options: Sharded, module: nn.Module, device: torch.device) -> ShardedModule:
+        """Return a module sharded, once all ranks were seen to have the same: it takes all of them to shard it."""
+        check_same(self._of_all_ranks(spec_of(dict(module.named_parameters()), dict(module.named_buffers()), device)))
+        return ShardedModule(options, module, device)
+
+    def _of_all_ranks(self, spec: Spec) -> dict[str, str]:
+        """Return what must be the same on all ranks, by name. Sinks need not: one rank may write for all."""
+        settings = {f"setting {name}": repr(one) for name, one in self._config.items() if name != "sinks"}
+        shapes = {name: repr(one) for name, one in {**spec.params, **spec.buffers}.items()}
+        return {**settings, **shapes, "learner": repr(self), "code of nntrain": source_digest(_PACKAGE)}
+
     @cached_property
     def _config(self) -> dict[str, object]:
         model = self.model
@@ -489,6 +534,16 @@ class Learner(Generic[Batch, Preds_co]):
             of = "train" if train else f"valid/{name}" if name else "valid"
             config |= {f"{of}_{what}": count for what, count in sizes_of(items, where).items()}
         return config
+
+
+def _check_parallel(workspace: Workspace, ranks: Ranks) -> None:
+    """Raise `ConfigError` for an optimizer that decides by each rank's own loss how often it evaluates the model."""
+    if workspace.needs_closure and not workspace.optimizer.evaluates_apart:
+        raise ConfigError(
+            f"{workspace.optimizer.kind} evaluates the model as often as its loss asks for, and each of the "
+            f"{ranks.world.size} ranks has but the loss of its own rows. Take an optimizer without a closure, or train "
+            f"on one process."
+        )
 
 
 def _no_loss(*_: object) -> Tensor:

@@ -17,24 +17,28 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from nntrain.data.dividing import Divided, Part, part_of
+from nntrain.data.divided import Divided
+from nntrain.data.dividing import Part, part_of
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError, ConfigWarning, DataError, StateError
+from nntrain.live.determinism import deterministic
 from nntrain.live.engine import Passed, Runner
 from nntrain.live.fused import tracing_gradients
 from nntrain.live.precision import MatmulPrecision, matmul_precision
+from nntrain.live.resident import note_resident
 from nntrain.live.turn import Turn
 from nntrain.live.workspace import Workspace
 from nntrain.machine.agreement import agreed
 from nntrain.machine.cursor import Cursor, Position
 from nntrain.machine.interrupts import Interrupts
-from nntrain.machine.shares import of_all_ranks
+from nntrain.machine.shares import Sharing, of_all_ranks
 from nntrain.machine.table import TABLE, Step, leave, moved_to
 from nntrain.machine.telling import Telling
 from nntrain.metrics.monitors import Monitors
 from nntrain.metrics.phase import PhaseMetrics
 from nntrain.ranks.pulse import Pulse
 from nntrain.ranks.ranks import Ranks
+from nntrain.ranks.world import current_world
 from nntrain.sinks.audience import Watcher
 from nntrain.sinks.interest import Sink
 from nntrain.sinks.news import News
@@ -116,9 +120,15 @@ class Machine(Generic[Batch]):
     info: Callable[[int], RunInfo]
     news: News
     float32_matmul: MatmulPrecision | None = None
+    deterministic: bool = False
     compiles: bool = False
     ranks: Ranks | None = None
     """The processes that train together, if there are others."""
+    pulse: Pulse | None = None
+    parallel: bool = False
+    """Whether the learner shares its batches with other processes, where there are any."""
+    sharing: Sharing | None = None
+    """How a checkpoint gets what is divided over them, and gives it back; None in a machine that is no learner's."""
     turn: Turn = field(default_factory=Turn)
 
     @property
@@ -128,6 +138,7 @@ class Machine(Generic[Batch]):
 
     def __post_init__(self) -> None:
         self._generators = self.workspace.generators
+        self._size = 1 if self.ranks is None else self.ranks.world.size
         if self.ranks is not None:
             self.streams = {name: self.divided(stream) for name, stream in self.streams.items()}
         self._sets = tuple(name for name in self.streams if name != "train")
@@ -149,26 +160,38 @@ class Machine(Generic[Batch]):
         """The rules whose averages eval has in the place of the parameters."""
         self._written_in = 0.0
         """The seconds of the last batch's write, with those who were asked before it: the next batch counts them."""
-        self._pulse = None if self.ranks is None else Pulse(self.ranks)
         self._averaged: tuple[Callable[[], Tensors | None], Tensors] | None = None
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Surround any number of steps: whose turn it is, and the caller's grad mode and generators to go back to.
 
-        No step depends on what the one before it left in the generators; each seeds them for itself.
+        No step depends on what the one before it left in the generators; each seeds them for itself. Raises
+        `ConfigError` where the world is another than when the machine was made.
         """
+        if self.parallel:
+            self._check_world()
         with (
             self.turn.taken(),
             ordinary_tensors(),
             torch.no_grad(),
             restoring_rng(self._generators),
             matmul_precision(self.float32_matmul),
+            deterministic(wanted=self.deterministic),
             tracing_gradients(wanted=self.compiles),
         ):
             self.turn.begin()
             self.workspace.empties_autocast_cache = torch.is_autocast_enabled(self.workspace.device.type)
             yield
+
+    def _check_world(self) -> None:
+        now = current_world().size
+        if now != self._size:
+            raise ConfigError(
+                f"The learner's first state was made in a world of {self._size}, and torch's process group is of {now} "
+                f"now. Make the group first, or leave that to the learner, which joins the group that torchrun "
+                f"describes; learner.replace() makes one for the world of now."
+            )
 
     def check_sums(self, state: TrainState) -> None:
         """Raise `StateError` for a state amid a phase of a set that is not there, or whose sums are of other
@@ -214,8 +237,7 @@ class Machine(Generic[Batch]):
         """
         place = cell[0].progress
         if place.at == "batch":
-            cursor = Cursor(cell.pop(), shared=self.ranks is not None)
-            return self._batches(cursor, telling, interrupts, batch, once=once)
+            return self._batches(Cursor(cell.pop(), self._size), telling, interrupts, batch, once=once)
         try:
             step = self._event(cell)
         except BaseException as error:
@@ -227,8 +249,8 @@ class Machine(Generic[Batch]):
 
     def _agree_on_signals(self, interrupts: Interrupts, *, at_once: bool = False) -> None:
         """Where several ranks train together, take a signal for pressed at the same step on all of them."""
-        if self._pulse is not None:
-            interrupts.pressed = self._pulse.beat(interrupts.came, at_once=at_once)
+        if self.pulse is not None:
+            interrupts.pressed = self.pulse.beat(interrupts.came, at_once=at_once)
 
     def _event(self, cell: list[TrainState]) -> Step:
         """Publish a place's event, and go where the table leads after it."""
@@ -278,6 +300,7 @@ class Machine(Generic[Batch]):
         while True:
             before = cursor.now[0]
             try:
+                self._agree_on_signals(interrupts)
                 if not telling.to_nobody:
                     ahead = self._step_ahead(cursor) if self._accumulates else before.step + before.start.train
                     watching = telling.watching(before, ahead)
@@ -285,7 +308,6 @@ class Machine(Generic[Batch]):
                     if watching and telling.pending:
                         telling.tell_group(before)
                 found = self._batch(cursor, given, seen=bool(watching) or grouped)
-                self._agree_on_signals(interrupts)
                 if isinstance(found, Passed):
                     reached = cursor.now[0]
                     if first:
@@ -311,7 +333,7 @@ class Machine(Generic[Batch]):
             if once or interrupts.pressed or step.state.progress.at != "batch":
                 return step
             if step.state is not cursor.now[2]:
-                cursor = Cursor(step.state, shared=self.ranks is not None)
+                cursor = Cursor(step.state, self._size)
             del found, step
 
     def _look_at_first(self, before: Position, found: Passed, others: bool) -> None:
@@ -379,8 +401,8 @@ class Machine(Generic[Batch]):
             cursor.now = position, tensors, state  # lets the value before go, before the optimizer writes
             workspace.commit(tensors)
             self._written_in = time.perf_counter() - began - seconds
-        except BaseException:
-            self._land(cursor, before, kept)
+        except BaseException as error:
+            self._land(error, cursor, before, kept, batch)
             raise
         if self._tells and (told := workspace.optimizer.take_told()):
             passed = passed._replace(output=replace(passed.output, told=told))
@@ -390,10 +412,17 @@ class Machine(Generic[Batch]):
 
     def _here(self, batch: Any, *, divided: bool) -> tuple[Batch, Part[Batch] | None]:
         """Return a batch on the device, or this rank's part of it, which the loader may have `divided` already."""
-        if self.ranks is None:
-            return to_device(batch, self.workspace.device), None
-        part = batch if divided else part_of(batch, self.ranks.world)
-        return to_device(part.batch, self.workspace.device), part
+        part = None if self.ranks is None else batch if divided else part_of(batch, self.ranks.world)
+        mine: Batch = batch if part is None else part.batch
+        try:
+            return to_device(mine, self.workspace.device), part
+        except Exception as error:
+            note_resident(error, self.workspace, mine)
+            raise
+
+    def own_share(self, state: TrainState) -> TrainState:
+        """Return a loaded state with this rank's share of what is divided over ranks. Raises `StateError`."""
+        return state if self.sharing is None else self.sharing.own(state)
 
     def divided(self, stream: Stream[Any]) -> Stream[Any]:
         """Return a stream of this rank's parts of another's batches, where there are other ranks."""
@@ -402,7 +431,7 @@ class Machine(Generic[Batch]):
         return Stream(Divided(stream.loader, self.ranks.world), stream.fold, stream.name)
 
     def _position(self, state: TrainState) -> Position:
-        return Position.of(state, shared=self.ranks is not None)
+        return Position.of(state, self._size)
 
     def averaged(self, tensors: Tensors) -> Tensors:
         """Return the value that eval has in the place of another: with averages for parameters, as far as there are."""
@@ -431,12 +460,15 @@ class Machine(Generic[Batch]):
             cursor.now = self._position(state), tensors, state  # lets the value before go, before the optimizer writes
             workspace.commit(tensors)
             return workspace.optimizer.take_told() if self._tells else {}
-        except BaseException:
-            self._land(cursor, before, None)
+        except BaseException as error:
+            self._land(error, cursor, before, None)
             raise
 
-    def _land(self, cursor: Cursor, before: Position, kept: Tensors | None) -> None:
+    def _land(
+        self, error: BaseException, cursor: Cursor, before: Position, kept: Tensors | None, batch: object = None
+    ) -> None:
         """Leave the cursor at a whole value after a failure, if there is one: after the batch, or before it."""
+        note_resident(error, self.workspace, batch)
         reached = cursor.now[1]
         remains = self.workspace.land(reached)
         if reached.lost is not None:

@@ -24,6 +24,7 @@ from nntrain.values.trees import described, tensors_of
 
 Result = TypeVar("Result")
 _CONTIGUOUS: Final = torch.contiguous_format
+_is_alias_of: Callable[[Tensor, Tensor], bool] = torch._C._is_alias_of  # type: ignore[attr-defined] # not in its stubs
 
 
 class PhaseMetrics:
@@ -45,8 +46,8 @@ class PhaseMetrics:
     def update(self, memory: Mapping[str, Memory], output: StepOutput[Any]) -> dict[str, Memory]:
         """Return the memory of a batch more. An empty one is that of a phase that begins. Raises `MetricError`."""
         memory = memory or self.init()
-        taken = _storages(output)
-        return {name: self._updated(name, metric, memory[name], output, taken) for name, metric in self.whole.items()}
+        given = _tensors_of(output)
+        return {name: self._updated(name, metric, memory[name], output, given) for name, metric in self.whole.items()}
 
     def values(self, means: Mapping[str, float], memory: Mapping[str, Memory]) -> dict[str, float]:
         """Return the values of a finished phase, of `means` by name and of what the metrics remember.
@@ -81,15 +82,15 @@ class PhaseMetrics:
         return memory_map(made, lambda leaf: leaf.to(self._device, copy=True) if isinstance(leaf, Tensor) else leaf)
 
     def _updated(
-        self, name: str, metric: Metric[Any], memory: Memory, output: StepOutput[Any], taken: set[int]
+        self, name: str, metric: Metric[Any], memory: Memory, output: StepOutput[Any], given: list[Tensor]
     ) -> Memory:
         try:
             first = name not in self._looked_at
             after = _pure(name, "update", memory, lambda lent: metric.update(lent, output), copies=first)
         except Exception as error:
             if not isinstance(error, MetricError):
-                given = f"preds {described(output.preds)}, target {described(output.target)}"
-                add_note(error, f"nntrain: raised by update of metric {name}; {given}")
+                said = f"preds {described(output.preds)}, target {described(output.target)}"
+                add_note(error, f"nntrain: raised by update of metric {name}; {said}")
             raise
         if first or after is None:
             self._check(name, "update", after, metric.init())
@@ -101,7 +102,8 @@ class PhaseMetrics:
                 return leaf
             plain = type(leaf) is Tensor and leaf.layout == torch.strided
             if plain and not leaf.requires_grad and not leaf.is_inference():
-                return leaf if leaf.untyped_storage()._cdata not in taken else leaf.clone(memory_format=_CONTIGUOUS)
+                shared = any(_is_alias_of(leaf, one) for one in given)
+                return leaf.clone(memory_format=_CONTIGUOUS) if shared else leaf
             own = leaf.detach().clone()
             special = plain_layout(own)
             if special is not None:
@@ -177,13 +179,12 @@ def _number(name: str, value: object) -> float:
     )
 
 
-def _storages(output: StepOutput[Any]) -> set[int]:
-    """Return where the tensors of a batch's output have their memory."""
-    found: set[int] = set()
+def _tensors_of(output: StepOutput[Any]) -> list[Tensor]:
+    """Return the tensors of a batch's output."""
+    found: list[Tensor] = []
     for part in (output.loss, output.preds, output.target, output.weight, *output.parts.values()):
-        if part is None or type(part) is int:
-            continue
-        for one in (part,) if type(part) is Tensor else tensors_of(part):
-            if one.layout == torch.strided:
-                found.add(one.untyped_storage()._cdata)
+        if type(part) is Tensor:
+            found.append(part)
+        elif part is not None and type(part) is not int:
+            found += tensors_of(part)
     return found

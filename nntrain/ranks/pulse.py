@@ -22,8 +22,11 @@ class Pulse:
         self._every = 1
         self._batches = 0
         self._last = time.monotonic()
-        self.seconds: float = 0.0
-        """A clock: the same on all ranks, since it moves at the beats only."""
+        self._seconds = 0.0
+
+    def clock(self) -> float:
+        """Return seconds that are the same on all ranks: the clock moves at the beats only."""
+        return self._seconds
 
     def beat(self, signal: int | None, *, at_once: bool = False) -> int | None:
         """Count a batch, or anything else that all ranks come to; return the signal that any rank got, at a beat.
@@ -34,9 +37,8 @@ class Pulse:
         if not at_once and self._batches < self._every:
             return None
         now = time.monotonic()
-        rows = self._ranks.rows([float(signal or 0), now - self._last])
-        elapsed = max(row[1] for row in rows)
+        greatest, elapsed = self._ranks.greatest([float(signal or 0), now - self._last])
         self._every = max(1, min(_MOST_BATCHES, round(_SECONDS * self._batches / max(elapsed, 1e-6))))
         self._batches, self._last = 0, now
-        self.seconds += elapsed
-        return int(max(row[0] for row in rows)) or None
+        self._seconds += elapsed
+        return int(greatest) or None

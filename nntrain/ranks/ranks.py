@@ -14,6 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nntrain.errors import RankError
+from nntrain.ranks.console import tell_errors_once
+from nntrain.ranks.meeting import launcher_has_store
 from nntrain.ranks.world import World, join_world
 
 Value = TypeVar("Value")
@@ -28,6 +30,8 @@ _LOST: Final = re.compile(
     re.IGNORECASE,
 )
 """What torch says where a rank did not come to a collective."""
+_TIMED_OUT: Final = re.compile(r"timed? ?out", re.IGNORECASE)
+"""What torch says where a rank is perhaps still there."""
 
 
 class Ranks:
@@ -54,6 +58,13 @@ class Ranks:
             dist.all_gather_object(found, value)
         return found
 
+    def to_first(self, value: Value) -> list[Value] | None:
+        """Return on rank 0 what each rank gave, in their order, and None on the others. It is pickled on the way."""
+        found: list[Any] | None = [None] * self.world.size if self.world.first else None
+        with self.together("give rank 0 what each has"):
+            dist.gather_object(value, found, dst=0)
+        return found
+
     def from_rank(self, rank: int, value: Value) -> Value:
         """Return on all ranks what `rank` gave. It is pickled on the way."""
         cell: list[Any] = [value]
@@ -70,6 +81,13 @@ class Ranks:
         rows: list[list[float]] = found.view(self.world.size, len(numbers)).tolist()
         return rows
 
+    def greatest(self, numbers: Sequence[float]) -> list[float]:
+        """Return the greatest that any rank gave, place by place; no rank has more to read where there are more."""
+        found = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        with self.together("compare a few numbers"):
+            dist.all_reduce(found, dist.ReduceOp.MAX)
+        return [float(one) for one in found.tolist()]
+
     def copied_from_first(self, tensors: Sequence[Tensor]) -> None:
         """Make tensors what they are on rank 0, in place."""
         with self.together("take the tensors of rank 0"), torch.no_grad():
@@ -83,10 +101,12 @@ class Ranks:
         `names` are all that there may be: what no rank has a gradient of is left out; where only some have one, the
         others' is 0.
         """
-        rows = self.rows([weight, *(float(name in gradients) for name in names)])
-        total = sum(row[0] for row in rows)
-        there = [name for at, name in enumerate(names, 1) if any(row[at] for row in rows)]
-        size, shapes = self.world.size, self._shapes(gradients, there, rows, names)
+        total = sum(row[0] for row in self.rows([weight]))
+        found_here = [float(name in gradients) for name in names]
+        both = self.greatest([*found_here, *(1.0 - one for one in found_here)])
+        there = [name for name, somewhere in zip(names, both, strict=False) if somewhere]
+        lacking = [name for name, not_here in zip(names, both[len(names) :], strict=True) if not_here]
+        size, shapes = self.world.size, self._shapes(gradients, [name for name in lacking if name in there])
         share = weight * size / total if total else 1.0
         found = {
             name: gradients[name] if name in gradients else torch.zeros(shapes[name][0], dtype=shapes[name][1])
@@ -100,10 +120,9 @@ class Ranks:
         return {name: one.to(found[name].device) for name, one in zip(there, summed, strict=True)}
 
     def _shapes(
-        self, gradients: Mapping[str, Tensor], there: Sequence[str], rows: list[list[float]], names: Sequence[str]
+        self, gradients: Mapping[str, Tensor], lacking: Sequence[str]
     ) -> dict[str, tuple[torch.Size, torch.dtype]]:
         """Return shapes and dtypes of what some rank has no gradient of; all ranks come here alike."""
-        lacking = [name for name in there if not all(row[1 + names.index(name)] for row in rows)]
         if not lacking:
             return {}
         told = self.gathered({name: (one.shape, one.dtype) for name, one in gradients.items() if name in lacking})
@@ -160,37 +179,57 @@ class Ranks:
         self._say("lost", str(error))
         until = time.monotonic() + _ROLL_CALL
         failed: dict[int, str] = {}
-        missing = set(range(self.world.size)) - {self.world.rank}
-        while missing and not failed and time.monotonic() < until:
-            failed = {rank: said for rank in missing if (said := self._said("failed", rank)) is not None}
-            missing -= {rank for rank in missing if self._said("lost", rank) is not None}
-            time.sleep(0.05)
+        own = self.world.rank
+        missing = set(range(self.world.size)) - {own}
+        try:
+            while missing and not failed and time.monotonic() < until:
+                failed = {rank: said for rank in missing if (said := self._said("failed", rank)) is not None}
+                missing -= {rank for rank in missing if self._said("lost", rank) is not None}
+                time.sleep(0.05)
+        except (dist.DistError, RuntimeError):  # the store is gone with the process that holds it
+            return self._without_store(purpose)
         self._failures += 1
-        rank = self.world.rank
         if failed:
             who, said = min(failed.items())
-            return RankError(f"Rank {who} failed, and with it rank {rank}, which was to {purpose} with it: {said}", who)
+            return RankError(f"Rank {who} failed, and with it rank {own}, which was to {purpose} with it: {said}", who)
         if missing:
             who = min(missing)
             names = ", ".join(map(str, sorted(missing)))
+            if _TIMED_OUT.search(str(error)):
+                return RankError(
+                    f"Rank {names} did not come to {purpose} with rank {own} within {self.timeout:g} seconds: it "
+                    f"hangs, or left the training on a way of its own. See its own output. All ranks do the same; "
+                    f"where a step takes longer, let them wait longer: DataParallel(timeout=...).",
+                    who,
+                )
             return RankError(
-                f"Rank {names} did not come to {purpose} with rank {rank} within {self.timeout:g} seconds, or has "
-                f"ended: it hangs, was killed, or left the training on a way of its own. See its own output. All ranks "
-                f"do the same; where a step takes longer, let them wait longer: DataParallel(timeout=...).",
+                f"Rank {names} has ended, while rank {own} was to {purpose} with it: it was killed, or left the "
+                f"training on a way of its own. See its own output.",
                 who,
             )
         return RankError(f"The ranks could not {purpose} together, though all are there: {error}")
+
+    def _without_store(self, purpose: str) -> RankError:
+        """Return what it comes to that the ranks' meeting place is gone: with rank 0, or with torchrun."""
+        own = self.world.rank
+        if launcher_has_store():
+            return RankError(
+                f"The launcher has ended, with which the ranks' store is, while rank {own} was to {purpose} with the "
+                f"others. See its output."
+            )
+        return RankError(
+            f"Rank 0 has ended, with which the ranks' store is, while rank {own} was to {purpose} with it: it failed, "
+            f"was killed, or left the training on a way of its own. See its own output.",
+            0,
+        )
 
     def _say(self, what: str, text: str) -> None:
         with suppress(Exception):  # the store is gone with the rank that holds it
             _store().set(self._key(what, self.world.rank), text[:4000])
 
     def _said(self, what: str, rank: int) -> str | None:
-        with suppress(Exception):
-            key = self._key(what, rank)
-            if _store().check([key]):
-                return bytes(_store().get(key)).decode(errors="replace")
-        return None
+        key = self._key(what, rank)
+        return bytes(_store().get(key)).decode(errors="replace") if _store().check([key]) else None
 
     def _key(self, what: str, rank: int) -> str:
         return f"nntrain/{self._failures}/{what}/{rank}"
@@ -214,4 +253,7 @@ def _store() -> Any:
 def ranks_for(device: torch.device, timeout: float) -> Ranks | None:
     """Return the ranks that train together, after joining their process group; None for a process by itself."""
     world = join_world(device, timedelta(seconds=timeout))
-    return None if world.single else Ranks(world, device, timeout)
+    if world.single:
+        return None
+    tell_errors_once()
+    return Ranks(world, device, timeout)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -11,7 +12,8 @@ from typing import Final
 import torch
 import torch.distributed as dist
 
-from nntrain.errors import ConfigError
+from nntrain.errors import ConfigError, RankError
+from nntrain.ranks.meeting import meet
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,17 @@ def current_world() -> World:
 def launched_world(environment: Mapping[str, str] = os.environ) -> World:
     """Return the world that a launcher such as torchrun describes; a single process where none does.
 
-    Raises `ConfigError` for a description that cannot be meant.
+    Raises `ConfigError` for a description that cannot be meant, or is of several processes and lacks something.
     """
-    if any(not environment.get(name) for name in _LAUNCHED):
+    lacking = [name for name in _LAUNCHED if not environment.get(name)]
+    several = environment.get("WORLD_SIZE") not in {None, "", "1"}
+    if lacking and (several or (environment.get("RANK") and "WORLD_SIZE" in lacking)):
+        there = ", ".join(f"{name}={environment[name]!r}" for name in _LAUNCHED if name not in lacking)
+        raise ConfigError(
+            f"The environment says {there}, and no {', '.join(lacking)}: it is not clear which of how many processes "
+            f"this is. Start the script by torchrun, which sets all of them; or unset them to train on one process."
+        )
+    if lacking:
         return SINGLE
     rank, size = environment["RANK"], environment["WORLD_SIZE"]
     if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
@@ -60,12 +70,21 @@ def launched_world(environment: Mapping[str, str] = os.environ) -> World:
     return World(int(rank), int(size))
 
 
+def known_world() -> World:
+    """Return the world of this process as far as it is known: of the process group, else as a launcher describes it.
+
+    So it is known before the group is made, which a learner does when it is first needed.
+    """
+    world = current_world()
+    return launched_world() if world.single else world
+
+
 def join_world(device: torch.device, timeout: timedelta) -> World:
     """Return this process's world, after it has joined the process group that its launcher describes.
 
     A group that is there already is taken as it is. Otherwise it is made: "nccl" where `device` is CUDA, else "gloo";
     a collective that not all ranks have come to within `timeout` fails. Without a launcher the process is single.
-    Raises `ConfigError` where the backend is missing or the device is none of this process's own.
+    Raises `ConfigError` where the backend is missing, and `RankError` where the processes do not meet.
     """
     if dist.is_available() and dist.is_initialized():
         return current_world()
@@ -80,13 +99,43 @@ def join_world(device: torch.device, timeout: timedelta) -> World:
             f"which this torch was built without. Install one with it, or train on "
             f"{'device=' + repr('cpu') + ', which takes gloo' if backend == 'nccl' else 'one process'}."
         )
-    dist.init_process_group(backend, timeout=timeout, device_id=device if backend == "nccl" else None)
+    store = meet(world.rank, world.size, timeout.total_seconds())
+    with _joined(world):
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=world.rank,
+            world_size=world.size,
+            timeout=timeout,
+            device_id=device if backend == "nccl" else None,
+        )
     return current_world()
 
 
+@contextmanager
+def _joined(world: World) -> Iterator[None]:
+    """Raise `RankError` where torch cannot connect the processes, which have met."""
+    try:
+        yield
+    except (dist.DistError, RuntimeError) as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise RankError(
+            f"Rank {world.rank} could not join the {world.size} processes: {said[0].rstrip('.')}. One of them has "
+            f"ended, or cannot be reached: see its own output, and the network interface that is used "
+            f"(GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME)."
+        ) from error
+
+
 def local_device() -> torch.device:
-    """Return the CUDA device of this process among those of its machine, as LOCAL_RANK numbers it; without CUDA the
-    CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    """Return the CUDA device of this process among those of its machine, as LOCAL_RANK numbers it.
+
+    Where the launcher lets each process see but one device, it is that. Raises `ConfigError` where there is none.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if not count or (count > 1 and local >= count):
+        raise ConfigError(
+            f"device is 'cuda', and process {local} of this machine (LOCAL_RANK) has no CUDA device: torch sees "
+            f"{count} of them. Start as many processes on it as it has devices, or train on device='cpu'."
+        )
+    return torch.device("cuda", local if count > 1 else 0)

@@ -9,6 +9,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 
 from nntrain.errors import LogError, SinkWarning, add_note
+from nntrain.ranks.console import by_rank
 from nntrain.sinks.interest import Interest, Sink, interest_of, sink_name
 from nntrain.sinks.transition import BatchRan, RunInfo, Transition
 from nntrain.values.log_event import LogEvent
@@ -157,9 +158,9 @@ class Audience:
         lost = error.lost_lines if isinstance(error, LogError) else 1
         self._failures[name] = self._failures.get(name, 0) + max(lost, 1)
         if first:
+            failed = f"sink {name} failed and the training goes on without it: {type(error).__name__}: {error}"
             warnings.warn(
-                f"sink {name} failed and the training goes on without it: {type(error).__name__}: {error}. "
-                f"Further failures are counted in outcome.sink_failures.",
+                by_rank(f"{failed}. Further failures are counted in outcome.sink_failures."),
                 SinkWarning,
                 stacklevel=2,
             )

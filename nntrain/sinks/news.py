@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import warnings
 from itertools import takewhile
 
 from nntrain.errors import DataWarning
+from nntrain.ranks.console import warn_once
 from nntrain.values.history import EpochStats
 from nntrain.values.log_event import NOT_FINITE, LogEvent, Note, WarningEvent
 from nntrain.values.progress import Phase, Place
@@ -22,9 +22,9 @@ class News:
         self._noted: tuple[Note, ...] = ()
 
     def warn(self, note: Note, kind: type[Warning] = DataWarning) -> None:
-        """Warn whoever runs the training, and tell the log."""
+        """Warn whoever runs the training, and tell the log. Of several ranks rank 0 warns, and each tells its log."""
         self.notes.append(note)
-        warnings.warn(note.text, kind, stacklevel=2)
+        warn_once(note.text, kind, stacklevel=2)
 
     def take_notes(self, at: Place) -> tuple[Note, ...]:
         """Return the notes that came up; where a fit begins, those of the fits before it too, which hold of it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Final, TextIO
 
+from nntrain.ranks.console import is_spokesman
 from nntrain.sinks.interest import Interest
 from nntrain.sinks.progress_bar import above_bars
 from nntrain.sinks.transition import Transition
@@ -20,6 +21,7 @@ class PrintStats:
     At the end of a fit whose loss stayed NaN or infinite, it prints a line that says so, and what may help.
 
     `file` is where to; stdout, as it is at that moment, by default. On a terminal the line stands above progress bars.
+    Of several processes that train together rank 0 prints; the statistics are those of all.
     """
 
     interest: Final = Interest(every_batch=False)
@@ -30,6 +32,8 @@ class PrintStats:
 
     def __call__(self, transition: Transition, /) -> None:
         """Print the line of a phase that is finished."""
+        if not is_spokesman():
+            return
         if transition.stats is not None:
             self._print(stats_line(transition.stats))
         for event in transition.logged:

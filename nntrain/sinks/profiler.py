@@ -24,7 +24,7 @@ class Profiler:
     The trace is one of Chrome's, for chrome://tracing or ui.perfetto.dev; with a name that ends with `.gz` it is
     compressed. The log has an event, `nntrain.profiled`, with the slowest operators. Steps that are not profiled cost
     nothing. It is one range, once: where the train phase, or the fit, ends before, it has what there was till then.
-    Only one profiler can run in a process.
+    Only one profiler can run in a process; of several processes that train together the first has it.
 
     `options` are more arguments of `torch.profiler.profile`: `record_shapes=True`, `with_stack=True` ... Raises
     `ConfigError` for what cannot be meant.
@@ -61,7 +61,7 @@ class Profiler:
         """Begin the range, or end it."""
         place = transition.state.progress
         training = place.phase == "train" and place.at == "batch" and transition.error is None
-        if self._done:
+        if self._done or not transition.run.first_rank:
             return
         if self._running is not None and (not training or place.step >= self._next):
             self._end(transition)

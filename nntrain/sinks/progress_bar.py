@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, TextIO
 
+from nntrain.ranks.console import is_spokesman
 from nntrain.sinks.interest import Interest
 from nntrain.sinks.transition import RunInfo, Transition
 from nntrain.values.progress import Progress
@@ -24,6 +25,8 @@ class ProgressBar:
     tqdm draws it: in a notebook as a widget, else on a line of the terminal that is cleared when the phase ends, fails
     or is cancelled. It is drawn four times a second at most, and a shorter phase perhaps not at all. On CUDA nothing
     waits for the numbers: those that have arrived are shown.
+
+    Of several processes that train together rank 0 draws: the means are those of its own part of each batch.
 
     Limits: with `accumulate` it moves with the steps; what a `Metric` makes of a whole phase, known at its end, is not
     shown.
@@ -47,7 +50,7 @@ class ProgressBar:
     @property
     def interest(self) -> Interest:
         """Some batches, by the clock; nothing where nobody looks."""
-        if self.file is None and where_somebody_looks() is None:
+        if not is_spokesman() or (self.file is None and where_somebody_looks() is None):
             return Interest(places=())
         return Interest(every_batch=False, wants=self._wants)
 

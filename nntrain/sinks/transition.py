@@ -7,9 +7,10 @@ A transition never holds the state before it, which would keep it and cost a cop
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -20,6 +21,14 @@ from nntrain.values.progress import Phase, Place, Progress
 from nntrain.values.record import FrozenMapping
 from nntrain.values.state import TrainState
 from nntrain.values.verdicts import Cancel, Event
+
+
+class Whole(Protocol):
+    """Returns a state with the shares of all ranks, or None where the first does not want it."""
+
+    def __call__(self, state: TrainState, *, wanted: bool = True) -> TrainState | None:
+        """Return the state that a checkpoint is to hold."""
+        ...
 
 
 class _CopiedConfig:
@@ -41,6 +50,11 @@ class RunInfo:
     objectives that of the first. `group_lrs_at` gives those that `groups={...}` of an optimizer have of their own, by
     pattern, and of several objectives each one's, by name (`"g"`, `"g.backbone.*"`). `tell` takes an event that a sink
     has to tell, at any time and from any thread: the sinks are shown it with the next transition.
+
+    Where several processes train together, `first_rank` says whether this is the one that writes for all. Amid a phase
+    each has but its own share of what is summed up: `whole(state, wanted=...)` returns the state with those of all. All
+    ranks call it at the same transition; it returns None where the first does not want it. `clock()` is in seconds, and
+    the same on all ranks at a transition, so that they save by the clock together.
     """
 
     learner: str
@@ -50,6 +64,9 @@ class RunInfo:
     tell: Callable[[LogEvent], None]
     seed: int
     group_lrs_at: Callable[[int], Mapping[str, float]] = lambda _: FrozenMapping()
+    first_rank: bool = True
+    whole: Whole = lambda state, *, wanted=True: state if wanted else None
+    clock: Callable[[], float] = time.monotonic
 
 
 RunInfo.config = _CopiedConfig()  # type: ignore[assignment] # after the dataclass, which would take it for a default

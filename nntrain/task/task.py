@@ -91,23 +91,29 @@ def _check_parts(output: StepOutput[Any], task: object) -> None:
             raise LossError(f"{source_of(task)} returned part {name} as {given}; expected one number, a 0-dim tensor.")
 
 
-def weight_of(output: StepOutput[Any], batch: object, task: object, *, checked: bool) -> Weight:
+def weight_of(output: StepOutput[Any], batch: object, task: object, *, checked: bool, is_part: bool = False) -> Weight:
     """Return how much a batch weighs: what the task said, if that is `checked` or right, else its samples.
 
-    These are the first dimension of the target; where that has none, of the batch's first tensor. Raises `DataError`.
+    These are the first dimension of the target; where that has none, of the batch's first tensor. One that `is_part`
+    of another may weigh nothing. Raises `DataError`.
     """
     weight = output.weight
     if weight is not None:
         if checked or (type(weight) is int and weight > 0):
             return weight
         weight = checked_weight(weight, source_of(task))
-        if not isinstance(weight, Tensor) and not weight:
-            raise DataError(
-                f"{source_of(task)} returned the weight 0: a mean over nothing, which is NaN as a rule. Leave such "
-                f"batches out of the data, or answer CancelBatch in before_batch."
-            )
+        if not isinstance(weight, Tensor) and not weight and not is_part:
+            raise no_weight(task)
         return weight
     return samples_of(output.target, batch, _SAY)
+
+
+def no_weight(task: object) -> DataError:
+    """Return the error for a batch that weighs nothing."""
+    return DataError(
+        f"{source_of(task)} returned the weight 0: a mean over nothing, which is NaN as a rule. Leave such "
+        f"batches out of the data, or answer CancelBatch in before_batch."
+    )
 
 
 def odd_output(output: StepOutput[Any], batch: object) -> Note | None:

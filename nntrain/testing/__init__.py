@@ -6,6 +6,7 @@ from nntrain.testing.laws import Law, LawBrokenError
 from nntrain.testing.loader import check_loader
 from nntrain.testing.metric import check_metric
 from nntrain.testing.plans import MakeLearner, Pair, Plan, small_learner
+from nntrain.testing.ranks import check_ranks
 from nntrain.testing.rule import check_rule
 from nntrain.testing.schedule import check_schedule
 from nntrain.testing.sink import check_sink
@@ -25,6 +26,7 @@ __all__ = [
     "Samples",
     "check_loader",
     "check_metric",
+    "check_ranks",
     "check_rule",
     "check_schedule",
     "check_sink",

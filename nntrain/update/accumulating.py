@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -19,12 +19,8 @@ NAME: Final = "accumulate"
 """Of the rule's memory in a state."""
 
 
-class Weighed(NamedTuple):
-    """A batch's gradients times its weight, and then the unit of weights and the window's weight."""
-
-    gradients: Gradients
-    unit: Weight
-    total: Weight
+Weighed = tuple[Gradients, Weight, Weight]
+"""A batch's gradients times its weight, the unit of weights, and the window's weight."""
 
 
 @dataclass(frozen=True)
@@ -130,21 +126,40 @@ class BoundAccumulate(Bound):
                 unit = torch.where(weight != 0, weight, 1).clone()
             share: Any = weight / unit
             found = {name: torch.where(weight != 0, one * share, 0) for name, one in gradients.items()}
-            return Weighed(found, unit, total + share)
+            return found, unit, total + share
         if not weight:
-            return Weighed({}, unit, total)
+            return {}, unit, total
         unit = unit or weight
         share = weight / unit
         if gradients and (isinstance(share, Tensor) or share != 1.0):
             scaled = torch._foreach_mul(list(gradients.values()), share)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
             gradients = dict(zip(gradients, scaled, strict=True))
-        return Weighed(gradients, unit, total + share)
+        return gradients, unit, total + share
 
     @staticmethod
     def _sum(sums: Tensor | None, gradient: Tensor) -> Tensor:
         """Return a sum with a gradient more, in memory of its own, or the gradient's; halves would lose bits."""
         wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
         return wide if sums is None else sums + wide
+
+
+def joined(shares: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the memory of a window whose batches were divided over ranks, each of which has its own of them."""
+    unit = next((one["unit"] for one in shares if float(one["unit"])), 0)
+    sums: dict[str, Tensor] = {}
+    weight: Any = 0.0
+    for one in shares:
+        ratio = one["unit"] / unit if float(one["unit"]) else 0.0
+        weight = weight + one["weight"] * ratio
+        for name, part in one["sums"].items():
+            scaled = part if ratio == 1.0 else part * ratio
+            sums[name] = sums[name] + scaled if name in sums else scaled
+    return {"batches": shares[0]["batches"], "unit": unit, "weight": weight, "sums": sums}
+
+
+def nothing_of(share: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the memory of a rank that has nothing of a window of as many batches."""
+    return {"batches": share["batches"], "unit": share["unit"], "weight": 0.0, "sums": {}}
 
 
 def collected_in(optim: OptimState) -> int:

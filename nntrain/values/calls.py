@@ -7,8 +7,6 @@ import inspect
 from collections.abc import Iterable
 from functools import partial
 
-from torch import nn
-
 
 def function_name(function: object) -> str:
     """Return what a function is called in messages and logs: a partial as its function is, an object as its class."""
@@ -38,6 +36,8 @@ def call_problem(function: object, *arguments: object, **named: object) -> str |
 
     A decorated function is asked for what its decorator takes, and not for what the function within does.
     """
+    from torch import nn  # the command line asks here what was meant before it has imported torch
+
     by_forward = isinstance(function, nn.Module) and type(function).__call__ is nn.Module.__call__
     called = getattr(function, "forward", None) if by_forward else function
     if not callable(called):
@@ -54,8 +54,12 @@ def call_problem(function: object, *arguments: object, **named: object) -> str |
 
 
 def meant(given: str, there: Iterable[str]) -> str:
-    """Return the sentence that says what was probably meant and what there is."""
+    """Return the sentences that say what was probably meant and what there is."""
     known = sorted(there)
-    near = difflib.get_close_matches(given, known, n=2)
-    likely = f" Probably meant: {' or '.join(near)}." if near else ""
-    return f"{likely} There are {', '.join(known)}." if known else likely
+    return f"{probably_meant(given, known)} There are {', '.join(known)}." if known else ""
+
+
+def probably_meant(given: str, there: Iterable[str]) -> str:
+    """Return the sentence that says what was probably meant; nothing where nothing is like it."""
+    near = difflib.get_close_matches(given, sorted(there), n=2)
+    return f" Probably meant: {' or '.join(near)}." if near else ""

@@ -84,6 +84,16 @@ def transforming(bits: int) -> Iterator[None]:
         yield
 
 
+def drawn_so_far() -> tuple[object, ...]:
+    """Return where the global generators of torch (on the CPU), Python and NumPy stand; equal where none was drawn."""
+    numpy = _numpy_random()
+    of_numpy: tuple[object, ...] = ()
+    if numpy is not None:
+        kind, words, *rest = numpy.get_state()
+        of_numpy = kind, words.tobytes(), *rest
+    return bytes(torch.default_generator.get_state().numpy()), random.getstate(), of_numpy
+
+
 @lru_cache(maxsize=1)
 def _numpy_random() -> Any:
     """Return NumPy's global generator, None where there is no NumPy."""

@@ -200,13 +200,17 @@ def _is_there() -> bool:
 class Sums(Record, Flat, frozen=True):
     """A phase's running sums: of loss and metrics over `samples`, the `batches` that ran, the `seconds` spent.
 
-    `samples` is the sum of the weights that are ints; `weight` is that of all.
+    `samples` is the sum of the weights that are ints; `weight` is that of all. Where several processes train together
+    these are of this rank's parts of the batches alone, and `ranks` says how many there are; `others` are those of the
+    other ranks, in their order, which a checkpoint has.
     """
 
     weighted: WeightedSums = WeightedSums()
     samples: int = 0
     batches: int = 0
     seconds: float = 0.0
+    others: tuple[Sums, ...] = ()
+    ranks: int = 1
 
     @property
     def memory(self) -> Mapping[str, Memory]:
@@ -236,7 +240,8 @@ class Sums(Record, Flat, frozen=True):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sums):
             return NotImplemented
-        return (self.samples, self.batches, self.weighted) == (other.samples, other.batches, other.weighted)
+        mine, theirs = ((one.samples, one.batches, one.weighted, one.others) for one in (self, other))
+        return mine == theirs
 
     def __hash__(self) -> int:
         return hash((self.samples, self.batches))
@@ -244,4 +249,4 @@ class Sums(Record, Flat, frozen=True):
     def flat(self, flattener: Flattener) -> tuple[str, Mapping[str, object]]:  # noqa: ARG002 - the fields are taken apart by it
         """Return the fields by the names that they have in a checkpoint."""
         fields = {"totals": self.weighted, "samples": self.samples, "batches": self.batches, "seconds": self.seconds}
-        return "record", fields
+        return "record", {**fields, "others": self.others} if self.others else fields

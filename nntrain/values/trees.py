@@ -1,4 +1,4 @@
-"""Trees of tensors: tuples, lists, mappings, dataclasses and attrs classes, mapped, moved, copied in their own shape.
+"""Trees of tensors: tuples, lists, mappings, dataclasses, attrs and pydantic classes, mapped, moved, copied in shape.
 
 A container is rebuilt by copying, never by constructing: what a class does when it is made (`__post_init__`, a check, a
 device that it insists on) was done once, and its other attributes go along.
@@ -9,13 +9,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Size, Tensor
 from torch.overrides import TorchFunctionMode
+
+from nntrain.errors import DataError
 
 Tree = TypeVar("Tree")
 
@@ -48,7 +50,8 @@ def contents(tree: Any) -> Contents | None:
     if isinstance(tree, MappingProxyType):
         return Contents((), dict(tree), {})
     # Any other mapping keeps its items in its attributes.
-    return Contents((), {}, _attributes(tree)) if isinstance(tree, Mapping) or is_record(tree) else None
+    keeps_attributes = isinstance(tree, Mapping) or is_record(tree) or hasattr(kind, "__pydantic_fields__")
+    return Contents((), {}, _attributes(tree)) if keeps_attributes else None
 
 
 def tree_map(tree: Any, change: Callable[[Tensor], Tensor], whole: Callable[[Any], Any] | None = None) -> Any:
@@ -181,35 +184,125 @@ def first_length(tree: object) -> int | None:
 
 
 def rows_between(tree: Any, first: int, last: int) -> Any:
-    """Return a batch's rows from `first` up to `last`: of each tensor, array, and list of what is no tensor.
+    """Return a batch's rows from `first` up to `last`, in containers of the same classes; tensors are views.
 
-    The batch has as many rows as its first tensor. Tensors without a dimension, and anything else that has no rows,
-    stay as they are. Tensors are views. Raises `ValueError`, which names it, for a part with another number of rows.
+    The batch has as many rows as its first tensor or array. Of each tensor and array the rows are taken, and of each
+    tuple or list of as many items that are no tensors: names, or a mapping for each sample. What has no rows, such as a
+    tensor without a dimension or an option, stays as it is.
+
+    Raises `DataError` for a batch without rows, and for a part with another number of them, or that cannot be cut. The
+    message names the part.
     """
-    total = first_length(tree)
-    return tree if total is None else _rows_between(tree, first, last, total, "")
+    total = row_count(tree)
+    if not total:
+        raise DataError(f"{described(tree):.200} has no rows to cut it into")
+    return _rows_between(tree, first, last, total, "")
+
+
+def row_count(tree: object) -> int:
+    """Return how many rows a batch has: the first dimension of its first tensor or array that has one, else 0."""
+    return next((int(leaf.shape[0]) for leaf in _arrays_of(tree)), 0)
+
+
+def _is_array(leaf: Any) -> bool:
+    """Return whether a leaf is a tensor or an array, of numpy's or anybody's."""
+    return isinstance(leaf, Tensor) or (isinstance(getattr(leaf, "shape", None), tuple) and hasattr(leaf, "__array__"))
+
+
+def _arrays_of(tree: object) -> Iterator[Any]:
+    """Yield the tensors and arrays of a tree that have rows."""
+    if _is_array(tree):
+        if cast(Tensor, tree).shape:
+            yield tree
+        return
+    held = contents(tree)
+    for _, part in held.named() if held is not None else ():
+        yield from _arrays_of(part)
 
 
 def _rows_between(tree: Any, first: int, last: int, total: int, where: str) -> Any:
-    shape = getattr(tree, "shape", None)
-    if isinstance(tree, Tensor) or (isinstance(shape, tuple) and hasattr(tree, "__array__")):
-        if not shape:
+    def within(part: Any, place: str) -> Any:
+        return _rows_between(part, first, last, total, where + place)
+
+    name = where.lstrip(".") or "the batch"
+    if _is_array(tree):
+        if not tree.shape:
             return tree
-        if shape[0] != total:
-            raise ValueError(f"{where.lstrip('.') or 'it'} has {shape[0]} rows")
-        return tree[first:last]
+        if tree.shape[0] != total:
+            raise DataError(f"{name} has {tree.shape[0]} rows, and the first tensor {total}")
+        try:
+            return tree[first:last]
+        except RuntimeError as error:  # of a layout that has no slices
+            raise DataError(f"{name} is {described(tree)}, {tree.layout}, whose rows cannot be cut") from error
     held = contents(tree)
     if held is None:
+        if callable(getattr(type(tree), "to", None)) or any(map(_is_array, getattr(tree, "__dict__", {}).values())):
+            raise DataError(f"{name} is a {type(tree).__name__}, which has tensors of its own that cannot be cut")
         return tree
-    if isinstance(tree, (list, tuple)) and len(tree) == total and next(tensors_of(tree), None) is None:
-        return _rebuilt(tree, held._replace(items=held.items[first:last]))
-    items = [_rows_between(one, first, last, total, f"{where}[{at}]") for at, one in enumerate(held.items)]
-    values = {name: _rows_between(one, first, last, total, f"{where}[{name!r}]") for name, one in held.values.items()}
-    named = {name: _rows_between(one, first, last, total, f"{where}.{name}") for name, one in held.attributes.items()}
-    kind = type(tree)
-    if kind is list or kind is tuple or kind is dict:
-        return kind(values if kind is dict else items)
-    return _rebuilt(tree, Contents(items, values, named))
+    if isinstance(tree, (list, tuple)) and len(held.items) == total and all(map(_is_of_a_sample, held.items)):
+        items = held.items[first:last]
+        return type(tree)(items) if type(tree) in {list, tuple} else _rebuilt(tree, held._replace(items=items))
+    items = [within(part, f"[{at}]") for at, part in enumerate(held.items)]
+    values = {key: within(part, f"[{key!r}]") for key, part in held.values.items()}
+    if type(tree) in {list, tuple, dict}:
+        return values if type(tree) is dict else type(tree)(items)
+    return _rebuilt(
+        tree, Contents(items, values, {key: within(part, f".{key}") for key, part in held.attributes.items()})
+    )
+
+
+def _is_of_a_sample(item: object) -> bool:
+    """Return whether an item of a list that has as many as a batch has rows is what belongs to one of them."""
+    return isinstance(item, Mapping) or next(_arrays_of(item), None) is None
+
+
+def joined_rows(trees: Sequence[Any], rows: Sequence[int], mean: Callable[[Sequence[Tensor]], Tensor]) -> Any:
+    """Return the tree of which `trees` are the parts, each of as many `rows`: what `rows_between` took apart.
+
+    Tensors are joined along the first dimension that has the rows; those without a dimension are as `mean` makes them.
+    Tuples and lists of as many items that are no tensors are joined, too. Raises `DataError`, which names the part, for
+    what cannot be joined.
+    """
+    return _joined(list(trees), rows, mean, "")
+
+
+def _joined(trees: list[Any], rows: Sequence[int], mean: Callable[[Sequence[Tensor]], Tensor], where: str) -> Any:
+    first, name = trees[0], where.lstrip(".") or "the output"
+    kind = type(first)
+    if any(type(one) is not kind for one in trees):
+        raise DataError(f"{name} is not of the same class in all parts of the batch: {kind.__name__} in the first")
+    if isinstance(first, Tensor):
+        if not first.ndim:
+            return mean(trees)
+        of_rows = [one for one in range(first.ndim) if all(one < tree.ndim for tree in trees)]
+        of_rows = [one for one in of_rows if [tree.shape[one] for tree in trees] == list(rows)]
+        try:
+            return torch.cat(trees, of_rows[0])
+        except (IndexError, RuntimeError) as error:
+            shapes = ", ".join(map(described, trees[:2]))
+            raise DataError(
+                f"{name} cannot be joined of parts of {rows[0]}, {rows[1]} ... rows: {shapes} ..."
+            ) from error
+    held = [contents(tree) for tree in trees]
+    if (whole := held[0]) is None:
+        return trees[-1]
+    parts = [one for one in held if one is not None]
+    lists = isinstance(first, (list, tuple))
+    if lists and [len(one.items) for one in parts] == list(rows) and all(map(_is_of_a_sample, whole.items)):
+        items = [item for one in parts for item in one.items]
+        return kind(items) if kind in {list, tuple} else _rebuilt(first, whole._replace(items=items))
+    if any([key for key, _ in one.named()] != [key for key, _ in whole.named()] for one in parts):
+        raise DataError(f"{name} has not the same parts throughout the batch: {described(first):.200} in the first")
+
+    def joined(found: list[Any], place: str) -> Any:
+        return _joined(found, rows, mean, where + place)
+
+    items = [joined([one.items[at] for one in parts], f"[{at}]") for at in range(len(whole.items))]
+    values = {key: joined([one.values[key] for one in parts], f"[{key!r}]") for key in whole.values}
+    if kind in {list, tuple, dict}:
+        return values if kind is dict else kind(items)
+    named = {key: joined([one.attributes[key] for one in parts], f".{key}") for key in whole.attributes}
+    return _rebuilt(first, Contents(items, values, named))
 
 
 def detached(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -11,6 +11,8 @@ from typing import Final
 BENCHMARKS: Final = {
     "loop": "loop",
     "toolkit": "toolkit",
+    "parallel": "parallel",
+    "scale": "scale",
     "profile": "profile",
     "data": "data",
     "resume": "resume",

@@ -23,8 +23,8 @@ from nntrain import accuracy
 from tests.benchmarks.setting import LR, Batch, Batches, InMemory, Loop, Prepared, Reported, mean
 
 
-def lightning(model: nn.Module, train: Batches, valid: Batches) -> Prepared:
-    """Prepare Lightning's Trainer. Its `barebones` is faster, but reports nothing."""
+def lightning(model: nn.Module, train: Batches, valid: Batches, **options: object) -> Prepared:
+    """Prepare Lightning's Trainer, with more options of it. Its `barebones` is faster, but reports nothing."""
     lightning: Any = import_module("lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
@@ -59,6 +59,7 @@ def lightning(model: nn.Module, train: Batches, valid: Batches) -> Prepared:
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        **options,
     )
 
     def report() -> Reported:
@@ -170,8 +171,11 @@ def skorch(model: nn.Module, train: Batches, valid: Batches) -> Prepared:
     return Prepared(partial(net.fit, InMemory(train), None), report)
 
 
-def transformers(model: nn.Module, train: Batches, valid: Batches) -> Prepared:
-    """Prepare transformers' Trainer. It has metrics for evaluation only, and says the loss to four digits."""
+def transformers(model: nn.Module, train: Batches, valid: Batches, **options: object) -> Prepared:
+    """Prepare transformers' Trainer, with more options of it.
+
+    It has metrics for evaluation only, and says the loss to four digits.
+    """
     transformers: Any = import_module("transformers")
 
     class Scored(nn.Module):
@@ -207,6 +211,7 @@ def transformers(model: nn.Module, train: Batches, valid: Batches) -> Prepared:
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
+            **options,
         ),
         train_dataset=train,
         eval_dataset=valid,

@@ -217,6 +217,8 @@ def test_the_names_lead_to_the_modules(capsys: pytest.CaptureFixture[str]) -> No
     assert list(__main__.BENCHMARKS) == [
         "loop",
         "toolkit",
+        "parallel",
+        "scale",
         "profile",
         "data",
         "resume",

@@ -85,7 +85,7 @@ BAD = {
     "no out": (["run.jsonl", "--to", "csv"], 2, "--out"),
     "no file": (["--to", "csv", "-o", "out"], 2, "FILE"),
     "a file": (["run.jsonl", "--to", "csv", "-o", "text.txt"], 2, "'text.txt' is a file"),
-    "under a file": (["run.jsonl", "--to", "tensorboard", "-o", "text.txt/out"], 2, "text.txt/out cannot be written"),
+    "under a file": (["run.jsonl", "--to", "tensorboard", "-o", "text.txt/out"], 10, "text.txt/out cannot be written"),
     "no address": (["run.jsonl", "--to", "mlflow", "-o", "what?"], 2, "may have no '?' in it"),
 }
 

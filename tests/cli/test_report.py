@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -50,6 +51,12 @@ def test_the_default_is_report_html(tmp_path: Path) -> None:
 def test_a_file_given_twice_is_one_run(tmp_path: Path) -> None:
     assert "(1 run, " in called("one.jsonl", "./one.jsonl", "one.jsonl").output
     assert "3 runs" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+    (tmp_path / "link.jsonl").symlink_to("one.jsonl")
+    called("one.jsonl")
+    once = (tmp_path / "report.html").read_text(encoding="utf-8")
+    (tmp_path / "two.jsonl").unlink()
+    called("one.jsonl", ".", "link.jsonl")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == once
 
 
 def test_a_page_that_was_there_is_replaced_and_keeps_its_mode_and_its_link(tmp_path: Path) -> None:
@@ -105,7 +112,7 @@ def bad(tmp_path: Path) -> dict[str, tuple[Sequence[str], int, str]]:
         "an input by another name": (["one.jsonl", "-o", "hard.jsonl"], 2, "hard.jsonl is one of the logs"),
         "a folder": (["one.jsonl", "-o", "folder"], 2, "folder is a folder; give the path of a file"),
         "no folder": (["one.jsonl", "-o", "not/there.html"], 2, "there is no folder not"),
-        "no file": ([], 2, "Missing argument 'FILE...'"),
+        "no file": ([], 2, "Missing argument 'FILE|FOLDER...'"),
     }
 
 
@@ -127,7 +134,7 @@ def test_a_full_disk_leaves_the_page_as_it_was(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "fsync", full)
     (tmp_path / "report.html").write_text("before")
     done = called("one.jsonl")
-    assert done.exit_code == 1
+    assert done.exit_code == 10
     assert "report.html cannot be written: No space left on device" in done.stderr
     assert (tmp_path / "report.html").read_text() == "before"
     assert names(tmp_path) == ["one.jsonl", "report.html", "two.jsonl"]
@@ -136,22 +143,67 @@ def test_a_full_disk_leaves_the_page_as_it_was(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_device_is_written_to_and_not_replaced() -> None:
     done = called("one.jsonl", "-o", "/dev/full")
-    assert done.exit_code == 1
+    assert done.exit_code == 10
     assert "/dev/full cannot be written: No space left on device" in done.stderr
     assert Path("/dev/full").is_char_device()
 
 
-def test_a_missing_plotly_is_told_in_a_line_before_anything_is_read(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from nntrain.cli import main
+# Names and folders
 
-    monkeypatch.setitem(sys.modules, "plotly", None)
-    monkeypatch.delitem(sys.modules, "plotly.offline", raising=False)
-    monkeypatch.setattr(sys, "argv", ["nntrain", "report", "gone.jsonl"])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code == 2
-    assert capsys.readouterr().err == (
-        "Error: nntrain report needs plotly, which is not installed: pip install 'nntrain[report]'.\n"
-    )
+
+def listed(folder: Path) -> list[str]:
+    content = (folder / "report.html").read_text(encoding="utf-8")
+    return re.findall(r'<label class="run"[^>]*><input[^>]*><svg.*?</svg><span>(.*?)</span>', content)
+
+
+def test_runs_are_called_after_their_files(tmp_path: Path) -> None:
+    assert called("one.jsonl", "two.jsonl").exit_code == 0
+    assert listed(tmp_path) == ["one", "two"]
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders_and_runs_of_one_file_by_numbers(tmp_path: Path) -> None:
+    for at, name in enumerate(("sweep/a/run.jsonl", "sweep/b/run.jsonl"), 2):
+        (tmp_path / name).parent.mkdir(parents=True)
+        written(tmp_path / name, scripted(at))
+    written(tmp_path / "both.jsonl", [*scripted(4), *scripted(5)])
+    assert called("sweep", "both.jsonl").exit_code == 0
+    assert listed(tmp_path) == ["a/run", "b/run", "both (1)", "both (2)"]
+
+
+def test_a_run_that_goes_on_in_a_second_file_is_one_run_called_after_the_first(tmp_path: Path) -> None:
+    lines = scripted(6)
+    written(tmp_path / "before.jsonl", lines[:8])
+    written(tmp_path / "resumed.jsonl", lines[8:])
+    assert "(1 run, " in called("before.jsonl", "resumed.jsonl").output
+    assert listed(tmp_path) == ["before"]
+
+
+def test_names_are_those_given_and_are_no_markup(tmp_path: Path) -> None:
+    assert called("one.jsonl", "two.jsonl", "--name", "<b>slow</b>", "--name", "fast").exit_code == 0
+    assert listed(tmp_path) == ["&lt;b&gt;slow&lt;/b&gt;", "fast"]
+
+
+def test_a_folder_is_all_logs_below_it_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "deep").mkdir(parents=True)
+    written(tmp_path / "runs" / "deep" / "three.jsonl", scripted(2))
+    written(tmp_path / "runs" / "four.jsonl", scripted(3))
+    (tmp_path / "runs" / "samples.jsonl").write_text('{"text": "of another program"}\n')
+    (tmp_path / "runs" / "empty.jsonl").touch()
+    done = called("runs")
+    assert (done.exit_code, listed(tmp_path)) == (0, ["three", "four"]), done.output
+
+
+def test_a_folder_without_logs_and_too_few_names_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    done = called("nothing")
+    assert (done.exit_code, names(tmp_path)) == (2, ["nothing", "one.jsonl", "two.jsonl"])
+    assert "there is no log (*.jsonl) in the folder nothing or below it" in done.stderr
+    done = called("gone.jsonl", "two.jsonl", "--name", "only")
+    assert done.exit_code == 2
+    assert "there are 1 names and 2 logs; give a name for each log" in done.stderr
+
+
+def test_a_page_in_the_folder_of_logs_may_not_replace_one(tmp_path: Path) -> None:
+    done = called(".", "-o", "one.jsonl")
+    assert done.exit_code == 2
+    assert "one.jsonl is one of the logs" in done.stderr

@@ -141,7 +141,11 @@ def test_a_learner_is_trained_and_prints_its_statistics_once() -> None:
         "epoch=01 | eval ",
         "log: run.jsonl",
     ]
-    assert done.stderr == "imported\nnote '' PosixPath('.')\n"
+    assert done.stderr.splitlines()[2:] == [
+        "makes the learner: train.py:learner ...",
+        "imported",
+        "note '' PosixPath('.')",
+    ]
     assert [event["event"] for event in events()].count("epoch_finished") == 4
     assert "train" not in sys.modules
 
@@ -271,7 +275,7 @@ BAD: Final = {
     "neither": (["jobs/train:learner"], "'jobs/train' is neither a file that ends with .py nor the name of a module"),
     "no such name": (
         ["train.py:lerner"],
-        "train.py has no lerner; did you mean learner? Of learners and functions it has make, learner, stated, ",
+        "train.py has no lerner. Probably meant: learner. Of learners and functions it has make, learner, stated, ",
     ),
     "a number": (
         ["train.py:number"],
@@ -287,7 +291,7 @@ BAD: Final = {
     "no lr": (["train.py:bad_lr"], "train.py:bad_lr failed: nntrain.errors.ConfigError: lr is -1.0"),
     "unknown parameter": (
         ["train.py:make", "--set", "lrr=0.1"],
-        "parameters.lrr: Extra inputs are not permitted; did you mean lr?\nIt has lr=0.1, kind='linear', widths=[3], ",
+        "parameters.lrr: there is no such option. Probably meant: lr.\nIt has lr=0.1, kind='linear', widths=[3], ",
     ),
     "missing parameter": (["train.py:needs", "--set", "lr=1"], "parameters.width: Field required\nIt has lr, width;"),
     "not a number": (
@@ -362,7 +366,7 @@ BAD_CHECKPOINTS: Final = {
     "an empty folder": (["empty"], 4, "Error: empty has no whole checkpoint."),
     "no checkpoint": (["train.py"], 6, "Error: train.py: it is no safetensors file"),
     "another model": (["run", "--set", "kind=mlp"], 2, "does not fit the learner"),
-    "a learner that is none": (["run", "--set", "lrr=1"], 2, "did you mean lr?"),
+    "a learner that is none": (["run", "--set", "lrr=1"], 2, "Probably meant: lr."),
     "no device": (["run", "--device", "tpu"], 2, "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
 }
 
@@ -557,7 +561,7 @@ def test_a_folder_of_images_is_the_functions_data(images: Path) -> None:
         (("images.py:plain", "--data", "shots"), "has no parameter data, which --data shots is for"),
         (("images.py:learner", "--data", "shots"), "is a learner, and takes no parameters; got --data"),
         (("images.py:of_path", "--data", "shots", "--set", "data=x"), "its parameter data is set, and --data shots is"),
-        (("images.py:make", "--data", "shots", "--set", "data=x"), "parameters.data: Extra inputs"),
+        (("images.py:make", "--data", "shots", "--set", "data=x"), "parameters.data: there is no such option"),
         (("images.py:make", "--data", "nowhere"), "'nowhere' is neither 'digits' nor 'fashion-mnist' nor a folder of"),
         (("images.py:make", "--data-dir", "shots"), "--data-dir is for nntrain fit without a target"),
         (

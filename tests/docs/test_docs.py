@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -19,7 +20,10 @@ from nntrain.cli.settings import make_plugins, read_config
 from nntrain.machine.table import TABLE
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MADE = {"_build", "docstrings"}
+"""The folders under `docs` that the site's build makes."""
+PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if not MADE & {*page.parts})]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TEST_COMMAND = "uv run pytest"
 
@@ -33,11 +37,17 @@ def name_of(page: Path) -> str:
 
 
 PYTHON = [page for page in PAGES if blocks(page, "python")]
-COMMANDS = [(page, line) for page in PAGES for block in blocks(page, "sh") for line in block.splitlines()]
+COMMANDS = [
+    pytest.param(page, line, marks=[pytest.mark.sweep] if line.startswith("torchrun") else [])
+    for page in PAGES
+    for block in blocks(page, "sh")
+    for line in block.splitlines()
+]
 
 
 def test_there_is_something_to_run_in_every_language() -> None:
-    known = {"python", "sh", "text", "mermaid", "toml"}
+    # The last are those of test_contributing and of test_launch.
+    known = {"python", "sh", "text", "mermaid", "toml", "console", "bash", "yaml"}
     assert {language for page in PAGES for language, _ in FENCE.findall(page.read_text())} <= known
     assert len(PYTHON) >= 5
 
@@ -47,8 +57,25 @@ def test_python_blocks_run_one_after_the_other(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    run_blocks(page, capsys)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("page", PYTHON, ids=name_of)
+def test_python_blocks_run_a_second_time_in_the_same_folder(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        run_blocks(page, capsys)
+
+
+def run_blocks(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Run a page's blocks in the working directory, and check that the outputs which it shows are those obtained."""
     module = {"__name__": "__docs__"}
     for block in blocks(page, "python"):
+        if re.search(r"^from ray\b", block, re.MULTILINE):
+            continue  # tests/docs/test_launch.py runs it, where there is Ray
         exec(compile(block, name_of(page), "exec", dont_inherit=True), module)
     said = capsys.readouterr()
     assert "Traceback" not in said.err
@@ -93,12 +120,27 @@ def test_commands_run(page: Path, line: str, tmp_path: Path, monkeypatch: pytest
             assert config["tool"]["pytest"]["ini_options"]["testpaths"] == ["tests", "nntrain"]
             continue  # the very command that runs this test
         words = shlex.split(command.removeprefix("uv run "))
+        if words[0] == "torchrun":
+            torchrun = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
+            subprocess.run(torchrun, check=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            continue
         assert words[0] == "nntrain", f"{page}: {command}"
         if page.name == "README.md":
             subprocess.run([sys.executable, "-m", *words], check=True, timeout=300)
         else:
             done = CliRunner().invoke(nntrain, words[1:])
             assert done.exit_code == 0, done.output
+
+
+@pytest.mark.sweep
+def test_the_pool_of_the_page_on_searching_runs(tmp_path: Path) -> None:
+    """It is under `if __name__ == "__main__"`, as spawned processes need it: so the page is run as a script."""
+    parts = blocks(ROOT / "docs" / "how-to" / "search-hyperparameters.md", "python")
+    (tmp_path / "search.py").write_text(parts[0])
+    (tmp_path / "main.py").write_text("\n".join(parts) + "\nprint('through')\n")
+    command = [sys.executable, "main.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert "through" in done.stdout, done.stderr
 
 
 TOML = [(page, block) for page in PAGES for block in blocks(page, "toml")]
@@ -117,9 +159,29 @@ def test_toml_blocks_are_configurations_or_entry_points(page: Path, block: str, 
     assert make_plugins("subscribers", config.subscribers)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    """Those of README too, which is no page of the site, and of what a forge shows."""
+    for link in LINK.findall(FENCE.sub("", page.read_text())):
+        path, _, heading = link.partition("#")
+        if "://" in path:
+            continue
+        target = (page.parent / path) if path else page
+        assert target.exists(), link
+        assert not heading or heading in headings(target), link
+
+
+def headings(page: Path) -> set[str]:
+    """Return what a forge calls the headings of a page in links."""
+    found = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in found}
+
+
 def diagram() -> str:
     lines = ["stateDiagram-v2", "    [*] --> before_fit"]
-    lines += [f"    {place} --> {to}: {cause}" for place, leads in TABLE.items() for cause, to in leads.items()]
+    for place, leads in TABLE.items():
+        together = {to: [cause for cause, other in leads.items() if other == to] for to in leads.values()}
+        lines += [f"    {place} --> {to}: {', '.join(causes)}" for to, causes in together.items()]
     return "\n".join([*lines, "    finished --> [*]"]) + "\n"
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -63,11 +66,43 @@ def digits_gan(folder: Path) -> None:
     assert Image.open(folder / "gan.png").size == (20 * 9 + 1, 5 * 9 + 1)
 
 
+def digits(_: Path) -> None:
+    script("digits").main(1)
+
+
+def image_folder(_: Path) -> None:
+    script("image_folder").main(1, count=80)
+
+
+def tabular_regression(_: Path) -> None:
+    script("tabular_regression").main(1, rows=400)
+
+
+def fine_tuning(_: Path) -> None:
+    script("fine_tuning").main(1, samples=16, before=1)
+
+
+def resume_after_a_kill(folder: Path) -> None:
+    whole = script("resume_after_a_kill")
+    whole.learner(folder / "run").fit(1)
+    assert whole.train(folder / "run", 1).progress.at == "finished"
+
+
+def two_processes(folder: Path) -> None:
+    script("two_processes").main(1, folder / "run", 16)
+
+
 SMALL: Final[dict[str, tuple[Callable[[Path], None], tuple[str, ...]]]] = {
     "digits_gan": (digits_gan, ("width=16",)),
     "digits_vae": (digits_vae, ("width=16",)),
+    "digits": (digits, ("width=16",)),
+    "fine_tuning": (fine_tuning, ("width=16", "samples=16", "before=1")),
+    "image_folder": (image_folder, ("width=4", "count=80")),
+    "resume_after_a_kill": (resume_after_a_kill, ("width=16",)),
+    "tabular_regression": (tabular_regression, ("width=16", "rows=400")),
     "fashion_mnist_cnn": (fashion_mnist_cnn, ("width=4", "batch_size=16", "data_dir=.")),
     "language_model": (language_model, ("width=16", "layers=1", "pieces=40")),
+    "two_processes": (two_processes, ("width=16",)),
 }
 """How each is run in the small, and what is set for that on the command line."""
 
@@ -107,6 +142,18 @@ def test_a_script_s_learner_is_fitted_on_the_command_line(
     assert "epoch=00 | train | loss=" in done.output
 
 
+@pytest.mark.sweep
+def test_two_processes_train_together(tmp_path: Path) -> None:
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(FOLDER / "two_processes.py"), str(tmp_path / "run"), "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=150, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 processes, 364 samples, accuracy=") == 1
+
+
 @pytest.mark.parametrize("picture", sorted(FOLDER.glob("*.png")), ids=lambda one: one.stem)
 def test_a_picture_is_small_and_of_a_script(picture: Path) -> None:
     assert picture.stat().st_size < 60_000
@@ -120,6 +167,22 @@ def test_clothes_are_told_apart_after_one_epoch() -> None:
     torch.manual_seed(0)
     state = script("fashion_mnist_cnn").learner(1).fit(1).state
     assert state.history[-1].metrics["accuracy"] > 0.83
+
+
+@pytest.mark.sweep
+def test_a_training_that_is_killed_ends_as_one_that_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    script("resume_after_a_kill").main(3, kills=1)
+    assert "1 kills, and the state at the end is the same, bit for bit" in capsys.readouterr().out
+
+
+@pytest.mark.sweep
+def test_the_small_jobs_learn_what_they_say() -> None:
+    torch.manual_seed(0)
+    assert script("tabular_regression").learner().fit(40).state.history[-1].metrics["r2"] > 0.9
+    torch.manual_seed(0)
+    assert script("image_folder").learner(12).fit(12).state.history[-1].metrics["balanced"] > 0.8
+    torch.manual_seed(0)
+    assert script("digits").learner().fit(10).state.history[-1].metrics["accuracy"] > 0.9
 
 
 @pytest.mark.sweep

@@ -86,16 +86,18 @@ class Structure(HTMLParser):
 
 
 def drawn(content: str) -> list[dict[str, Any]]:
-    figures: list[dict[str, Any]] = json.loads(Structure(content).scripts[1])
+    """Give the figures that the page's script draws."""
+    found: dict[str, Any] = json.loads(Structure(content).scripts[1])
+    figures: list[dict[str, Any]] = found["figures"]
     return figures
 
 
-def curves(figure: dict[str, Any]) -> list[dict[str, Any]]:
-    return [trace for trace in figure["data"] if trace["mode"] != "markers"]
+def titled(content: str) -> dict[str, dict[str, Any]]:
+    return {figure["title"]: figure for figure in drawn(content)}
 
 
 def marked(figure: dict[str, Any]) -> list[str]:
-    return [one for trace in figure["data"] if trace["mode"] == "markers" for one in trace["marker"]["symbol"]]
+    return [one["kind"] for one in figure["marks"]]
 
 
 def hostile(text: str, number: int = 7) -> list[Line]:

@@ -8,12 +8,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from nntrain.errors import ConfigError, LogWarning
 from nntrain.log import FileTarget, Line, LogReadError, TornLine, follow
+from nntrain.log.following import Waiting, watch
 from nntrain.log.rendering import rendered
 from tests.log.samples import scripted, written
 
@@ -269,6 +271,26 @@ def test_nothing_busy_waits(path: Path) -> None:
     assert asked[-1] - asked[5] < 0.1, "seconds of the processor, of which waiting takes none"
 
 
+def test_who_watches_is_told_for_how_long_no_line_came_and_whether_there_is_a_file(path: Path) -> None:
+    watched = watch(path, poll_s=0.01)
+    first = next(watched)
+    assert isinstance(first, Waiting)
+    assert not first.there
+    later = next(watched)
+    assert isinstance(later, Waiting)
+    assert later.seconds >= first.seconds + 0.01
+    append(path, scripted()[:1])
+    line = next(one for one in watched if not (isinstance(one, Waiting) and not one.there))
+    assert line == scripted()[0]
+    after = next(watched)
+    assert isinstance(after, Waiting)
+    assert after.there
+    waited = [one.seconds for one in islice(watched, 3) if isinstance(one, Waiting)]
+    assert waited == sorted(waited), "it counts from the last line"
+    append(path, scripted()[1:])
+    assert [one for one in watched if isinstance(one, Line)] == scripted()[1:]
+
+
 def test_it_ends_with_the_last_run_that_is_open(path: Path, followers: Callable[[], Follower]) -> None:
     one, other = scripted(0), scripted(1)
     append(path, [*one[:4], *other[:4], *one[4:]])
@@ -295,7 +317,7 @@ def test_a_line_that_is_none_is_an_error_that_says_where(path: Path, followers: 
 
 def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(LogReadError, match="it cannot be read") as caught:
-        list(follow(tmp_path))
+        list(follow(tmp_path / ("x" * 300)))
     assert caught.value.problem == "unreadable"
     (tmp_path / "page.png").write_bytes(b"\x89PNG\0")
     with pytest.raises(LogReadError, match="NUL byte") as caught:

@@ -202,7 +202,7 @@ def long_of(annotation: Any, taken: list[str]) -> Any:
         taken.append(LONG)
         return LONG
     if annotation in {int, float, bool}:
-        return annotation(0)
+        return annotation(2)  # of which a world has at least so many ranks
     if origin is Literal:
         return arguments[0]
     if origin in {Union, types.UnionType}:

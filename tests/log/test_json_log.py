@@ -9,6 +9,7 @@ import threading
 import uuid
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import pytest
@@ -29,7 +30,7 @@ from nntrain import (
     advance,
     fit_step,
 )
-from nntrain.errors import LogError, NNTrainError, SinkWarning
+from nntrain.errors import ConfigError, LogError, NNTrainError, SinkWarning
 from nntrain.log import (
     BatchFinished,
     CancelledEvent,
@@ -324,6 +325,41 @@ def test_of_every_so_many_batches_one_is_told(tmp_path: Path) -> None:
             state = advance(learner, state).state
     runs = [[line["batch"] for line in run if line["event"] == "batch_finished"] for run in runs_of(lines_of(path))]
     assert runs == [[3, 6], [3, 6]]
+
+
+@pytest.mark.parametrize("device_waits", [False, True])
+def test_after_so_many_seconds_a_batch_is_logged_whichever_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device_waits: bool
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("nntrain.log.json_log.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("nntrain.log.json_log.waits", lambda _: device_waits)
+
+    def loss_fn(preds: Tensor, target: Tensor) -> Tensor:
+        now[0] += 0.4  # that long does a batch take
+        return cross_entropy(preds, target)
+
+    with JsonLog(tmp_path / "log.jsonl", every_s=1.0) as log:
+        outcome = learner_of(log, loss_fn=loss_fn).fit(epochs=3, print_stats=False)
+    lines = lines_of(tmp_path / "log.jsonl")
+    ran = [(one["epoch"], one["phase"], one["batch"]) for one in lines if one["event"] == "batch_finished"]
+    # it is asked before a batch whether that is to be logged: after 1.2 s, and then each fourth batch
+    assert ran == [(0, "eval", 1), (1, "train", 3), (2, "train", 2)]
+    assert replay(read(tmp_path / "log.jsonl"))[0].history == outcome.state.history
+
+
+def test_seconds_and_every_so_many_batches_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nntrain.log.json_log.time", SimpleNamespace(monotonic=lambda: 0.0))
+    with JsonLog(tmp_path / "log.jsonl", every=2, every_s=1.0) as log:
+        learner_of(log).fit(epochs=1, print_stats=False)
+    lines = lines_of(tmp_path / "log.jsonl")
+    assert [one["batch"] for one in lines if one["event"] == "batch_finished"] == [2, 2]
+
+
+@pytest.mark.parametrize("every_s", [0, -1.0, math.inf, math.nan, True, "1s"])
+def test_seconds_that_are_none_are_refused(tmp_path: Path, every_s: Any) -> None:
+    with pytest.raises(ConfigError, match=r"every_s is .*; expected a number of seconds above 0, or None\."):
+        JsonLog(tmp_path / "log.jsonl", every_s=every_s)
 
 
 class Mixup(LogEvent, frozen=True):

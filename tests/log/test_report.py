@@ -4,80 +4,75 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import plotly.graph_objects
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nntrain.errors import ConfigError
 from nntrain.log import CancelledEvent, CheckpointSaved, EpochFinished, Line, RunStarted, replay
-from nntrain.log.report import document, page
+from nntrain.log.report import page
 from nntrain.log.report.notable import Mark, marks, merge, notable_events
 from nntrain.log.report.series import Point, Series, by_batch, loss, thin_out
 from nntrain.log.text import number
+from nntrain.values.looks import ConfusionMatrix
 from nntrain.values.record import FrozenMapping
-from tests.log.pages import HOSTILE, Structure, curves, drawn, hostile, marked
+from tests.log.pages import Structure, drawn, hostile, marked, titled
 from tests.log.samples import CONFIG, Script, scripted
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small() -> Iterator[None]:
-    """Put a stand-in into the pages of these tests: plotly.js has no part in them but its five million characters."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(document, "plotly_js", lambda: "window.Plotly = {};")
-        yield
-
 
 # What is drawn
 
 
 def test_a_run_is_a_curve_of_train_and_one_of_eval_in_one_colour() -> None:
     content = page(replay([*scripted(0, every=1), *scripted(1, every=1)]))
-    figures = drawn(content)
-    titles = re.findall(r'<h3 id="title-\d+">(.*?)</h3>', content)
-    assert titles == [
+    figures = titled(content)
+    assert re.findall(r'<h3 id="title-\d+">(.*?)</h3>', content) == [*figures]
+    assert [*figures] == [
         "loss by epoch",
-        "metric by epoch",
         "loss by batch",
+        "metric by epoch",
         "metric by batch",
         "learning rate",
         "seconds by epoch",
         "samples per second by epoch",
         "samples per second by batch",
     ]
-    for title, figure in zip(titles, figures, strict=True):
-        lines = [(trace["line"]["color"], trace["line"]["dash"]) for trace in curves(figure)]
-        one, other = "#2f7ed8", "#d9622b"
-        both = [(one, "dot"), (one, "solid"), (other, "dot"), (other, "solid")]
-        assert lines == (both if title != "learning rate" else [(one, "dot"), (other, "dot")])
-        assert len(figure["runs"]) == len(figure["data"])
+    for title, figure in figures.items():
+        lines = [(curve["run"], curve["name"], curve["dotted"]) for curve in figure["curves"]]
+        both = [(0, "train", True), (0, "eval", False), (1, "train", True), (1, "eval", False)]
+        assert lines == (both if title != "learning rate" else both[::2])
+    assert len(set(re.findall(r'<circle cx="8" cy="8" r="6" fill="(.*?)"', content))) == 2
+    large, small = content.split('id="what-came-out"')
+    assert re.findall(r"<h3 [^>]*>(.*?)</h3>", large) == ["loss by epoch", "loss by batch"]
+    assert "loss" not in re.findall(r"<h3 [^>]*>(.*?)</h3>", small)[0]
 
 
-def test_the_curves_have_the_values_of_the_history_at_the_ends_of_the_epochs() -> None:
+def test_the_curves_have_the_values_of_the_history_at_the_numbers_of_the_epochs() -> None:
     (run,) = replay(scripted(epochs=3))
-    train, _ = curves(drawn(page([run]))[0])
-    assert train["x"] == [1.0, 2.0, 3.0]
-    assert train["y"] == pytest.approx([stats.loss for stats in run.history if stats.phase == "train"], rel=1e-6)
-    assert [at for (at,) in train["customdata"]] == [0, 1, 2]
+    train, _ = drawn(page([run]))[0]["curves"]
+    assert train["x"] == [0, 1, 2]
+    assert train["y"] == pytest.approx([stats.loss for stats in run.history if stats.phase == "train"], rel=1e-5)
 
 
-def test_batches_lie_between_the_ends_of_their_epochs() -> None:
+def test_batches_lie_within_their_epochs_whose_number_is_the_whole_part_of_the_place() -> None:
     (run,) = replay(scripted(epochs=2, every=5))
     train, evaluated = by_batch(run, loss, 100)
-    assert [point.x for point in train.points] == [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0]
-    assert [point.x for point in evaluated.points] == [1.0, 2.0]
+    assert [point.x for point in train.points] == [0.2, 0.45, 0.7, 0.95, 1.2, 1.45, 1.7, 1.95]
+    assert [point.x for point in evaluated.points] == [0.8, 1.8]
+    for point in (*train.points, *evaluated.points):
+        assert math.floor(point.x) == point.at[0]
     assert train.points[-1].at == (1, 20, 40)
 
 
 @pytest.mark.parametrize(
     ("ends", "symbols"),
     [
-        ("completed", ["triangle-up", "square"]),
-        ("cancelled", ["triangle-up", "square", "diamond"]),
-        ("failed", ["triangle-up", "square", "x"]),
-        ("running", ["triangle-up", "square"]),
+        ("completed", ["warning", "checkpoint"]),
+        ("cancelled", ["warning", "checkpoint", "verdict"]),
+        ("failed", ["warning", "checkpoint", "failure"]),
+        ("running", ["warning", "checkpoint"]),
     ],
 )
 def test_what_happened_is_marked_on_loss_and_metrics(ends: Any, symbols: list[str]) -> None:
@@ -85,8 +80,8 @@ def test_what_happened_is_marked_on_loss_and_metrics(ends: Any, symbols: list[st
     figures = drawn(content)
     assert marked(figures[0]) == marked(figures[1]) == symbols
     assert all(not marked(figure) for figure in figures[2:])
-    told = [one for trace in figures[0]["data"] if trace["mode"] == "markers" for one in trace["text"]]
-    assert "capture.device: it &lt;is&gt; so" in told[0]
+    assert [one["y"] is None for one in figures[0]["marks"]] == [one == "checkpoint" for one in symbols]  # at the foot
+    assert figures[0]["marks"][0]["text"] == "capture.device: it <is> so"
     assert Structure(content).text().count("it <is> so") == (
         1 if ends in {"completed", "running"} else 2 + (ends == "failed")
     )
@@ -101,13 +96,12 @@ def test_a_mark_lies_on_the_eval_curve() -> None:
 def test_a_loss_that_is_no_number_is_a_gap_and_a_mark() -> None:
     content = page(replay(scripted(nan_at=20, epochs=3)))
     (figure, *_) = drawn(content)
-    train, _ = curves(figure)
+    train, _ = figure["curves"]
     assert train["y"][0] is None
-    assert train["connectgaps"] is False
-    assert marked(figure).count("circle-x-open") == 2  # in the samples step 20 is the last, and eval's loss is nan too
-    texts = [text for trace in figure["data"] for text in trace.get("text", ())]
-    assert any("no finite number" in text and "train: nan at 1 epochs" in text for text in texts)
-    assert "NaN" not in content.split("</style>")[1]
+    # in the samples step 20 is the last one of an epoch, and eval's loss is nan as well
+    gaps = [(one["label"], one["x"], one["text"]) for one in figure["marks"] if one["kind"] == "nonfinite"]
+    assert gaps == [("no finite number", 0, f"{phase}: nan at epoch 0") for phase in ("train", "eval")]
+    assert "NaN" not in Structure(content).scripts[1]
 
 
 def test_a_run_without_any_finite_value_has_its_marks_at_the_foot() -> None:
@@ -117,31 +111,9 @@ def test_a_run_without_any_finite_value_has_its_marks_at_the_foot() -> None:
         event = EpochFinished(loss=value, metrics=FrozenMapping(), batches=1, seconds=1.0)
         script.say(event, epoch=epoch, batch=1, samples=1)
     (figure, *_) = drawn(page(replay(script.lines)))
-    (foot,) = [trace for trace in figure["data"] if trace["mode"] == "markers"]
-    assert (foot["yaxis"], foot["y"]) == ("y2", [0.05])
-    assert "nan, inf, -inf at 1 to 3 (3 values)<br>epochs" in foot["text"][0]
-
-
-def test_a_point_alone_between_gaps_has_a_symbol() -> None:
-    script = Script()
-    script.say(RunStarted(config=FrozenMapping(CONFIG)))
-    for epoch in range(200):
-        value = 1.0 if epoch == 100 or epoch > 150 else math.nan
-        event = EpochFinished(loss=value, metrics=FrozenMapping(), batches=1, seconds=1.0)
-        script.say(event, epoch=epoch, batch=1, samples=1)
-    (curve,) = curves(drawn(page(replay(script.lines)))[0])
-    assert [index for index, one in enumerate(curve["marker"]["size"]) if one] == [100]
-
-
-def test_a_single_epoch_has_symbols() -> None:
-    figure = drawn(page(replay(scripted(epochs=1))))[0]
-    assert {(trace["mode"], trace["marker"]["size"]) for trace in curves(figure)} == {("lines+markers", 6)}
-
-
-def test_plotly_knows_every_word_of_the_figures() -> None:
-    lines = [*scripted(0, every=1, nan_at=3), *scripted(1, ends="failed"), *hostile(HOSTILE[0])]
-    for figure in drawn(page(replay(lines))):
-        plotly.graph_objects.Figure({"data": figure["data"], "layout": figure["layout"]})
+    (foot,) = figure["marks"]
+    assert foot["y"] is None
+    assert foot["text"] == "train: nan, inf, -inf at epoch 0 to 2 (3 values)"
 
 
 # Many values
@@ -168,7 +140,7 @@ def test_thinning_keeps_extremes_ends_gaps_and_order(values: list[float], bucket
 def test_100_000_batches_are_a_page_of_reasonable_size_that_says_what_it_left_out() -> None:
     lines = scripted(epochs=10, batches={"train": 10_000, "eval": 10}, every=1)
     content = page(replay(lines))
-    assert len(content) < 500_000
+    assert len(content) < 700_000
     assert "Of 100,100 values 1,502 are drawn: the least and the greatest of each" in Structure(content).text()
 
 
@@ -197,6 +169,16 @@ def test_more_metrics_than_anybody_reads_are_counted() -> None:
     assert len(drawn(content)) == 1 + 40 + 2
 
 
+def test_fifty_runs_with_a_thousand_batches_each_are_a_small_page() -> None:
+    one = scripted(epochs=10, batches={"train": 100, "eval": 5}, every=5)
+    (run,) = replay(one)
+    runs = [run.model_copy(update={"run_id": f"run {at}"}) for at in range(50)]
+    content = page(runs, names=[f"sweep/{at}" for at in range(50)])
+    assert len(content.encode()) < 1_500_000
+    assert all(len(figure["curves"]) in {50, 100} for figure in drawn(content))
+    assert "are drawn: the least and the greatest of each" in Structure(content).text()
+
+
 # What is told
 
 
@@ -221,15 +203,60 @@ def test_the_tables_tell_what_came_out_without_a_script() -> None:
 def test_what_differs_comes_first_and_is_marked_in_the_whole() -> None:
     runs = replay([*scripted(0), *scripted(1, config={"lr": 0.01, "data": {"train": {"kind": "arrow"}}})])
     content = page(runs)
-    differing, rest = content.split('id="curves"')
-    assert re.findall(r'<span class="text">(data[\w.]+|lr)</span>', differing) == [
-        *("lr", "data.train.kind", "data.train.start", "data.eval.kind", "data.eval.start")
+    before, rest = content.split('id="curves"')
+    assert re.findall(r'scope="col">([\w.]+)<', before.split('id="what-differs"')[1]) == [
+        *("run", "lr", "data.train.kind", "data.train.start", "data.eval.kind", "data.eval.start")
     ]
     assert rest.count('<tr class="differs">') == 5
-    assert "optimizer" not in Structure(differing).text().split("What differs")[1].split("Learner(")[0]
-    assert 'class="apart">lr=0.01 · data.train.kind=arrow</span>' in rest
+    assert 'class="apart">lr=0.01 · data.train.kind=arrow</span>' in before
     assert "What differs" not in Structure(page(runs[:1])).text()
     assert "No setting differs." in Structure(page(replay([*scripted(0), *scripted(1)]))).text()
+
+
+def test_only_settings_differ_and_no_fact_of_where_or_how_long() -> None:
+    data = {"train": {"kind": "list", "seconds": 0.7, "bytes": 9}}
+    facts = {"learner": "another", "host": {"cpus": 9}, "versions": {"torch": "3"}, "sinks": [], "parameters": 1}
+    runs = replay([*scripted(0), *scripted(1, config=facts), *scripted(2, config={"data": data})])
+    shown = page(runs).split('id="what-differs"')[1].split("<section")[0]
+    differing = ["run", "data.train.start", "data.eval.kind", "data.eval.start"]
+    assert re.findall(r'scope="col">([\w.]+)<', shown) == differing
+    both = page(runs[:2])
+    assert "No setting differs." in both
+    for fact in ("learner", "host.cpus", "versions.torch", "sinks", "parameters"):  # the whole config tells them
+        assert f'<span title="not the same in all runs">≠ </span><span class="text">{fact}<' in both
+
+
+def test_checkpoints_are_one_row_that_opens() -> None:
+    script = Script()
+    script.lines = scripted(0)[:-2]
+    for at in range(1, 5):
+        event = CheckpointSaved(path=f"runs/{at}.ckpt", bytes=10, seconds=0.1, waited_seconds=0.0, digest="d")
+        script.say(event, epoch=2, phase="eval", batch=5, step=60)
+    happened = page(replay(script.lines)).split('id="what-happened"')[1].split("<section")[0]
+    assert happened.count("<tr ") == 2  # the warning and the checkpoints
+    assert "5 checkpoints; the last: saved runs/4.ckpt (10 bytes, 0.1 s)" in happened
+    assert all(f"runs/{at}.ckpt" in happened for at in range(5))
+
+
+def test_the_last_confusion_matrix_of_a_run_is_a_table() -> None:
+    script = Script()
+    script.lines = scripted(0)[:-2]
+    for right in (1, 9):
+        event = ConfusionMatrix(labels=("cat", "<b>dog</b>"), counts=((right, 1), (0, 3)))
+        script.say(event, epoch=2, phase="eval", batch=5, step=60)
+    shown = page(replay(script.lines)).split('id="what-was-taken-for-what"')[1].split("<section")[0]
+    assert shown.count("<table") == 1
+    assert "eval, epoch 2 · 92.3077 % right" in shown
+    assert '<td class="tenths-9">9</td><td class="tenths-1">1</td>' in shown
+    assert '<th scope="row">&lt;b&gt;dog&lt;/b&gt;</th><td>0</td><td class="tenths-10">3</td>' in shown
+
+
+def test_names_are_for_each_run() -> None:
+    runs = replay([*scripted(0), *scripted(1)])
+    assert 'data-run="1">' in page(runs, names=["slow", "fast"])
+    assert "slow (1)" in page(runs, names=["slow", "slow"])
+    with pytest.raises(ConfigError, match="There are 1 names and 2 runs; expected a name for each run"):
+        page(runs, names=["slow"])
 
 
 def test_what_happened_is_told_with_custom_events_and_resumptions() -> None:
@@ -255,7 +282,7 @@ def test_what_happened_is_told_with_custom_events_and_resumptions() -> None:
     ("lines", "said"),
     [
         ([], "There is no run in these logs."),
-        (scripted()[:1], "No phase is finished yet, and the log has no batches: there is nothing to draw."),
+        (scripted()[:1], "No phase is finished yet, and the log has no batches: there is no loss to draw."),
         (scripted(epochs=1)[:4], "0 finished phases"),
         ([line for line in scripted() if line.phase == "train"], "best eval loss"),
         (scripted()[4:], "3 of 0"),
@@ -265,10 +292,7 @@ def test_what_happened_is_told_with_custom_events_and_resumptions() -> None:
     ids=["no run", "only begun", "no phase", "no eval", "no beginning", "other metrics", "two runs"],
 )
 def test_every_log_is_a_page(lines: Sequence[Line], said: str) -> None:
-    content = page(replay(lines))
-    assert said in Structure(content).text()
-    for figure in drawn(content):
-        plotly.graph_objects.Figure({"data": figure["data"], "layout": figure["layout"]})
+    assert said in Structure(page(replay(lines))).text()
 
 
 def test_numbers_that_nobody_expects_break_nothing() -> None:
@@ -280,7 +304,7 @@ def test_numbers_that_nobody_expects_break_nothing() -> None:
         script.say(CheckpointSaved(path="p", bytes=10**400, seconds=math.nan, waited_seconds=0.0, digest="d"))
     content = page(replay(script.lines))
     assert "about 10^400" in Structure(content).text()
-    assert drawn(content)[0]["data"][0]["x"][0] == 1.0
+    assert drawn(content)[0]["curves"][0]["x"][0] == 0
 
 
 def test_ids_of_one_minute_are_told_apart_by_their_ends() -> None:

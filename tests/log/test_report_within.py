@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,14 @@ from torch.nn.functional import cross_entropy
 from nntrain import DataLoaders, Learner, TrainState, advance, fit_step, supervised
 from nntrain.log import JsonLog, Line, read, replay
 from nntrain.log.export.curves import Curves
-from nntrain.log.report import document, page
+from nntrain.log.report import page
 from nntrain.log.sentences import sentence
 from nntrain.looking import ActivationStats
 from nntrain.update import chain, gradient_norms, optimizer
 from nntrain.values.looks import Activations, LayerActivations, Throughput
-from tests.log.pages import curves, drawn
+from tests.log.pages import Structure, titled
 from tests.log.samples import Script, scripted
 from tests.looking.setting import DATA, make_model
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small() -> Iterator[None]:
-    """Put a stand-in into the pages: plotly.js has no part in these tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(document, "plotly_js", lambda: "window.Plotly = {};")
-        yield
-
-
-def titled(content: str) -> dict[str, dict[str, Any]]:
-    titles = re.findall(r'<h3 id="title-\d+">(.*?)</h3>', content)
-    return dict(zip(titles, drawn(content), strict=True))
 
 
 def trained(path: Path) -> Learner[Any]:
@@ -57,20 +43,21 @@ def test_groups_and_layers_of_a_real_training_are_a_curve_each(tmp_path: Path) -
     (run,) = replay(read(tmp_path / "log.jsonl"))
     assert [line.batch for line in run.looks] == [1, 3, 5]
     figures = titled(page([run]))
-    shown = {title: [trace["name"].partition(", ")[2] for trace in curves(one)] for title, one in figures.items()}
+    shown = {title: [curve["name"] for curve in one["curves"]] for title, one in figures.items()}
     assert shown["learning rates by group"] == shown["gradient norms by group"] == ["body.*", "head.*"]
     for stat in ("mean", "standard deviation", "share of dead units", "share near zero"):
         assert shown[f"activations: {stat} by layer"] == ["between", "head"]
     assert "grad_norm by batch" in shown
     assert not any("grad_norm/" in title for title in shown)
-    body, head = curves(figures["gradient norms by group"])
+    body, head = figures["gradient norms by group"]["curves"]
     logged = [line.event.metrics["grad_norm/head.*"] for line in run.batches if line.phase == "train"]  # type: ignore[attr-defined] # BatchFinished
-    assert head["y"] == pytest.approx(logged, rel=1e-6)
-    assert (body["opacity"], head["opacity"]) == (0.675, 1.0)
-    between, _ = curves(figures["activations: mean by layer"])
+    assert head["y"] == pytest.approx(logged, rel=1e-5)
+    assert (body["strength"], head["strength"]) == (0.675, 1.0)
+    between, _ = figures["activations: mean by layer"]["curves"]
     events = [line.event for line in run.looks]
-    assert between["y"] == pytest.approx([event.layers[0].mean for event in events], rel=1e-6)  # type: ignore[attr-defined] # Activations
-    assert between["x"] == [0.2, 0.6, 1.0]
+    assert between["y"] == pytest.approx([event.layers[0].mean for event in events], rel=1e-5)  # type: ignore[attr-defined] # Activations
+    assert between["x"] == [0.0, 0.4, 0.8]
+    assert between["at"] == [0, 1, 1, 0, 3, 3, 0, 5, 5]
     assert "custom event" not in page([run])
     assert sentence(run.looks[0]) == "activations of 2 layers"
 
@@ -112,18 +99,31 @@ def with_looks(*events: Activations | Throughput) -> list[Line]:
 def test_many_layers_are_left_out_and_said_so_and_names_are_no_markup() -> None:
     content = page(replay(with_looks(look(41), look(41, float("nan")))))
     figure = titled(content)["activations: mean by layer"]
-    assert len(curves(figure)) == 40
+    assert len(figure["curves"]) == 40
     assert "Of 41 curves of a run the first 40 are drawn." in content
-    assert "&lt;b&gt;0&lt;/b&gt;" in curves(figure)[0]["name"]
-    assert curves(figure)[0]["y"] == [0.5, None]
+    assert "\\u003cb\\u003e0\\u003c/b\\u003e" in content  # in JSON
+    assert figure["curves"][0]["name"] == "<b>0</b>"
+    assert figure["curves"][0]["y"] == [0.5, None]
 
 
 def test_throughput_and_memory_are_drawn() -> None:
     told = Throughput(samples_per_s=100.0, batches_per_s=2.0, device_bytes=2**20, process_peak_bytes=2**22)
     figures = titled(page(replay(with_looks(told))))
-    (speed,) = curves(figures["throughput"])
-    assert (speed["y"], speed["x"]) == ([100.0], [0.5])
-    assert [(one["name"].partition(", ")[2], one["y"]) for one in curves(figures["memory"])] == [
-        ("device", [1.0]),
-        ("process, at most", [4.0]),
+    (speed,) = figures["throughput, samples per second"]["curves"]
+    assert (speed["y"], speed["x"]) == ([100], [0.45])
+    assert [(one["name"], one["y"]) for one in figures["memory, MiB"]["curves"]] == [
+        ("device", [1]),
+        ("process, at most", [4]),
     ]
+
+
+def test_the_histograms_of_a_layer_are_a_column_for_each_look() -> None:
+    content = page(replay(with_looks(look(2), look(2, 0.1))))
+    data = json.loads(Structure(content).scripts[1])
+    assert data["histograms"] == [["mz", "mz"]] * 2  # log(1 + 1) and log(1 + 2) of log(1 + 2): 22 and 35 of 35
+    assert content.count("<canvas ") == 2
+    assert "&lt;b&gt;1&lt;/b&gt;" in content
+    assert "to 10, 2 looks" in content
+    many = json.loads(Structure(page(replay(with_looks(*[look(30)] * 1000)))).scripts[1])["histograms"]
+    assert [len(columns) for columns in many] == [59] * 24
+    assert page(replay(scripted())).count("<canvas ") == 0

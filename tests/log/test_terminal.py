@@ -33,6 +33,7 @@ from nntrain.log import (
     WarningEvent,
     terminal,
 )
+from nntrain.log.following import Waiting
 from nntrain.log.terminal.bars import Bar, Bars
 from nntrain.log.terminal.gauge import Gauge
 from nntrain.log.terminal.screen import Screen
@@ -289,6 +290,52 @@ def test_each_phase_is_written_when_it_is_finished() -> None:
     assert finished == 6
 
 
+def test_where_no_line_comes_for_long_it_says_so_and_what_that_may_mean() -> None:
+    to = console("plain")
+    line, *_ = scripted()
+    silence = [0.0, 0.2, 31.0, 31.2, 40.0, 70.0, 70.2]
+    fed: list[Line | Waiting] = [
+        Waiting(0.0, False),
+        Waiting(0.2, False),
+        line,
+        *(Waiting(one, True) for one in silence),
+    ]
+    terminal.follow([*fed, line, Waiting(0.2, True), Waiting(30.0, True)], console=to)
+    rows = [row for row in written(to).splitlines() if row.startswith(("waiting", "quiet"))]
+    assert [row.split(":")[0] for row in rows] == [
+        "waiting    for the log, which is not there yet",
+        "quiet      no line for 31 s",
+        "quiet      no line for 1",
+        "quiet      no line for 30 s",
+    ]
+    said = " ".join(written(to).split())
+    assert "--log-every none" in said
+    assert "look whether its process still runs" in said
+
+
+def test_the_bar_tells_for_how_long_no_line_came() -> None:
+    now = [0.0]
+    bar = Bar(clock=lambda: now[0])
+    for line in scripted(every=10)[:5]:
+        bar.add(line)
+    assert "left" in str(bar.figures())
+    now[0] = 45.0
+    assert str(bar.figures()).startswith("no line for 45 s  loss")
+
+
+def test_the_rate_of_the_bar_is_the_one_that_the_row_of_the_phase_will_have() -> None:
+    """Also where the batches that are logged were quick ones: it is since the phase began."""
+    gauge = Gauge()
+    script = Script()
+    script.say(EpochStarted(), batch=0, samples=0)
+    began = script.lines[-1].elapsed_s
+    script.say(BatchFinished(loss=1.0, metrics=FrozenMapping({}), lr=0.1, samples_per_s=9e9), batch=4, samples=256)
+    taken = script.lines[-1].elapsed_s - began
+    for line in script.lines:
+        gauge.add(line)
+    assert gauge.samples_per_s == pytest.approx(256 / taken)
+
+
 def test_the_bar_moves_with_the_batches() -> None:
     to = console("colour")
     seen: list[str] = []
@@ -310,7 +357,7 @@ def test_the_bar_moves_with_the_batches() -> None:
         ["epoch 1 train", "70%"],
         ["epoch 1 train", "90%"],
     ]
-    assert all("loss 1.7562  6,400 samples/s  metric 0.4146" in row for row in seen[1:2])
+    assert all("loss 1.7562  64,000 samples/s  metric 0.4146" in row for row in seen[1:2])
     assert all(len(row.rstrip()) <= 100 for row in seen)
 
 

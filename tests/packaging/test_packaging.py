@@ -69,7 +69,14 @@ def test_the_source_distribution_has_tests_and_docs(built: Path) -> None:
     (source,) = built.glob("nntrain-*.tar.gz")
     with tarfile.open(source) as archive:
         names = [name.split("/", 1)[1] for name in archive.getnames() if "/" in name]
-    for needed in ("nntrain/py.typed", "tests/conftest.py", "docs/changelog.md", "README.md", "pyproject.toml"):
+    for needed in (
+        "nntrain/py.typed",
+        "tests/conftest.py",
+        "docs/changelog.md",
+        "README.md",
+        "LICENSE",
+        "pyproject.toml",
+    ):
         assert needed in names
 
 

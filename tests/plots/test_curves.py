@@ -171,7 +171,7 @@ def test_by_batch_a_log_has_each_of_them(log: Path) -> None:
         told = [one for one in run.batches if one.phase == phase]
         assert [y for _, y in points(line)] == [one.event.loss for one in told if isinstance(one.event, BatchFinished)]
         of = {"train": 3, "eval": 2}[phase]
-        assert [x for x, _ in points(line)] == pytest.approx([one.epoch + one.batch / of for one in told])
+        assert [x for x, _ in points(line)] == pytest.approx([one.epoch + (one.batch - 1) / of for one in told])
     assert len(points(curves(axes)[0])) == 3 * EPOCHS
 
 

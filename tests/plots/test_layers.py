@@ -198,7 +198,7 @@ def test_gradient_norms_are_drawn_of_a_log(tmp_path: Path) -> None:
     for line, name in zip(curves(axes), ("grad_norm/0", "grad_norm/1"), strict=True):
         told = [one.event.metrics[name] for one in run.batches if isinstance(one.event, BatchFinished)]
         assert [y for _, y in points(line)] == told
-        assert [x for x, _ in points(line)] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
+        assert [x for x, _ in points(line)] == pytest.approx([0, 1 / 3, 2 / 3, 1, 4 / 3, 5 / 3])
     assert axes.get_yscale() == "log"
 
 

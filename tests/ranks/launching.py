@@ -16,7 +16,11 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.ranks.preloaded"])
 
 
-class Failed(AssertionError):
+GRACE = 6.0
+"""Seconds that the others have after one has failed."""
+
+
+class LaunchError(AssertionError):
     """A rank failed, or did not end in time."""
 
 
@@ -27,11 +31,11 @@ def free_port() -> int:
         return port
 
 
-def launch(function: Callable[..., Any], size: int, *arguments: Any, limit: float = 60.0) -> list[Any]:
-    """Return what `function(*arguments)` returned on each of `size` processes, which find each other by gloo.
+def launch(function: Callable[..., Any], size: int, *arguments: Any, limit: float = 120.0) -> list[Any]:
+    """Return what `function(*arguments)` returned on each of `size` processes, with what torchrun tells them.
 
-    The results come by pickle. Raises `Failed`, with their tracebacks, where one raised, died or was not done within
-    `limit` seconds; then all are killed.
+    The results come by pickle. Raises `LaunchError`, with their tracebacks, where one raised, died or was not done
+    within `limit` seconds; then all are killed.
     """
     port = free_port()
     pipes, processes = [], []
@@ -54,13 +58,15 @@ def launch(function: Callable[..., Any], size: int, *arguments: Any, limit: floa
     try:
         for rank, pipe in enumerate(pipes):
             found.append(_received(pipe, until) or ("failed", f"rank {rank} did not end within {limit:g} seconds"))
+            if found[-1][0] == "failed":  # as a launcher, which lets the others say something, and ends them
+                until = min(until, time.monotonic() + GRACE)
     finally:
         for process in processes:
             process.join(max(0.0, until - time.monotonic()) if len(found) == size else 0.0)
             process.kill()
     failures = [f"rank {rank}: {said}" for rank, (what, said) in enumerate(found) if what == "failed"]
     if failures:
-        raise Failed("\n".join(failures))
+        raise LaunchError("\n".join(failures))
     return [value for _, value in found]
 
 
@@ -80,7 +86,7 @@ def _run(
     torch.set_num_threads(1)
     try:
         pipe.send_bytes(pickle.dumps(("done", function(*arguments))))
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - whatever it is, the test is told
         pipe.send_bytes(pickle.dumps(("failed", traceback.format_exc())))
     pipe.close()
     if torch.distributed.is_initialized():

@@ -1,8 +1,5 @@
 """What the server that test processes are forked from has imported already. It starts no thread."""
 
-import torch  # noqa: F401 - to have it there
-import torch.nn.parallel
-
 import nntrain
 import nntrain.live.over_ranks
 import nntrain.machine.learner  # noqa: F401 - same

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Self
 
 import torch
 from torch import Tensor
 
+from nntrain.data.dividing import Part, taken_rows
 from nntrain.errors import ConfigError
+from nntrain.ranks.world import SINGLE, World
 from nntrain.values.key import Key
 
 CPU: Final = torch.device("cpu")
+Span = tuple[int, int]
+"""From which place in an epoch's order up to which."""
 
 
 class ImageLoader(ABC):
@@ -56,17 +60,36 @@ class ImageLoader(ABC):
             ConfigError: `start` is not within 0 to `len(self)`.
             DataError: an image is broken or has another shape than the others; the error names the row.
         """
+        self._check_start(start)
+        return self._read(key, epoch, start, [span for span, _ in self._spans(start, SINGLE)])
+
+    def parts(self, key: Key, epoch: int, start: int, world: World) -> Iterator[Part[tuple[Tensor, Tensor]]]:
+        """Iterate over a rank's parts of the same batches; only its rows are read. Raises as `batches` does."""
+        self._check_start(start)
+        taken = self._spans(start, world)
+        made = self._read(key, epoch, start, [span for span, _ in taken])
+        return (Part(batch, *sizes) for batch, (_, sizes) in zip(made, taken, strict=False))
+
+    def _check_start(self, start: int) -> None:
         if not 0 <= start <= len(self):
             raise ConfigError(
                 f"batch {start} was asked for, of an epoch of {len(self)} batches of {self.batch_size}; "
                 f"expected 0 to {len(self)}. A state of a training on other data, or with another batch_size, "
                 "cannot go on here."
             )
-        return self._batches(key, epoch, start)
+
+    def _spans(self, start: int, world: World) -> list[tuple[Span, tuple[int, int]]]:
+        """Return a rank's span of each batch, how many rows of it count, and how many the batch has."""
+        found = []
+        for first in range(start * self.batch_size, self.samples, self.batch_size):
+            total = min(self.batch_size, self.samples - first)
+            begin, end, rows = taken_rows(total, world)
+            found.append(((first + begin, first + end), (rows, total)))
+        return found
 
     @abstractmethod
-    def _batches(self, key: Key, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Do what `batches` does, with a `start` that was checked."""
+    def _read(self, key: Key, epoch: int, start: int, spans: Sequence[Span]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over (images, labels) of the batches from `start` on: of each, a span of the epoch's order."""
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import Tensor
 
-from nntrain.data.images.image_loader import CPU, ImageLoader
+from nntrain.data.images.image_loader import CPU, ImageLoader, Span
 from nntrain.data.images.memory import format_bytes
 from nntrain.data.images.split import Split
 from nntrain.values.key import Key
@@ -90,25 +90,23 @@ class ResidentLoader(ImageLoader):
         holder = device if fits else CPU
         return replace(self, images=self.images.to(holder), labels=self.labels.to(holder), device=device)
 
-    def _batches(self, key: Key, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _read(self, key: Key, epoch: int, start: int, spans: Sequence[Span]) -> Iterator[tuple[Tensor, Tensor]]:  # noqa: ARG002 - the spans say it
         rows = self.order(key, epoch)
-        first = start * self.batch_size
         if self.images.device.type == "cuda":
             # From pinned memory the epoch's order is copied while the device goes on computing.
-            rows = rows[first:].pin_memory().to(self.device, non_blocking=True)
-            return self._gather_on_device(rows)
-        return self._gather_on_cpu(rows[first:].numpy())
+            return self._gather_on_device(rows.pin_memory().to(self.device, non_blocking=True), spans)
+        return self._gather_on_cpu(rows.numpy(), spans)
 
-    def _gather_on_device(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        for first in range(0, len(rows), self.batch_size):
-            chosen = rows[first : first + self.batch_size]
+    def _gather_on_device(self, rows: Tensor, spans: Sequence[Span]) -> Iterator[tuple[Tensor, Tensor]]:
+        for first, last in spans:
+            chosen = rows[first:last]
             yield self._scale(self.images.index_select(0, chosen)), self.labels.index_select(0, chosen)
 
-    def _gather_on_cpu(self, rows: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _gather_on_cpu(self, rows: NDArray[np.int64], spans: Sequence[Span]) -> Iterator[tuple[Tensor, Tensor]]:
         images, labels = self.images.numpy(), self.labels.numpy()
         pinned = self.device.type == "cuda"
-        for first in range(0, len(rows), self.batch_size):
-            chosen = rows[first : first + self.batch_size]
+        for first, last in spans:
+            chosen = rows[first:last]
             batch = [_gather(one, chosen, pinned=pinned) for one in (images, labels)]
             pixels, target = (one.to(self.device, non_blocking=pinned) for one in batch)
             yield self._scale(pixels), target

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset as MapDataset
 
 from nntrain.data.epochs import tell_epoch
 from nntrain.data.images.decoding import codecs
-from nntrain.data.images.image_loader import CPU, ImageLoader
+from nntrain.data.images.image_loader import CPU, ImageLoader, Span
 from nntrain.data.images.split import Pixels, Split
 from nntrain.data.torch_loaders import identity
 from nntrain.errors import DataError
@@ -88,15 +88,16 @@ class HFLoader(ImageLoader):
         """Return a loader of the same batches on `device`: to CUDA from pinned memory, one batch ahead."""
         return self if device == self.device else replace(self, device=device)
 
-    def _batches(self, key: Key, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    @property
+    def divisible(self) -> bool:
+        """Whether a rank reads its rows alone: what a transform draws depends on the rows before it in the batch."""
+        return not self.split.transformed
+
+    def _read(self, key: Key, epoch: int, start: int, spans: Sequence[Span]) -> Iterator[tuple[Tensor, Tensor]]:
         tell_epoch(self.dataset, epoch)
-        size = self.batch_size
-        rows = self.order(key, epoch)[start * size :].tolist()
-        jobs = [
-            (key.derived(epoch, index), rows[first : first + size])
-            for index, first in enumerate(range(0, len(rows), size), start)
-        ]
-        ready = map(_or_raise, self._read(jobs))
+        rows = self.order(key, epoch).tolist()
+        jobs = [(key.derived(epoch, index), rows[first:last]) for index, (first, last) in enumerate(spans, start)]
+        ready = map(_or_raise, self._decoded(jobs))
         if self.device.type == "cuda":
             return prefetch_one(ready, self._to_device)
         return map(self._to_device, ready)
@@ -105,7 +106,7 @@ class HFLoader(ImageLoader):
         pixels, labels = (one.to(self.device, non_blocking=one.is_pinned()) for one in batch)
         return self._scale(pixels), labels
 
-    def _read(self, jobs: Sequence[Job]) -> Iterator[Pixels | DataError]:
+    def _decoded(self, jobs: Sequence[Job]) -> Iterator[Pixels | DataError]:
         workers = min(self.num_workers, len(jobs))
         if workers and not self.split.transformed:
             codecs()  # imported before the workers are forked: it takes seconds in each

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from nntrain.errors import LogError
 from nntrain.log.export.text import safe
@@ -15,15 +15,17 @@ from nntrain.log.targets import Target
 
 
 class Exporter(Target):
-    """Writes a log's lines in another tool's format.
+    """Writes a log's lines in another tool's format: of a training on several processes, those of rank 0.
 
     Pass one to a `JsonLog` as a further target, and it writes during the training; or pass it the lines of a log
-    afterwards, with `export`. The lines may be of several runs and ranks, in the order of their log. `close` completes
-    the output; `write` must not be called after it.
+    afterwards, with `export`. The lines may be of several runs, in the order of their log. `close` completes the
+    output; `write` must not be called after it.
 
     `write` and `close` raise `OSError` (`LogError` is one) if the other tool fails. Making an exporter raises
     `MissingExtraError` if its package is not installed.
     """
+
+    of_first_rank: ClassVar[bool] = True
 
     @abstractmethod
     def close(self) -> None:
@@ -82,10 +84,15 @@ class RunExporter(Exporter):
 
 
 def export(lines: Iterable[Line], exporter: Exporter) -> int:
-    """Write lines to an exporter, close it, and return their number."""
+    """Write lines to an exporter, close it, and return their number.
+
+    Of a run of several ranks the lines of one are written: of rank 0, whose line a merged log begins with.
+    """
     count = 0
+    ranks: dict[str, int] = {}
     with exporter:
         for line in lines:
-            exporter.write(line)
-            count += 1
+            if ranks.setdefault(line.run_id, line.rank) == line.rank:
+                exporter.write(line)
+                count += 1
     return count

@@ -76,11 +76,14 @@ def table(head: Iterable[Child], rows: Iterable[ET.Element], caption: str, **att
     return tag("div", made, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 
-def row(*cells: Child, class_: str | None = None) -> ET.Element:
-    """Return a row whose first cell is its heading. A child that is already a `td` stays as it is."""
+def row(*cells: Child, class_: str | None = None, data_of: str | None = None) -> ET.Element:
+    """Return a row whose first cell is its heading. A child that is already a `td` stays as it is.
+
+    `data_of` is the place of the run that it is about, with which the page hides it.
+    """
     first, *others = cells
     made = [one if isinstance(one, ET.Element) and one.tag == "td" else tag("td", one) for one in others]
-    return tag("tr", tag("th", first, scope="row"), *made, class_=class_)
+    return tag("tr", tag("th", first, scope="row"), *made, class_=class_, data_of=data_of)
 
 
 def to_html(root: ET.Element) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final, Literal
 
@@ -12,20 +12,13 @@ from nntrain.log.line import Line
 from nntrain.log.replay import Run
 from nntrain.log.report.series import Scale
 from nntrain.log.sentences import sentence
-from nntrain.log.text import one_line
+from nntrain.log.text import as_float, one_line
 from nntrain.values.log_event import CheckpointLoaded, CheckpointSaved, RolledBack, WarningEvent
 
 Kind = Literal["verdict", "checkpoint", "failure", "resumption", "warning", "other", "nonfinite"]
 
-SYMBOLS: Final[dict[Kind, str]] = {
-    "verdict": "diamond",
-    "checkpoint": "square",
-    "resumption": "triangle-right",
-    "warning": "triangle-up",
-    "failure": "x",
-    "nonfinite": "circle-x-open",
-}
-"""plotly's symbols for the kinds that are marked on the curves, in the order of the legend."""
+MARKED: Final[Sequence[Kind]] = ("verdict", "checkpoint", "resumption", "warning", "failure", "nonfinite")
+"""The kinds that are marked on the curves, in the order of the legend."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +46,10 @@ def label(kind: Kind) -> str:
     return "no finite number" if kind == "nonfinite" else kind
 
 
-def notable_events(run: Run) -> tuple[NotableEvent, ...]:
-    """Return the notable events of a run, in order."""
-    return tuple(found for line in run.events if (found := _notable_event(line)) is not None)
+def notable_events(run: Run, others: Sequence[Line] = ()) -> tuple[NotableEvent, ...]:
+    """Return the notable events of a run in order, and those `others` of ranks that its log is not of."""
+    told = [found for line in (*run.events, *others) if (found := _notable_event(line)) is not None]
+    return tuple(replace(one, text=f"rank {one.line.rank}: {one.text}") if one.line in others else one for one in told)
 
 
 def _notable_event(line: Line) -> NotableEvent | None:
@@ -78,13 +72,14 @@ def _notable_event(line: Line) -> NotableEvent | None:
             return None
 
 
-def marks(run: Run, found: Iterable[NotableEvent]) -> tuple[Mark, ...]:
-    """Return the marks of notable events."""
+def marks(run: Run, found: Iterable[NotableEvent], *, by_epoch: bool = False) -> tuple[Mark, ...]:
+    """Return the marks of notable events: at their places, or `by_epoch` at the numbers of their epochs."""
     scale = Scale(run)
     kinds: dict[Kind, list[Mark]] = {}
     for one in found:
-        if one.kind in SYMBOLS:
-            mark = Mark(one.kind, scale.mark(one.line), (one_line(one.text, 180),))
+        if one.kind in MARKED:
+            place = as_float(one.line.epoch) if by_epoch else scale.mark(one.line)
+            mark = Mark(one.kind, place, (one_line(one.text, 180),))
             kinds.setdefault(one.kind, []).append(mark)
     return tuple(mark for same in kinds.values() for mark in merge(same))
 

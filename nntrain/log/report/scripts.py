@@ -1,20 +1,17 @@
-"""The page's scripts: plotly.js, the data it draws, and the policy that forbids everything else."""
+"""The page's scripts: uPlot, which draws; the data that it draws; and the policy that forbids everything else."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
+from importlib.resources import files
 
-from nntrain.errors import needed
 
-
-def plotly_js() -> str:
-    """Return the text of plotly.js. Raises `MissingExtraError` if plotly is not installed."""
-    code: object = needed("plotly.offline", extra="report", purpose="nntrain report").get_plotlyjs()
-    if not isinstance(code, str):
-        raise TypeError(f"plotly.offline.get_plotlyjs gave a {type(code).__name__}; expected its text.")
-    return code.replace("\r\n", "\n")  # as browsers do before they compute the hash
+def resource(name: str) -> str:
+    """Return the text of a file of this package."""
+    text = files("nntrain.log.report").joinpath(name).read_text(encoding="utf-8")
+    return text.replace("\r\n", "\n")  # as browsers do before they compute the hash of a script
 
 
 def script_json(value: object) -> str:

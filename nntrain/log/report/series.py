@@ -1,11 +1,11 @@
-"""The curves of a run, as points: finished phases and batches over the number of epochs trained."""
+"""The curves of a run, as points: finished phases by epoch, and batches within their epochs."""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -49,6 +49,10 @@ class Series:
         """Return the curve of these points, thinned out to `buckets` buckets."""
         return cls(phase, thin_out(points, buckets), len(points), tuple(_gaps(points)))
 
+    def thinned(self, buckets: int) -> Series:
+        """Return the curve, thinned out further."""
+        return replace(self, points=thin_out(self.points, buckets))
+
     @property
     def is_drawn(self) -> bool:
         """Return whether any point is finite."""
@@ -68,10 +72,11 @@ class Series:
 
 
 class Scale:
-    """Computes the place of a line on the axis of epochs: epoch 0 ends at 1, and half of its training is at 0.5.
+    """Computes the place of a line on the axis of epochs: epoch 3 is from 3 to 4, and half of its training is at 3.5.
 
-    Eval comes after the training of its epoch, so its marks are at the epoch's end. Its batches are spread over the
-    same width as those of the training.
+    Batch b of n begins at (b - 1) / n, so that the whole part of a batch's place is the number of its epoch. Eval comes
+    after the training of its epoch, so its marks are at the epoch's end. Its batches are spread over the same width as
+    those of the training.
     """
 
     def __init__(self, run: Run) -> None:
@@ -82,13 +87,13 @@ class Scale:
 
     def batch(self, line: Line) -> float:
         """Return the place of a batch's line."""
-        return as_float(line.epoch) + min(1.0, as_float(line.batch) / as_float(self._batches[line.label]))
+        return as_float(line.epoch) + max(0.0, as_float(line.batch - 1) / as_float(self._batches[line.label]))
 
     def mark(self, line: Line) -> float:
-        """Return the place of an event's line."""
+        """Return the place of an event's line: where the batches before it end."""
         if line.phase == "eval" or isinstance(line.event, EpochFinished):
             return as_float(line.epoch) + 1.0
-        return self.batch(line)
+        return as_float(line.epoch) + min(1.0, as_float(line.batch) / as_float(self._batches[line.label]))
 
 
 def metrics_of(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -113,7 +118,7 @@ def by_epoch(run: Run, value: Callable[[EpochStats], float | None], buckets: int
     """Yield the curves of `value` over the finished phases: one of train, and one of each set, if there are points."""
     for phase in labels_of([run]):
         points = [
-            Point(as_float(stats.epoch) + 1.0, y, (stats.epoch,))
+            Point(as_float(stats.epoch), y, (stats.epoch,))
             for stats in run.history
             if stats.label == phase and (y := value(stats)) is not None
         ]

@@ -10,12 +10,17 @@ from nntrain.log.report.notable import Kind
 
 _PATHS: Final[dict[Kind, str]] = {
     "verdict": "M8 1 15 8 8 15 1 8Z",
-    "checkpoint": "M3 3H13V13H3Z",
+    "checkpoint": "M7 8H9V15H7Z",
     "failure": "M3 6 6 3 8 5 10 3 13 6 11 8 13 10 10 13 8 11 6 13 3 10 5 8Z",
     "resumption": "M4 2 14 8 4 14Z",
     "warning": "M8 2 15 14H1Z",
 }
-"""The shapes that plotly draws, in a square of 16."""
+"""The shapes, in a square of 16, as `draw.js` draws them too; a checkpoint is a tick at the foot of a figure."""
+
+
+def paths() -> dict[str, str]:
+    """Return the shapes of the kinds that have one, which `draw.js` draws on the curves."""
+    return {str(kind): path for kind, path in _PATHS.items()}
 
 
 def symbol(kind: Kind) -> ET.Element | None:

@@ -8,19 +8,24 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from nntrain.log.replay import Run, RunOutcome
+from nntrain.log.events import RunFailed
+from nntrain.log.replay import Run, RunOutcome, seconds_in_batches, verdicts_of
 from nntrain.log.report.config import Setting
 from nntrain.log.report.markup import Child, long_text, row, table, tag
 from nntrain.log.report.notable import Kind, NotableEvent
 from nntrain.log.report.run_view import RunView
 from nntrain.log.report.series import labels_of, loss, metric, metrics_of, samples_per_s
 from nntrain.log.report.symbols import swatch, symbol
+from nntrain.log.sentences import sentence
 from nntrain.log.text import LONGEST, as_float, number, one_line, seconds, whole
 from nntrain.values.history import EpochStats
 
 _MOST_OF_A_KIND: Final = 200
 _MOST_PHASES: Final = 1000
+"""The most rows of the tables of all runs together."""
 _MOST_METRICS: Final = 12
+_MOST_DIFFERING: Final = 30
+_MOST_COLUMNS: Final = 20
 _OUTCOMES: Final[dict[RunOutcome, str]] = {
     "running": "… running",
     "completed": "✓ completed",
@@ -60,8 +65,8 @@ def summary(runs: Sequence[RunView]) -> ET.Element:
             run.started.strftime("%Y-%m-%d %H:%M:%S UTC"),
             long_text(learner if isinstance(learner, str) else "–", 120),
         ]
-        rows.append(row(*cells))
-    return table(head, rows, "What came out", class_="numbers summary")
+        rows.append(row(*cells, data_of=str(one.index)))
+    return table(head, rows, "What came out", class_="numbers summary sortable")
 
 
 def _last(run: Run, label: str) -> EpochStats | None:
@@ -90,19 +95,36 @@ def _best(run: Run, label: str) -> str:
     return f"{number(best.loss)} (epoch {whole(best.epoch)})"
 
 
+def differing(found: Sequence[Setting], runs: Sequence[RunView]) -> ET.Element:
+    """Return the table of the settings that differ, with a row for each run and a column for each setting."""
+    shown = found[:_MOST_DIFFERING]
+    rows = []
+    for one in runs:
+        values = [setting.values[one.index] for setting in shown]
+        rows.append(row(run_name(one), *map(_setting, values), data_of=str(one.index)))
+    head = ["run", *(one_line(setting.key, 60) for setting in shown)]
+    made = table(head, rows, "What differs", class_="differing sortable")
+    if len(found) > len(shown):
+        more = f"{len(found) - len(shown):,} more settings differ; they are under Config."
+        return tag("div", made, tag("p", more, class_="note"))
+    return made
+
+
+def _setting(value: str | None) -> ET.Element:
+    return tag("span", "–", class_="absent") if value is None else long_text(value, 120)
+
+
 def config(found: Sequence[Setting], runs: Sequence[RunView], caption: str) -> ET.Element:
-    """Return a table of settings, with a column for each run; a row whose values differ is marked."""
-    rows = [
-        row(
-            tag(
-                "span", tag("span", "≠ ", title="not the same in all runs") if one.differs else None, long_text(one.key)
-            ),
-            *(long_text(value) if value is not None else tag("span", "–", class_="absent") for value in one.values),
-            class_="differs" if one.differs else None,
-        )
-        for one in found
-    ]
-    head: list[Child] = ["setting", *(run_name(one) for one in runs)]
+    """Return a table of settings, with a column for each run: values that differ are marked, others are there once."""
+    rows = []
+    for one in found:
+        unlike = tag("span", "≠ ", title="not the same in all runs") if one.differs else None
+        values: list[Child] = [_setting(value) for value in one.values[:_MOST_COLUMNS]]
+        if not one.differs:
+            values = [tag("td", _setting(one.values[0]), colspan=str(min(len(runs), _MOST_COLUMNS)))]
+        named = tag("span", unlike, long_text(one.key))
+        rows.append(row(named, *values, class_="differs" if one.differs else None))
+    head: list[Child] = ["setting", *(run_name(one) for one in runs[:_MOST_COLUMNS])]
     return table(head, rows, caption, class_="settings")
 
 
@@ -131,51 +153,103 @@ def timings(runs: Sequence[RunView]) -> ET.Element:
             "–" if slowest is None else f"{seconds(slowest.seconds)} (epoch {whole(slowest.epoch)})",
             *(number(rate) for rate in rates),
         ]
-        rows.append(row(run_name(one), *cells))
-    return table(head, rows, "Timings", class_="numbers")
+        rows.append(row(run_name(one), *cells, data_of=str(one.index)))
+    return table(head, rows, "Timings", class_="numbers sortable")
+
+
+def ranks(runs: Sequence[RunView]) -> ET.Element:
+    """Return the table of the ranks of runs on several processes: which failed, gave verdicts, or was slower."""
+    head = ["run", "rank", "outcome", "verdicts", "up to its logged batches", "failure", "lost lines"]
+    rows: list[ET.Element] = []
+    for one in runs:
+        spent = {each.rank: seconds_in_batches(each) for each in one.run.ranks}
+        for each in one.run.ranks:
+            slowest = len(spent) > 1 and 0 < spent[each.rank] == max(spent.values())
+            said = [sentence(line) for line in each.events if isinstance(line.event, RunFailed)]
+            cells: list[Child] = [
+                run_name(one),
+                f"{whole(each.rank)} of {whole(one.run.world_size)}",
+                tag("span", _OUTCOMES[each.outcome], class_=f"outcome {each.outcome}"),
+                whole(verdicts_of(one.run, each.rank)),
+                f"{seconds(spent[each.rank])}{' (the slowest)' * slowest}" if spent[each.rank] else "–",
+                long_text(said[-1], 120) if said else "–",
+                whole(each.missing),
+            ]
+            rows.append(row(*cells))
+    return table(head, rows, "Ranks", class_="numbers")
 
 
 def notable(runs: Sequence[RunView]) -> ET.Element:
-    """Return the table of notable events; of a frequent kind, only the first ones."""
+    """Return the table of notable events; checkpoints are folded, and of a frequent kind only the first are there."""
     rows: list[ET.Element] = []
     for one in runs:
+        of_kind: dict[Kind, list[NotableEvent]] = {}
+        for event in one.notable:
+            of_kind.setdefault(event.kind, []).append(event)
+        folded = of_kind.get("checkpoint", [])
         count: Counter[Kind] = Counter()
         for event in one.notable:
             count[event.kind] += 1
-            if count[event.kind] <= _MOST_OF_A_KIND:
-                rows.append(_notable_row(one, event))
-        for kind, seen in count.items():
-            if seen > _MOST_OF_A_KIND:
-                left = f"and {seen - _MOST_OF_A_KIND:,} more of this kind; the log has all"
-                rows.append(row(run_name(one), _kind(kind), left, "", "", ""))
+            if event.kind == "checkpoint" and len(folded) > 1:
+                if count[event.kind] == 1:
+                    rows.append(_folded_row(one, folded))
+            elif count[event.kind] <= _MOST_OF_A_KIND:
+                rows.append(_notable_row(one, event, (event.text, event.detail)))
+        for kind, events in of_kind.items():
+            if len(events) > _MOST_OF_A_KIND and kind != "checkpoint":
+                left = f"and {len(events) - _MOST_OF_A_KIND:,} more of this kind; the log has all"
+                rows.append(row(run_name(one), _kind(kind), left, "", "", "", data_of=str(one.index)))
     return table(["run", "what", "in words", "after", "where", "step"], rows, "What happened", class_="happened")
 
 
-def _notable_row(one: RunView, event: NotableEvent) -> ET.Element:
-    line, detail = event.line, event.detail
+def _folded_row(one: RunView, events: Sequence[NotableEvent]) -> ET.Element:
+    """Return one row for all checkpoints of a run: how many, the last, and all at a click."""
+    listed = [f"{_where(event)}, step {whole(event.line.step)}: {event.text}" for event in events[-_MOST_OF_A_KIND:]]
+    if len(events) > _MOST_OF_A_KIND:
+        listed.insert(0, f"the last {_MOST_OF_A_KIND}; the log has all:")
+    return _notable_row(
+        one, events[-1], (f"{len(events):,} checkpoints; the last: {events[-1].text}", "\n".join(listed))
+    )
+
+
+def _notable_row(one: RunView, event: NotableEvent, words: tuple[str, str]) -> ET.Element:
+    line = event.line
+    text, detail = words
     more = tag("details", tag("summary", "more"), tag("span", detail[:LONGEST], class_="text")) if detail else None
     return row(
         run_name(one),
         _kind(event.kind),
-        tag("td", long_text(event.text), more, class_="words"),
+        tag("td", long_text(text), more, class_="words"),
         seconds(line.elapsed_s),
-        f"epoch {whole(line.epoch)}, {one_line(line.label, 40)}, batch {whole(line.batch)}",
+        _where(event),
         whole(line.step),
+        data_of=str(one.index),
     )
+
+
+def _where(event: NotableEvent) -> str:
+    line = event.line
+    return f"epoch {whole(line.epoch)}, {one_line(line.label, 40)}, batch {whole(line.batch)}"
 
 
 def _kind(kind: Kind) -> ET.Element:
     return tag("span", symbol(kind), tag("span", "custom event" if kind == "other" else kind), class_=f"kind {kind}")
 
 
-def phases(one: RunView) -> ET.Element:
+def all_phases(runs: Sequence[RunView]) -> tuple[ET.Element, ...]:
+    """Return the tables of the finished phases of all runs, which together have a limited number of rows."""
+    most = max(10, _MOST_PHASES // max(1, len(runs)))
+    return tuple(phases(one, most) for one in runs)
+
+
+def phases(one: RunView, most: int) -> ET.Element:
     """Return the table of a run's finished phases, which opens at a click."""
     names = metrics_of([one.run])[:_MOST_METRICS]
     history = one.run.history
     shown: Sequence[EpochStats] = history
     note = None
-    if len(shown) > _MOST_PHASES:
-        half = _MOST_PHASES // 2
+    if len(shown) > most:
+        half = most // 2
         note = tag("p", f"The first and the last {half} of {len(history):,} phases; the log has all.", class_="note")
         shown = (*shown[:half], *shown[-half:])
     head = ["epoch", "phase", "loss", *(one_line(name, 40) for name in names)]
@@ -198,6 +272,7 @@ def phases(one: RunView) -> ET.Element:
         "details",
         tag("summary", run_name(one), count),
         note,
-        table(head, rows, f"The phases of {one.name}", class_="numbers"),
+        table(head, rows, f"The phases of {one.name}", class_="numbers sortable"),
         class_="phases",
+        data_of=str(one.index),
     )

@@ -60,6 +60,10 @@ def norms_of(event: BatchFinished) -> Mapping[str, float]:
     return {name.replace(_NORM, ""): value for name, value in event.metrics.items() if is_of_group(name)}
 
 
+def _speed(line: Line, event: Throughput) -> Mapping[str, float | None]:
+    return {line.label: event.samples_per_s}
+
+
 def _memory(_: Line, event: Throughput) -> Mapping[str, float | None]:
     taken = {
         "device": event.device_bytes,
@@ -76,7 +80,11 @@ WITHIN: Final[Sequence[Within]] = (
     Within("activations: standard deviation by layer", "deviation", _of_layers("std")),
     Within("activations: share of dead units by layer", "share", _of_layers("dead")),
     Within("activations: share near zero by layer", "share", _of_layers("near_zero")),
-    Within("throughput", "samples/s", _of_throughput(lambda line, event: {line.label: event.samples_per_s})),
-    Within("memory", "MiB", _of_throughput(_memory)),
+    Within(
+        "throughput, samples per second",
+        "samples/s",
+        _of_throughput(lambda line, event: {line.label: event.samples_per_s}),
+    ),
+    Within("memory, MiB", "MiB", _of_throughput(_memory)),
 )
 """All of them. Those that a run has nothing of are not drawn."""

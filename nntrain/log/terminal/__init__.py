@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from nntrain.errors import needed
+from nntrain.log.following import Waiting
 from nntrain.log.line import Line
 
 if TYPE_CHECKING:
@@ -26,9 +27,10 @@ def show(lines: Iterable[Line], *, console: Console | None = None) -> None:
     show_runs(lines, Screen(console))
 
 
-def follow(lines: Iterator[Line], *, console: Console | None = None) -> None:
+def follow(lines: Iterable[Line | Waiting], *, console: Console | None = None) -> None:
     """Print lines as they come: each finished phase in a row, and below them a progress bar for each running fit.
 
+    Where none comes for long, it says so, and what that may mean: `nntrain.log.following.watch` yields the waits.
     A console that is no terminal gets the rows and no bars. Raises `MissingExtraError` if rich is not installed.
     """
     needed("rich", extra="terminal", purpose="nntrain log follow")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn
@@ -16,6 +17,9 @@ from nntrain.log.terminal import words
 from nntrain.log.terminal.gauge import Gauge
 from nntrain.log.terminal.screen import Printable, Screen, marked
 from nntrain.log.text import one_line
+
+QUIET_S: Final = 30.0
+"""After how many seconds without a line it is said that none came."""
 
 
 @dataclass
@@ -46,11 +50,14 @@ class Bar:
         )
 
     def figures(self) -> Text:
-        """Return the time left, the loss, the rate and the metrics: what matters most comes first."""
+        """Return the time left or the silence, the loss, the rate and the metrics: what matters most comes first."""
         gauge = self.gauge
         rate = gauge.samples_per_s
+        quiet = self.clock() - self.updated
         parts = [
-            Text(self.left(), style="cyan"),
+            Text(f"no line for {words.duration(quiet, places=0)}", style="yellow")
+            if quiet >= QUIET_S
+            else Text(self.left(), style="cyan"),
             Text("" if gauge.loss is None else f"loss {words.number(gauge.loss)}", style="green"),
             Text("" if rate is None else f"{words.whole(rate)} samples/s", style="magenta"),
             *(Text(f"{one_line(name, 24)} {words.number(value)}") for name, value in gauge.metrics.items()),

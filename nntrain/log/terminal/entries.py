@@ -13,7 +13,7 @@ from rich.text import Text
 
 from nntrain.log.events import CancelledEvent, FitStarted, HistoryReplaced, RunFailed
 from nntrain.log.line import Line
-from nntrain.log.replay import Run
+from nntrain.log.replay import Run, seconds_in_batches, verdicts_of
 from nntrain.log.sentences import sentence
 from nntrain.log.terminal import words
 from nntrain.log.terminal.screen import Screen
@@ -42,6 +42,26 @@ def write_facts(screen: Screen, run: Run) -> None:
     for label, text in _facts(run.config):
         screen.entry(label, Text(text))
     screen.entry("started", Text(run.started.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")))
+
+
+def write_ranks(screen: Screen, run: Run) -> None:
+    """Print what each of several ranks did: how its log ends, how long its batches took, and what is missing."""
+    if not run.ranks:
+        return
+    spent = {one.rank: seconds_in_batches(one) for one in run.ranks}
+    for one in run.ranks:
+        parts = [f"{one.outcome}, {words.counted(one.last.step, 'step')}"]
+        if any(spent.values()):
+            slowest = len(run.ranks) > 1 and spent[one.rank] == max(spent.values())
+            parts.append(f"{words.duration(spent[one.rank])} up to its logged batches{', the slowest' * slowest}")
+        if given := verdicts_of(run, one.rank):
+            parts.append(words.counted(given, "verdict"))
+        if one.missing:
+            parts.append(f"{words.counted(one.missing, 'line')} of its log missing")
+        screen.entry(f"rank {one.rank}", Text("; ".join(parts)))
+    absent = run.world_size - len(run.ranks)
+    if absent > 0:
+        screen.entry("ranks", Text(f"{words.whole(absent)} of {words.whole(run.world_size)} have no log here"))
 
 
 def _facts(config: Mapping[str, object]) -> Iterator[tuple[str, str]]:

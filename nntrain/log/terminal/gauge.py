@@ -65,15 +65,14 @@ class Gauge:
                 pass
 
     def _measure(self, line: Line, event: BatchFinished) -> None:
-        """Measure the pace of the batches since the phase began or was resumed."""
-        self.samples_per_s = event.samples_per_s if event.samples_per_s is not None else self.samples_per_s
+        """Measure the pace and the rate since the phase began or was resumed, as the row of the phase will have it."""
         start = self._measured_from
         if start is None or (start.epoch, start.label) != (line.epoch, line.label) or line.batch <= start.batch:
-            self._measured_from = line
+            self._measured_from, self.samples_per_s = line, event.samples_per_s
             return
         seconds = line.elapsed_s - start.elapsed_s
         self._pace = seconds / as_float(line.batch - start.batch)
-        if event.samples_per_s is None and seconds > 0 and line.samples > start.samples:
+        if seconds > 0 and line.samples > start.samples:
             self.samples_per_s = as_float(line.samples - start.samples) / seconds
 
     def _finish_phase(self, line: Line, event: EpochFinished) -> None:

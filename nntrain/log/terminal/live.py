@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
@@ -13,25 +13,33 @@ from rich.progress import TaskID
 from rich.text import Text
 
 from nntrain.log.events import OWN, EpochFinished, FitStarted, RunFailed, RunFinished
+from nntrain.log.following import Waiting
 from nntrain.log.line import Line
-from nntrain.log.replay import RunFold, replay, stats_of
+from nntrain.log.replay import RunFold, is_echo, replay, stats_of
 from nntrain.log.terminal import entries, words
-from nntrain.log.terminal.bars import Bar, Bars
+from nntrain.log.terminal.bars import QUIET_S, Bar, Bars
 from nntrain.log.terminal.phases import Columns, layout, table
 from nntrain.log.terminal.screen import Screen, marked
 from nntrain.values.history import EpochStats
 
+_MAY_MEAN: Final = (
+    "a batch that takes long, a training that logs no batches (--log-every none), one that waits for data or saves, or "
+    "one that was killed: look whether its process still runs"
+)
 _MARK: Final = 6
 """How many characters of the end of a run's id mark what is printed of it."""
 
 
-def follow_runs(lines: Iterator[Line], screen: Screen) -> None:
+def follow_runs(lines: Iterable[Line | Waiting], screen: Screen) -> None:
     """Print lines as they come, until there are no more."""
     bars = Bars(screen)
     following = _Following(screen, bars)
     with bars if screen.console.is_interactive else nullcontext():
-        for line in lines:
-            following.add(line)
+        for one in lines:
+            if isinstance(one, Line):
+                following.add(one)
+            else:
+                following.wait(one)
     following.end()
 
 
@@ -55,12 +63,27 @@ class _Following:
         self._screen = screen
         self._bars = bars
         self._runs: dict[str, _Followed] = {}
+        self._quiet_from = 0.0
+        """The seconds of silence from which it is said next; after a line it is `QUIET_S` again."""
+
+    def wait(self, waiting: Waiting) -> None:
+        """Say that no line came, at once where there is no file, else after `QUIET_S` and each time twice as long."""
+        if waiting.seconds < self._quiet_from:
+            return
+        self._quiet_from = max(QUIET_S, 2 * waiting.seconds)
+        if not waiting.there:
+            self._screen.entry("waiting", Text("for the log, which is not there yet"))
+        elif waiting.seconds >= QUIET_S:
+            self._screen.entry("quiet", Text(f"no line for {words.duration(waiting.seconds, places=0)}: {_MAY_MEAN}"))
 
     def add(self, line: Line) -> None:
-        """Print what the next line says. Of a run of many processes only the lowest rank is printed."""
+        """Print what the next line says; of a run of many processes what the lowest rank says, and others' failures."""
+        self._quiet_from = QUIET_S
         run = self._runs.get(line.run_id) or self._begin(line)
         rank = run.fold.last.rank
         if line.rank > rank:
+            if isinstance(line.event, RunFailed) and not is_echo(line.event):
+                entries.write_event(self._screen, "failure", line, f"{run.bar.mark} rank {line.rank}".strip())
             return
         if line.rank < rank:
             run.fold = RunFold(line, keep_lines=False)

@@ -17,6 +17,7 @@ _STYLES: Final = {
     "checkpoint": "blue",
     "resumed": "magenta",
     "failure": "bold red",
+    "quiet": "yellow",
     "lost": "red",
     "unfinished": "bold yellow",
     "completed": "bold green",

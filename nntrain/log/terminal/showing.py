@@ -10,7 +10,7 @@ from rich.text import Text
 
 from nntrain.log.events import OWN
 from nntrain.log.line import Line
-from nntrain.log.replay import Run, replay
+from nntrain.log.replay import Run, of_other_ranks, replay
 from nntrain.log.terminal import entries, words
 from nntrain.log.terminal.phases import layout, table
 from nntrain.log.terminal.screen import Screen
@@ -35,7 +35,10 @@ def show_runs(lines: Iterable[Line], screen: Screen) -> None:
                 screen.write(table(columns, run.history), wrap=False)
         screen.write(Text())
         _write_events(screen, run)
+        for line in of_other_ranks(run):
+            entries.write_event(screen, entries.kind_of(line) or "", line, f"rank {line.rank}")
         entries.write_outcome(screen, run)
+        entries.write_ranks(screen, run)
 
 
 def _write_events(screen: Screen, run: Run) -> None:

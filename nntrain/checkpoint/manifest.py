@@ -21,6 +21,7 @@ from torch import Tensor
 
 from nntrain.checkpoint.container import FORMAT, VERSION, Head, Stored, offsets_of, read_head, read_tensor
 from nntrain.errors import CheckpointError
+from nntrain.values.shards import is_sharded, own_part
 
 FORMAT_SHARDED: Final = f"{FORMAT}.sharded"
 MANIFEST: Final = "manifest.json"
@@ -130,6 +131,15 @@ def sharded_record(record: str, files: Mapping[str, File], parts: Mapping[str, S
     """Return a record's text with what a manifest has beside it."""
     said = json.dumps({"files": files, "parts": parts}, separators=(",", ":"))
     return f"{record[:-1]},{said[1:]}"
+
+
+def described(name: str, tensor: Tensor, parts: Sequence[Part]) -> Stored:
+    """Return the description of a tensor, all of it, that is in parts. Raises `CheckpointError` for odd ones."""
+    stored = Stored.of(name, own_part(tensor))._replace(digest=digest_of_parts(parts))
+    if not is_sharded(tensor):
+        return stored
+    more = stored.shape[tensor.ndim :]  # where dtypes have no name of safetensors', bytes
+    return stored._replace(shape=(*tensor.shape, *more), strides=None)
 
 
 def digest_of_parts(parts: Sequence[Part]) -> str:

@@ -7,8 +7,11 @@ digests either, and makes the files whole with the process that wrote them still
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -53,15 +56,10 @@ def save_parts(
     A sharded tensor is given by all ranks, any other by rank 0. Raises `CheckpointError` on all ranks where one fails.
     """
     planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-    alone = not (dist.is_available() and dist.is_initialized())
+    writer = _Writer(folder, finish, cancelled)
     try:
-        save(
-            dict(tensors),
-            storage_writer=_Writer(folder, finish, cancelled),
-            planner=planner,
-            process_group=group,
-            no_dist=alone,
-        )
+        with _alone_or_not() as alone:
+            save(dict(tensors), storage_writer=writer, planner=planner, process_group=group, no_dist=alone)
     except CheckpointException as error:
         raise _first_failure(error, str(folder), "unwritable") from error
 
@@ -71,12 +69,23 @@ def load_parts(manifest: Manifest, into: dict[str, Tensor], *, group: dist.Proce
 
     Raises `CheckpointError` on all ranks where one finds damage.
     """
-    alone = not (dist.is_available() and dist.is_initialized())
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     try:
-        load(into, storage_reader=_Reader(manifest), planner=planner, process_group=group, no_dist=alone)
+        with _alone_or_not() as alone:
+            load(into, storage_reader=_Reader(manifest), planner=planner, process_group=group, no_dist=alone)
     except CheckpointException as error:
         raise _first_failure(error, str(manifest.folder), "unreadable") from error
+
+
+@contextmanager
+def _alone_or_not() -> Iterator[bool]:
+    """Yield whether this is a process by itself, of which torch warns."""
+    if dist.is_available() and dist.is_initialized():
+        yield False
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        yield True
 
 
 def _first_failure(error: CheckpointException, path: str, problem: Any) -> BaseException:
@@ -158,8 +167,6 @@ class _Writer(StorageWriter):
 
 
 def _record_of_parts(stored: Mapping[str, Stored]) -> str:
-    import json
-
     return json.dumps({"tensors": {name: one.as_json() for name, one in stored.items()}}, separators=(",", ":"))
 
 

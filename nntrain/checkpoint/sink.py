@@ -158,8 +158,10 @@ class Checkpoint:
 
     def wants(self, phase: Phase, step: int, /) -> bool:
         """Return whether the sink wants a batch: its step is one to save at, or the minutes are over."""
-        if self._failure is not None:
-            return True
+        return self._failure is not None or self._is_due(phase, step)
+
+    def _is_due(self, phase: Phase, step: int) -> bool:
+        """Return whether a batch is one to save after; alike on all of several processes."""
         due = self._clock() >= self._due_at
         if self._every_steps and phase == "train" and self._steps_done is not None:
             due = due or step // self._every_steps > self._steps_done
@@ -193,7 +195,7 @@ class Checkpoint:
                 self._save(transition, began, background=self._background)
         elif (
             (transition.event == "after_batch" or now.step > place.step)  # a short window is written after them
-            and self.wants(now.phase, now.step)
+            and self._is_due(now.phase, now.step)
             and (self._failure is None or self._saves_together(state))
         ):
             wanted = not self._is_writing and self._failure is None
@@ -312,6 +314,7 @@ class Checkpoint:
             told.__cause__ = error
             error = told
         self._failure = error
+        import traceback; traceback.print_exception(error)
         run.tell(WarningEvent(code="checkpoint_failed", text=f"{error} The files that were saved before it stay."))
 
     def _save_at_last(self, transition: Transition, began: float) -> None:

@@ -82,6 +82,8 @@ def _run(
 ) -> None:
     import torch
 
+    for name in [name for name in os.environ if name.startswith("TORCHELASTIC_")]:
+        del os.environ[name]  # of a launcher of the tests themselves, or of the test that started the server
     os.environ.update(environment)
     torch.set_num_threads(1)
     try:

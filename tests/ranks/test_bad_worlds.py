@@ -150,12 +150,12 @@ def test_what_an_earlier_start_left_in_the_launchers_store_misleads_nobody(monke
     store: Any = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
     for key, value in {"hello/1": "old", "welcome/1": "old name", "here/1": "name"}.items():
         store.set(f"nntrain/{key}", value)
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", str(port))
-    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    launcher = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     ours, theirs = CONTEXT.Pipe()
-    other = CONTEXT.Process(target=_meets, args=(theirs, dict(os.environ)), daemon=True)
-    other.start()
+    other = CONTEXT.Process(target=_meets, args=(theirs, launcher), daemon=True)
+    other.start()  # before this process has the launcher's environment, which a server that starts now would keep
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
     try:
         shared = meeting.meet(0, 2, 60)
         assert ours.poll(60)

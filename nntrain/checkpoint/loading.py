@@ -410,11 +410,11 @@ def _stored_tensor(stored: Stored) -> StoredTensor:
 def verify(path: str | os.PathLike[str]) -> Inspection:
     """Read and check all of a checkpoint, tensors too. Raises `CheckpointError` with what is wrong."""
     with open_checkpoint(path) as content:
-        _read(content)
+        read_state(content)
         return inspection_of(content)
 
 
-def _read(content: Content) -> Flattened:
+def read_state(content: Content) -> Flattened:
     """Read a checkpoint's state as a tree and tensors, without a learner; all of it is checked."""
     tensors = dict(content.tensors())
     spec = Spec(content.shapes("params"), content.shapes("buffers"), torch.device("cpu"))
@@ -429,4 +429,4 @@ def diff(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> Diffe
     files are read and checked in full first. Raises `CheckpointError`.
     """
     with open_checkpoint(first) as one, open_checkpoint(second) as other:
-        return difference(_read(one), _read(other))
+        return difference(read_state(one), read_state(other))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from nntrain.checkpoint.container import FORMAT, VERSION, Head, Stored, offsets_of, read_head, read_tensor
+from nntrain.checkpoint.container import FORMAT, VERSION, Head, Stored, offsets_of, read_head, read_tensor, write
 from nntrain.errors import CheckpointError
 from nntrain.values.shards import is_sharded, own_part
 
@@ -27,6 +27,10 @@ FORMAT_SHARDED: Final = f"{FORMAT}.sharded"
 MANIFEST: Final = "manifest.json"
 _MAX_MANIFEST: Final = 256 << 20
 """Bytes of a manifest; a longer one is not read."""
+
+
+Finish = Callable[[Mapping[str, "File"], Mapping[str, "list[Part]"]], None]
+"""What rank 0 does when all ranks have written: it is given the files, and the parts of each tensor in order."""
 
 
 class File(NamedTuple):
@@ -140,6 +144,41 @@ def described(name: str, tensor: Tensor, parts: Sequence[Part]) -> Stored:
         return stored
     more = stored.shape[tensor.ndim :]  # where dtypes have no name of safetensors', bytes
     return stored._replace(shape=(*tensor.shape, *more), strides=None)
+
+
+def file_name(rank: int, size: int) -> str:
+    """Return the name of a rank's file."""
+    return f"rank-{rank:05d}-of-{size:05d}.safetensors"
+
+
+def write_parts(
+    tensors: Mapping[str, Tensor], path: Path, cancelled: Callable[[], bool]
+) -> tuple[File, Mapping[str, str]]:
+    """Write the file of a rank's parts of tensors, all of it to the disk; return what it is, and their digests."""
+    digests: dict[str, str] = {}
+
+    def record(stored: Mapping[str, Stored]) -> str:
+        digests.update({name: one.digest for name, one in stored.items()})
+        return json.dumps({"tensors": {name: one.as_json() for name, one in stored.items()}}, separators=(",", ":"))
+
+    number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        return File(*write(number, tensors, record, cancelled=cancelled)), digests
+    finally:
+        os.close(number)
+
+
+def save_alone(tensors: Mapping[str, Tensor], folder: Path, finish: Finish, cancelled: Callable[[], bool]) -> None:
+    """Write all of the tensors into one file, as a process by itself; then call `finish`.
+
+    It takes no planner of torch's, which takes seconds to import.
+    """
+    name = file_name(0, 1)
+    file, digests = write_parts(tensors, folder / name, cancelled)
+    finish(
+        {name: file},
+        {key: [Part(name, 0, one.shape[0] if one.ndim else 1, digests[key])] for key, one in tensors.items()},
+    )
 
 
 def digest_of_parts(parts: Sequence[Part]) -> str:

@@ -7,11 +7,8 @@ digests either, and makes the files whole with the process that wrote them still
 
 from __future__ import annotations
 
-import json
 import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -34,13 +31,8 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
-from nntrain.checkpoint.container import Stored, write
-from nntrain.checkpoint.manifest import File, Manifest, Part
+from nntrain.checkpoint.manifest import File, Finish, Manifest, Part, file_name, write_parts
 from nntrain.errors import CheckpointError
-
-Parts = Mapping[str, list[Part]]
-Finish = Callable[[Mapping[str, File], Parts], None]
-"""What rank 0 does when all ranks have written: it is given the files, and the parts of each tensor in order."""
 
 
 def save_parts(
@@ -58,8 +50,7 @@ def save_parts(
     planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     writer = _Writer(folder, finish, cancelled)
     try:
-        with _alone_or_not() as alone:
-            save(dict(tensors), storage_writer=writer, planner=planner, process_group=group, no_dist=alone)
+        save(dict(tensors), storage_writer=writer, planner=planner, process_group=group)
     except CheckpointException as error:
         raise _first_failure(error, str(folder), "unwritable") from error
 
@@ -71,21 +62,9 @@ def load_parts(manifest: Manifest, into: dict[str, Tensor], *, group: dist.Proce
     """
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     try:
-        with _alone_or_not() as alone:
-            load(into, storage_reader=_Reader(manifest), planner=planner, process_group=group, no_dist=alone)
+        load(into, storage_reader=_Reader(manifest), planner=planner, process_group=group)
     except CheckpointException as error:
         raise _first_failure(error, str(manifest.folder), "unreadable") from error
-
-
-@contextmanager
-def _alone_or_not() -> Iterator[bool]:
-    """Yield whether this is a process by itself, of which torch warns."""
-    if dist.is_available() and dist.is_initialized():
-        yield False
-        return
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
-        yield True
 
 
 def _first_failure(error: CheckpointException, path: str, problem: Any) -> BaseException:
@@ -116,10 +95,7 @@ class _Writer(StorageWriter):
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         """Return the plans with the name of each rank's file."""
-        return [
-            replace(plan, storage_data=f"rank-{rank:05d}-of-{len(plans):05d}.safetensors")
-            for rank, plan in enumerate(plans)
-        ]
+        return [replace(plan, storage_data=file_name(rank, len(plans))) for rank, plan in enumerate(plans)]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Write the file, and return for each part the file's name, size and digest, and the part's."""
@@ -128,20 +104,9 @@ class _Writer(StorageWriter):
         if items:
             name: str = plan.storage_data
             tensors = {key: cast(Tensor, planner.resolve_data(item)).detach() for key, item in items.items()}
-            digests: dict[str, str] = {}
-
-            def record(stored: Mapping[str, Stored]) -> str:
-                digests.update({key: one.digest for key, one in stored.items()})
-                return _record_of_parts(stored)
-
-            number = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0))
-            try:
-                size, digest = write(number, tensors, record, cancelled=self._cancelled)
-            finally:
-                os.close(number)
+            file, digests = write_parts(tensors, self._folder / name, self._cancelled)
             found = [
-                WriteResult(item.index, tensors[key].nbytes, (name, File(size, digest), digests[key]))
-                for key, item in items.items()
+                WriteResult(item.index, tensors[key].nbytes, (name, file, digests[key])) for key, item in items.items()
             ]
         done: Future[list[WriteResult]] = Future()
         done.set_result(found)
@@ -164,10 +129,6 @@ class _Writer(StorageWriter):
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:  # noqa: ARG003 - torch's
         """Return False: it is not found by a path."""
         return False
-
-
-def _record_of_parts(stored: Mapping[str, Stored]) -> str:
-    return json.dumps({"tensors": {name: one.as_json() for name, one in stored.items()}}, separators=(",", ":"))
 
 
 def _rows(index: MetadataIndex, described: TensorStorageMetadata) -> tuple[int, int]:

@@ -13,7 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from nntrain.checkpoint.container import write
+from torch import Tensor
+
+from nntrain.checkpoint.container import Stored, write
 from nntrain.checkpoint.content import Flattened, flatten_state, flattener_for, record_text
 from nntrain.checkpoint.manifest import (
     MANIFEST,
@@ -22,6 +24,7 @@ from nntrain.checkpoint.manifest import (
     described,
     is_sharded_checkpoint,
     manifest_text,
+    save_alone,
     sharded_record,
 )
 from nntrain.checkpoint.together import gathered, on_first
@@ -38,6 +41,9 @@ except ImportError:  # Windows has none; there an open file cannot be removed an
 
 UNFINISHED: Final = ".nntrain-unfinished"
 """The suffix of a checkpoint's name while it is written."""
+
+
+RecordText = Callable[[Mapping[str, Stored]], str]
 
 
 class Saved(NamedTuple):
@@ -92,11 +98,17 @@ def save_flattened(
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Saved:
     """Save a flattened state. `run` is the configuration of its run."""
+    return write_file(content.tensors, path, record_text(saved_at or datetime.now(UTC), run, content.tree), cancelled)
+
+
+def write_file(
+    tensors: Mapping[str, Tensor], path: Path, text: RecordText, cancelled: Callable[[], bool] = lambda: False
+) -> Saved:
+    """Write a checkpoint in one file. `text` makes its record of the tensors' descriptions."""
     began = time.perf_counter()
-    text = record_text(saved_at or datetime.now(UTC), run, content.tree)
     try:
         with _replacing(path) as file:
-            size, digest = write(file, content.tensors, text, cancelled=cancelled)
+            size, digest = write(file, tensors, text, cancelled=cancelled)
     except OSError as error:
         if isinstance(error, CheckpointError):
             raise
@@ -120,17 +132,27 @@ def save_sharded(
 
     Raises `CheckpointError` on all ranks where one fails; then nothing has changed at `path`.
     """
-    from nntrain.checkpoint.planned import save_parts
+    text = record_text(saved_at or datetime.now(UTC), run, content.tree)
+    return write_folder(content.tensors, path, text, cancelled, group=group)
 
+
+def write_folder(
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    text: RecordText,
+    cancelled: Callable[[], bool] = lambda: False,
+    *,
+    group: Any = None,
+) -> Saved:
+    """Write a checkpoint as a folder, as `save_sharded` does. `text` is that of `write_file`."""
     began = time.perf_counter()
     world = current_world()
     written: list[tuple[int, str]] = []
     unfinished = Path(on_first(lambda: str(_begun(path)), group))
 
     def finish(files: Mapping[str, File], parts: Mapping[str, Sequence[Part]]) -> None:
-        stored = {name: described(name, one, parts[name]) for name, one in content.tensors.items()}
-        text = record_text(saved_at or datetime.now(UTC), run, content.tree)(stored)
-        manifest = manifest_text(sharded_record(text, files, parts)).encode()
+        stored = {name: described(name, one, parts[name]) for name, one in tensors.items()}
+        manifest = manifest_text(sharded_record(text(stored), files, parts)).encode()
         with Path(unfinished, MANIFEST).open("wb") as file:
             file.write(manifest)
             file.flush()
@@ -140,9 +162,14 @@ def save_sharded(
         digest: str = json.loads(manifest)["digest"]
         written.append((len(manifest) + sum(one.bytes for one in files.values()), digest))
 
-    mine = {name: one for name, one in content.tensors.items() if world.first or is_sharded(one)}
+    mine = {name: one for name, one in tensors.items() if world.first or is_sharded(one)}
     try:
-        save_parts(mine, unfinished, finish, group=group, cancelled=cancelled)
+        if world.single:
+            save_alone(mine, unfinished, finish, cancelled)
+        else:
+            from nntrain.checkpoint.planned import save_parts
+
+            save_parts(mine, unfinished, finish, group=group, cancelled=cancelled)
     except OSError as error:
         if isinstance(error, CheckpointError):
             raise

@@ -314,7 +314,6 @@ class Checkpoint:
             told.__cause__ = error
             error = told
         self._failure = error
-        import traceback; traceback.print_exception(error)
         run.tell(WarningEvent(code="checkpoint_failed", text=f"{error} The files that were saved before it stay."))
 
     def _save_at_last(self, transition: Transition, began: float) -> None:

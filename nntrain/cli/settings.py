@@ -66,7 +66,8 @@ class FitConfig(BaseSettings):
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     parallel: Annotated[
-        Literal["data"] | None, Field(description="how the processes that torchrun starts share the training")
+        Literal["data", "sharded"] | None,
+        Field(description="how the processes that torchrun starts share the training"),
     ] = None
     patience: Annotated[int | None, Field(ge=1, description="epochs without a better eval loss, then stop")] = None
     log: Annotated[Path | None, Field(description="where to write the event log; - is the standard output")] = None

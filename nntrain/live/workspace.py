@@ -170,7 +170,7 @@ class Workspace:
             handle = Tensors(spec, self.template, None, Snapshot(params, buffers, self.optimizer.fresh))
             self.check_fit(handle)
             if self.sharding is not None:
-                live: Mapping[str, Any] = self.params
+                live: dict[str, Any] = {**self.params}
                 spread = {name: sharded_like(one, live[name], of_first=True) for name, one in params.items()}
                 handle.owned = Snapshot(spread, buffers, self.optimizer.fresh)
             self._load(handle)

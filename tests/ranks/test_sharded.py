@@ -14,10 +14,20 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from nntrain import Engine, Learner, NanGuard, Objective, Rollback, StepOutput, TrainState, fit_step, state_before
+from nntrain import (
+    Engine,
+    Learner,
+    NanGuard,
+    Objective,
+    Rollback,
+    Sharded,
+    StepOutput,
+    TrainState,
+    fit_step,
+    state_before,
+)
 from nntrain.data import DataLoaders
 from nntrain.errors import BorrowError, ConfigError
-from nntrain.ranks.options import Sharded
 from nntrain.task.supervised import supervised
 from nntrain.update import (
     UpdateRule,
@@ -116,7 +126,7 @@ def by_hand(weights: dict[str, Tensor], options: Sharded) -> tuple[dict[str, Ten
         optim.step()
         now: list[Any] = [param.detach() for param in net.parameters()]
         if average:
-            torch._foreach_lerp_(average, now, 0.1)
+            torch._foreach_lerp_(average, now, 0.1)  # pyright: ignore[reportPrivateImportUsage] # as `ema` has it
         else:
             average = [one.clone() for one in now]
     named: dict[str, Any] = dict(net.named_parameters())
@@ -141,11 +151,6 @@ def both(options: Sharded) -> None:
 
 def test_it_is_the_hand_written_loop_and_close_to_one_process() -> None:
     launch(both, 2, Sharded())
-
-
-@pytest.mark.sweep
-def test_it_is_the_hand_written_loop_in_bf16() -> None:
-    launch(both, 2, Sharded(param_dtype=torch.bfloat16, reduce_dtype=torch.float32))
 
 
 class BrokenError(Exception):
@@ -254,10 +259,6 @@ def like(net: nn.Module) -> nn.Module:
     return found
 
 
-def test_states_are_values() -> None:
-    launch(values, 2)
-
-
 RULES: dict[str, UpdateRule] = {
     "accumulate": chain(accumulate(3), clip_norm(0.3), adamw()),
     "swa": chain(adamw(), swa(start=2, every=2)),
@@ -271,15 +272,18 @@ RULES: dict[str, UpdateRule] = {
     "clip_value": chain(gradient_norms(), clip_value(0.01), adamw()),
     "freeze": chain(freeze("embed.*", until=4), adamw()),
     "groups": optimizer(torch.optim.SGD, lr=0.1, momentum=0.9, groups={"head.*": {"lr": 0.5}}),
-    **{
-        name: optimizer(getattr(torch.optim, name), lr=1e-3)
-        for name in ("Adam", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop", "ASGD")
-    },
 }
 
 
-def rules(options: Sharded) -> None:
-    for name, rule in RULES.items():
+OPTIMIZERS: dict[str, UpdateRule] = {
+    name: optimizer(getattr(torch.optim, name), lr=1e-3)
+    for name in ("Adam", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop", "ASGD")
+}
+
+
+def rules(options: Sharded, names: Sequence[str]) -> None:
+    for name in names:
+        rule = RULES[name]
         sharded, alone = learner(rule, options), learner(rule, None)
         ours, theirs = fitted(sharded), fitted(alone)
         assert apart(ours, theirs) < 2e-6, name
@@ -295,10 +299,24 @@ def rules(options: Sharded) -> None:
         assert apart(fit_step(sharded, fit_step(alone, alone.init(0), 1).state, 1).state, ours) < 2e-6, name
 
 
+def optimizers() -> None:
+    for name, rule in OPTIMIZERS.items():
+        assert apart(fitted(learner(rule), 1), fitted(learner(rule, None), 1)) < 2e-6, name
+
+
+def every_rule() -> None:
+    rules(Sharded(), [*RULES])
+    optimizers()
+
+
 @pytest.mark.sweep
-@pytest.mark.parametrize(("size", "options"), [(2, Sharded()), (4, Sharded(replicate=2)), (4, Sharded(wrap=nn.Linear))])
-def test_every_rule_is_that_of_one_process(size: int, options: Sharded) -> None:
-    launch(rules, size, options, limit=180.0)
+def test_every_rule_is_that_of_one_process() -> None:
+    launch(every_rule, 2, limit=180.0)
+
+
+@pytest.mark.sweep
+def test_copies_of_the_shards_train_as_one_process() -> None:
+    launch(rules, 4, Sharded(replicate=2), ["accumulate"], limit=180.0)
 
 
 class Gan(nn.Module):
@@ -408,6 +426,12 @@ def models() -> None:
         assert said in str(caught.value)
 
 
+def more_laws() -> None:
+    both(Sharded(param_dtype=torch.bfloat16, reduce_dtype=torch.float32))
+    values()
+    models()
+
+
 @pytest.mark.sweep
-def test_models_of_many_kinds_are_those_of_one_process_or_refused() -> None:
-    launch(models, 2, limit=90.0)
+def test_states_are_values_and_models_of_many_kinds_train_or_are_refused() -> None:
+    launch(more_laws, 2, limit=180.0)

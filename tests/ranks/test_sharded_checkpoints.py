@@ -12,12 +12,11 @@ import torch
 import torch.distributed as dist
 
 from nntrain import Checkpoint, Learner, fit_step
-from nntrain.checkpoint import diff, inspect, latest, load, resume, save, verify
+from nntrain.checkpoint import convert, diff, inspect, latest, load, resume, save, verify
 from nntrain.checkpoint.finding import files_of
 from nntrain.checkpoint.manifest import MANIFEST
 from nntrain.checkpoint.saving import UNFINISHED, remove_unfinished
 from nntrain.errors import CheckpointError, ConfigError
-from nntrain.ranks.options import Sharded
 from nntrain.update import accumulate, chain, ema, optimizer
 from tests.ranks.launching import launch
 from tests.ranks.test_sharded import apart, fitted, learner
@@ -67,17 +66,6 @@ def gone_on(folder: Path, options: Any, *, same: bool) -> None:
     assert not [*folder.glob(f".*{UNFINISHED}")]
 
 
-@pytest.mark.sweep
-@pytest.mark.parametrize("size", [1, 2, 4])
-def test_it_resumes_on_any_number_of_processes(tmp_path: Path, size: int) -> None:
-    launch(saved, 2, tmp_path, "sharded")
-    if size == 1:
-        gone_on(tmp_path, None, same=False)
-    else:
-        options = Sharded(replicate=2) if size == 4 else "sharded"
-        launch(partial(gone_on, same=size == 2), size, tmp_path, options)
-
-
 def two_forms(folder: Path) -> None:
     ours = training()
     state = ours.init(0)
@@ -92,10 +80,8 @@ def two_forms(folder: Path) -> None:
         save(state, folder / "it.safetensors", sharded=True)
 
 
-def test_a_damaged_one_is_seen_on_one_process(tmp_path: Path) -> None:
-    launch(two_forms, 2, tmp_path)
-    folder = tmp_path / "it.sharded"
-    assert not diff(folder, tmp_path / "it.safetensors")
+def check_damage(folder: Path) -> None:
+    """Check that a change of a checkpoint that two processes saved is seen on one."""
     assert verify(folder).format == "nntrain.checkpoint.sharded/1"
     files = sorted(one.name for one in folder.iterdir())
     assert files == [MANIFEST, "rank-00000-of-00002.safetensors", "rank-00001-of-00002.safetensors"]
@@ -156,7 +142,7 @@ def straight(folder: Path, sharded: bool, background: bool) -> None:
     ours.fit(2, print_stats=False)
 
 
-def from_anywhere(folder: Path, parallel: Any, same: bool) -> int:
+def from_anywhere(folder: Path, parallel: Any, same: bool) -> None:
     """Go on from each checkpoint, and compare with the last one."""
     ours = learner(RULE, parallel, rows=(16, 7, 6, 8))
     paths = files_of(folder)
@@ -171,33 +157,6 @@ def from_anywhere(folder: Path, parallel: Any, same: bool) -> int:
         assert apart(found, expected) < 1e-6
         assert [one.samples for one in found.history] == [one.samples for one in expected.history]
     assert resume(folder, ours).path == paths[-1]
-    return len(paths)
-
-
-def resumed_from(folder: Path, newest: Path, before: Path) -> None:
-    found = resume(folder, learner(RULE, rows=(16, 7, 6, 8)))
-    assert found.path == before
-    assert [one.path for one in found.skipped] == [newest]
-
-
-@pytest.mark.sweep
-@pytest.mark.parametrize("background", [False, True])
-@pytest.mark.parametrize("sharded", [False, True])
-def test_it_goes_on_from_anywhere(tmp_path: Path, sharded: bool, background: bool) -> None:
-    launch(straight, 2, tmp_path, sharded, background)
-    paths = files_of(tmp_path)
-    assert {path.suffix for path in paths} == {".sharded" if sharded else ".safetensors"}
-    assert not [*tmp_path.glob(f".*{UNFINISHED}")]
-    for path in paths:
-        verify(path)
-    if not background:  # else a step may pass while the file before is written
-        assert len(paths) > 4
-    assert launch(from_anywhere, 2, tmp_path, "sharded", True) == [len(paths)] * 2
-    from_anywhere(tmp_path, None, False)
-    launch(from_anywhere, 4, tmp_path, Sharded(replicate=2), False)
-    of_last = paths[-1] if not sharded else sorted(paths[-1].glob("rank*"))[-1]
-    of_last.write_bytes(of_last.read_bytes()[:-1])  # one rank's part alone is damaged
-    launch(resumed_from, 2, tmp_path, paths[-1], paths[-2])
 
 
 def kept(folder: Path) -> None:
@@ -207,8 +166,57 @@ def kept(folder: Path) -> None:
         fitted(learner(RULE, rows=(16, 7, 6, 8), sinks=[Checkpoint(folder, sharded=True)]))
 
 
-def test_older_folders_are_removed(tmp_path: Path) -> None:
-    launch(kept, 2, tmp_path)
-    assert len(files_of(tmp_path)) == 2
-    assert latest(tmp_path).path == files_of(tmp_path)[-1]
-    assert len([*tmp_path.iterdir()]) == 2
+SINKS = [("folders", True, False), ("files", False, False), ("folders-later", True, True), ("files-later", False, True)]
+
+
+def made(folder: Path) -> None:
+    """Make all checkpoints, on two processes."""
+    saved(folder, "sharded")
+    two_forms(folder)
+    kept(folder / "kept")
+    for name, sharded, background in SINKS:
+        straight(folder / name, sharded, background)
+
+
+def gone_on_from_all(folder: Path, options: Any, *, same: bool) -> None:
+    """Go on from all of them."""
+    gone_on(folder, options, same=same)
+    for name, _, _ in SINKS if same else SINKS[:2]:
+        from_anywhere(folder / name, options, same)
+
+
+def damaged_later(folder: Path) -> None:
+    """Find the newest one of which each rank's part is whole."""
+    gone_on_from_all(folder, "sharded", same=True)
+    for name, sharded, _ in SINKS[:2]:
+        *_, before, newest = files_of(folder / name)
+        dist.barrier()
+        if dist.get_rank() == 0:
+            of_last = sorted(newest.glob("rank*"))[-1] if sharded else newest
+            of_last.write_bytes(of_last.read_bytes()[:-1])  # one rank's part alone is damaged
+        dist.barrier()
+        found = resume(folder / name, learner(RULE, rows=(16, 7, 6, 8)))
+        assert found.path == before
+        assert [one.path for one in found.skipped] == [newest]
+
+
+@pytest.mark.sweep
+def test_it_goes_on_from_anywhere_on_any_number_of_processes(tmp_path: Path) -> None:
+    launch(made, 2, tmp_path, limit=180.0)
+    for name, sharded, background in SINKS:
+        paths = files_of(tmp_path / name)
+        assert {path.suffix for path in paths} == {".sharded" if sharded else ".safetensors"}
+        assert background or len(paths) > 4  # in the background a step may pass while the file before is written
+        for path in paths:
+            verify(path)
+    assert not [*tmp_path.rglob(f".*{UNFINISHED}")]
+    assert len([*(tmp_path / "kept").iterdir()]) == 2
+    assert latest(tmp_path / "kept").path == files_of(tmp_path / "kept")[-1]
+    assert not diff(tmp_path / "it.sharded", tmp_path / "it.safetensors")
+    convert(tmp_path / "it.sharded", tmp_path / "converted.safetensors")
+    assert (tmp_path / "converted.safetensors").stat().st_size == (tmp_path / "it.safetensors").stat().st_size
+    assert not diff(tmp_path / "converted.safetensors", tmp_path / "it.safetensors")
+    check_damage(tmp_path / "it.sharded")
+    gone_on_from_all(tmp_path, None, same=False)
+    launch(partial(gone_on_from_all, same=False), 3, tmp_path, "sharded", limit=180.0)
+    launch(damaged_later, 2, tmp_path, limit=180.0)

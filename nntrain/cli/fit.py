@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 _OF_THE_CLASSIFIER: Final = ("batch_size", "lr", "hidden")
 """The options that say what to train, and are no use with a learner of one's own."""
+_OF_ENGINE: Final = ("parallel", "oom", "deterministic")
+"""Those that a learner's engine has by the same names."""
 _OF_DATA: Final = ("data_dir", "sources")
 """Those that say more of what `--data` names."""
 _DATA: Final = "Data"
@@ -145,6 +147,21 @@ _SETTINGS: Final = "Settings and extensions"
     type=click.Choice(["data", "sharded"]),
     group=_TRAINING,
     help="Under torchrun: ranks divide batches.",
+)
+@option(
+    "--oom",
+    type=click.Choice(["raise", "halve"]),
+    default="raise",
+    group=_TRAINING,
+    rare=True,
+    help="Out of memory: try parts of the batch.",
+)
+@option(
+    "--deterministic",
+    is_flag=True,
+    group=_TRAINING,
+    rare=True,
+    help="The same bits in each run.",
 )
 @option(
     "--log",
@@ -349,8 +366,9 @@ def _learner(
         learner = own
         if device is not None:
             learner = learner.replace(device=device)
-        if config.parallel is not None:
-            learner = learner.replace(engine=replace(learner.engine or Engine(), parallel=config.parallel))
+        of_engine = {name: getattr(config, name) for name in _OF_ENGINE if name in config.model_fields_set}
+        if of_engine:
+            learner = learner.replace(engine=replace(learner.engine or Engine(), **of_engine))
         _check_shared(learner.engine)
         yield learner
 
@@ -375,7 +393,7 @@ def _classifier(config: FitConfig, said: TextIO) -> Learner[Any]:
     from nntrain.machine.learner import Learner
     from nntrain.metrics.functions import accuracy
 
-    engine = Engine(device=device_of(config.device), parallel=config.parallel)
+    engine = Engine(device=device_of(config.device), **{name: getattr(config, name) for name in _OF_ENGINE})
     _check_shared(engine)
     dls = DataLoaders.from_hf_dd(data_of(config, _seed(config)).read(), batch_size=config.batch_size)
     _check_sizes(dls, config.data)

@@ -69,6 +69,10 @@ class FitConfig(BaseSettings):
         Literal["data", "sharded"] | None,
         Field(description="how the processes that torchrun starts share the training"),
     ] = None
+    oom: Annotated[Literal["raise", "halve"], Field(description="what becomes of a batch that runs out of memory")] = (
+        "raise"
+    )
+    deterministic: Annotated[bool, Field(description="only operations with the same bits in each run")] = False
     patience: Annotated[int | None, Field(ge=1, description="epochs without a better eval loss, then stop")] = None
     log: Annotated[Path | None, Field(description="where to write the event log; - is the standard output")] = None
     log_every: Annotated[

@@ -21,6 +21,7 @@ from nntrain.data.divided import Divided
 from nntrain.data.dividing import Part, part_of
 from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError, ConfigWarning, DataError, StateError
+from nntrain.live.ahead import Ahead, sender_for
 from nntrain.live.determinism import deterministic
 from nntrain.live.engine import Passed, Runner
 from nntrain.live.fused import tracing_gradients
@@ -141,6 +142,8 @@ class Machine(Generic[Batch]):
         self._size = 1 if self.ranks is None else self.ranks.world.size
         if self.ranks is not None:
             self.streams = {name: self.divided(stream) for name, stream in self.streams.items()}
+        sender = sender_for(self.workspace.device)
+        self._ahead = {} if sender is None else {name: Ahead(one, sender) for name, one in self.streams.items()}
         self._sets = tuple(name for name in self.streams if name != "train")
         self._running: tuple[Key, int, str] | None = None
         """Which phase this machine is in: a state in the middle of another was made elsewhere."""
@@ -502,7 +505,12 @@ class Machine(Generic[Batch]):
         if at.step >= start.until:
             return None
         stream = self.streams[start.data]
-        found = stream.batch(start.key, start.epoch, at.batch)
+        ahead = self._ahead.get(start.data)
+        found = (
+            stream.batch(start.key, start.epoch, at.batch)
+            if ahead is None
+            else ahead.batch(start.key, start.epoch, at.batch, last=at.step + 1 >= start.until)
+        )
         if found is None and at.batch == 0:
             raise DataError(f"{stream.name} gave no batch; expected at least one.")
         return found

@@ -65,6 +65,7 @@ from nntrain.values.record import evolved
 from nntrain.values.slots import Unread
 from tests.laws.strategies import MODELS, Batch, Setup
 from tests.log.warm import Warm
+from tests.sampled import one_in
 from tests.update.test_optimizers import CLASSES
 from tests.update.test_optimizers import learner_of as words_learner
 
@@ -107,7 +108,7 @@ def test_law_every_optimizer_goes_on_from_a_file(tmp_path: Path, optim_class: An
 TAKES_ALL: Final = [one for one in CLASSES if one.__name__ not in {"SparseAdam", "Muon"}]
 
 
-@pytest.mark.parametrize("optim_class", TAKES_ALL, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("optim_class", one_in(4, TAKES_ALL), ids=lambda one: one.__name__)
 @pytest.mark.parametrize("model", MODELS)
 def test_law_every_model_with_every_optimizer(tmp_path: Path, model: str, optim_class: Any) -> None:
     def learner() -> Learner[Any]:

@@ -22,6 +22,7 @@ import torch
 from click.testing import CliRunner, Result
 from datasets.dataset_dict import DatasetDict
 
+from nntrain import Engine, Learner
 from nntrain.checkpoint import MisfitError, diff, inspect
 from nntrain.cli import nntrain
 from nntrain.data import load_digits
@@ -533,10 +534,36 @@ def test_the_default_logs_a_batch_a_second_at_most(monkeypatch: pytest.MonkeyPat
 def test_help_tells_every_option() -> None:
     said = called("--help-all").output
     options = (
-        "data data-dir epochs batch-size lr hidden seed device parallel patience log log-every quiet checkpoint-dir "
-        "save-every resume"
+        "data data-dir epochs batch-size lr hidden seed device parallel oom deterministic patience log log-every quiet "
+        "checkpoint-dir save-every resume"
     )
     assert [name for name in options.split() if f"--{name}" not in said] == []
+
+
+def test_options_of_the_engine_reach_the_learner_and_what_is_not_given_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Engine | None] = []
+    made = Learner._make_machine
+
+    def looks(learner: Learner[Any], *given: Any, **named: Any) -> Any:
+        seen.append(learner.engine)
+        return made(learner, *given, **named)
+
+    monkeypatch.setattr(Learner, "_make_machine", looks)
+    assert called("--epochs", "1", "--oom", "halve", "--deterministic").exit_code == 0
+    file = tmp_path / "own.py"
+    file.write_text(
+        "import torch\nfrom torch import nn\nfrom nntrain import DataLoaders, Engine, Learner\n"
+        "data = [(torch.ones(2, 3), torch.ones(2, 1))]\n"
+        "learner = Learner(nn.Linear(3, 1), DataLoaders(data, None), nn.functional.mse_loss, {}, torch.optim.SGD, 0.1,"
+        " engine=Engine(deterministic=True))\n"
+    )
+    assert called(f"{file}:learner", "--epochs", "1", "--oom", "halve").exit_code == 0
+    assert [(one.oom, one.deterministic) for one in seen if one] == [("halve", True)] * 2
+    refused = called("--epochs", "1", "--oom", "halve", "--parallel", "data")
+    assert refused.exit_code == 2
+    assert "each rank would have parts of its own" in refused.output
 
 
 def test_digits_are_split_as_documented() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Final
@@ -38,8 +38,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def start(*arguments: str, stdin: int | None = None) -> subprocess.Popen[bytes]:
+    """Start a command, which Ctrl-C reaches also where the tests are a shell's background job, which ignores it."""
     command = [sys.executable, "-m", "nntrain", "log", *arguments]
-    return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_whole_log_is_checked_and_counted() -> None:
@@ -326,9 +331,8 @@ def test_ctrl_c_ends_follow_quietly() -> None:
     written(Path("run.jsonl"), LINES[:5])
     process = start("follow", "run.jsonl")
     assert process.stdout is not None
-    threading.Timer(60, process.kill).start()
     os.read(process.stdout.fileno(), 1)
-    process.send_signal(2)
+    process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"Traceback" not in err

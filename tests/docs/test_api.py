@@ -36,6 +36,7 @@ LATE: dict[str, object] = {
 }
 
 
+@pytest.mark.sweep
 def test_the_page_says_what_is_public() -> None:
     assert (ROOT / "docs" / "reference" / "api.md").read_text() == page(), "python -m tests.docs.api writes it anew"
 

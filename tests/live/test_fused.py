@@ -20,6 +20,7 @@ from nntrain.live import workspace
 from nntrain.log import JsonLog
 from nntrain.update import accumulate, chain, clip_norm, optimizer
 from tests.live.test_compiled import TRAIN, VALID, Batch, forgotten, learner_of, same_kernels
+from tests.sampled import one_in
 
 __all__ = ["forgotten"]
 BACKEND: Mapping[str, object] = {"backend": "aot_eager"}
@@ -51,7 +52,7 @@ def references(given: object) -> int:
     return sys.getrefcount(given)
 
 
-@pytest.mark.parametrize("breaks", [False, True])
+@pytest.mark.parametrize("breaks", one_in(2, [False, True]))
 def test_autograd_does_not_run_for_batches_of_any_shape(
     breaks: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -112,7 +113,7 @@ def first_of(preds: Tensor, target: Tensor) -> Tensor:
 
 
 @same_kernels
-@pytest.mark.parametrize("kind", ["the same", "of one number"])
+@pytest.mark.parametrize("kind", one_in(2, ["the same", "of one number"]))
 def test_gradients_may_be_written_to(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rules = chain(clip_norm(0.1), optimizer(torch.optim.SGD, lr=0.1))
 

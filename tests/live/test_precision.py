@@ -30,6 +30,7 @@ from nntrain import (
 from nntrain.checkpoint import load, save
 from nntrain.errors import ConfigError
 from nntrain.update import UpdateRule, accumulate, chain, clip_norm, ema, loss_scale, optimizer
+from tests.sampled import one_in
 
 Batch = tuple[Tensor, Tensor]
 SOURCE = torch.Generator().manual_seed(0)
@@ -132,7 +133,7 @@ def test_a_fit_in_fp16_is_the_loop_with_a_scaler(first: float, growth_interval: 
 WHOLE = chain(loss_scale(2.0**20, interval=2), accumulate(2), clip_norm(0.5), ADAM, ema(0.9))
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", one_in(2, ["fp16", "bf16"]))
 def test_any_transition_is_gone_on_from_by_a_new_learner(precision: str, tmp_path: Path) -> None:
     rule = WHOLE if precision == "fp16" else chain(accumulate(2), clip_norm(0.5), ADAM, ema(0.9))
     learner = learner_of(precision, rule)

@@ -20,6 +20,7 @@ from nntrain import (
     BatchOutput,
     CancelBatch,
     DataLoaders,
+    Engine,
     Learner,
     Subscriber,
     TrainState,
@@ -27,11 +28,13 @@ from nntrain import (
     accuracy,
     fit_step,
     on,
+    supervised,
 )
 from nntrain.errors import ConfigError
 from nntrain.live.recorded import MOST_SHAPES, CudaGraphs, Recorded
 from nntrain.log import JsonLog
 from nntrain.machine.cursor import Position
+from nntrain.update import UpdateRule, accumulate, chain, clip_norm, ema, optimizer
 from nntrain.values.bits import same_bits
 from nntrain.values.tensors import Tensors
 
@@ -491,3 +494,34 @@ def test_after_a_capture_that_broke_off_another_ends_well_on_another_stream(
     if again:
         recorder.record(lambda: None)()
         assert did[3:] == ["capture on its own stream", "replay"]
+
+
+RULES: dict[str, Callable[[], UpdateRule]] = {
+    "clipping": lambda: chain(clip_norm(0.5), optimizer(torch.optim.SGD, lr=0.1)),
+    "accumulation": lambda: chain(accumulate(3), clip_norm(0.5), optimizer(torch.optim.Adam, lr=0.1)),
+    "an average": lambda: chain(optimizer(torch.optim.SGD, lr=0.1, momentum=0.9), ema(0.9)),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_with_rules_the_passes_of_all_shapes_are_recorded_and_the_writes_are_plain(
+    device: torch.device, name: str
+) -> None:
+    calls: list[int] = []
+
+    def loss_fn(preds: Tensor, target: Tensor) -> Tensor:
+        calls.append(len(target))
+        return cross_entropy(preds, target)
+
+    def learner(*, capture: bool) -> Learner[Any]:
+        dls = DataLoaders(batches_of_two_shapes, None)
+        engine = Engine(device=device, capture=capture)
+        return Learner.of(model(), dls, supervised(loss_fn), RULES[name](), engine=engine)
+
+    batches_of_two_shapes = [TRAIN[0], TRAIN[4], *TRAIN[1:4], TRAIN[4]]
+    plain = learner(capture=False).fit(4, print_stats=False).state
+    calls.clear()
+    state, notes = notes_of(learner(capture=True), 4)
+    assert state == plain
+    assert (calls.count(6), calls.count(3)) == (3, 3)  # of each shape the plain one, the rehearsal and the recording
+    assert "run in Python" in notes["capture.optimizer"]

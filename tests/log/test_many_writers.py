@@ -65,7 +65,8 @@ def turns(lines: list[dict[str, Any]]) -> int:
     return sum(one["run_id"] != other["run_id"] for one, other in pairwise(lines))
 
 
-@pytest.mark.parametrize("epochs", [4, pytest.param(20, marks=pytest.mark.sweep)], ids=["two thousand", "ten thousand"])
+@pytest.mark.sweep
+@pytest.mark.parametrize("epochs", [4, 20], ids=["two thousand", "ten thousand"])
 def test_two_processes_write_thousands_of_lines_each_into_one_file_and_none_is_torn(
     tmp_path: Path, warm: Warm, epochs: int
 ) -> None:

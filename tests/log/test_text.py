@@ -40,6 +40,7 @@ def test_hostile_text_is_only_text(text: str) -> None:
     assert structure.text().count(shown.split("\n")[0]) > 10
 
 
+@pytest.mark.sweep
 @settings(deadline=None, max_examples=60)
 @given(st.one_of(st.text(), st.lists(st.sampled_from([*HOSTILE, "<", ">", "&", '"', "'", "/", "a", "="])).map("".join)))
 def test_no_text_changes_the_structure(text: str) -> None:

@@ -158,6 +158,7 @@ def test_the_log_has_the_matrix_of_each_phase_also_where_a_run_was_resumed(tmp_p
     assert again == found
 
 
+@pytest.mark.sweep
 def test_it_is_a_subscriber_by_the_laws() -> None:
     check_subscriber(
         lambda: ConfusionLog("recall"),

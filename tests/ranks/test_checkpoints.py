@@ -75,7 +75,8 @@ def same(one: Any, other: Any) -> bool:
     return torch.equal(one, other) if isinstance(one, Tensor) else bool(one == other)
 
 
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.sweep), 2])
+@pytest.mark.sweep
+@pytest.mark.parametrize("every", [1, 2])
 def test_as_many_processes_go_on_with_the_same_bits_from_anywhere(tmp_path: Path, every: int) -> None:
     first, second = launch(straight, 2, str(tmp_path), every)
     assert same(first, second)

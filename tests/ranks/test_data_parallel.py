@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nntrain import Engine, Learner
 from nntrain.data import DataLoaders
 from tests.ranks.launching import launch
+from tests.sampled import one_in
 
 ROWS = (16, 16, 16, 16)
 
@@ -65,18 +66,19 @@ def trained(rows: tuple[int, ...], *, norm: bool, parallel: bool = True) -> dict
     }
 
 
-@pytest.mark.parametrize("rows", [pytest.param(ROWS, marks=pytest.mark.sweep), (16, 7, 5)])
-def test_it_is_the_hand_written_loop_and_close_to_one_process(rows: tuple[int, ...]) -> None:
-    theirs = launch(by_hand_both, 2, rows)
-    ours = launch(trained_both, 2, rows)
+@pytest.mark.parametrize("rows", one_in(2, [(16, 11, 9), ROWS]))
+@pytest.mark.parametrize("size", one_in(2, [2, 4]))
+def test_it_is_the_hand_written_loop_and_close_to_one_process(size: int, rows: tuple[int, ...]) -> None:
+    theirs = launch(by_hand_both, size, rows)
+    ours = launch(trained_both, size, rows)
     for norm in (False, True):
-        for rank in range(2):
-            found, hand = ours[rank][norm], theirs[0][norm]
+        first, hand = ours[0][norm], theirs[0][norm]
+        for one in ours:
+            found = one[norm]
             assert all(torch.equal(found["params"][name], hand[name]) for name in hand)
-        first, second = (one[norm] for one in ours)
-        assert first["history"] == second["history"]
-        assert first["progress"] == second["progress"]
-        assert all(torch.equal(one, second["buffers"][name]) for name, one in first["buffers"].items())
+            assert found["history"] == first["history"]
+            assert found["progress"] == first["progress"]
+            assert all(torch.equal(buffer, found["buffers"][name]) for name, buffer in first["buffers"].items())
     alone = trained(rows, norm=False, parallel=False)
     found = ours[0][False]
     for name, one in alone["params"].items():

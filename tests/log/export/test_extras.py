@@ -41,6 +41,7 @@ def test_a_missing_package(package: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
 
 
+@pytest.mark.sweep
 def test_importing_the_exporters_imports_none_of_them() -> None:
     code = f"import sys, nntrain.log.export; print([name for name in {[*MADE]} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)

@@ -35,6 +35,7 @@ def reader(folder: Path) -> MlflowClient:
     return MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
 
 
+@pytest.mark.sweep
 def test_a_run_with_its_parameters_metrics_and_tags(folder: Path) -> None:
     lines = scripted(every=5, nan_at=10)
     (run,) = exported(folder, lines, "whole")
@@ -65,6 +66,7 @@ def test_a_run_with_its_parameters_metrics_and_tags(folder: Path) -> None:
     assert [math.isnan(one.value) for one in batches] == [one.step == 10 for one in batches]
 
 
+@pytest.mark.sweep
 def test_how_runs_end(folder: Path) -> None:
     ctrl_c = scripted(4, ends="failed")
     error = ctrl_c[-1].event.model_copy(update={"error_type": "KeyboardInterrupt"})
@@ -102,6 +104,7 @@ def test_the_same_log_again_and_a_run_that_goes_on(folder: Path) -> None:
     assert [one.step for one in history] == list(range(5, 41, 5))
 
 
+@pytest.mark.sweep
 def test_many_batches_go_in_groups(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     log_batch = MlflowClient.log_batch
@@ -119,6 +122,7 @@ def test_many_batches_go_in_groups(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert len(reader(folder).get_metric_history(run.info.run_id, "train_batch/loss")) == 1100
 
 
+@pytest.mark.sweep
 def test_hostile_text(folder: Path) -> None:
     lines = hostile.lines(*hostile.TEXTS, extreme=True)
     for number, text in enumerate(hostile.TEXTS):

@@ -70,6 +70,7 @@ def test_a_run_with_its_config_history_and_summary(tmp_path: Path, capfd: pytest
     assert run.exit_code == 0
 
 
+@pytest.mark.sweep
 def test_how_runs_end(tmp_path: Path) -> None:
     runs = exported(tmp_path, [*scripted(0), *scripted(1, ends="failed", text="no"), *scripted(2, ends="running")])
     assert [(run.exit_code, run.summary["outcome"]) for run in runs] == [
@@ -80,6 +81,7 @@ def test_how_runs_end(tmp_path: Path) -> None:
     assert runs[1].summary["error"] == ["RuntimeError in batch, eval of epoch 2: no"]
 
 
+@pytest.mark.sweep
 def test_hostile_text(tmp_path: Path) -> None:
     lines = hostile.lines(*hostile.TEXTS, extreme=True, run_id="../\0?")
     for number, text in enumerate(hostile.TEXTS[:-1:4]):

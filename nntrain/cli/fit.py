@@ -144,7 +144,7 @@ _SETTINGS: Final = "Settings and extensions"
 )
 @option(
     "--parallel",
-    type=click.Choice(["data"]),
+    type=click.Choice(["data", "sharded"]),
     group=_TRAINING,
     help="Under torchrun: ranks divide batches.",
 )
@@ -418,7 +418,7 @@ def _check_shared(engine: Engine | None) -> None:
     if size > 1 and (engine is None or engine.parallel is None):
         raise click.BadParameter(
             f"{size} processes were started, and each would do the whole training by itself. Add --parallel data, and "
-            f"they share each batch.",
+            f"they share each batch, or --parallel sharded, and they share the weights too.",
             param_hint="--parallel",
         )
 

@@ -45,8 +45,8 @@ def executed(path: Path) -> Any:
 
     Needs the group `notebooks`. No settings of whoever runs it are read.
     """
-    import nbformat
-    from nbclient import NotebookClient
+    import nbformat  # pyright: ignore[reportMissingImports] # it is in the group notebooks only
+    from nbclient import NotebookClient  # pyright: ignore[reportMissingImports] # same
 
     notebook = nbformat.read(path, as_version=4)
     before = dict(os.environ)

@@ -53,10 +53,9 @@ def taken_rows(total: int, world: World) -> tuple[int, int, int]:
 def part_of(batch: Batch, world: World) -> Part[Batch]:
     """Return a rank's part of a batch. Raises `DataError` for one that has no rows to divide."""
     items: Any = batch
-    total = _length(items) if type(items) is tuple else None
-    if total:  # as most batches are: it takes a few microseconds
-        first, last, rows = taken_rows(total, world)
-        return Part(cast(Batch, tuple([one[first:last] for one in items])), rows, total)
+    if type(items) is tuple and (of_one := _length(items)):  # as most batches are: it takes a few microseconds
+        first, last, rows = taken_rows(of_one, world)
+        return Part(cast(Batch, tuple([one[first:last] for one in items])), rows, of_one)
     total = first_length(batch)
     if not total:
         raise DataError(
@@ -74,14 +73,10 @@ def part_of(batch: Batch, world: World) -> Part[Batch]:
         ) from error
 
 
-def _length(batch: tuple[Any, ...]) -> int | None:
-    """Return how many rows all items of a batch have, where these are plain tensors of one length."""
-    total = 0
-    for one in batch:
-        if type(one) is not Tensor or not one.ndim or (total and one.size(0) != total):
-            return None
-        total = one.size(0)
-    return total or None
+def _length(batch: tuple[Any, ...]) -> int:
+    """Return how many rows all items of a batch have, where these are plain tensors of one length; else 0."""
+    lengths = {one.shape[0] if type(one) is Tensor and one.ndim else 0 for one in batch}
+    return lengths.pop() if len(lengths) == 1 else 0
 
 
 def makes_parts(loader: object) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from inspect import signature
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
@@ -62,25 +63,24 @@ class Shares:
 
         Raises `LossError` where batches that weighed their samples weigh something else all of a sudden.
         """
-        size = self._ranks.world.size
-        own: Weight = weight if part.rows else 0
-        by_rows = type(weight) is int and weight == max(part.rows, 1)
+        size, rows, total = self._ranks.world.size, part.rows, part.total
+        by_rows = type(weight) is int and weight == (rows or 1)
         known = self._by_rows.get(train)
         if known is None:
             known = self._by_rows[train] = all(self._ranks.gathered(by_rows))
-        if known and not by_rows:
-            raise LossError(
-                f"A batch's part of {part.rows} samples weighs {weight!r:.40}, and those before it weighed their "
-                f"samples on all ranks. Say from the first batch on how much one weighs: StepOutput(weight=...)."
-            )
         if known:
-            total: float = part.total
-            self._factor, samples = part.rows * size / total, part.total
-        else:
-            rows = self._ranks.rows([float(own), type(own) is int])
-            total, whole = sum(row[0] for row in rows), all(row[1] for row in rows)
-            self._factor, samples = (float(own) * size / total if total else 0.0), int(total) if whole else 0
-        return Weighed(own, own if self._alone else total, total, samples)
+            if not by_rows:
+                raise LossError(
+                    f"A batch's part of {rows} samples weighs {weight!r:.40}, and those before it weighed their "
+                    f"samples on all ranks. Say from the first batch on how much one weighs: StepOutput(weight=...)."
+                )
+            self._factor = rows * size / total
+            return Weighed(rows, rows if self._alone else total, total, total)
+        own: Weight = weight if rows else 0
+        told = self._ranks.rows([float(own), type(own) is int])
+        weighs, whole = sum(row[0] for row in told), all(row[1] for row in told)
+        self._factor = float(own) * size / weighs if weighs else 0.0
+        return Weighed(own, own if self._alone else weighs, weighs, int(weighs) if whole else 0)
 
     def loss(self, loss: Tensor) -> Tensor:
         """Return what to go backward from."""
@@ -106,26 +106,25 @@ class Distributed(Generic[Batch]):
         self._model = model
         self._options = options
         self._forward = _Forward(run, model)
-        self._made: DistributedDataParallel | None = None
+        self._ddp: DistributedDataParallel | None = None
 
-    @property
-    def _ddp(self) -> DistributedDataParallel:
-        """What torch makes of the task, when it is first trained: torch takes no model that is all frozen."""
-        if self._made is None:
-            device = next(self._model.parameters()).device
-            with self._ranks.together("begin to train"):
-                self._made = DistributedDataParallel(
-                    self._forward,
-                    device_ids=[device] if device.type == "cuda" else None,
-                    init_sync=False,  # a fresh state has the weights of rank 0
-                    **_NO_BUFFERS,
-                    bucket_cap_mb=self._options.bucket_mb,
-                    find_unused_parameters=self._options.find_unused_parameters,
-                )
-        return self._made
+    def _made(self) -> DistributedDataParallel:
+        """Return what torch makes of the task, when it is first trained: torch takes no model that is all frozen."""
+        device = next(self._model.parameters()).device
+        with self._ranks.together("begin to train"):
+            return DistributedDataParallel(
+                self._forward,
+                device_ids=[device] if device.type == "cuda" else None,
+                init_sync=False,  # a fresh state has the weights of rank 0
+                **_NO_BUFFERS,
+                bucket_cap_mb=self._options.bucket_mb,
+                find_unused_parameters=self._options.find_unused_parameters,
+            )
 
     def __call__(self, model: nn.Module, *given: Any) -> StepOutput[Any]:  # noqa: ARG002 - it is the live one
         """Return what the task makes of a batch; backward from its loss, gradients are means over the ranks."""
+        if self._ddp is None:
+            self._ddp = self._made()
         loss = self._ddp(*given)
         output: StepOutput[Any] = self._forward.outputs.pop()
         return output if loss is output.loss else replace(output, loss=loss)
@@ -145,12 +144,13 @@ class _Forward(nn.Module):
     def __init__(self, run: Called[Any], model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self._run = run
+        self._run = partial(run, model)
         self.outputs: list[Any] = []
         """What the task made of the batch in flight: a module takes long to set an attribute."""
 
-    def forward(self, *given: Any) -> Tensor | None:
-        self.outputs[:] = [output := self._run(self.model, *given)]
+    def __call__(self, *given: Any) -> Tensor | None:
+        """Return the loss: with no hooks of its own, it has no use for what `nn.Module` does around `forward`."""
+        self.outputs[:] = [output := self._run(*given)]
         loss: Tensor | None = getattr(output, "loss", None)
         return loss
 

@@ -247,7 +247,8 @@ class Machine(Generic[Batch]):
             telling.failure(error, cell.pop(), place)
             raise
         cell.clear()
-        self._agree_on_signals(interrupts, at_once=True)
+        # Before an epoch there is but what was agreed on after the one before it, where nobody was asked meanwhile.
+        self._agree_on_signals(interrupts, at_once=place.at != "before_epoch" or bool(self.heard_by[place.at]))
         return telling.step(step, place)
 
     def _agree_on_signals(self, interrupts: Interrupts, *, at_once: bool = False) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from nntrain.errors import RankError, StateError
 from nntrain.metrics.phase import PhaseMetrics, merged
@@ -21,6 +21,9 @@ from nntrain.values.record import evolved
 from nntrain.values.state import TrainState
 from nntrain.values.sums import Sums, WeightedSums
 from nntrain.values.tensors import Snapshot, Tensors
+
+_ROOM: Final = 8
+"""How many of a phase's totals go with the first numbers that ranks exchange at its end."""
 
 
 class _Share(NamedTuple):
@@ -153,16 +156,23 @@ def _with_window(state: TrainState, snapshot: Snapshot, window: dict[str, Any]) 
 def of_all_ranks(ranks: Ranks, sums: Sums, metrics: PhaseMetrics) -> Sums:
     """Return a phase's sums over all ranks; the same on each of them.
 
-    Where no metric remembers anything they go as a few numbers a rank, which cost each of a thousand ranks little.
+    Where no metric remembers anything they go as a few numbers a rank, which cost each of a thousand ranks little: at
+    once, but for those of more metrics than have room.
     """
     own = sums.weighted
     whole = own.whole()
     kind = float(zlib.crc32(repr((own.metrics, own.has_loss)).encode()))
-    most, least, remembers, longest = ranks.greatest([kind, -kind, float(bool(own.memory)), float(len(whole))])
-    if most == -least and not remembers:
-        padding = [0.0] * (int(longest) - len(whole))  # a shorter one lacks weights that are no ints
-        *totals, samples, seconds = zip(*ranks.rows([*whole, *padding, float(sums.samples), sums.seconds]), strict=True)
-        weighted = WeightedSums([sum(one) for one in totals], own.metrics, has_loss=own.has_loss)
+    mine = [kind, float(bool(own.memory)), float(len(whole)), float(sums.samples), sums.seconds]
+    found = ranks.rows([*mine, *_filled(whole[:_ROOM], _ROOM)])
+    kinds, remembers, lengths, samples, seconds, *_ = zip(*found, strict=True)
+    if len({*kinds}) == 1 and not any(remembers):
+        totals, longest = [row[len(mine) :] for row in found], int(max(lengths))
+        if longest > _ROOM:
+            rest = ranks.rows(_filled(whole[_ROOM:], longest - _ROOM))
+            totals = [[*first, *more] for first, more in zip(totals, rest, strict=True)]
+        weighted = WeightedSums(
+            [sum(one) for one in zip(*totals, strict=True)][:longest], own.metrics, has_loss=own.has_loss
+        )
         return evolved(sums, weighted=weighted, samples=int(sum(samples)), seconds=max(seconds), others=())
     shares = [one.sums() for one in ranks.gathered(_Share.of(sums))]
     for rank, one in enumerate(shares):
@@ -174,6 +184,11 @@ def of_all_ranks(ranks: Ranks, sums: Sums, metrics: PhaseMetrics) -> Sums:
                 rank,
             )
     return added(shares, metrics)
+
+
+def _filled(totals: Sequence[float], length: int) -> list[float]:
+    """Return totals with as many zeros as they lack: some ranks have no weights that are no ints."""
+    return [*totals, *[0.0] * (length - len(totals))]
 
 
 def added(shares: Sequence[Sums], metrics: PhaseMetrics) -> Sums:

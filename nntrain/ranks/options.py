@@ -23,19 +23,21 @@ class DataParallel:
     Args:
         timeout: how many seconds the ranks wait for one of them before they end with an error that names it.
         find_unused_parameters: whether some parameters may be without a gradient in some batches, as torch has it.
-        bucket_mb: of how many megabytes gradients are summed at a time while the backward pass goes on.
+        bucket_mb: of how many megabytes gradients are summed at a time while the backward pass goes on; as torch has
+            it where that is not said: 1 first, and then 25.
 
     Raises `ConfigError` for what cannot be meant.
     """
 
     timeout: float = TIMEOUT
     find_unused_parameters: bool = False
-    bucket_mb: float = 25.0
+    bucket_mb: float | None = None
 
     def __post_init__(self) -> None:
         """Check every argument."""
         check_positive("timeout", self.timeout, "seconds")
-        check_positive("bucket_mb", self.bucket_mb, "megabytes")
+        if self.bucket_mb is not None:
+            check_positive("bucket_mb", self.bucket_mb, "megabytes")
         if not isinstance(self.find_unused_parameters, bool):
             raise ConfigError(f"find_unused_parameters is {self.find_unused_parameters!r}; expected True or False.")
 

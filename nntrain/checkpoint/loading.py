@@ -7,7 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Final, TypeVar
 
@@ -186,7 +186,8 @@ def load(path: str | os.PathLike[str], learner: Learner[Batch, Any]) -> TrainSta
         trained_on = next(
             (one.device for name, one in content.head.tensors.items() if name.startswith("params/")), "cpu"
         )
-        tensors = _read_for(content, workspace.params, workspace.device, trained_on)
+        with nullcontext() if machine.ranks is None else machine.ranks.together("load a checkpoint"):
+            tensors = _read_for(content, workspace.params, workspace.device, trained_on)
         misfits: list[str] = []
         empty = machine.metrics.init()
         state = _build_state(content, tensors, workspace.spec, workspace.template, misfits, empty=empty)

@@ -40,19 +40,21 @@ def save_parts(
     folder: Path,
     finish: Finish,
     *,
+    target: Path,
     group: dist.ProcessGroup | None,
     cancelled: Callable[[], bool],
 ) -> None:
     """Write this rank's parts of tensors into a file in `folder`; then rank 0 calls `finish` (collective).
 
-    A sharded tensor is given by all ranks, any other by rank 0. Raises `CheckpointError` on all ranks where one fails.
+    `target` is what the folder will be called. A sharded tensor is given by all ranks, any other by rank 0. Raises
+    `CheckpointError` on all ranks where one fails.
     """
     planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     writer = _Writer(folder, finish, cancelled)
     try:
         save(dict(tensors), storage_writer=writer, planner=planner, process_group=group)
     except CheckpointException as error:
-        raise _first_failure(error, str(folder), "unwritable") from error
+        raise _first_failure(error, str(target), "unwritable") from error
 
 
 def load_parts(manifest: Manifest, into: dict[str, Tensor], *, group: dist.ProcessGroup | None = None) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -27,7 +28,7 @@ from nntrain.checkpoint.manifest import (
     save_alone,
     sharded_record,
 )
-from nntrain.checkpoint.together import gathered, on_first
+from nntrain.checkpoint.together import gathered, on_each, on_first
 from nntrain.errors import CheckpointError, ConfigError, StateError
 from nntrain.ranks.world import current_world
 from nntrain.values.shards import is_sharded
@@ -78,11 +79,12 @@ def save(state: TrainState, path: str | os.PathLike[str], *, sharded: bool = Fal
     target = Path(path)
 
     def saved(snapshot: Snapshot) -> Saved:
-        content = flatten_state(state, flattener_for(state, snapshot))
+        flatten = partial(flatten_state, state, flattener_for(state, snapshot))
+        if not (sharded or state.tensors.sharded):
+            return save_flattened(flatten(), target)
+        content = on_each(flatten)
         if sharded:
             return save_sharded(content, target)
-        if not state.tensors.sharded:
-            return save_flattened(content, target)
         content = gathered(content)
         return on_first(lambda: save_flattened(content, target))
 
@@ -169,7 +171,7 @@ def write_folder(
         else:
             from nntrain.checkpoint.planned import save_parts
 
-            save_parts(mine, unfinished, finish, group=group, cancelled=cancelled)
+            save_parts(mine, unfinished, finish, target=path, group=group, cancelled=cancelled)
     except OSError as error:
         if isinstance(error, CheckpointError):
             raise

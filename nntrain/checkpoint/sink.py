@@ -20,7 +20,7 @@ from nntrain.checkpoint.content import Flattened, flatten_state, flattener_for
 from nntrain.checkpoint.finding import SHARDED_SUFFIX, SUFFIX, Mode, files_of, sign_of, value_at
 from nntrain.checkpoint.loading import inspect, verify
 from nntrain.checkpoint.saving import Saved, remove_checkpoint, remove_unfinished, save_flattened, save_sharded
-from nntrain.checkpoint.together import gathered, on_first, own_group
+from nntrain.checkpoint.together import gathered, on_each, on_first, own_group
 from nntrain.errors import CheckpointError, ConfigError
 from nntrain.ranks.world import current_world
 from nntrain.sinks.interest import Interest
@@ -31,7 +31,7 @@ from nntrain.values.numbers import is_count
 from nntrain.values.progress import Phase, Progress
 from nntrain.values.record import evolved
 from nntrain.values.state import TrainState
-from nntrain.values.tensors import Tensors
+from nntrain.values.tensors import Snapshot, Tensors
 
 _BEFORE_ALL: Final = datetime.min.replace(tzinfo=UTC)
 _TICK: Final = timedelta(microseconds=1)
@@ -194,7 +194,9 @@ class Checkpoint:
                 self.wait()
                 self._save(transition, began, background=self._background)
         elif (
-            (transition.event == "after_batch" or now.step > place.step)  # a short window is written after them
+            # A short window is written after the batches. One that makes no step is no place to save at: a rank is told
+            # of it only if something else came up there.
+            (now.step > place.step or (transition.event == "after_batch" and now.phase != "train"))
             and self._is_due(now.phase, now.step)
             and (self._failure is None or self._saves_together(state))
         ):
@@ -247,10 +249,8 @@ class Checkpoint:
             self._group = own_group()
         save = partial(self._files.save, run=config, until=daemon_until, group=self._group)
         if together and not self._sharded:
-            content = state.tensors.read(
-                lambda snapshot: gathered(flatten_state(state, flattener_for(state, snapshot)))
-            )
-            if not run.first_rank:
+            content = self._gathered(state, run)
+            if content is None or not run.first_rank:
                 return
             kept = evolved(state, tensors=_nothing_of(state.tensors))
             self._begin(run, began, partial(save, kept, lambda: content), background=background or bool(daemon_until))
@@ -267,6 +267,19 @@ class Checkpoint:
         flattener = flattener_for(state, snapshot)
         kept = evolved(state, tensors=Tensors(state.tensors.spec, state.tensors.template, None, snapshot))
         self._begin(run, began, partial(save, kept, partial(flatten_state, kept, flattener)), background=True)
+
+    def _gathered(self, state: TrainState, run: RunInfo) -> Flattened | None:
+        """Return a state with the tensors whole, on rank 0; None where a rank cannot give them, as the log is told."""
+
+        def flattened(snapshot: Snapshot) -> Flattened:
+            return gathered(on_each(partial(flatten_state, state, flattener_for(state, snapshot))))
+
+        try:
+            return state.tensors.read(flattened)
+        except CheckpointError as error:
+            self._saved = None
+            self._report_failure(error, run)
+            return None
 
     def _begin(self, run: RunInfo, began: float, save: Callable[[], Saved], *, background: bool) -> None:
         """Save, and tell of it, here or in a thread."""
@@ -452,7 +465,7 @@ class _Files:
 
         Where the ranks of a `group` write folders together, each of them calls it, and rank 0 sees to the names.
         """
-        content = flatten()
+        content = flatten() if group is None else on_each(flatten, group)
         write: Callable[..., Saved] = save_flattened
         name, now = (
             self._next(state.progress.step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor
 
 from nntrain.checkpoint.content import Flattened
@@ -34,6 +35,29 @@ def on_first(run: Callable[[], Result], group: Any = None) -> Result:
     return cast(Result, found)
 
 
+def on_each(run: Callable[[], Result], group: Any = None) -> Result:
+    """Return what `run` returned on this rank, or raise on all ranks what it raised on the first it failed on.
+
+    It is collective, so that none goes on to wait for one that has failed.
+    """
+    world = current_world()
+    if world.single:
+        return run()
+    import torch.distributed as dist
+
+    failed: Exception | None = None
+    try:
+        found = run()
+    except Exception as error:  # noqa: BLE001 - each rank raises it
+        failed = error
+    of_ranks: list[Exception | None] = [None] * world.size
+    dist.all_gather_object(of_ranks, failed, group=group)
+    for one in of_ranks:
+        if one is not None:
+            raise one
+    return found
+
+
 def gathered(content: Flattened) -> Flattened:
     """Return a flattened state whose tensors are whole on rank 0, in memory of their own; the others have none.
 
@@ -49,7 +73,12 @@ def gathered(content: Flattened) -> Flattened:
 
 
 def own_group() -> Any:
-    """Return a group of all ranks by themselves, over which a thread may talk while the training does (collective)."""
+    """Return a group of all ranks by themselves, over which a thread may talk while the training does (collective).
+
+    One waits there for another as long as in the training.
+    """
     import torch.distributed as dist
 
-    return dist.new_group(backend="gloo")
+    of_training = dist.distributed_c10d._get_default_group()
+    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    return dist.new_group(backend="gloo", timeout=of_training._get_backend(device).options._timeout)

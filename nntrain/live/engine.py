@@ -101,7 +101,7 @@ class Engine:
         if self.capture and self.parallel is not None:
             raise ConfigError(
                 "capture records a batch on one device, and parallel sums over several; a recording holds no such sum. "
-                "Leave one of them out; compile=True goes with parallel."
+                "Leave one of them out; compile=True goes with parallel='data'."
             )
         if self.oom not in get_args(OutOfMemory):
             raise ConfigError(f"oom is {self.oom!r:.80}; expected 'raise' or 'halve'.")

@@ -22,12 +22,13 @@ from nntrain import (
     Rollback,
     Sharded,
     StepOutput,
+    Subscriber,
     TrainState,
     fit_step,
     state_before,
 )
 from nntrain.data import DataLoaders
-from nntrain.errors import BorrowError, ConfigError
+from nntrain.errors import BorrowError, ConfigError, RankError, SubscriberError
 from nntrain.task.supervised import supervised
 from nntrain.update import (
     UpdateRule,
@@ -46,6 +47,7 @@ from nntrain.update import (
     skip_nonfinite,
     swa,
 )
+from nntrain.values.record import evolved
 from tests.ranks.launching import launch
 
 ROWS = (16, 7, 1, 6)
@@ -426,10 +428,28 @@ def models() -> None:
         assert said in str(caught.value)
 
 
+class Back(Subscriber[Any]):
+    """Answers, on rank 1 alone, the state that the epoch began with."""
+
+    def after_epoch(self, state: TrainState) -> TrainState:
+        return state if dist.get_rank() == 0 else evolved(state, tensors=self.kept)
+
+    def before_epoch(self, state: TrainState) -> TrainState:
+        self.kept = copy.copy(state).tensors
+        return state
+
+
+def one_answers() -> None:
+    """Answer a state on one rank alone: it has but its part of the weights."""
+    with pytest.raises(SubscriberError if dist.get_rank() else RankError, match="answer it on all ranks"):
+        fitted(learner(adamw(), subs=[Back()]))
+
+
 def more_laws() -> None:
     both(Sharded(param_dtype=torch.bfloat16, reduce_dtype=torch.float32))
     values()
     models()
+    one_answers()
 
 
 @pytest.mark.sweep

@@ -87,7 +87,7 @@ def check_damage(folder: Path) -> None:
     assert files == [MANIFEST, "rank-00000-of-00002.safetensors", "rank-00001-of-00002.safetensors"]
     with pytest.raises(CheckpointError, match="a part of a sharded checkpoint"):
         inspect(folder / files[1])
-    manifest = json.loads((folder / MANIFEST).read_text())
+    said = json.loads((folder / MANIFEST).read_text())
     for name in files:
         whole = (folder / name).read_bytes()
         for at in (0, 9, len(whole) // 2, len(whole) - 1):
@@ -104,16 +104,16 @@ def check_damage(folder: Path) -> None:
             verify(folder)
         assert name in str(caught.value) or "without the manifest" in str(caught.value)
         (folder / name).write_bytes(whole)
-    record = json.loads(manifest["record"])
+    record = json.loads(said["record"])
     for forged in (
-        {**manifest, "format": "nntrain.checkpoint.sharded/2"},
-        {**manifest, "record": json.dumps({**record, "files": {"../outside": [1, "0" * 64]}})},
-        {**manifest, "record": "[]"},
+        {**said, "format": "nntrain.checkpoint.sharded/2"},
+        {**said, "record": json.dumps({**record, "files": {"../outside": [1, "0" * 64]}})},
+        {**said, "record": "[]"},
     ):
         (folder / MANIFEST).write_text(json.dumps(forged))
         with pytest.raises(CheckpointError):
             inspect(folder)
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    (folder / MANIFEST).write_text(json.dumps(said))
     verify(folder)
 
 
@@ -159,6 +159,50 @@ def from_anywhere(folder: Path, parallel: Any, same: bool) -> None:
     assert resume(folder, ours).path == paths[-1]
 
 
+def failing(folder: Path) -> None:
+    """Fail on one rank alone: it ends the save on all, with one error, and leaves what was there."""
+    ours, second = training(), dist.get_rank() == 1
+    state = ours.init(0)
+    there = folder / "there.sharded"
+    digest = save(state, there, sharded=True).digest
+    cannot = CheckpointError("the state", "unsavable", "slot it holds what no file can")
+    full = OSError(28, "No space left on device")
+    with pytest.MonkeyPatch.context() as patch:
+        if second:
+            patch.setattr("nntrain.checkpoint.manifest.write", raising(full))
+        with pytest.raises(CheckpointError, match=r"there\.sharded: rank 1 has failed: OSError: .*No space left"):
+            save(state, there, sharded=True)
+        sink = Checkpoint(folder / "full", sharded=True)
+        outcome = learner(RULE, rows=(8, 6), sinks=[sink]).fit(1, print_stats=False)
+        assert outcome.sink_failures
+    for name, sharded in (("unsavable", True), ("unsavable-files", False)):
+        with pytest.MonkeyPatch.context() as patch:
+            for module in ("sink", "saving") if second else ():
+                patch.setattr(f"nntrain.checkpoint.{module}.flatten_state", raising(cannot))
+            with pytest.raises(CheckpointError, match="slot it holds"):
+                save(state, there, sharded=sharded)
+            sink = Checkpoint(folder / name, every_steps=1, sharded=sharded)
+            outcome = learner(RULE, rows=(8, 6), sinks=[sink]).fit(1, print_stats=False)
+            assert outcome.sink_failures
+        assert not files_of(folder / name)
+    assert inspect(there).digest == digest
+    assert load(there, ours) == state
+    dist.barrier()
+    if second:
+        (there / "rank-00001-of-00002.safetensors").unlink()
+    dist.barrier()
+    with pytest.raises(CheckpointError, match=r"its file rank-00001-of-00002\.safetensors cannot be read"):
+        load(there, ours)
+    assert not [*folder.glob(".*")]
+
+
+def raising(error: Exception) -> Any:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
 def kept(folder: Path) -> None:
     sink = Checkpoint(folder, every_steps=1, keep_last=2, sharded=True)
     fitted(learner(RULE, rows=(16, 7, 6, 8), sinks=[sink]), epochs=3)
@@ -173,6 +217,7 @@ def made(folder: Path) -> None:
     """Make all checkpoints, on two processes."""
     saved(folder, "sharded")
     two_forms(folder)
+    failing(folder / "failing")
     kept(folder / "kept")
     for name, sharded, background in SINKS:
         straight(folder / name, sharded, background)
@@ -202,6 +247,7 @@ def damaged_later(folder: Path) -> None:
 
 @pytest.mark.sweep
 def test_it_goes_on_from_anywhere_on_any_number_of_processes(tmp_path: Path) -> None:
+    (tmp_path / "failing").mkdir()
     launch(made, 2, tmp_path, limit=180.0)
     for name, sharded, background in SINKS:
         paths = files_of(tmp_path / name)

@@ -56,7 +56,10 @@ class Command(click.Command):
         except click.NoSuchOption as error:
             given = error.option_name.lstrip("-").replace("_", "-").lower()
             known = [one.opts[0] for one in self.params if isinstance(one, Option) and given in one.elsewhere]
-            raise click.NoSuchOption(error.option_name, possibilities=known or error.possibilities, ctx=ctx) from None
+            if not known:
+                raise
+            said = f"No such option {error.option_name!r}. Did you mean {' or '.join(map(repr, known))}?"
+            raise click.NoSuchOption(error.option_name, said, ctx=ctx) from None
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the usage, what it does, examples, and the options."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nntrain.metrics.functions import accuracy
     from nntrain.metrics.measured import MetricFn
     from nntrain.metrics.metric import Metric
-    from nntrain.ranks.options import DataParallel
+    from nntrain.ranks.options import DataParallel, Sharded
     from nntrain.sinks import PrintStats, Profiler, ProgressBar, ThroughputLog
     from nntrain.sinks.interest import Interest, Sink
     from nntrain.sinks.transition import BatchRan, RunInfo, Transition
@@ -80,6 +80,7 @@ __all__ = [
     "ReduceOnPlateau",
     "Rollback",
     "RunInfo",
+    "Sharded",
     "Sink",
     "Slot",
     "StepOutput",
@@ -117,7 +118,7 @@ _HOMES: Final = {
     "nntrain.data.loaders": "Loader",
     "nntrain.errors": "NNTrainError",
     "nntrain.live.engine": "Engine",
-    "nntrain.ranks.options": "DataParallel",
+    "nntrain.ranks.options": "DataParallel Sharded",
     "nntrain.live.objective": "Objective",
     "nntrain.evaluation.augmented": "tta",
     "nntrain.evaluation.evaluate": "evaluate predict update_bn",

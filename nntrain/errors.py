@@ -172,6 +172,9 @@ class CheckpointError(NNTrainError, OSError):
         self.problem: CheckpointProblem = problem
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[CheckpointError], tuple[str, CheckpointProblem, str]]:
+        return type(self), (self.path, self.problem, self.reason)
+
 
 def escape_untrusted(text: str) -> str:
     """Return untrusted text, as from a file: control characters escaped, and cut at a length."""

@@ -1,5 +1,6 @@
 """Checkpoints: states as files that are whole or not there, checked to the last bit, and run no code."""
 
+from nntrain.checkpoint.converting import convert
 from nntrain.checkpoint.finding import Best, Latest, Resumed, Skipped, best, latest, restore_best, resume
 from nntrain.checkpoint.loading import Inspection, StoredTensor, diff, inspect, load, verify
 from nntrain.checkpoint.saving import Saved, save
@@ -18,6 +19,7 @@ __all__ = [
     "Skipped",
     "StoredTensor",
     "best",
+    "convert",
     "diff",
     "inspect",
     "latest",

@@ -383,6 +383,25 @@ def read_tensors(file: BinaryIO, path: str, head: Head) -> Iterator[tuple[str, T
             yield _check_tensor(path, head, *waiting.popleft())
 
 
+def offsets_of(head: Head) -> dict[str, int]:
+    """Return where the tensors' contents begin in the file."""
+    found: dict[str, int] = {}
+    at = head.begin
+    for name in file_order(head.tensors):
+        found[name] = at
+        at += head.tensors[name].size
+    return found
+
+
+def read_tensor(file: BinaryIO, path: str, head: Head, name: str, offset: int) -> Tensor:
+    """Read one tensor, whose content begins at an offset; it is on the CPU, checked. Raises `CheckpointError`."""
+    file.seek(offset)
+    content = _read(file, path, name, head.tensors[name].size)
+    digest: Future[str] = Future()
+    digest.set_result(_digest(content.numpy().data))
+    return _check_tensor(path, head, name, content, digest)[1]
+
+
 def _read(file: BinaryIO, path: str, name: str, size: int) -> Tensor:
     content = torch.empty(size, dtype=torch.uint8, device="cpu")
     view = content.numpy().data

@@ -105,12 +105,20 @@ def record_text(
     saved_at: datetime, run: Mapping[str, object] | None, tree: Tree
 ) -> Callable[[Mapping[str, Stored]], str]:
     """Return the function that makes the record's text of the tensors' descriptions."""
-    beginning = {
-        "saved_at": saved_at.astimezone(UTC).strftime(SAVED_AT),
-        "versions": {"nntrain": _nntrain_version(), "torch": torch.__version__},
-        "run": run,
-    }
-    state = json.dumps(tree, separators=(",", ":"))
+    return text_of(
+        {
+            "saved_at": saved_at.astimezone(UTC).strftime(SAVED_AT),
+            "versions": {"nntrain": _nntrain_version(), "torch": torch.__version__},
+            "run": run,
+            "state": tree,
+        }
+    )
+
+
+def text_of(record: Mapping[str, object]) -> Callable[[Mapping[str, Stored]], str]:
+    """Return the function that makes a record's text of the tensors' descriptions, in the place of those it has."""
+    beginning = {name: one for name, one in record.items() if name not in {"tensors", "state"}}
+    state = json.dumps(record["state"], separators=(",", ":"))
     head = json.dumps(beginning, separators=(",", ":"), default=str)
 
     def text(stored: Mapping[str, Stored]) -> str:

@@ -27,6 +27,8 @@ Read = TypeVar("Read")
 Mode = Literal["min", "max"]
 """Whether the best value is the least or the greatest."""
 SUFFIX: Final = ".safetensors"
+SHARDED_SUFFIX: Final = ".sharded"
+"""Of the folders of sharded checkpoints."""
 
 
 class Skipped(NamedTuple):
@@ -78,6 +80,8 @@ def resume(folder: str | os.PathLike[str], learner: Learner[Batch, Any]) -> Resu
     machine = machine_of(learner)
     if machine.ranks is None:
         found, skipped = newest_whole(Path(folder), lambda path: load(path, learner))
+    elif machine.workspace.spec.sharded:
+        found, skipped = _newest_together(machine.ranks, Path(folder), lambda path: load(path, learner))
     else:
         found, skipped = _newest_of_first(machine.ranks, Path(folder), lambda path: load(path, learner))
     events = [WarningEvent(code="checkpoint_skipped", text=f"{one.path}: {one.reason}") for one in skipped]
@@ -87,6 +91,35 @@ def resume(folder: str | os.PathLike[str], learner: Learner[Batch, Any]) -> Resu
         return Resumed(None, None, skipped)
     path, state = found
     return Resumed(evolved(state, loaded=(*state.loaded, *events)), path, skipped)
+
+
+def _newest_together(
+    ranks: Ranks, folder: Path, read: Callable[[Path], TrainState]
+) -> tuple[tuple[Path, TrainState] | None, tuple[Skipped, ...]]:
+    """Return what `newest_whole` does, where it takes all ranks to read a file: they try the same one after the other.
+
+    Which there are is what the first rank sees; one whose record a rank cannot read is skipped by all.
+    """
+    paths, skipped = ranks.from_rank(0, _by_age(folder) if ranks.world.first else ([], []))
+    for path in paths:
+        problems = ranks.gathered(_problem_of(path))
+        problem = next((f"rank {rank}: {one}" for rank, one in enumerate(problems) if one), "")
+        try:
+            if not problem:
+                return (path, read(path)), tuple(skipped)
+        except CheckpointError as error:
+            problem = error.reason
+        skipped.append(Skipped(path, problem))
+    return None, tuple(skipped)
+
+
+def _problem_of(path: Path) -> str:
+    """Return what is wrong with a checkpoint's record; empty where nothing is."""
+    try:
+        with open_checkpoint(path):
+            return ""
+    except CheckpointError as error:
+        return error.reason
 
 
 def _newest_of_first(
@@ -216,7 +249,9 @@ def sign_of(mode: Mode) -> float:
 def files_of(folder: Path) -> list[Path]:
     """Return the files of a folder that are named like checkpoints, sorted. A missing folder has none."""
     try:
-        return sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIX) and path.name[0] != ".")
+        return sorted(
+            path for path in folder.iterdir() if path.name.endswith((SUFFIX, SHARDED_SUFFIX)) and path.name[0] != "."
+        )
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -227,6 +262,17 @@ def files_of(folder: Path) -> list[Path]:
 
 def newest_whole(folder: Path, read: Callable[[Path], Read]) -> tuple[tuple[Path, Read] | None, tuple[Skipped, ...]]:
     """Return the checkpoint that was saved last of those that `read` accepts, with what it returns, and the skipped."""
+    paths, skipped = _by_age(folder)
+    for path in paths:
+        try:
+            return (path, read(path)), tuple(skipped)
+        except CheckpointError as error:
+            skipped.append(Skipped(path, error.reason))
+    return None, tuple(skipped)
+
+
+def _by_age(folder: Path) -> tuple[list[Path], list[Skipped]]:
+    """Return the checkpoints of a folder whose records can be read, the newest first, and the others."""
     _check_folder(folder)
     aged: list[tuple[datetime, str, Path]] = []
     skipped: list[Skipped] = []
@@ -236,12 +282,7 @@ def newest_whole(folder: Path, read: Callable[[Path], Read]) -> tuple[tuple[Path
                 aged.append((content.saved_at, path.name, path))
         except CheckpointError as error:
             skipped.append(Skipped(path, error.reason))
-    for _, _, path in sorted(aged, reverse=True):
-        try:
-            return (path, read(path)), tuple(skipped)
-        except CheckpointError as error:
-            skipped.append(Skipped(path, error.reason))
-    return None, tuple(skipped)
+    return [path for _, _, path in sorted(aged, reverse=True)], skipped
 
 
 def _check_folder(folder: Path) -> None:

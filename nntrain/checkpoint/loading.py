@@ -7,7 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Final, TypeVar
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nntrain.checkpoint.container import FORMAT, Head, Stored, read_head, read_tensors
 from nntrain.checkpoint.content import Flattened, migrate, state_of
+from nntrain.checkpoint.manifest import FORMAT_SHARDED, Manifest, is_sharded_checkpoint, read_manifest
 from nntrain.errors import CheckpointError, DataWarning, MisfitError, StateError, escape_untrusted
 from nntrain.machine.learner import Learner
 from nntrain.machine.machine import machine_of
@@ -28,6 +29,7 @@ from nntrain.values.key import Key
 from nntrain.values.log_event import CheckpointLoaded, LogEvent, WarningEvent
 from nntrain.values.progress import Progress
 from nntrain.values.record import FrozenMapping, Record, evolved
+from nntrain.values.shards import any_sharded, is_sharded, laid_out_as
 from nntrain.values.state import TrainState
 from nntrain.values.tensors import ModelSource, Spec
 
@@ -67,13 +69,30 @@ class Inspection(Record, frozen=True):
     tensors: FrozenMapping[StoredTensor]
 
 
-class Content:
-    """An open checkpoint whose record was checked."""
+class _OneFile:
+    """A checkpoint in one open file, whose head was checked."""
 
     def __init__(self, file: BinaryIO, path: str) -> None:
         self._file = file
-        self.path = path
+        self._path = path
         self.head: Head = read_head(file, path)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the tensors, on the CPU, each checked."""
+        return read_tensors(self._file, self._path, self.head)
+
+
+class Content:
+    """An open checkpoint whose record was checked."""
+
+    def __init__(self, source: _OneFile | Manifest, path: str) -> None:
+        self.source = source
+        self.path = path
+        self.head: Head = source.head
+        if "state" not in self.head.record:
+            raise CheckpointError(
+                path, "foreign", "it is a part of a sharded checkpoint: take the folder that it is in"
+            )
         with self.damage_reported():
             self.record: dict[str, Any] = migrate(self.head.record, self.head.version)
             self.tree: Tree = self.record["state"]
@@ -116,16 +135,19 @@ class Content:
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the tensors, on the CPU, each checked."""
-        return read_tensors(self._file, self.path, self.head)
+        return self.source.tensors()
 
 
 @contextmanager
 def open_checkpoint(path: str | os.PathLike[str]) -> Iterator[Content]:
     """Open a checkpoint for a block, and check its record. Raises `CheckpointError`."""
     name = os.fspath(path)
+    if is_sharded_checkpoint(name):
+        yield Content(read_manifest(name), name)
+        return
     with _open_file(name) as file:
         try:
-            yield Content(file, name)
+            yield Content(_OneFile(file, name), name)
         except OSError as error:
             if isinstance(error, CheckpointError):
                 raise
@@ -142,7 +164,8 @@ def _open_file(name: str) -> BinaryIO:
     kind = os.fstat(number).st_mode
     if not stat.S_ISREG(kind):
         os.close(number)
-        what = "a folder" if stat.S_ISDIR(kind) else "a pipe, a socket or a device"
+        folder = "a folder without the manifest of a sharded checkpoint"
+        what = folder if stat.S_ISDIR(kind) else "a pipe, a socket or a device"
         raise CheckpointError(name, "unreadable", f"it is {what}; expected a file")
     return os.fdopen(number, "rb")
 
@@ -163,10 +186,8 @@ def load(path: str | os.PathLike[str], learner: Learner[Batch, Any]) -> TrainSta
         trained_on = next(
             (one.device for name, one in content.head.tensors.items() if name.startswith("params/")), "cpu"
         )
-        tensors: dict[str, Tensor] = {}
-        for name, tensor in content.tensors():
-            stays = _stays_on_cpu(name, tensor, content.head.tensors[name].device, trained_on)
-            tensors[name] = tensor if stays else tensor.to(workspace.device)
+        with nullcontext() if machine.ranks is None else machine.ranks.together("load a checkpoint"):
+            tensors = _read_for(content, workspace.params, workspace.device, trained_on)
         misfits: list[str] = []
         empty = machine.metrics.init()
         state = _build_state(content, tensors, workspace.spec, workspace.template, misfits, empty=empty)
@@ -199,6 +220,45 @@ def load(path: str | os.PathLike[str], learner: Learner[Batch, Any]) -> TrainSta
         said = "; ".join(f"{name} was {before}, and is {now}" for name, (before, now) in changed.items())
         loaded.append(WarningEvent(code="checkpoint_changed", text=f"since {os.fspath(path)} was saved: {said}"))
     return evolved(state, loaded=tuple(loaded))
+
+
+def _read_for(
+    content: Content, params: Mapping[str, Tensor], device: torch.device, trained_on: str
+) -> dict[str, Tensor]:
+    """Return a checkpoint's tensors, each where it belongs; what is of a sharded parameter's shape is sharded as that.
+
+    Of a sharded checkpoint a rank reads what it needs (collective).
+    """
+
+    def placed(name: str, tensor: Tensor) -> Tensor:
+        stays = _stays_on_cpu(name, tensor, content.head.tensors[name].device, trained_on)
+        return tensor if stays else tensor.to(device)
+
+    if isinstance(content.source, Manifest) and any_sharded(params.values()):
+        from nntrain.checkpoint.planned import load_parts
+
+        into: dict[str, Tensor] = {}
+        for name, stored in content.head.tensors.items():
+            shape, dtype = stored.shape_and_dtype
+            like = _sharded_param(name, shape, params)
+            if like is not None:
+                into[name] = torch.empty_like(like, dtype=dtype, requires_grad=False)
+            elif stored.strides is not None:
+                into[name] = torch.empty_strided(shape, stored.strides, dtype=dtype)
+            else:
+                into[name] = torch.empty(shape, dtype=dtype)
+        load_parts(content.source, into)
+        return {name: one if is_sharded(one) else placed(name, one) for name, one in into.items()}
+    return {
+        name: laid_out_as(placed(name, tensor), _sharded_param(name, tensor.shape, params))
+        for name, tensor in content.tensors()
+    }
+
+
+def _sharded_param(name: str, shape: torch.Size, params: Mapping[str, Tensor]) -> Tensor | None:
+    """Return the sharded parameter that a tensor is of, by its name and its shape; None where there is none."""
+    found = (params[part] for part in name.split("/") if part in params)
+    return next((one for one in found if is_sharded(one) and one.shape == shape), None)
 
 
 _COMPARED: Final = ("lr", "lr_schedule", "loss_fn", "metrics", "subscribers", "world_size")
@@ -311,7 +371,7 @@ def inspection_of(content: Content) -> Inspection:
         ((_, slots),) = content.parts["slots"].items()
         return Inspection(
             path=content.path,
-            format=f"{FORMAT}/{head.version}",
+            format=f"{FORMAT_SHARDED if isinstance(content.source, Manifest) else FORMAT}/{head.version}",
             bytes=head.bytes,
             digest=head.digest,
             saved_at=content.saved_at,
@@ -351,11 +411,11 @@ def _stored_tensor(stored: Stored) -> StoredTensor:
 def verify(path: str | os.PathLike[str]) -> Inspection:
     """Read and check all of a checkpoint, tensors too. Raises `CheckpointError` with what is wrong."""
     with open_checkpoint(path) as content:
-        _read(content)
+        read_state(content)
         return inspection_of(content)
 
 
-def _read(content: Content) -> Flattened:
+def read_state(content: Content) -> Flattened:
     """Read a checkpoint's state as a tree and tensors, without a learner; all of it is checked."""
     tensors = dict(content.tensors())
     spec = Spec(content.shapes("params"), content.shapes("buffers"), torch.device("cpu"))
@@ -370,4 +430,4 @@ def diff(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> Diffe
     files are read and checked in full first. Raises `CheckpointError`.
     """
     with open_checkpoint(first) as one, open_checkpoint(second) as other:
-        return difference(_read(one), _read(other))
+        return difference(read_state(one), read_state(other))

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from nntrain.checkpoint.container import write
+from torch import Tensor
+
+from nntrain.checkpoint.container import Stored, write
 from nntrain.checkpoint.content import Flattened, flatten_state, flattener_for, record_text
+from nntrain.checkpoint.manifest import (
+    MANIFEST,
+    File,
+    Part,
+    described,
+    is_sharded_checkpoint,
+    manifest_text,
+    save_alone,
+    sharded_record,
+)
+from nntrain.checkpoint.together import gathered, on_each, on_first
 from nntrain.errors import CheckpointError, ConfigError, StateError
+from nntrain.ranks.world import current_world
+from nntrain.values.shards import is_sharded
 from nntrain.values.state import TrainState
+from nntrain.values.tensors import Snapshot
 
 try:
     import fcntl
@@ -23,6 +42,9 @@ except ImportError:  # Windows has none; there an open file cannot be removed an
 
 UNFINISHED: Final = ".nntrain-unfinished"
 """The suffix of a checkpoint's name while it is written."""
+
+
+RecordText = Callable[[Mapping[str, Stored]], str]
 
 
 class Saved(NamedTuple):
@@ -34,12 +56,17 @@ class Saved(NamedTuple):
     seconds: float
 
 
-def save(state: TrainState, path: str | os.PathLike[str]) -> Saved:
+def save(state: TrainState, path: str | os.PathLike[str], *, sharded: bool = False) -> Saved:
     """Save a state as a safetensors file at `path`; a file that was there is replaced.
 
     It is written to a temporary file, synced to the disk (`fsync`) and then renamed: whatever is killed or fails,
-    `path` is always the whole old file or the whole new one. Tensors are not copied for it. Raises `CheckpointError`
-    where it cannot be written, or the state has what no checkpoint can hold.
+    `path` is always the whole old file or the whole new one. Tensors are not copied for it. Of a state that is sharded
+    over ranks all of them call it: rank 0 gathers the tensors in its memory, and writes.
+
+    With `sharded` it is a folder, which all ranks call it for: each writes a file of its own parts, and rank 0 a
+    manifest, last. It is renamed when all is on the disk, in the place of a folder that was there. `load` takes
+    either, on any number of processes. Raises `CheckpointError`, on all ranks, where it cannot be written, or the state
+    has what no checkpoint can hold.
     """
     if not isinstance(state, TrainState):
         raise ConfigError(f"save takes a TrainState, like outcome.state; got {type(state).__name__}.")
@@ -50,9 +77,18 @@ def save(state: TrainState, path: str | os.PathLike[str]) -> Saved:
             f"sinks=[Checkpoint(folder, every_steps=...)]."
         )
     target = Path(path)
-    return state.tensors.read(
-        lambda snapshot: save_flattened(flatten_state(state, flattener_for(state, snapshot)), target)
-    )
+
+    def saved(snapshot: Snapshot) -> Saved:
+        flatten = partial(flatten_state, state, flattener_for(state, snapshot))
+        if not (sharded or state.tensors.sharded):
+            return save_flattened(flatten(), target)
+        content = on_each(flatten)
+        if sharded:
+            return save_sharded(content, target)
+        content = gathered(content)
+        return on_first(lambda: save_flattened(content, target))
+
+    return state.tensors.read(saved)
 
 
 def save_flattened(
@@ -64,11 +100,17 @@ def save_flattened(
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Saved:
     """Save a flattened state. `run` is the configuration of its run."""
+    return write_file(content.tensors, path, record_text(saved_at or datetime.now(UTC), run, content.tree), cancelled)
+
+
+def write_file(
+    tensors: Mapping[str, Tensor], path: Path, text: RecordText, cancelled: Callable[[], bool] = lambda: False
+) -> Saved:
+    """Write a checkpoint in one file. `text` makes its record of the tensors' descriptions."""
     began = time.perf_counter()
-    text = record_text(saved_at or datetime.now(UTC), run, content.tree)
     try:
         with _replacing(path) as file:
-            size, digest = write(file, content.tensors, text, cancelled=cancelled)
+            size, digest = write(file, tensors, text, cancelled=cancelled)
     except OSError as error:
         if isinstance(error, CheckpointError):
             raise
@@ -79,6 +121,134 @@ def save_flattened(
     return Saved(path, size, digest, time.perf_counter() - began)
 
 
+def save_sharded(
+    content: Flattened,
+    path: Path,
+    *,
+    run: Mapping[str, object] | None = None,
+    saved_at: datetime | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+    group: Any = None,
+) -> Saved:
+    """Save a flattened state as a folder (collective over `group`). What rank 0 says of tree and whole tensors counts.
+
+    Raises `CheckpointError` on all ranks where one fails; then nothing has changed at `path`.
+    """
+    text = record_text(saved_at or datetime.now(UTC), run, content.tree)
+    return write_folder(content.tensors, path, text, cancelled, group=group)
+
+
+def write_folder(
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    text: RecordText,
+    cancelled: Callable[[], bool] = lambda: False,
+    *,
+    group: Any = None,
+) -> Saved:
+    """Write a checkpoint as a folder, as `save_sharded` does. `text` is that of `write_file`."""
+    began = time.perf_counter()
+    world = current_world()
+    written: list[tuple[int, str]] = []
+    unfinished = Path(on_first(lambda: str(_begun(path)), group))
+
+    def finish(files: Mapping[str, File], parts: Mapping[str, Sequence[Part]]) -> None:
+        stored = {name: described(name, one, parts[name]) for name, one in tensors.items()}
+        manifest = manifest_text(sharded_record(text(stored), files, parts)).encode()
+        with Path(unfinished, MANIFEST).open("wb") as file:
+            file.write(manifest)
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_folder(unfinished)
+        _put_in_place(unfinished, path)
+        digest: str = json.loads(manifest)["digest"]
+        written.append((len(manifest) + sum(one.bytes for one in files.values()), digest))
+
+    mine = {name: one for name, one in tensors.items() if world.first or is_sharded(one)}
+    try:
+        if world.single:
+            save_alone(mine, unfinished, finish, cancelled)
+        else:
+            from nntrain.checkpoint.planned import save_parts
+
+            save_parts(mine, unfinished, finish, target=path, group=group, cancelled=cancelled)
+    except OSError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(str(path), "unwritable", f"it cannot be written ({error})") from error
+    finally:
+        if world.first:
+            _release(unfinished)
+    size, digest = on_first(lambda: written[0], group)
+    return Saved(path, size, digest, time.perf_counter() - began)
+
+
+def _begun(path: Path) -> Path:
+    """Make the folder that is to be renamed, and lock it. Raises `CheckpointError` where there can be none."""
+    unfinished = path.parent / f".{path.name}.{secrets.token_hex(8)}{UNFINISHED}"
+    if path.exists() and not is_sharded_checkpoint(path):
+        kind = "a folder that is no sharded checkpoint" if path.is_dir() else "a file"
+        raise CheckpointError(str(path), "unwritable", f"it is {kind}; move it away, or save under another name")
+    _BEING_WRITTEN.add(unfinished.name)
+    try:
+        unfinished.mkdir()
+        _locks[unfinished.name] = _locked(unfinished / _LOCK)
+    except OSError as error:
+        _release(unfinished)
+        hint = "" if path.parent.is_dir() else f" There is no folder {path.parent}: make it first"
+        raise CheckpointError(
+            str(path), "unwritable", f"it cannot be written ({error}).{hint}".removesuffix(".")
+        ) from error
+    return unfinished
+
+
+def _locked(path: Path) -> int:
+    """Return a new file that this process holds the lock of."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+    if fcntl is not None:
+        with suppress(OSError):
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return file
+
+
+def _put_in_place(unfinished: Path, path: Path) -> None:
+    """Give a folder that is whole its name; one that was there gets the unfinished one's, and is removed by `_release`.
+
+    Where the system can exchange two names it is one step, else two with none of them there in between.
+    """
+    (unfinished / _LOCK).unlink()
+    if not path.exists():
+        unfinished.rename(path)
+    elif not _exchanged(unfinished, path):
+        aside = unfinished.with_name(f".{path.name}.{secrets.token_hex(8)}{UNFINISHED}")
+        path.rename(aside)
+        unfinished.rename(path)
+        aside.rename(unfinished)
+    _sync_folder(path.parent)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange the names of two folders, and return whether this system can."""
+    import ctypes
+
+    exchange = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
+    here, both = -100, 2  # AT_FDCWD and RENAME_EXCHANGE
+    return exchange is not None and exchange(here, os.fsencode(one), here, os.fsencode(other), both) == 0
+
+
+def _release(unfinished: Path) -> None:
+    """Remove what is left under an unfinished name, and let its lock go."""
+    file = _locks.pop(unfinished.name, None)
+    if file is not None:
+        os.close(file)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    _BEING_WRITTEN.discard(unfinished.name)
+
+
+_LOCK: Final = "writing"
+"""The file in an unfinished folder that its writer has locked."""
+_locks: Final[dict[str, int]] = {}
+"""The locks that this process holds, by the folders' names."""
 _BEING_WRITTEN: Final[set[str]] = set()
 """The names that this process is writing: its own locks do not protect them from itself."""
 
@@ -125,6 +295,9 @@ def remove_unfinished(folder: Path) -> None:
     for left in folder.glob(f".*{UNFINISHED}"):
         if left.name in _BEING_WRITTEN:
             continue
+        if left.is_dir():
+            _remove_unfinished_folder(left)
+            continue
         with suppress(OSError):
             file = os.open(left, os.O_RDWR)
             try:
@@ -133,3 +306,28 @@ def remove_unfinished(folder: Path) -> None:
                 left.unlink()
             finally:
                 os.close(file)
+
+
+def _remove_unfinished_folder(left: Path) -> None:
+    """Remove an unfinished folder, unless somebody writes it still."""
+    with suppress(OSError):
+        if not (left / _LOCK).exists():  # it was whole, or put aside
+            shutil.rmtree(left, ignore_errors=True)
+            return
+        file = os.open(left / _LOCK, os.O_RDWR)
+        try:
+            if fcntl is not None:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+        finally:
+            os.close(file)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint: a folder gets an unfinished one's name first, so that a part of it is never taken for it."""
+    if not path.is_dir():
+        path.unlink()
+        return
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}{UNFINISHED}")
+    path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)

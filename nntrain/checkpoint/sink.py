@@ -14,23 +14,24 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from nntrain.checkpoint.content import flatten_state, flattener_for
-from nntrain.checkpoint.finding import SUFFIX, Mode, files_of, sign_of, value_at
+from nntrain.checkpoint.content import Flattened, flatten_state, flattener_for
+from nntrain.checkpoint.finding import SHARDED_SUFFIX, SUFFIX, Mode, files_of, sign_of, value_at
 from nntrain.checkpoint.loading import inspect, verify
-from nntrain.checkpoint.saving import Saved, remove_unfinished, save_flattened
+from nntrain.checkpoint.saving import Saved, remove_checkpoint, remove_unfinished, save_flattened, save_sharded
+from nntrain.checkpoint.together import gathered, on_each, on_first, own_group
 from nntrain.errors import CheckpointError, ConfigError
+from nntrain.ranks.world import current_world
 from nntrain.sinks.interest import Interest
 from nntrain.sinks.transition import RunInfo, Transition
-from nntrain.values.flattening import Flattener
 from nntrain.values.history import EpochStats
 from nntrain.values.log_event import CheckpointSaved, WarningEvent
 from nntrain.values.numbers import is_count
 from nntrain.values.progress import Phase, Progress
 from nntrain.values.record import evolved
 from nntrain.values.state import TrainState
-from nntrain.values.tensors import Tensors
+from nntrain.values.tensors import Snapshot, Tensors
 
 _BEFORE_ALL: Final = datetime.min.replace(tzinfo=UTC)
 _TICK: Final = timedelta(microseconds=1)
@@ -59,6 +60,8 @@ class Checkpoint:
         background: write in a thread, while the training goes on; the training waits for a copy of the tensors only.
             While the file before is still being written, saves by `every_steps` and `every_minutes` are put off, and
             the training waits for the others.
+        sharded: save folders, into which each of several processes writes its own parts, and not files that rank 0
+            writes: what rank 0's memory has no room for needs it. They are named `....sharded`.
         grace_seconds: how long a last save may take before an error or a signal ends the training; it is given up then.
         strict: whether a failed save ends the training. Otherwise it goes on, the older files stay, and the log and the
             outcome's `sink_failures` say so.
@@ -78,6 +81,7 @@ class Checkpoint:
         keep_best: str | None = None,
         mode: Mode = "min",
         background: bool = True,
+        sharded: bool = False,
         grace_seconds: float = 30.0,
         strict: bool = False,
     ) -> None:
@@ -95,7 +99,12 @@ class Checkpoint:
         self._every_seconds = math.inf if every_minutes is None else 60.0 * every_minutes
         self._background = background
         self._grace = grace_seconds
-        self._files = _Files(Path(folder), keep_last, keep_best, mode)
+        if not isinstance(sharded, bool):
+            raise ConfigError(f"sharded is {sharded!r:.80}; expected True or False.")
+        self._files = _Files(Path(folder), keep_last, keep_best, mode, SHARDED_SUFFIX if sharded else SUFFIX)
+        self._sharded = sharded
+        self._group: Any = None
+        """Over which the ranks write folders together: a group of its own, as the training goes on meanwhile."""
         self._clock: Callable[[], float] = time.monotonic
         self._due_at = self._clock() + self._every_seconds
         self._steps_done: int | None = None
@@ -149,8 +158,10 @@ class Checkpoint:
 
     def wants(self, phase: Phase, step: int, /) -> bool:
         """Return whether the sink wants a batch: its step is one to save at, or the minutes are over."""
-        if self._failure is not None:
-            return True
+        return self._failure is not None or self._is_due(phase, step)
+
+    def _is_due(self, phase: Phase, step: int) -> bool:
+        """Return whether a batch is one to save after; alike on all of several processes."""
         due = self._clock() >= self._due_at
         if self._every_steps and phase == "train" and self._steps_done is not None:
             due = due or step // self._every_steps > self._steps_done
@@ -178,15 +189,19 @@ class Checkpoint:
             self._save(transition, began, background=False)
         elif now.epoch > place.epoch and now.at != "after_fit":  # else the fit ends next, and saves
             by_count = self._every_epochs and now.epoch // self._every_epochs > place.epoch // self._every_epochs
-            if run.first_rank and (by_count or self._files.is_best(now, state.history)):
+            due = by_count or self._files.is_best(now, state.history)
+            if on_first(lambda: bool(due)) if self._saves_together(state) else (run.first_rank and due):
                 self.wait()
                 self._save(transition, began, background=self._background)
         elif (
-            (transition.event == "after_batch" or now.step > place.step)  # a short window is written after them
-            and self.wants(now.phase, now.step)
-            and self._failure is None
+            # A short window is written after the batches. One that makes no step is no place to save at: a rank is told
+            # of it only if something else came up there.
+            (now.step > place.step or (transition.event == "after_batch" and now.phase != "train"))
+            and self._is_due(now.phase, now.step)
+            and (self._failure is None or self._saves_together(state))
         ):
-            self._save(transition, began, background=self._background, wanted=not self._is_writing)
+            wanted = not self._is_writing and self._failure is None
+            self._save(transition, began, background=self._background, wanted=wanted)
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
@@ -212,32 +227,73 @@ class Checkpoint:
         wanted: bool = True,
     ) -> None:
         """Save a state; of several processes the first does, with the shares of all, if it is `wanted` there."""
-        run, whole = transition.run, transition.state
-        if self._saved is not None and self._saved[0]() is whole.tensors and self._saved[1] == _identity(whole):
+        run, whole, together = transition.run, transition.state, self._saves_together(transition.state)
+        known = self._saved is not None and self._saved[0]() is whole.tensors and self._saved[1] == _identity(whole)
+        if together:
+            if not on_first(lambda: wanted and not known):
+                return
+            self.wait()
+        elif known:
             return
-        state = run.whole(whole, wanted=wanted)
+        state = run.whole(whole, wanted=wanted or together)
         if state is None:
             return
         self._due_at = self._clock() + self._every_seconds
         if self._every_steps:
             self._steps_done = state.progress.step // self._every_steps
         self._saved = weakref.ref(whole.tensors), _identity(state)
-        if not run.first_rank:
+        if not (run.first_rank or together):
             return
         config = {"learner": run.learner, **run.config, "device": run.device}
-        save = partial(self._files.save, run=config, until=daemon_until)
+        if together and self._sharded and self._group is None:
+            self._group = own_group()
+        save = partial(self._files.save, run=config, until=daemon_until, group=self._group)
+        if together and not self._sharded:
+            content = self._gathered(state, run)
+            if content is None or not run.first_rank:
+                return
+            kept = evolved(state, tensors=_nothing_of(state.tensors))
+            self._begin(run, began, partial(save, kept, lambda: content), background=background or bool(daemon_until))
+            return
         if not background and daemon_until is None:
-            read = partial(state.tensors.read, lambda snapshot: save(state, flattener_for(state, snapshot)))
-            self._save_and_report(run, began, read)
+            read = partial(
+                state.tensors.read,
+                lambda snapshot: save(state, partial(flatten_state, state, flattener_for(state, snapshot))),
+            )
+            self._begin(run, began, read, background=False)
             return
         # The thread gets the copy only: holding the state would make the training copy its tensors again.
         snapshot = state.tensors.snapshot()
         flattener = flattener_for(state, snapshot)
         kept = evolved(state, tensors=Tensors(state.tensors.spec, state.tensors.template, None, snapshot))
+        self._begin(run, began, partial(save, kept, partial(flatten_state, kept, flattener)), background=True)
+
+    def _gathered(self, state: TrainState, run: RunInfo) -> Flattened | None:
+        """Return a state with the tensors whole, on rank 0; None where a rank cannot give them, as the log is told."""
+
+        def flattened(snapshot: Snapshot) -> Flattened:
+            return gathered(on_each(partial(flatten_state, state, flattener_for(state, snapshot))))
+
+        try:
+            return state.tensors.read(flattened)
+        except CheckpointError as error:
+            self._saved = None
+            self._report_failure(error, run)
+            return None
+
+    def _begin(self, run: RunInfo, began: float, save: Callable[[], Saved], *, background: bool) -> None:
+        """Save, and tell of it, here or in a thread."""
+        if not background:
+            self._save_and_report(run, began, save)
+            return
         waited = time.perf_counter() - began
-        write = partial(self._save_and_report, run, began, partial(save, kept, flattener), waited=waited)
+        write = partial(self._save_and_report, run, began, save, waited=waited)
         self._thread = Thread(target=write, name="nntrain-checkpoint", daemon=True)
         self._thread.start()
+
+    def _saves_together(self, state: TrainState) -> bool:
+        """Return whether it takes all ranks to save a state."""
+        return self._shared and (self._sharded or state.tensors.sharded)
 
     def _save_and_report(
         self, run: RunInfo, began: float, save: Callable[[], Saved], *, waited: float | None = None
@@ -251,6 +307,8 @@ class Checkpoint:
         except Exception as error:  # noqa: BLE001 - a thread has no caller to raise to
             self._saved = None
             self._report_failure(error, run)
+            return
+        if not run.first_rank:
             return
         run.tell(
             CheckpointSaved(
@@ -274,10 +332,12 @@ class Checkpoint:
     def _save_at_last(self, transition: Transition, began: float) -> None:
         """Save the state before an error, within `grace_seconds`.
 
-        Amid a phase of several processes only what ends all of them at the same step can be saved, as a signal does.
+        Amid a phase of several processes, and where all of them are needed to save, only what ends all at the same step
+        can be saved, as a signal does.
         """
         until = time.monotonic() + self._grace
-        if self._shared and isinstance(transition.error, Exception) and transition.state.sums.batches:
+        needs_all = transition.state.sums.batches or self._saves_together(transition.state)
+        if self._shared and isinstance(transition.error, Exception) and needs_all:
             return
         if transition.state.tensors.lost is None and self.wait(self._grace):
             self._save(transition, began, background=True, daemon_until=until)
@@ -307,24 +367,34 @@ class _File(NamedTuple):
     score: float | None
 
 
-def _name(number: int, step: int) -> str:
-    return f"checkpoint-{number:06d}-step-{step:08d}{SUFFIX}"
+def _name(number: int, step: int, suffix: str) -> str:
+    return f"checkpoint-{number:06d}-step-{step:08d}{suffix}"
 
 
-_NAME: Final = re.compile(rf"checkpoint-(\d{{6,}})-step-(\d{{8,}}){re.escape(SUFFIX)}", re.ASCII)
+def _nothing_of(tensors: Tensors) -> Tensors:
+    """Return a handle without a value, for a state whose tensors were taken out of it."""
+    nothing = Tensors(tensors.spec, tensors.template, None, None)
+    nothing.lose("they were gathered for a file")
+    return nothing
+
+
+_NAME: Final = re.compile(
+    rf"checkpoint-(\d{{6,}})-step-(\d{{8,}})({re.escape(SUFFIX)}|{re.escape(SHARDED_SUFFIX)})", re.ASCII
+)
 
 
 def _number_of(path: Path) -> int | None:
     """Return the number in a name that the sink itself gives; None for any other name, which is the user's."""
     found = _NAME.fullmatch(path.name)
-    return int(found[1]) if found and path.name == _name(int(found[1]), int(found[2])) else None
+    return int(found[1]) if found and path.name == _name(int(found[1]), int(found[2]), found[3]) else None
 
 
 class _Files:
     """The sink's own checkpoints in a folder: finds the best, and removes old ones."""
 
-    def __init__(self, folder: Path, keep_last: int, monitor: str | None, mode: Mode) -> None:
+    def __init__(self, folder: Path, keep_last: int, monitor: str | None, mode: Mode, suffix: str) -> None:
         self.folder = folder
+        self._suffix = suffix
         self._place = folder.absolute()  # the training may change the current folder
         self._keep_last = keep_last
         self.monitor = monitor
@@ -382,24 +452,45 @@ class _Files:
         best = self._best()
         return score is not None and (best is None or best.score is None or score < best.score)
 
-    def save(self, state: TrainState, flattener: Flattener, *, run: Mapping[str, object], until: float | None) -> Saved:
-        """Save a state under a new name, and remove the files that need not be kept."""
-        self._number += 1
-        while (path := self._place / _name(self._number, state.progress.step)).exists():
-            self._number += 1  # somebody else has put a file there since
-        last = self._files[-1].saved_at if self._files else _BEFORE_ALL
-        now = max(datetime.now(UTC), last + _TICK)  # the clock may have been set back
-        saved = save_flattened(
-            flatten_state(state, flattener),
-            path,
-            run=run,
-            saved_at=now,
-            cancelled=lambda: until is not None and time.monotonic() > until,
+    def save(
+        self,
+        state: TrainState,
+        flatten: Callable[[], Flattened],
+        *,
+        run: Mapping[str, object],
+        until: float | None,
+        group: Any,
+    ) -> Saved:
+        """Save a state, which `flatten` takes apart, under a new name; remove the files that need not be kept.
+
+        Where the ranks of a `group` write folders together, each of them calls it, and rank 0 sees to the names.
+        """
+        content = flatten() if group is None else on_each(flatten, group)
+        write: Callable[..., Saved] = save_flattened
+        name, now = (
+            self._next(state.progress.step)
+            if group is None
+            else on_first(lambda: self._next(state.progress.step), group)
         )
+        path = self._place / name
+        if self._suffix == SHARDED_SUFFIX:
+            write = partial(save_sharded, group=group)
+        cancelled = partial(_is_over, until)
+        saved = write(content, path, run=run, saved_at=now, cancelled=cancelled)
+        if group is not None and not current_world().first:
+            return saved
         score = self._score(state.progress, state.history)
         self._files = [*self._there(), _File(path, now, score)]
         self._remove_old()
         return saved._replace(path=self.folder / path.name)
+
+    def _next(self, step: int) -> tuple[str, datetime]:
+        """Return the name of the next file, and when it was saved: later than all before, whatever the clock says."""
+        self._number += 1
+        while (self._place / _name(self._number, step, self._suffix)).exists():
+            self._number += 1  # somebody else has put a file there since
+        last = self._files[-1].saved_at if self._files else _BEFORE_ALL
+        return _name(self._number, step, self._suffix), max(datetime.now(UTC), last + _TICK)
 
     def _remove_old(self) -> None:
         kept = [*self._files[-self._keep_last :]]
@@ -409,7 +500,7 @@ class _Files:
         for file in self._files:
             if file not in kept:
                 with suppress(OSError):
-                    file.path.unlink()
+                    remove_checkpoint(file.path)
         self._files = kept
 
     def _best(self) -> _File | None:
@@ -420,6 +511,10 @@ class _Files:
         """Return the value to compare a state by, smaller is better; None for a state that is not at an epoch's end."""
         value = None if self.monitor is None else value_at(place, history, self.monitor)
         return None if value is None else sign_of(self._mode) * value
+
+
+def _is_over(until: float | None) -> bool:
+    return until is not None and time.monotonic() > until
 
 
 def _check_whole(name: str, given: object) -> None:

@@ -1,4 +1,4 @@
-"""`nntrain checkpoint`: show a checkpoint, verify it, compare two, and find the newest."""
+"""`nntrain checkpoint`: show a checkpoint, verify it, compare two, find the newest, and convert one."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ EXIT_CODES: Final[Mapping[CheckpointProblem, Exit]] = {
     "damaged": Exit.DAMAGED,
     "foreign": Exit.FOREIGN,
     "version": Exit.VERSION,
+    "unwritable": Exit.UNWRITABLE,
 }
 """The exit code for each kind of bad checkpoint."""
 _MAX_CHARS: Final = 4000
@@ -146,6 +147,27 @@ def latest(folder: str) -> None:
         say(f"Error: {folder} has no whole checkpoint.", err=True, longest=_MAX_CHARS)
         sys.exit(Exit.NOTHING)
     click.echo(os.fsencode(found.path))
+
+
+@checkpoint.command(
+    examples=(
+        "nntrain checkpoint convert best.sharded best.safetensors",
+        "nntrain checkpoint convert best.safetensors best.sharded",
+        'nntrain checkpoint convert "$(nntrain checkpoint latest run)" best.safetensors',
+    )
+)
+@click.argument("source", type=click.Path())
+@click.argument("target", type=click.Path())
+def convert(source: str, target: str) -> None:
+    """Write SOURCE to TARGET: a folder that several processes saved as one file, or one file as a folder.
+
+    All of SOURCE is read and checked. What was at TARGET is replaced.
+    """
+    from nntrain.checkpoint import convert as converted
+
+    with exit_on_problem():
+        saved = converted(source, target)
+    say(f"{saved.path}: {saved.bytes:,} bytes", longest=_MAX_CHARS)
 
 
 def print_skipped(skipped: tuple[tuple[os.PathLike[str], str], ...]) -> None:

@@ -13,17 +13,25 @@ _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
 
 class Option(click.Option):
-    """An option in a group of the help. A `rare` one is shown by `--help-all` alone."""
+    """An option in a group of the help. A `rare` one is shown by `--help-all` alone.
 
-    def __init__(self, *args: Any, group: str = _OPTIONS, rare: bool = False, **attrs: Any) -> None:
+    `elsewhere` is what other tools call it: whoever gives one of these is told this option's name.
+    """
+
+    def __init__(
+        self, *args: Any, group: str = _OPTIONS, rare: bool = False, elsewhere: Sequence[str] = (), **attrs: Any
+    ) -> None:
         self.group = group
         self.rare = rare
+        self.elsewhere = elsewhere
         super().__init__(*args, **attrs)
 
 
-def option(*names: str, group: str = _OPTIONS, rare: bool = False, **attrs: Any) -> Callable[[_Decorated], _Decorated]:
+def option(
+    *names: str, group: str = _OPTIONS, rare: bool = False, elsewhere: Sequence[str] = (), **attrs: Any
+) -> Callable[[_Decorated], _Decorated]:
     """Return a decorator that adds an `Option`; its arguments are those of `click.option`."""
-    return click.option(*names, cls=Option, group=group, rare=rare, **attrs)
+    return click.option(*names, cls=Option, group=group, rare=rare, elsewhere=elsewhere, **attrs)
 
 
 class Command(click.Command):
@@ -40,6 +48,18 @@ class Command(click.Command):
             self.params.append(
                 click.Option(["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_all, help=said)
             )
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments. Raises `NoSuchOption`, with the likely one, for an option that there is not."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            given = error.option_name.lstrip("-").replace("_", "-").lower()
+            known = [one.opts[0] for one in self.params if isinstance(one, Option) and given in one.elsewhere]
+            if not known:
+                raise
+            said = f"No such option {error.option_name!r}. Did you mean {' or '.join(map(repr, known))}?"
+            raise click.NoSuchOption(error.option_name, said, ctx=ctx) from None
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the usage, what it does, examples, and the options."""

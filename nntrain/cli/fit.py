@@ -64,6 +64,7 @@ _SETTINGS: Final = "Settings and extensions"
     show_default=True,
     metavar="NAME|DIR",
     group=_DATA,
+    elsewhere=("dataset", "train-data", "input"),
     help="digits, fashion-mnist, or image folder.",
 )
 @option(
@@ -81,6 +82,7 @@ _SETTINGS: Final = "Settings and extensions"
     show_default=True,
     metavar="N",
     group=_TRAINING,
+    elsewhere=("max-epochs", "num-epochs", "num-train-epochs", "n-epochs"),
     help="Passes over the data.",
 )
 @option(
@@ -88,6 +90,7 @@ _SETTINGS: Final = "Settings and extensions"
     type=click.IntRange(min=1),
     metavar="N",
     group=_TRAINING,
+    elsewhere=("max-steps", "num-steps", "iterations", "max-iters"),
     help="Train N optimizer steps, in place of epochs.",
 )
 @option(
@@ -97,6 +100,7 @@ _SETTINGS: Final = "Settings and extensions"
     show_default=True,
     metavar="N",
     group=_TRAINING,
+    elsewhere=("batch", "bs", "train-batch-size"),
     help="Images a step, without a TARGET.",
 )
 @option(
@@ -106,6 +110,7 @@ _SETTINGS: Final = "Settings and extensions"
     show_default=True,
     metavar="RATE",
     group=_TRAINING,
+    elsewhere=("learning-rate", "rate"),
     help="Learning rate, without a TARGET.",
 )
 @option(
@@ -116,6 +121,7 @@ _SETTINGS: Final = "Settings and extensions"
     metavar="N",
     group=_TRAINING,
     rare=True,
+    elsewhere=("width", "hidden-size"),
     help="Width of the hidden layer, without a TARGET.",
 )
 @option(
@@ -123,6 +129,7 @@ _SETTINGS: Final = "Settings and extensions"
     type=click.IntRange(min=1),
     metavar="N",
     group=_TRAINING,
+    elsewhere=("early-stopping",),
     help="Stop after N epochs without a better loss.",
 )
 @option(
@@ -132,6 +139,7 @@ _SETTINGS: Final = "Settings and extensions"
     show_default=True,
     metavar="N",
     group=_TRAINING,
+    elsewhere=("random-seed", "random-state"),
     help="Of weights, order and splits.",
 )
 @option(
@@ -140,12 +148,14 @@ _SETTINGS: Final = "Settings and extensions"
     default="auto",
     show_default=True,
     group=_TRAINING,
+    elsewhere=("gpu", "gpus", "cuda", "cpu", "accelerator"),
     help="auto: CUDA if there is one.",
 )
 @option(
     "--parallel",
-    type=click.Choice(["data"]),
+    type=click.Choice(["data", "sharded"]),
     group=_TRAINING,
+    elsewhere=("strategy", "ddp", "distributed"),
     help="Under torchrun: ranks divide batches.",
 )
 @option(
@@ -183,6 +193,7 @@ _SETTINGS: Final = "Settings and extensions"
     type=click.Path(path_type=Path),
     metavar="DIR",
     group=_KEPT,
+    elsewhere=("output", "output-dir", "out", "save", "save-dir", "checkpoint", "checkpoints"),
     help="Save at the end; the log is DIR/log.jsonl.",
 )
 @option(
@@ -190,15 +201,23 @@ _SETTINGS: Final = "Settings and extensions"
     type=click.IntRange(min=1),
     metavar="N",
     group=_KEPT,
+    elsewhere=("save-steps", "checkpoint-every"),
     help="Save after every N steps, too.",
 )
 @option(
     "--resume",
     is_flag=True,
     group=_KEPT,
+    elsewhere=("continue", "resume-from-checkpoint", "restart"),
     help="Go on from the newest checkpoint in DIR.",
 )
-@option("--quiet", is_flag=True, group=_KEPT, help="Print no statistics, and draw no bar.")
+@option(
+    "--quiet",
+    is_flag=True,
+    group=_KEPT,
+    elsewhere=("silent", "no-progress", "no-bar"),
+    help="Print no statistics, and draw no bar.",
+)
 @option(
     "--config",
     type=click.Path(path_type=Path),
@@ -211,6 +230,7 @@ _SETTINGS: Final = "Settings and extensions"
     multiple=True,
     metavar="NAME=VALUE",
     group=_SETTINGS,
+    elsewhere=("param", "override", "optimizer", "momentum", "weight-decay", "model"),
     help="Set a parameter of TARGET, or any option.",
 )
 @option(
@@ -418,7 +438,7 @@ def _check_shared(engine: Engine | None) -> None:
     if size > 1 and (engine is None or engine.parallel is None):
         raise click.BadParameter(
             f"{size} processes were started, and each would do the whole training by itself. Add --parallel data, and "
-            f"they share each batch.",
+            f"they share each batch, or --parallel sharded, and they share the weights too.",
             param_hint="--parallel",
         )
 

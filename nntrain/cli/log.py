@@ -176,7 +176,11 @@ def follow(file: str, *, forever: bool) -> None:
     from nntrain.log import terminal
     from nntrain.log.following import watch
     from nntrain.log.reading import LogReadError
+    from nntrain.values.calls import probably_meant
 
+    if file != "-" and not (path := Path(file)).exists():
+        meant = probably_meant(path.name, [one.name for one in path.parent.glob("*.jsonl")])
+        click.echo(f"{file} is not there yet.{meant} Ctrl-C ends the wait.", err=True)
     try:
         terminal.follow(watch(file, until_finished=not forever, on_torn=partial(warn_torn, file)))
     except LogReadError as error:

@@ -66,7 +66,8 @@ class FitConfig(BaseSettings):
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     parallel: Annotated[
-        Literal["data"] | None, Field(description="how the processes that torchrun starts share the training")
+        Literal["data", "sharded"] | None,
+        Field(description="how the processes that torchrun starts share the training"),
     ] = None
     oom: Annotated[Literal["raise", "halve"], Field(description="what becomes of a batch that runs out of memory")] = (
         "raise"

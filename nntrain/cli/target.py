@@ -8,6 +8,7 @@ first place where modules are looked for.
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import sys
@@ -97,7 +98,7 @@ def parts_of(target: str) -> tuple[str, str, Path | None]:
     """
     where, colon, name = target.rpartition(":")
     if not colon or not where or not name.isidentifier():
-        raise ConfigError(f"{target!r} is no learner to train; expected {EXPECTED}.")
+        raise ConfigError(f"{target!r} is no learner to train; expected {EXPECTED}.{_learners_in(target)}")
     if not where.endswith(".py"):
         if not all(word.isidentifier() for word in where.split(".")):
             raise ConfigError(f"{where!r} is neither a file that ends with .py nor the name of a module: {EXPECTED}.")
@@ -106,6 +107,20 @@ def parts_of(target: str) -> tuple[str, str, Path | None]:
     if not file.is_file():
         raise ConfigError(f"{where} {'is no file' if file.exists() else 'does not exist'}; expected {EXPECTED}.")
     return where, name, file
+
+
+def _learners_in(file: str) -> str:
+    """Return the sentence with what may be trained of a file that is given without a name. It is read, but not run."""
+    try:
+        body = ast.parse(Path(file).read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    made = [
+        one.name
+        for one in body
+        if isinstance(one, ast.FunctionDef) and one.returns is not None and "Learner" in ast.unparse(one.returns)
+    ]
+    return f" Probably meant: {' or '.join(f'{file}:{name}' for name in made)}." if made else ""
 
 
 @contextmanager

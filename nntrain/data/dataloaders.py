@@ -161,7 +161,8 @@ def _check_source(name: str, source: object) -> None:
             "loader with batches(key, epoch, start). For a DatasetDict use DataLoaders.from_hf_dd(dd)."
         )
     if _length(source) == 0:
-        raise DataError(f"{given} of no batches; expected at least one. Check what it was made from.")
+        without = "" if name != "valid" else " To train without evaluation, give valid=None."
+        raise DataError(f"{given} of no batches; expected at least one. Check what it was made from.{without}")
 
 
 def _can_be_iterated(source: object) -> bool:

@@ -26,7 +26,7 @@ from nntrain.live.precision import MatmulPrecision, Precision, autocasting, chec
 from nntrain.live.workspace import Workspace, as_device
 from nntrain.metrics.measured import measure
 from nntrain.metrics.phase import PhaseMetrics
-from nntrain.ranks.options import Parallel, as_parallel
+from nntrain.ranks.options import Parallel, Sharded, as_parallel
 from nntrain.ranks.ranks import Ranks
 from nntrain.task.batches import to_be_changed
 from nntrain.task.carrying import Carried
@@ -61,8 +61,9 @@ class Engine:
             "medium", as `torch.set_float32_matmul_precision` takes it. None leaves it to the caller.
         capture: whether to record each shape of batch once as CUDA graphs, and then launch these. What cannot be
             recorded, and everything on a CPU, runs plainly; the log says so.
-        parallel: how the processes that `torchrun` starts share the training: "data", or `DataParallel(...)` with its
-            options. Each takes a part of each batch, whose size is that of the whole; a process by itself takes all.
+        parallel: how the processes that `torchrun` starts share the training: "data", each with the whole model, or
+            "sharded", each with a part of it; or `DataParallel(...)` or `Sharded(...)`, which have options. Each
+            takes a part of each batch, whose size is that of the whole; a process by itself takes all.
         deterministic: whether the learner steps with operations alone that have the same bits in each run, as
             `torch.use_deterministic_algorithms` and cuDNN have it; the caller's settings are as before afterwards.
         oom: what becomes of a batch that runs out of memory. With "raise" it raises torch's error. With "halve" it is
@@ -76,7 +77,7 @@ class Engine:
     capture: bool = False
     precision: Precision = "fp32"
     float32_matmul: MatmulPrecision | None = None
-    parallel: Literal["data"] | Parallel | None = None
+    parallel: Literal["data", "sharded"] | Parallel | None = None
     deterministic: bool = False
     oom: OutOfMemory = "raise"
 
@@ -92,10 +93,15 @@ class Engine:
             object.__setattr__(self, "compile", FrozenMapping(self.compile))
         object.__setattr__(self, "device", as_device(self.device))
         object.__setattr__(self, "parallel", as_parallel(self.parallel))
+        if self.compile and isinstance(self.parallel, Sharded):
+            raise ConfigError(
+                "compile traces a pass as it is at first, and parallel='sharded' gathers parameters for each part of "
+                "it. Leave compile out, or train with parallel='data'."
+            )
         if self.capture and self.parallel is not None:
             raise ConfigError(
                 "capture records a batch on one device, and parallel sums over several; a recording holds no such sum. "
-                "Leave one of them out; compile=True goes with parallel."
+                "Leave one of them out; compile=True goes with parallel='data'."
             )
         if self.oom not in get_args(OutOfMemory):
             raise ConfigError(f"oom is {self.oom!r:.80}; expected 'raise' or 'halve'.")
@@ -210,6 +216,9 @@ class Pass(Generic[Batch]):
 
     def _share(self, ranks: Ranks, parallel: Parallel, rule: Live) -> None:
         """Make the gradients means over all ranks: in the backward pass, or after it, or where the rule writes."""
+        if isinstance(parallel, Sharded):  # the backward pass does it, for each part of the model
+            self.shares = Shares(ranks, [], alone=False)
+            return
         alone = isinstance(rule, LiveUpdate) and rule.accumulates_alone
         self.shares = Shares(ranks, [*self.trained.values()], alone=alone)
         if isinstance(rule, LiveUpdate) and alone:
@@ -225,6 +234,8 @@ class Pass(Generic[Batch]):
         assert self.shares is not None
         weight = weight_of(output, batch, self.task, checked=self.supervised, is_part=True)
         self.weighed = self.shares.weigh(weight, part, train=train)
+        if train:
+            self.shares.protect(output)
         if not self.weighed.total and not self.supervised:
             raise no_weight(self.task)
         return self.weighed

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from nntrain.errors import StateError
 from nntrain.values.bits import same_tensor
+from nntrain.values.shards import is_sharded, own_part, part_like
 from nntrain.values.trees import clone_tree
 
 LOOKED_AT: Final = frozenset({0, 1, 3, 7})
@@ -33,7 +34,8 @@ class ForwardWrites:
     def __init__(self, module: nn.Module, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
         self._module = module
         self._buffers = buffers
-        self._all = {**params, **buffers}
+        self._params = params
+        self._all = {**{name: own_part(param) for name, param in params.items()}, **buffers}
         self._homes, self._empty_homes = _homes(module, buffers)
         self._places = _places(module)
         renormed = {
@@ -136,7 +138,7 @@ class ForwardWrites:
             self._let_go()
             self._looking = False
             if training:
-                reached = {name for name, live in self._all.items() if live.grad is not None}
+                reached = {name for name, param in self._params.items() if param.grad is not None}
                 self._untrained = {name for name in self._all if name in self._written or name not in reached}
         if self._other_versions and self._other_versions != [live._version for live in self._other_tensors]:
             self._find_unforeseen()
@@ -183,14 +185,15 @@ class ForwardWrites:
     def has_backward_hooks(self) -> bool:
         """Return whether a hook, which may write to parameters, waits for the backward pass."""
         kinds = ("_backward_hooks", "_backward_pre_hooks", "_post_accumulate_grad_hooks")
-        return any(getattr(one, kind, None) for one in (*self._all.values(), *self._module.modules()) for kind in kinds)
+        live = (*self._params.values(), *self._buffers.values(), *self._module.modules())
+        return any(getattr(one, kind, None) for one in live for kind in kinds)
 
     def before(self, live: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return `live` tensors by name as they were at `save`."""
         if not self.changed():
             return dict(live)
         old = dict(zip(self._kept, self._old, strict=True))
-        return {name: old.get(name, tensor) for name, tensor in live.items()}
+        return {name: _like(old[name], tensor) if name in old else tensor for name, tensor in live.items()}
 
     def changed(self) -> bool:
         """Return whether anything was written since `save`."""
@@ -277,6 +280,11 @@ class ForwardWrites:
                 copy_all([live.detach() for live in self._kept.values()], self._old)
             self._old_versions = [live._version for live in self._kept.values()]
         self._looking = False
+
+
+def _like(part: Tensor, live: Tensor) -> Tensor:
+    """Return what was kept of a live tensor, of which it is this rank's part, if it is sharded."""
+    return part_like(part, live) if is_sharded(live) else part
 
 
 def copy_all(to: list[Tensor], values: list[Tensor]) -> None:

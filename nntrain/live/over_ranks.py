@@ -25,6 +25,7 @@ from nntrain.ranks.ranks import Ranks
 from nntrain.task.task import Called
 from nntrain.values.output import StepOutput
 from nntrain.values.sums import Weight
+from nntrain.values.trees import tensors_of
 
 Batch = TypeVar("Batch")
 
@@ -45,7 +46,8 @@ class Shares:
     """What the parts of the batch in flight weigh, seen from one rank.
 
     `alone` says that each rank's gradients are its own until the rule writes, as with `accumulate`: then nothing is
-    scaled, and the rule weighs them.
+    scaled, and the rule weighs them. Without `params` a backward pass of nothing goes through all of the loss's graph,
+    as where the ranks meet at places in it.
     """
 
     def __init__(self, ranks: Ranks, params: Sequence[Tensor], *, alone: bool) -> None:
@@ -84,9 +86,16 @@ class Shares:
         """Return what to go backward from."""
         if self._factor == 1.0 or (self._alone and self._factor):
             return loss
-        if not self._factor:  # of nothing: the loss may be NaN, and so would 0 times its gradients be
+        if not self._factor and self._params:  # of nothing: the loss may be NaN, and so would 0 times its gradients be
             return torch.stack([one.reshape(-1)[:1].sum() for one in self._params if one.requires_grad]).sum() * 0.0
         return loss * self._factor
+
+    def protect(self, output: StepOutput[Any]) -> None:
+        """See to it that gradients of nothing are 0 where they reach the predictions: the loss may have made NaN."""
+        if not self._factor and not self._params:
+            for one in tensors_of(output.preds):
+                if one.requires_grad:
+                    one.register_hook(torch.zeros_like)  # type: ignore[no-untyped-call] # torch leaves it untyped
 
 
 class Distributed(Generic[Batch]):

@@ -28,9 +28,9 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -42,19 +42,22 @@ from nntrain.live.flight import Flight, nobody
 from nntrain.live.forward_writes import ForwardWrites, copy_all, touch
 from nntrain.live.outside import Outside, stepping
 from nntrain.live.precision import Precision
+from nntrain.ranks.sharding import ShardedModule
 from nntrain.update.accumulating import collected_in
 from nntrain.update.chaining import live_update
 from nntrain.update.live_update import Live
 from nntrain.update.rule import UpdateRule
 from nntrain.update.several import LiveSeveral
 from nntrain.values.bits import same_bits
-from nntrain.values.borrowing import borrow
+from nntrain.values.borrowing import borrow, versions_of
 from nntrain.values.modules import make_module
 from nntrain.values.output import StepOutput
 from nntrain.values.randomness import generators, restoring_rng
+from nntrain.values.shards import is_sharded, laid_out_as, own_part, sharded_like
 from nntrain.values.tensors import ModelSource, Snapshot, Spec, Tensors, copied_snapshot, spec_of
 
 Read = TypeVar("Read")
+_NOTHING: Final = nullcontext()
 
 
 class Workspace:
@@ -69,6 +72,7 @@ class Workspace:
         bits: int,
         compile_options: CompileOptions | None,
         precision: Precision = "fp32",
+        shard: Callable[[nn.Module, torch.device], ShardedModule] | None = None,
     ) -> None:
         self.template = template
         self.precision: Precision = precision
@@ -77,6 +81,8 @@ class Workspace:
         first = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
         wanted = device if device is not None else first
         self.module: nn.Module = module.to(wanted)
+        self.sharding: ShardedModule | None = None if shard is None else shard(self.module, wanted)
+        """What shards the parameters over ranks, each of which then has its own part of them."""
         self.params: dict[str, nn.Parameter] = dict(self.module.named_parameters())
         self.buffers: dict[str, Tensor] = dict(self.module.named_buffers())
         self.device: torch.device = next(
@@ -141,7 +147,8 @@ class Workspace:
         with self.lock:
             self._fresh_bits = None
             handle = self._fresh(bits)
-            self.shared([*self.params.values(), *self.buffers.values()])
+            params = self.params.values() if self.sharding is None else ()  # those of rank 0 are spread already
+            self.shared([*params, *self.buffers.values()])
             return handle
 
     def _fresh(self, bits: int) -> Tensors:
@@ -162,6 +169,10 @@ class Workspace:
             spec = spec_of(params, buffers, self.device)
             handle = Tensors(spec, self.template, None, Snapshot(params, buffers, self.optimizer.fresh))
             self.check_fit(handle)
+            if self.sharding is not None:
+                live: dict[str, Any] = {**self.params}
+                spread = {name: sharded_like(one, live[name], of_first=True) for name, one in params.items()}
+                handle.owned = Snapshot(spread, buffers, self.optimizer.fresh)
             self._load(handle)
             return self._now_live()
 
@@ -310,7 +321,9 @@ class Workspace:
 
     def outside(self, loss_fn: object, called: str) -> Outside:
         """Return the watch over weights that are no part of a state, as those of what gives the loss."""
-        live = {**self.params, **self.buffers}
+        live: dict[str, Tensor] = {**self.params, **self.buffers}
+        if self.sharding is not None:
+            live |= {f"gathered {name}": one for name, one in self.sharding.gathered.items()}
         return Outside(self.template, live, loss_fn, called, partial(stepping, weakref.ref(self)))
 
     @property
@@ -342,10 +355,15 @@ class Workspace:
             if self.needs_closure:
                 flight.closure = self._closure_over(forward, output, scaled)
         else:
-            output = forward()
-            writes.forwarded(training=False)
+            with self._whole_pass():
+                output = forward()
+                writes.forwarded(training=False)
         writes.ran(training=train)
         return output
+
+    def _whole_pass(self) -> AbstractContextManager[object]:
+        """Return what surrounds a pass: over sharded parameters, let go what it gathered."""
+        return _NOTHING if self.sharding is None else self.sharding.whole_pass()
 
     def write_part(self, name: str) -> None:
         """Let one of several rules write amid the pass, after the value before has got its copy."""
@@ -415,7 +433,7 @@ class Workspace:
     def _backward(
         self, forward: Callable[[], StepOutput[Any]], scaled: Callable[[Tensor], Tensor] | None
     ) -> StepOutput[Any]:
-        with self._enable_grad:
+        with self._enable_grad, self._whole_pass():
             output = forward()
             self._writes.forwarded(training=True)
             loss: Any = output.loss  # in training there is one
@@ -662,6 +680,8 @@ class Workspace:
             ]
             pairs += [(self.buffers[name], tensor) for name, tensor in snapshot.buffers.items()]
             if pairs:
+                if self.sharding is not None or any(is_sharded(theirs) for _, theirs in pairs):
+                    pairs = [(own_part(live), own_part(laid_out_as(theirs, live))) for live, theirs in pairs]
                 copy_all([live for live, _ in pairs], [theirs.detach() for _, theirs in pairs])
             self.optimizer.bring_in(snapshot.optim, self.device)
 
@@ -672,7 +692,7 @@ class Workspace:
             param.grad = None
 
     def _versions(self) -> list[int]:
-        return [tensor._version for tensor in (*self.params.values(), *self.buffers.values())]
+        return versions_of((*self.params.values(), *self.buffers.values()))
 
     def own(self, tensor: Tensor) -> Tensor:
         """Detach a tensor that the model or the loss gave; where it is a view of live memory, copy it."""

@@ -104,6 +104,8 @@ class _Pickler(pickle.Pickler):
         if isinstance(obj, TrainState):
             return assembled, (TrainState, dict(vars(obj)), set(obj.model_fields_set))
         if isinstance(obj, Tensors):
+            if obj.sharded and not self._marks:
+                raise TypeError("its weights are sharded, and each rank has but its part; answer it on all ranks")
             snapshot = None if self._marks else obj.snapshot()
             return _sent_tensors, (
                 snapshot and replace(snapshot, optim=replace(snapshot.optim, options=())),

@@ -41,9 +41,10 @@ from nntrain.metrics.measured import AnyMetric, named_metrics
 from nntrain.metrics.monitors import Monitoring, Monitors, check_monitors
 from nntrain.metrics.phase import PhaseMetrics
 from nntrain.ranks.comparing import check_same, source_digest
-from nntrain.ranks.options import as_parallel
+from nntrain.ranks.options import Sharded, as_parallel
 from nntrain.ranks.pulse import Pulse
 from nntrain.ranks.ranks import Ranks, ranks_for
+from nntrain.ranks.sharding import ShardedModule
 from nntrain.ranks.world import local_device
 from nntrain.sinks.interest import Sink, check_sink, interest_of, sink_name
 from nntrain.sinks.news import News
@@ -66,7 +67,7 @@ from nntrain.values.modules import check_model
 from nntrain.values.progress import Progress
 from nntrain.values.record import FrozenMapping
 from nntrain.values.state import TrainState
-from nntrain.values.tensors import ModelSource, Spec
+from nntrain.values.tensors import ModelSource, Spec, spec_of
 from nntrain.values.verdicts import Outcome
 
 Batch = TypeVar("Batch")
@@ -346,8 +347,15 @@ class Learner(Generic[Batch, Preds_co]):
             rules = {name: update for name, (_, update) in self._parts.items()}
             written = rules if engine.precision != "fp16" else {name: scaling_loss(one) for name, one in rules.items()}
             update = written if self.objectives is not None else written[""]
+            shards = parallel if isinstance(parallel, Sharded) and ranks is not None else None
             workspace = Workspace(
-                self.model, update, device, bits=bits, compile_options=options, precision=engine.precision
+                self.model,
+                update,
+                device,
+                bits=bits,
+                compile_options=options,
+                precision=engine.precision,
+                shard=None if shards is None else partial(self._sharded, shards),
             )
         check_deterministic(workspace.device, wanted=engine.deterministic)
         if ranks is not None:
@@ -382,12 +390,12 @@ class Learner(Generic[Batch, Preds_co]):
         config = {**self._config, "data": data}
         if parallel is not None:
             config |= {"world_size": 1 if ranks is None else ranks.world.size}
-        if ranks is not None:
+        if ranks is not None and shards is None:
             check_same(self._of_all_ranks(workspace.spec))
         optimizers = {name: optimizer_of(rule) for name, rule in rules.items()}
         lr_at = next(iter(optimizers.values())).lr_at
         rule = workspace.optimizer
-        alone = ranks is not None and isinstance(rule, LiveUpdate) and rule.accumulates_alone
+        alone = ranks is not None and shards is None and isinstance(rule, LiveUpdate) and rule.accumulates_alone
         pulse, sharing = None if ranks is None else Pulse(ranks), Sharing(ranks, metrics, alone=alone)
         told = partial(
             RunInfo,
@@ -478,6 +486,11 @@ class Learner(Generic[Batch, Preds_co]):
             given["engine"] = dataclasses.replace(self.engine or Engine(), **of_engine)
         given = {"device": None, "compile": False, "capture": False, **given}
         return dataclasses.replace(self, **given)
+
+    def _sharded(self, options: Sharded, module: nn.Module, device: torch.device) -> ShardedModule:
+        """Return a module sharded, once all ranks were seen to have the same: it takes all of them to shard it."""
+        check_same(self._of_all_ranks(spec_of(dict(module.named_parameters()), dict(module.named_buffers()), device)))
+        return ShardedModule(options, module, device)
 
     def _of_all_ranks(self, spec: Spec) -> dict[str, str]:
         """Return what must be the same on all ranks, by name. Sinks need not: one rank may write for all."""

@@ -199,7 +199,8 @@ class Ranks:
                 return RankError(
                     f"Rank {names} did not come to {purpose} with rank {own} within {self.timeout:g} seconds: it "
                     f"hangs, or left the training on a way of its own. See its own output. All ranks do the same; "
-                    f"where a step takes longer, let them wait longer: DataParallel(timeout=...).",
+                    f"where a step takes longer, let them wait longer: DataParallel(timeout=...) or "
+                    f"Sharded(timeout=...).",
                     who,
                 )
             return RankError(

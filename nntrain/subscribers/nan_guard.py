@@ -13,7 +13,9 @@ from nntrain.errors import ConfigError
 from nntrain.subscribers.protocol import AnswerBatch, AnswerEpoch, Subscriber
 from nntrain.values.numbers import is_count
 from nntrain.values.output import BatchOutput
+from nntrain.values.shards import own_part
 from nntrain.values.state import TrainState
+from nntrain.values.tensors import Snapshot
 from nntrain.values.verdicts import CancelFit
 
 
@@ -120,11 +122,17 @@ def _in_model(state: TrainState, loss: str) -> str:
 
 
 def _first_bad_of_model(state: TrainState) -> str | None:
-    kinds = state.tensors.spec.params
-    with state.borrow() as tensors:
+    """Return in words the first bad tensor of the model; of what is sharded over ranks in this rank's part."""
+
+    def found(snapshot: Snapshot) -> str | None:
+        kinds: dict[str, Mapping[str, Tensor]] = {"params": snapshot.params, "buffers": snapshot.buffers}
         return _first_bad(
-            (f"{'params' if name in kinds else 'buffers'}/{name}", tensor) for name, tensor in tensors.items()
+            (f"{kind}/{name}", own_part(tensor.detach()))
+            for kind, tensors in kinds.items()
+            for name, tensor in tensors.items()
         )
+
+    return state.tensors.read(found)
 
 
 def _first_bad(named: Iterable[tuple[str, Tensor]]) -> str | None:

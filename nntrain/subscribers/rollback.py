@@ -15,6 +15,7 @@ from nntrain.values.log_event import RolledBack
 from nntrain.values.numbers import is_count, is_number
 from nntrain.values.output import BatchOutput
 from nntrain.values.record import FrozenMapping, Record, evolved
+from nntrain.values.shards import on_all_ranks, own_part
 from nntrain.values.slots import Slot
 from nntrain.values.state import TrainState
 from nntrain.values.tensors import Snapshot
@@ -182,10 +183,10 @@ def _total(state: TrainState) -> float:
 def first_not_finite(snapshot: Snapshot) -> str | None:
     """Return the name of the first tensor of parameters, buffers and the optimizer's state that is not finite.
 
-    Waits for a device once.
+    Waits for a device once. Of sharded ones each rank looks at its part, and all get a name if one does (collective).
     """
     named = [
-        (name, tensor.detach())
+        (name, own_part(tensor.detach()))
         for name, tensor in _named(
             {
                 "params": snapshot.params,
@@ -200,11 +201,12 @@ def first_not_finite(snapshot: Snapshot) -> str | None:
     with torch.no_grad():
         good = [tensor.isfinite().all() for _, tensor in named]
         elsewhere = [flag for flag in good if flag.device.type != "cpu"]
-        if all(flag for flag in good if flag.device.type == "cpu") and (
+        finite = all(flag for flag in good if flag.device.type == "cpu") and (
             not elsewhere or bool(torch.stack(elsewhere).all())
-        ):
+        )
+        if on_all_ranks(finite, snapshot.params.values()):
             return None
-    return next(name for (name, _), flag in zip(named, good, strict=True) if not flag)
+    return next((name for (name, _), flag in zip(named, good, strict=True) if not flag), "of another rank")
 
 
 def _named(tree: object, path: str) -> Iterator[tuple[str, Tensor]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from nntrain.errors import ConfigError
 from nntrain.update.rule import At, Bound, Gradients
 from nntrain.values.numbers import is_number
+from nntrain.values.shards import any_sharded, norms, own_parts
 
 
 def _check_bound(rule: str, most: object) -> None:
@@ -50,13 +51,19 @@ class BoundClipNorm(Bound):
             found = list(gradients.values())
             norm = total_norm(found)
             self.told = {"grad_norm": norm}
-            torch._foreach_mul_(found, torch.clamp(self._most / (norm + 1e-6), max=1.0))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
+            torch._foreach_mul_(own_parts(found), torch.clamp(self._most / (norm + 1e-6), max=1.0))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
         return True
 
 
 def total_norm(found: list[Tensor]) -> Tensor:
-    """Return the 2-norm of all, as torch's own function does, less its grouping where there is one device and type."""
+    """Return the 2-norm of all, as torch's own function does, less its grouping where there is one device and type.
+
+    Of sharded ones it is that of the whole, with one sum over the ranks.
+    """
     first = found[0]
+    if any_sharded(found):
+        of_whole: Tensor = torch.linalg.vector_norm(torch.stack(norms(found)))
+        return of_whole
     kinds = {(type(one), one.layout, one.dtype, one.device) for one in found}
     if kinds != {(Tensor, torch.strided, first.dtype, first.device)}:
         return torch.nn.utils.get_total_norm(found)
@@ -101,7 +108,7 @@ class BoundClipValue(Bound):
     def write(self, gradients: Gradients, at: At, /) -> bool:  # noqa: ARG002 - at any step
         """Bound the gradients."""
         if gradients:
-            found = list(gradients.values())
+            found = own_parts(gradients.values())
             torch._foreach_clamp_min_(found, -self._most)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
             torch._foreach_clamp_max_(found, self._most)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
         return True

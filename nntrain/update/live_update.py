@@ -17,6 +17,7 @@ from nntrain.update.together import live_optimizer
 from nntrain.update.torch_optimizer import Compiled, LiveOptimizer
 from nntrain.update.torch_rule import OptimizerRule
 from nntrain.values.calls import function_name
+from nntrain.values.shards import laid_out_as
 from nntrain.values.sums import Weight
 from nntrain.values.tensors import OptimState
 from nntrain.values.trees import clone_tree, described
@@ -108,7 +109,7 @@ class LiveUpdate:
         self._optimizer.bring_in(optim, device)
         for name, (rule, one) in self._named.items():
             kept = optim.rules.get(name)
-            _put_in(one.memory, _bound(rule, self.trained).memory if kept is None else kept, device)
+            _put_in(one.memory, _bound(rule, self.trained).memory if kept is None else kept, device, self.trained)
 
     @property
     def collected(self) -> int:
@@ -332,21 +333,27 @@ def _containers(memory: Any, tensors: list[Tensor]) -> Any:
     return memory
 
 
-def _put_in(memory: dict[str, Any], kept: Mapping[str, Any], device: torch.device) -> None:
-    """Make a live memory what was kept, in the tensors that are there where they fit."""
-    brought = {name: _brought(memory.get(name), value, device) for name, value in kept.items()}
+def _put_in(
+    memory: dict[str, Any], kept: Mapping[str, Any], device: torch.device, params: Mapping[str, Tensor]
+) -> None:
+    """Make a live memory what was kept, in the tensors that are there where they fit.
+
+    What is kept under a parameter's name, in its shape, is sharded as that is, or whole as that is.
+    """
+    brought = {name: _brought(memory.get(name), value, device, params, name) for name, value in kept.items()}
     memory.clear()
     memory.update(brought)
 
 
-def _brought(here: object, value: Any, device: torch.device) -> Any:
+def _brought(here: object, value: Any, device: torch.device, params: Mapping[str, Tensor], name: str) -> Any:
     if isinstance(value, Tensor):
+        value = laid_out_as(value, here if isinstance(here, Tensor) else params.get(name))
         if isinstance(here, Tensor) and here.shape == value.shape and here.dtype == value.dtype:
             return here.copy_(value)
         return clone_tree(value).to(device) if value.ndim or value.device.type != "cpu" else clone_tree(value)
     if isinstance(value, Mapping):
         mine = here if isinstance(here, Mapping) else {}
-        return {name: _brought(mine.get(name), one, device) for name, one in value.items()}
+        return {key: _brought(mine.get(key), one, device, params, key) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_brought(None, one, device) for one in value)
+        return type(value)(_brought(None, one, device, params, name) for one in value)
     return value

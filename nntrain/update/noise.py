@@ -14,6 +14,7 @@ from nntrain.update.rule import At, Bound, Gradients
 from nntrain.update.schedules import Hyper, check_hyperparameter, check_scheduled, is_schedule
 from nntrain.values.calls import function_name
 from nntrain.values.numbers import is_number
+from nntrain.values.shards import laid_out_as, own_part
 
 _OWN: Final = 0x6E6F697365
 """Makes the noise another than what the model draws from the same bits."""
@@ -56,10 +57,10 @@ class BoundGradientNoise(Bound):
         deviation = _check(f"gradient_noise: std at step {at.step}", std)
         if deviation:
             self._source.manual_seed(at.bits ^ self._own)
-            for name, gradient in gradients.items():
+            for gradient in gradients.values():
                 shape, dtype, device = gradient.shape, gradient.dtype, gradient.device
                 noise = torch.randn(shape, generator=self._source, dtype=dtype, device=device)
-                gradients[name] = gradient.add_(noise, alpha=deviation)
+                own_part(gradient).add_(own_part(laid_out_as(noise, gradient)), alpha=deviation)
         return True
 
 

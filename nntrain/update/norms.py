@@ -12,6 +12,7 @@ from torch import Tensor
 from nntrain.errors import ConfigError
 from nntrain.update.rule import At, Bound, Gradients
 from nntrain.update.torch_rule import matching
+from nntrain.values.shards import any_sharded, norms
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,10 @@ class BoundGradientNorms(Bound):
 
     def write(self, gradients: Gradients, at: At, /) -> bool:  # noqa: ARG002 - at any step
         """Tell the norms, with no wait for a device; a parameter without a gradient counts as one of 0."""
-        norms = [self._none] * len(self._places)
+        each = [self._none] * len(self._places)
         for name, norm in zip(gradients, _norms([*gradients.values()]), strict=True):
-            norms[self._places[name]] = norm
-        squares = torch.stack([norm.float() for norm in norms]).square()
+            each[self._places[name]] = norm
+        squares = torch.stack([norm.float() for norm in each]).square()
         found = torch.where(self._belongs, squares, 0.0).sum(1).sqrt()  # no product: 0 times infinity is NaN
         self.told = dict(zip(self._names, found.unbind(), strict=True))
         return True
@@ -62,6 +63,8 @@ class BoundGradientNorms(Bound):
 
 def _norms(gradients: list[Tensor]) -> Sequence[Tensor]:
     """Return the 2-norm of each gradient."""
+    if any_sharded(gradients):
+        return norms(gradients)
     if all(type(one) is Tensor and one.layout == torch.strided for one in gradients):
         return torch._foreach_norm(gradients) if gradients else ()  # pyright: ignore[reportPrivateImportUsage] # torch's fused one
     return [torch.nn.utils.get_total_norm([one]) for one in gradients]

@@ -12,6 +12,7 @@ from nntrain.errors import ConfigError
 from nntrain.update.rule import At, Bound, Gradients
 from nntrain.update.schedules import Hyper, is_schedule
 from nntrain.values.numbers import is_number
+from nntrain.values.shards import own_parts
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class BoundScheduleFree(Bound):
         steps = torch._foreach_sub(params, before)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
         torch._foreach_lerp_(before, last, share)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
         torch._foreach_add_(before, steps, alpha=1 - momentum * (1 - share))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
-        torch._foreach_copy_(params, before)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
+        torch._foreach_copy_(own_parts(params), own_parts(before))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
         torch._foreach_add_(last, steps)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
-        torch._foreach_copy_(mean, torch._foreach_lerp(params, last, 1 - 1 / momentum))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
+        between = torch._foreach_lerp(params, last, 1 - 1 / momentum)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
+        torch._foreach_copy_(own_parts(mean), own_parts(between))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
         return True

@@ -12,6 +12,7 @@ from nntrain.errors import ConfigError
 from nntrain.update.clipping import total_norm
 from nntrain.update.rule import At, Bound, Gradients
 from nntrain.values.numbers import is_number
+from nntrain.values.shards import own_parts
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class BoundSam(Bound):
             torch._foreach_add_(params, self._up(params, found))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
             again = at.again()
         finally:
-            torch._foreach_copy_(params, before)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
+            torch._foreach_copy_(own_parts(params), own_parts(before))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
         gradients.clear()
         gradients.update({name: again[name] for name in names if name in again})
         return True

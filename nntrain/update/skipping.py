@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nntrain.update.rule import At, Bound, Gradients
+from nntrain.values.shards import is_sharded, over_parts, own_parts
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,15 @@ def unscale(gradients: Iterable[Tensor], inverse: Tensor) -> Tensor:
     """Multiply gradients by `inverse`, a 0-dim tensor, in place; return whether one was not finite: 1.0, else 0.0."""
     bad = torch.zeros((), device=inverse.device)
     alike: dict[torch.dtype, list[Tensor]] = {}
-    for gradient in gradients:
+    gradients = list(gradients)
+    for gradient in own_parts(gradients):
         dense = gradient if gradient.layout == torch.strided else _values(gradient)
         dense = torch.view_as_real(dense) if dense.is_complex() else dense
         alike.setdefault(dense.dtype, []).append(dense)
     for some in alike.values():
         torch._amp_foreach_non_finite_check_and_unscale_(some, bad, inverse)  # pyright: ignore[reportPrivateImportUsage] # GradScaler's
-    return bad
+    sharded = next((one for one in gradients if is_sharded(one)), None)
+    return bad if sharded is None else over_parts(bad, sharded, "max")
 
 
 def _values(gradient: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from datetime import datetime
 import torch
 from pydantic import BaseModel
 
+from nntrain.values.shards import is_sharded, laid_out_as, own_part
+
 
 def same_bits(one: object, other: object) -> bool:
     """Compare two trees of records, mappings, sequences, numbers and tensors bit by bit."""
@@ -59,10 +61,17 @@ def _shown_by_clock(moment: datetime) -> object:
 
 
 def same_tensor(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Compare shape, dtype and every bit; devices and strides are no part of a tensor's value."""
+    """Compare shape, dtype and every bit; devices and strides are no part of a tensor's value.
+
+    Of sharded tensors this rank's parts are compared.
+    """
     if one.shape != other.shape or one.dtype != other.dtype or one.layout != other.layout:
         return False
     one, other = one.detach(), other.detach()
+    if is_sharded(one):
+        one, other = own_part(one), own_part(laid_out_as(other, one))
+    elif is_sharded(other):
+        return same_tensor(other, one)
     if one.layout != torch.strided:
         return same_tensor(one.to_dense(), other.to_dense())
     if other.device != one.device:

@@ -13,6 +13,7 @@ from torch import Tensor
 from nntrain.values.bits import as_bytes, same_tensor
 from nntrain.values.flattening import Flattener, Tree, unflattened
 from nntrain.values.notebook import html_table
+from nntrain.values.shards import whole
 
 Flattened = tuple[Tree, Mapping[str, Tensor]]
 """What a `Flattener` made of a state."""
@@ -208,6 +209,7 @@ def _tensors(name: str, mine: str | _Parts | Tensor, theirs: str | _Parts | Tens
     if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
         kind: Literal["shape", "dtype"] = "shape" if mine.shape != theirs.shape else "dtype"
         return TensorDifference(name=name, what=kind, first=first, second=second)
+    mine, theirs = whole(mine), whole(theirs)
     if same_tensor(mine, theirs):
         return None
     mine, theirs = mine.detach().cpu(), theirs.detach().cpu()

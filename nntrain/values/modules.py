@@ -13,6 +13,7 @@ from nntrain.errors import ConfigError
 from nntrain.values.calls import call_problem, function_name
 from nntrain.values.randomness import seeded
 from nntrain.values.reach import tensors_within
+from nntrain.values.shards import whole
 from nntrain.values.tensors import ModelSource, Snapshot
 
 
@@ -147,6 +148,6 @@ def module_with(template: ModelSource, snapshot: Snapshot, *, train: bool) -> nn
             (dict(module.named_buffers()), snapshot.buffers),
         ):
             for name, tensor in mine.items():
-                tensor.copy_(theirs[name])
+                tensor.copy_(whole(theirs[name]))
     module.zero_grad(set_to_none=True)
     return module.train(train)

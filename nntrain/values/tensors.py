@@ -27,6 +27,7 @@ from nntrain.errors import StateError, StatePicklingError
 from nntrain.values.bits import same_bits
 from nntrain.values.borrowing import borrow, versions_of
 from nntrain.values.flattening import Flat, Flattener
+from nntrain.values.shards import any_sharded, on_all_ranks, whole
 from nntrain.values.trees import clone_tree
 
 Read = TypeVar("Read")
@@ -43,6 +44,8 @@ class Spec:
     params: Mapping[str, tuple[torch.Size, torch.dtype]]
     buffers: Mapping[str, tuple[torch.Size, torch.dtype]]
     device: torch.device
+    sharded: bool = False
+    """Whether each rank holds a part of the parameters only."""
 
     def misfits(self, other: Spec) -> list[str]:
         """Return how the tensors of `other` fail to fit this one, one line each."""
@@ -67,6 +70,7 @@ def spec_of(params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], device:
         {name: (tensor.shape, tensor.dtype) for name, tensor in params.items()},
         {name: (tensor.shape, tensor.dtype) for name, tensor in buffers.items()},
         device,
+        any_sharded(params.values()),
     )
 
 
@@ -243,11 +247,24 @@ class Tensors:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Tensors):
             return NotImplemented
-        if self is other:
-            return True
+        return self.same(other)
+
+    def same(self, other: Tensors, *, rest: bool = True) -> bool:
+        """Return whether two values have equal bits, and the `rest` of what they are parts of is equal, too.
+
+        Of sharded tensors each rank compares its parts, and all ranks get one answer (collective), whatever the `rest`
+        is on each.
+        """
+        if not (self.sharded or other.sharded) and (self is other or not rest):
+            return rest
         # Two threads that compare the same two states take their sources' locks in the same order.
         first, second = sorted((self, other), key=lambda one: id(one.source))
-        return first.read(lambda one: second.read(lambda two: _same_snapshot(one, two)))
+        return first.read(lambda one: second.read(lambda two: _same_snapshot(one, two, rest)))
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each rank holds a part of the parameters only."""
+        return self.spec.sharded
 
     def __hash__(self) -> int:
         return hash((tuple(self.spec.params), tuple(self.spec.buffers)))
@@ -309,9 +326,10 @@ def _weights(snapshot: Snapshot) -> dict[str, Tensor]:
     return {**snapshot.params, **snapshot.buffers}
 
 
-def _same_snapshot(one: Snapshot, other: Snapshot) -> bool:
-    return (
-        same_bits(dict(one.params), dict(other.params))
+def _same_snapshot(one: Snapshot, other: Snapshot, rest: bool) -> bool:
+    same = (
+        rest
+        and same_bits(dict(one.params), dict(other.params))
         and same_bits(dict(one.buffers), dict(other.buffers))
         and one.optim.kind == other.optim.kind
         and same_bits(dict(one.optim.state), dict(other.optim.state))
@@ -319,6 +337,7 @@ def _same_snapshot(one: Snapshot, other: Snapshot) -> bool:
         and same_bits(dict(one.optim.attributes), dict(other.optim.attributes))
         and same_bits(dict(one.optim.rules), dict(other.optim.rules))
     )
+    return on_all_ranks(same, [*one.params.values(), *other.params.values()])
 
 
 class TensorMap(Mapping[str, Tensor]):
@@ -337,7 +356,8 @@ class TensorMap(Mapping[str, Tensor]):
 
         def one(snapshot: Snapshot) -> Tensor:
             tensors: Mapping[str, Tensor] = getattr(snapshot, self._kind)
-            return tensors[name].detach().clone()
+            tensor = whole(tensors[name])
+            return tensor.detach().clone() if tensor is tensors[name] else tensor
 
         return self._handle.read(one)
 

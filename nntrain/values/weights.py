@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nntrain.errors import ConfigError
 from nntrain.values.calls import meant
+from nntrain.values.shards import laid_out_as, own_part
 from nntrain.values.tensors import Snapshot
 from nntrain.values.trees import described
 
@@ -54,7 +55,9 @@ def checked_params(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> di
         theirs: object = given[name]
         if not isinstance(theirs, Tensor) or theirs.shape != mine.shape or theirs.dtype != mine.dtype:
             raise ConfigError(f"with_params was given {described(theirs)} for {name}; expected {described(mine)}.")
-        found[name] = torch.empty_like(mine).copy_(theirs.detach())
+        theirs = laid_out_as(theirs.detach(), mine)
+        found[name] = torch.empty_like(mine)
+        own_part(found[name]).copy_(own_part(theirs))
         if not bool(torch.isfinite(found[name]).all()) and bool(torch.isfinite(mine).all()):
             raise ConfigError(f"with_params was given values for {name} that are not finite.")
     return found

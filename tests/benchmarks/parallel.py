@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nntrain import DataLoaders, Engine, Learner, TrainState, accuracy, epoch_step
 from nntrain.data.dividing import part_of
 from nntrain.ranks.world import World, current_world
+from nntrain.values.shards import whole
 from tests.benchmarks import peers
 from tests.benchmarks.own import epoch_by_hand
 from tests.benchmarks.peers import PEERS
@@ -53,24 +54,40 @@ def own_part(batches: Batches, world: World) -> Batches:
     return [parts[id(batch)] for batch in batches]
 
 
-def by_hand(model: nn.Module, train: Batches, valid: Batches) -> Prepared:
-    """Prepare the loop that all are measured by: `DistributedDataParallel` as it comes, and one sum a phase."""
+def by_hand(model: nn.Module, train: Batches, valid: Batches, *, sharded: bool = False) -> Prepared:
+    """Prepare the loop that all are measured by: `DistributedDataParallel` as it comes, and one sum a phase.
+
+    With `sharded` it is `fully_shard`, over each layer by itself, as nntrain has it by default.
+    """
     world = current_world()
     module = copy.deepcopy(model)
-    ddp = DistributedDataParallel(module)
-    optimizer = torch.optim.SGD(ddp.parameters(), lr=LR)
+    live = fully_sharded(module) if sharded else DistributedDataParallel(module)
+    optimizer = torch.optim.SGD(live.parameters(), lr=LR)
     own = own_part(train, world), own_part(valid, world)
     figures: list[float] = []
 
     def fit() -> None:
-        found = torch.tensor(epoch_by_hand(ddp, optimizer, *own), dtype=torch.float64)
+        found = torch.tensor(epoch_by_hand(live, optimizer, *own), dtype=torch.float64)
         dist.all_reduce(found)  # the parts are of one size
         figures[:] = (found / world.size).flatten().tolist()
 
-    return Prepared(fit, lambda: Reported(module.state_dict(), *figures))
+    return Prepared(fit, lambda: Reported({name: whole(one) for name, one in module.state_dict().items()}, *figures))
 
 
-def by_nntrain(model: nn.Module, train: Batches, valid: Batches) -> Prepared:
+def fully_sharded(module: nn.Module) -> nn.Module:
+    """Shard a module, each of its layers by itself."""
+    from torch.distributed.fsdp import fully_shard
+
+    for layer in module.children():
+        if next(layer.parameters(), None) is not None:
+            fully_shard(layer)
+    fully_shard(module)
+    return module
+
+
+def by_nntrain(
+    model: nn.Module, train: Batches, valid: Batches, *, parallel: Literal["data", "sharded"] = "data"
+) -> Prepared:
     """Prepare nntrain on the whole batches: phase by phase from the state before, as the loop by hand goes on."""
     learner = Learner(
         copy.deepcopy(model),
@@ -79,7 +96,7 @@ def by_nntrain(model: nn.Module, train: Batches, valid: Batches) -> Prepared:
         accuracy,
         torch.optim.SGD,
         LR,
-        engine=Engine(parallel="data"),
+        engine=Engine(parallel=parallel),
     )
     states: list[TrainState] = [learner.init()]
 
@@ -96,7 +113,12 @@ def by_nntrain(model: nn.Module, train: Batches, valid: Batches) -> Prepared:
 
 
 OWN: Final[Mapping[str, Loop]] = {HAND: by_hand, "nntrain": by_nntrain}
-"""With the data on every rank. What divides the model too (FSDP2) has a table and a hand-written loop of its own."""
+"""With the model on every rank."""
+SHARDED: Final[Mapping[str, Loop]] = {
+    HAND: partial(by_hand, sharded=True),
+    "nntrain": partial(by_nntrain, parallel="sharded"),
+}
+"""With a part of it on each."""
 
 
 def on_parts(loop: Callable[..., Prepared], **options: object) -> Loop:
@@ -109,8 +131,10 @@ def on_parts(loop: Callable[..., Prepared], **options: object) -> Loop:
     return prepare
 
 
-def loops(size: int, *, with_peers: bool) -> dict[str, Loop]:
+def loops(size: int, *, with_peers: bool, sharded: bool = False) -> dict[str, Loop]:
     """Return what is compared: nntrain, the hand-written loop, and the peers that are installed."""
+    if sharded:
+        return dict(SHARDED)
     by_others: dict[str, Loop] = {
         "accelerate": on_parts(peers.accelerate),
         "lightning": on_parts(peers.lightning, devices=size, strategy="ddp", use_distributed_sampler=False),
@@ -151,7 +175,7 @@ def measured(options: argparse.Namespace, case: Case) -> Took:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peers warn of workers and of deprecations
         timed: dict[str, Callable[[], float]] = {}
-        for name, loop in loops(size, with_peers=options.peers).items():
+        for name, loop in loops(size, with_peers=options.peers, sharded=options.sharded).items():
             # A peer's trainer fits once, and is made ready anew each round, outside the time.
             timed[name] = partial(together, name, loop, loop(model, train, valid) if name in OWN else None)
         interleaved(timed, 1)
@@ -215,9 +239,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batches", type=int, default=100, help="of a round; a sixth more to evaluate (default 100)")
     parser.add_argument("--cases", type=case_of, nargs="+", default=CASES, metavar="MODEL:SIZE", help="samples a rank")
     parser.add_argument("--no-peers", action="store_false", dest="peers", help="leave out the other libraries")
+    parser.add_argument("--sharded", action="store_true", help="FSDP2 in the place of DDP, without the other libraries")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds that a case may take (default 900)")
     options = parser.parse_args(argv)
-    there = [name for name in loops(options.ranks, with_peers=options.peers) if name in PEERS]
+    there = [name for name in loops(options.ranks, with_peers=options.peers, sharded=options.sharded) if name in PEERS]
     distributions = [PEERS[name].distribution for name in there]
     print(heading([f"{name} {version(name)}" for name in distributions], threads=1))
     print(f"{options.ranks} processes, gloo, {options.batches} batches a round, {options.rounds} rounds")

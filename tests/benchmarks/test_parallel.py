@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ def reported() -> dict[tuple[str, str], Any]:
     found: dict[tuple[str, str], Any] = {}
     for model in ("mlp", "cnn"):
         made = model_of(model)
-        for name, loop in parallel.OWN.items():
+        loops = {**parallel.OWN, **{f"sharded {name}": loop for name, loop in parallel.SHARDED.items()}}
+        for name, loop in loops.items():
             prepared = loop(made, batches_of(6, 16), batches_of(2, 16))
             prepared.fit()
             report = prepared.report()
@@ -30,11 +32,12 @@ def reported() -> dict[tuple[str, str], Any]:
 @pytest.mark.sweep
 def test_both_loops_end_with_the_same_bits_and_figures() -> None:
     for found in launch(reported, 2):
-        for model in ("mlp", "cnn"):
-            (ours, figures), (hand, theirs) = found[model, "nntrain"], found[model, parallel.HAND]
+        for model, kind in product(("mlp", "cnn"), ("", "sharded ")):
+            (ours, figures), (hand, theirs) = found[model, f"{kind}nntrain"], found[model, kind + parallel.HAND]
             assert ours.keys() == hand.keys()
             assert all(torch.equal(one, hand[name]) for name, one in ours.items() if "running" not in name)
-            assert figures == pytest.approx(theirs, rel=1e-5)
+            # By hand FSDP2 leaves each rank its own statistics of `BatchNorm`, and with them its own means of eval.
+            assert figures == pytest.approx(theirs, rel=1e-3 if kind else 1e-5)
 
 
 @pytest.mark.sweep

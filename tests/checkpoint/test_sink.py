@@ -29,7 +29,9 @@ from nntrain import (
     Checkpoint,
     Completed,
     DataLoaders,
+    Interest,
     Learner,
+    RunInfo,
     TrainState,
     Transition,
     advance,
@@ -42,6 +44,8 @@ from nntrain.checkpoint import inspect, latest, load, resume, saving, sink
 from nntrain.checkpoint.saving import UNFINISHED
 from nntrain.errors import CheckpointError, ConfigError, SinkWarning
 from nntrain.log import JsonLog, read
+from nntrain.task.supervised import supervised
+from nntrain.update import accumulate, chain, optimizer
 from nntrain.values.bits import same_bits
 from nntrain.values.log_event import CheckpointSaved, WarningEvent
 from tests.laws.test_law_09_no_waste import WEIGHT, CountCopies
@@ -151,6 +155,41 @@ def test_every_so_many_minutes_at_the_end_of_a_batch(tmp_path: Path, monkeypatch
     assert told == list(range(1, 11))
     # Seen after 75 s, and again so long after each save: at the third batch after it, or an eval batch before that.
     assert steps(tmp_path / "run") == [4, 7, 10, 10]
+
+
+def test_a_batch_that_makes_no_step_is_not_saved_whoever_is_told_of_it(tmp_path: Path) -> None:
+    """A rank where something else comes up would save by itself, and wait for the others."""
+    folder = tmp_path / "run"
+    runs: list[RunInfo] = []
+
+    def loss_fn(preds: Tensor, target: Tensor) -> Tensor:
+        for run in runs:
+            run.tell(WarningEvent(code="here", text="it came up amid a batch, as in a thread"))
+        return mse_loss(preds, target)
+
+    learner = Learner.of(
+        nn.Linear(3, 1),
+        DataLoaders(batches(STEPS), batches(2)),
+        supervised(loss_fn),
+        chain(accumulate(3), optimizer(torch.optim.SGD, lr=0.1)),
+        sinks=[keeping_all(folder, every_minutes=1e-9), FirstRun(runs)],
+    )
+    learner.fit(1, print_stats=False)
+    trained = [one for one in map(inspect, sorted(folder.iterdir())) if one.progress.phase == "train"]
+    assert [one.progress.batch for one in trained if one.progress.at == "batch"] == [3]
+
+
+class FirstRun:
+    """Takes what a run gives its sinks, at its beginning."""
+
+    interest = Interest(every_batch=False, tells=True)
+
+    def __init__(self, runs: list[RunInfo]) -> None:
+        self._runs = runs
+
+    def __call__(self, transition: Transition, /) -> None:
+        if not self._runs:
+            self._runs.append(transition.run)
 
 
 def test_a_training_that_is_advanced_by_hand_is_saved_too(tmp_path: Path) -> None:

@@ -261,7 +261,8 @@ def test_ctrl_c_ends_with_130_and_closes_the_log(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors == "interrupted; log: run.jsonl\n"
+    assert errors.splitlines()[-1] == "interrupted; log: run.jsonl"
+    assert "Traceback" not in errors
     lines = events(tmp_path / "run.jsonl")
     assert lines[0]["event"] == "run_started"
     assert lines[-1]["event"] == "run_failed"
@@ -275,7 +276,8 @@ def test_a_log_on_a_full_disk_is_told_and_the_training_goes_on(tmp_path: Path) -
     done = run("--epochs", "1", "--log", "/dev/full", cwd=tmp_path)
     assert done.returncode == 0
     assert "No space left on device" in done.stderr
-    assert done.stdout.splitlines()[-1] == "log: /dev/full (8 lines lost)"
+    # Eight lines of a fit, and one of a batch for each second that it takes.
+    assert re.fullmatch(r"log: /dev/full \((8|9|\d\d) lines lost\)", done.stdout.splitlines()[-1])
 
 
 @pytest.mark.sweep
@@ -286,7 +288,7 @@ def test_the_log_goes_to_stdout_and_the_statistics_to_stderr(tmp_path: Path) -> 
     assert names[:3] == ["run_started", "fit_started", "epoch_started"]
     assert names.count("batch_finished") == 2
     assert names[-1] == "run_finished"
-    assert [line[:8] for line in done.stderr.splitlines()] == ["epoch=00"] * 2
+    assert len(statistics(done.stderr)) == 2
     assert list(tmp_path.iterdir()) == []
 
 

@@ -157,6 +157,9 @@ def test_each_code_is_what_the_table_says(line: str) -> None:
         ("log folow x", "No such command 'folow'. Probably meant: follow. There are check, export, follow"),
         ("fit --epoch 3 --x", "--epochs"),
         ("fit --patiense 3", "--patience"),
+        ("fit --learning-rate 3", "No such option '--learning-rate'. Did you mean '--lr'?"),
+        ("fit --random_state=3", "Did you mean '--seed'?"),
+        ("fit --gpu", "Did you mean '--device'?"),
         ("fit --data digit", "Probably meant: digits."),
         ("fit --subscriber nan_gard", "Probably meant: nan_guard. There are early_stopping, nan_guard"),
         ("fit --set bach_size=3", "bach_size: there is no such option. Probably meant: batch_size."),
@@ -173,3 +176,10 @@ def test_what_is_misspelt_is_guessed(line: str, said: str, tmp_path: Path, monke
     assert code == Exit.USAGE
     flat = " ".join(output.split())
     assert said.replace("config, evaluate, export", "config, evaluate, fit") in flat
+
+
+def test_what_other_tools_call_an_option_is_no_option_and_of_one_only() -> None:
+    options = [one for one in ALL["fit"].params if isinstance(one, Option)]
+    elsewhere = [name for one in options for name in one.elsewhere]
+    assert len(elsewhere) == len({*elsewhere}) > 10
+    assert not {*elsewhere} & {name.lstrip("-") for one in options for name in one.opts}

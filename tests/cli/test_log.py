@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nntrain.cli import nntrain
-from nntrain.log import Line, OtherEvent
+from nntrain.log import Line, OtherEvent, following
 from nntrain.log.rendering import rendered
 from tests.log.samples import Script, scripted, written
 
@@ -325,6 +325,14 @@ def test_follow_shows_what_comes_through_a_pipe_as_it_comes() -> None:
     assert process.returncode == 0
     assert err == f"-, line {len(LINES) + 1} (byte offset {len(WHOLE)}): torn; its 7 bytes are skipped\n".encode()
     assert b"completed  2 of 2 epochs" in begun + out
+
+
+def test_follow_says_which_file_is_not_there_and_which_was_probably_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "watch", lambda *_, **__: iter(()))
+    written(Path("run.jsonl"), LINES)
+    said = called("follow", "rum.jsonl")
+    assert said.stderr == "rum.jsonl is not there yet. Probably meant: run.jsonl. Ctrl-C ends the wait.\n"
+    assert called("follow", "run.jsonl").stderr == ""
 
 
 def test_ctrl_c_ends_follow_quietly() -> None:

@@ -149,3 +149,25 @@ def test_head_takes_the_first_line_and_the_training_goes_on(tmp_path: Path) -> N
     assert done.stdout.startswith("epoch=00 | train")
     assert inspect(next((tmp_path / "run").iterdir())).progress.at == "finished"
     assert [line.event.event for line in read("log.jsonl")][-1] == "run_finished"
+
+
+@pytest.mark.parametrize("module", ["click", "nntrain.cli.predict", "nntrain.errors"])
+def test_ctrl_c_while_it_is_imported_ends_it_as_later(module: str) -> None:
+    code = f"""
+import sys
+
+class Pressed:
+    def find_spec(self, name, path, target=None):
+        if name == "{module}":
+            raise KeyboardInterrupt
+
+from nntrain.__main__ import main
+
+for name in [name for name in sys.modules if name == "{module}"]:
+    del sys.modules[name]
+sys.meta_path.insert(0, Pressed())
+sys.argv = ["nntrain", "--version"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")

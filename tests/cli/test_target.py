@@ -268,6 +268,8 @@ def test_a_log_on_stdout_has_lines_of_json_only() -> None:
 
 BAD: Final = {
     "no colon": (["train.py"], "'train.py' is no learner to train; expected FILE.py:NAME or package.module:NAME"),
+    "no colon, but a function": (["train.py"], "returns one. Probably meant: train.py:make or "),
+    "no colon, and no Python": (["syntax.py"], "NAME is a learner or a function that returns one.\n"),
     "no name": (["train.py:"], "is no learner to train"),
     "no file": (["trian.py:learner"], "trian.py does not exist; expected FILE.py:NAME"),
     "a folder": (["dir.py:learner"], "dir.py is no file; expected"),

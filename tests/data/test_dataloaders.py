@@ -111,6 +111,12 @@ def test_what_is_none_or_has_names_is_not_trained_on(source: object, message: st
         DataLoaders(cast("list[Pair]", source), PAIRS)
 
 
+def test_of_no_batches_to_evaluate_it_says_how_to_train_without() -> None:
+    with pytest.raises(DataError, match=r"To train without evaluation, give valid=None\.$"):
+        DataLoaders(PAIRS, [])
+    assert DataLoaders(PAIRS, None).valid is None
+
+
 def test_a_dataloaders_workers_are_not_started_by_the_checks() -> None:
     class Watched(DataLoader[tuple[Tensor, ...]]):
         def __iter__(self) -> Iterator[tuple[Tensor, ...]]:  # type: ignore[override]  # only to see that it isn't called

@@ -1,6 +1,7 @@
 """Kill so many runs and compare each with the one that nobody killed: `python -m tests.faults 200`.
 
-`python -m tests.faults ranks 50` kills so many ranks of trainings that torchrun has started.
+`python -m tests.faults ranks 50` kills so many ranks of trainings that torchrun has started, and
+`ranks sharded 50` of those that shard their weights.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of when they are killed (default: 0)")
     options = parser.parse_args()
     *of, count = options.what
-    if of not in ([], ["ranks"]) or not count.isdecimal():
-        parser.error(f"got {' '.join(options.what)}; expected a number, or ranks and a number")
+    if of not in ([], ["ranks"], ["ranks", "sharded"]) or not count.isdecimal():
+        parser.error(f"got {' '.join(options.what)}; expected a number, or ranks, perhaps sharded, and a number")
     began = time.monotonic()
     if of:
-        _kill_ranks(int(count), options.seed, began)
+        _kill_ranks(int(count), options.seed, began, *[f"--{one}" for one in of[1:]])
         return
     with tempfile.TemporaryDirectory() as folder:
         warm = Warm()
@@ -40,9 +41,9 @@ def main() -> None:
     print("; each ended with the bits of the run that nobody killed")
 
 
-def _kill_ranks(count: int, seed: int, began: float) -> None:
+def _kill_ranks(count: int, seed: int, began: float, *words: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        killer = RankKiller(Path(folder), seed)
+        killer = RankKiller(Path(folder), seed, *words)
 
         def tell() -> None:
             print(f"\r{killer.tally}, {time.monotonic() - began:.0f} s", end="", flush=True)

@@ -15,7 +15,7 @@ from nntrain import Checkpoint, Engine, Learner, Subscriber, TrainState, accurac
 from nntrain.checkpoint import resume
 from nntrain.log import JsonLog
 from nntrain.metrics import Confusion
-from nntrain.ranks.options import DataParallel
+from nntrain.ranks.options import DataParallel, Sharded
 from tests.faults.training import loaders, network
 
 EPOCHS: Final = 12
@@ -52,9 +52,11 @@ def here(folder: str, what: str) -> None:
     made.rename(made.with_suffix(""))
 
 
-def learner_of(folder: str, every: int = 3, *, hangs: bool = False, timeout: float = TIMEOUT) -> Learner[Any]:
+def learner_of(
+    folder: str, every: int = 3, *, hangs: bool = False, sharded: bool = False, timeout: float = TIMEOUT
+) -> Learner[Any]:
     """Return a learner of shuffled, noisy data whose last batch is uneven."""
-    sinks: list[Any] = [Checkpoint(Path(folder, "run"), every_steps=every, grace_seconds=5)]
+    sinks: list[Any] = [Checkpoint(Path(folder, "run"), every_steps=every, sharded=sharded, grace_seconds=5)]
     if rank() == "0":
         sinks.append(JsonLog(Path(folder, "log.jsonl"), resume=True))
     return Learner(
@@ -66,7 +68,7 @@ def learner_of(folder: str, every: int = 3, *, hangs: bool = False, timeout: flo
         0.003,
         [Here(folder, hangs=hangs)],
         sinks=sinks,
-        engine=Engine(parallel=DataParallel(timeout=timeout)),
+        engine=Engine(parallel=Sharded(timeout=timeout) if sharded else DataParallel(timeout=timeout)),
     )
 
 
@@ -78,10 +80,11 @@ def train() -> None:
     parser.add_argument("--every", type=int, default=3)
     parser.add_argument("--timeout", type=float, default=TIMEOUT)
     parser.add_argument("--hangs", action="store_true")
+    parser.add_argument("--sharded", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     here(given.folder, "begun")
-    learner = learner_of(given.folder, given.every, hangs=given.hangs, timeout=given.timeout)
+    learner = learner_of(given.folder, given.every, hangs=given.hangs, sharded=given.sharded, timeout=given.timeout)
     state = resume(Path(given.folder, "run"), learner).state or learner.init(5)
     here(given.folder, "trains")
     try:

@@ -125,18 +125,19 @@ class RankTally:
 class RankKiller:
     """Launches trainings, kills their ranks, and compares how they end with the one that nobody killed."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, *words: str) -> None:
         self.tally = RankTally()
         self._folder = folder
+        self._words = words
         self._random = random.Random(seed)
         self._straight = folder / "straight"
-        with launched(self._straight) as one:
+        with launched(self._straight, *words) as one:
             assert one.wait() == 0, one.said()
 
     def run(self, upto: int, tell: Callable[[], None] = lambda: None) -> None:
         """Launch a training once, and kill its ranks until there were `upto` kills in all, at most four in this one."""
         folder = self._folder / f"launch_{self.tally.launches}"
-        with launched(folder, restarts=_AT_MOST + _SPARE) as one:
+        with launched(folder, *self._words, restarts=_AT_MOST + _SPARE) as one:
             for start in range(min(_AT_MOST, upto - self.tally.killed)):
                 what = "begun" if self._random.random() < 0.2 else "trains"
                 processes = one.ranks(start, 2, what)
@@ -147,7 +148,7 @@ class RankKiller:
                 if not kill(processes[rank]):
                     break
                 self.tally.kills[rank] = self.tally.kills.get(rank, 0) + 1
-                for path in folder.glob("run/*.safetensors"):
+                for path in folder.glob("run/checkpoint-*"):
                     _is_whole(path)
                 tell()
             assert one.wait() == 0, one.said()

@@ -45,6 +45,7 @@ def on_each(run: Callable[[], Result], group: Any = None) -> Result:
         return run()
     import torch.distributed as dist
 
+    found: Any = None
     failed: Exception | None = None
     try:
         found = run()
@@ -55,7 +56,7 @@ def on_each(run: Callable[[], Result], group: Any = None) -> Result:
     for one in of_ranks:
         if one is not None:
             raise one
-    return found
+    return cast(Result, found)
 
 
 def gathered(content: Flattened) -> Flattened:

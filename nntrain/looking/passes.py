@@ -7,6 +7,8 @@ from typing import Any, Never, TypeVar, cast
 
 from torch import nn
 
+from nntrain.data.divided import undivided
+from nntrain.data.stream import Stream
 from nntrain.errors import ConfigError, DataError
 from nntrain.live.precision import autocasting
 from nntrain.machine.machine import Machine
@@ -25,8 +27,9 @@ Pass = Callable[[nn.Module, Any], Any]
 
 
 def first_batch(machine: Machine[Batch], key: Key, epoch: int) -> Batch:
-    """Return the first batch of an epoch's train data. Raises `DataError` where there is none."""
-    stream = machine.streams["train"]
+    """Return the first batch of an epoch's train data, whole on each rank. Raises `DataError` where there is none."""
+    trained_on = machine.streams["train"]
+    stream: Stream[Batch] = Stream(undivided(trained_on.loader), trained_on.fold, trained_on.name)
     with machine.running():
         try:
             found = stream.batch(key, epoch, 0)

@@ -24,8 +24,12 @@ from nntrain import (
     StepOutput,
     Subscriber,
     TrainState,
+    evaluate,
     fit_step,
+    overfit_one_batch,
+    predict,
     state_before,
+    summary,
 )
 from nntrain.data import DataLoaders
 from nntrain.errors import BorrowError, ConfigError, RankError, SubscriberError
@@ -445,10 +449,31 @@ def one_answers() -> None:
         fitted(learner(adamw(), subs=[Back()]))
 
 
+def looked() -> None:
+    """Evaluate, predict and look at a model beside the training, as on one process."""
+    rule = chain(adamw(), ema(0.9))
+    sharded, data, alone = learner(rule), learner(rule, "data"), learner(rule, None)
+    ours, theirs = fitted(sharded, 1), fitted(alone, 1)
+    for weights in (None, "ema"):
+        assert evaluate(sharded, ours, weights=weights).loss == pytest.approx(
+            evaluate(alone, theirs, weights=weights).loss, rel=1e-5
+        )
+        preds = predict(sharded, ours, batches(), weights=weights), predict(alone, theirs, batches(), weights=weights)
+        for one, other in zip(*preds, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    said = str(summary(alone, theirs))
+    assert str(summary(data, theirs)) == said
+    assert str(summary(sharded, ours)) == said
+    losses = overfit_one_batch(alone, theirs, steps=3).losses
+    for found in (overfit_one_batch(sharded, ours, steps=3), overfit_one_batch(data, theirs, steps=3)):
+        assert found.losses == pytest.approx(losses, rel=1e-4)
+
+
 def more_laws() -> None:
     both(Sharded(param_dtype=torch.bfloat16, reduce_dtype=torch.float32))
     values()
     models()
+    looked()
     one_answers()
 
 

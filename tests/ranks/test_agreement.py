@@ -162,7 +162,7 @@ def dies() -> None:
 
 
 def hangs() -> None:
-    time.sleep(30)
+    time.sleep(300)
 
 
 def ended(how: Callable[[], Any], timeout: float) -> tuple[str, int | None, str, int]:
@@ -216,11 +216,11 @@ def test_a_model_that_fails_on_one_rank_ends_all() -> None:
 def test_a_rank_that_is_gone_or_hangs_is_named(how: Callable[[], Any]) -> None:
     begun = time.monotonic()
     with pytest.raises(LaunchError) as failed:
-        launch(_named, 2, how, limit=40)
+        launch(_named, 2, how, limit=120)
     said = str(failed.value)
     assert "rank 0: " in said
     assert "Rank 1" in said
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 100, "long before the rank that hangs would go on"
 
 
 def _named(how: Callable[[], Any]) -> None:
@@ -276,7 +276,7 @@ def unlike(what: str) -> str:
     [("rate", "setting lr: rank 0 has 0.1; rank 1 has 0.2"), ("model", "0.weight"), ("subscribers", "Stopping")],
 )
 def test_ranks_that_are_unlike_are_told_before_any_work(what: str, said: str) -> None:
-    for found in launch(unlike, 2, what, limit=30):
+    for found in launch(unlike, 2, what, limit=90):
         assert said in found
 
 

@@ -562,6 +562,7 @@ def memory_slot(name: str = "tests.save_load_memory") -> Slot[Memory]:
     return Slot(name, Memory, default=MEMORY)
 
 
+@pytest.mark.sweep
 def test_a_slot_that_nobody_made_yet_is_kept_until_somebody_does(tmp_path: Path, warm: Warm) -> None:
     """In real processes: one that never makes the slot, and one that does so after it has loaded the state."""
     name = "tests.save_load_memory"

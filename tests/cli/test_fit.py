@@ -60,6 +60,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.sweep
 def test_the_default_trains_the_embedded_digits(tmp_path: Path) -> None:
     done = run(cwd=tmp_path)
     assert done.returncode == 0, done.stderr

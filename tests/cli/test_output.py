@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "--version": "--version",
     "checkpoint diff": "checkpoint diff a.safetensors a.safetensors",
     "checkpoint latest": "checkpoint latest .",
+    "checkpoint convert": "checkpoint convert a.safetensors b.safetensors",
     "checkpoint show": "checkpoint show a.safetensors",
     "checkpoint verify": "checkpoint verify a.safetensors",
     "config schema": "config schema",

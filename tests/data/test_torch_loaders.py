@@ -36,6 +36,7 @@ from nntrain.data.torch_loaders import Indexed, Replayed, torch_loader
 from nntrain.log import JsonLog
 from nntrain.values.bits import same_bits
 from nntrain.values.randomness import restoring_rng
+from tests.sampled import one_in
 
 Batch = tuple[Tensor, Tensor]
 KEY = Key(seed=3)
@@ -165,7 +166,7 @@ EVERYWHERE: dict[str, Callable[[int], DataLoader[Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", EVERYWHERE)
+@pytest.mark.parametrize("name", one_in(2, EVERYWHERE))
 def test_transforms_draw_alike_with_any_number_of_workers_and_from_any_start(name: str) -> None:
     alone = list(torch_loader(EVERYWHERE[name](0)).batches(KEY, 1, 0))
     numbers = torch.cat([inputs for inputs, _ in alone])

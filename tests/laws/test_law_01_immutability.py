@@ -149,6 +149,7 @@ class Keeper(Subscriber[Batch]):
         return state
 
 
+@pytest.mark.sweep
 @given(setup=setups(), epochs=st.integers(1, 2), every=st.integers(1, 3))
 def test_states_kept_by_subscribers_and_sinks_in_the_midst_of_a_fit(
     device: torch.device, setup: Setup, epochs: int, every: int

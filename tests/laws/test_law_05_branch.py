@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,6 +53,7 @@ def test_two_branches_in_turns_on_one_learner(
     kept.check()
 
 
+@pytest.mark.sweep
 @given(setup=setups(), transitions=st.integers(0, 3), epochs=st.integers(1, 2))
 def test_a_branch_by_another_learner(device: torch.device, setup: Setup, transitions: int, epochs: int) -> None:
     """Another learning rate, subscribers or none: the trunk's own learner goes on as if nothing had been."""

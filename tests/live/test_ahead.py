@@ -242,6 +242,7 @@ def test_a_second_interrupt_while_the_next_batch_is_made_loses_none(beside: Besi
     assert fit_step(learner, before).state == straight()
 
 
+@pytest.mark.usefixtures("handler")
 def test_after_ctrl_c_a_run_goes_on_where_it_stood_here_and_elsewhere(beside: Beside) -> None:
     def pressing(preds: Tensor, target: Tensor) -> Tensor:
         if beside.did[-1] == "receive 11" and beside.did.count("receive 11") == 1:

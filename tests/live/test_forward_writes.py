@@ -272,7 +272,7 @@ def by_hand(model: nn.Module, data: list[Batch], epochs: int) -> dict[str, Tenso
 
 
 @pytest.mark.parametrize("capture", one_in(2, [False, True]))
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", one_in(2, MODELS))
 def test_every_kept_state_stays_and_goes_on_to_the_hand_written_loops_bits(
     tapes: None, name: str, capture: bool
 ) -> None:

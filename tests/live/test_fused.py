@@ -67,6 +67,7 @@ def test_autograd_does_not_run_for_batches_of_any_shape(
     assert after == before
 
 
+@pytest.mark.sweep
 @same_kernels
 @pytest.mark.parametrize(
     "rules",
@@ -141,6 +142,7 @@ class Breaks(nn.Module):
         return hidden.relu()
 
 
+@pytest.mark.sweep
 @same_kernels
 def test_a_model_that_is_no_single_graph_is_compiled_as_ever() -> None:
     plain, compiled = both(Breaks())

@@ -133,6 +133,7 @@ def test_a_fit_in_fp16_is_the_loop_with_a_scaler(first: float, growth_interval: 
 WHOLE = chain(loss_scale(2.0**20, interval=2), accumulate(2), clip_norm(0.5), ADAM, ema(0.9))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("precision", one_in(2, ["fp16", "bf16"]))
 def test_any_transition_is_gone_on_from_by_a_new_learner(precision: str, tmp_path: Path) -> None:
     rule = WHOLE if precision == "fp16" else chain(accumulate(2), clip_norm(0.5), ADAM, ema(0.9))

@@ -9,7 +9,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -306,14 +306,6 @@ def test_an_optimizer_that_fails_while_writing_says_that_the_value_is_lost_and_k
         learner.fit(1, print_stats=False)
     assert state_before(caught.value) is None
     assert learner.init() == twin
-
-
-@pytest.fixture
-def handler() -> Iterator[Callable[..., Any]]:
-    """Python's own handler of SIGINT, which a shell's background job starts without."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield signal.default_int_handler
-    signal.signal(signal.SIGINT, before)
 
 
 def test_an_interrupt_waits_for_the_end_of_the_step(handler: Callable[..., Any]) -> None:

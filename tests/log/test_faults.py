@@ -80,6 +80,7 @@ def acknowledged(path: Path) -> list[int]:
     return [number for (number,) in SEQ.iter_unpack(content[: len(content) // SEQ.size * SEQ.size])]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kills", [40, pytest.param(200, marks=pytest.mark.sweep)])
 def test_a_kill_at_any_moment_tears_at_most_the_last_line_and_loses_none_that_was_flushed(
     tmp_path: Path, warm: Warm, kills: int

@@ -177,6 +177,7 @@ def test_a_task_of_one_s_own_and_a_precision_are_followed() -> None:
     assert plain != logged[0]
 
 
+@pytest.mark.sweep
 def test_it_is_a_subscriber_by_the_laws() -> None:
     check_subscriber(lambda: ActivationStats(every=2), examples=4)
 

@@ -102,7 +102,9 @@ def loaders() -> dict[str, Callable[[], Any]]:
     return {"list": lambda: batches(3), "segments": lambda: segments(batches(3), batches=2)}
 
 
-@pytest.mark.parametrize(("data", "subs"), [("list", []), ("segments", [SkipsSome()])])
+@pytest.mark.parametrize(
+    ("data", "subs"), [("segments", [SkipsSome()]), pytest.param("list", [], marks=pytest.mark.sweep)]
+)
 def test_it_goes_on_to_its_goal_from_every_transition(data: str, subs: list[Any], tmp_path: Path) -> None:
     """Law 4, through a file; and law 11: `advance` and `epoch_step` end where `fit_step` does."""
     states: list[TrainState] = []

@@ -301,7 +301,7 @@ Children = Callable[..., Child]
 # -- SIGTERM -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("listening", ["fast", "listening"])
+@pytest.mark.parametrize("listening", one_in(2, ["listening", "fast"]))
 @pytest.mark.parametrize(
     ("call", "step"),
     [(1, 1), *(pytest.param(*one, marks=pytest.mark.sweep) for one in ((4, 4), (6, 6), (7, 6), (10, 8)))],
@@ -332,6 +332,7 @@ def test_without_one_it_ends_at_once_as_always(children: Children) -> None:
     assert child.ended() == (-signal.SIGTERM, [], "")
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.sweep), "amid"])
 def test_an_application_s_own_handler_is_left_alone(children: Children, when: str) -> None:
     child = children("child_with_a_handler_of_its_own", when)
@@ -370,6 +371,7 @@ def test_a_second_one_ends_the_wait(children: Children, first: int, second: int,
     assert (ended, said) == (code, [f"told {name} 2", "with", "finally"])
 
 
+@pytest.mark.sweep
 def test_a_step_that_fails_meanwhile_ends_it_no_less(children: Children) -> None:
     child = children("child_that_fails")
     child.wait_for("amid")
@@ -400,6 +402,7 @@ def test_it_can_be_caught_by_its_name_and_leads_to_the_state(children: Children)
     assert child.ended() == (0, ["told Terminated 3", "state 3 143", "True True"], "")
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("number", "code", "name"),
     [(15, 143, "Terminated"), pytest.param(2, -2, "KeyboardInterrupt", marks=pytest.mark.sweep)],
@@ -519,7 +522,7 @@ def test_one_that_was_let_through_is_raised_once(plain: None) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="only POSIX forks")
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", one_in(2, SIGNALS))
 def test_a_process_forked_amid_a_step_has_its_signals_as_they_were(plain: None, number: int) -> None:
     with held_back(terminate=True) as interrupts:
         child = os.fork()

@@ -41,6 +41,7 @@ from nntrain.schedules import (
 from nntrain.testing import check_schedule
 from nntrain.update import optimizer
 from tests.jobs import check_bits, tensors_of
+from tests.sampled import one_in
 
 CLOSE: Final = 1e-12
 """How far a rate may be from torch's, as a share of the highest: torch multiplies step by step."""
@@ -312,7 +313,7 @@ def name_of(schedule: Curve[Any]) -> str:
     return {"one_cycle_momentum": "momentum", "tuple_of": "betas"}.get(repr(schedule).partition("(")[0], "lr")
 
 
-@pytest.mark.parametrize("said", MADE)
+@pytest.mark.parametrize("said", one_in(3, MADE))
 def test_a_schedule_passes_the_kit(said: str) -> None:
     check_schedule(MADE[said](), hyperparameter=name_of(MADE[said]()), steps=20, examples=3)
 

@@ -227,6 +227,7 @@ def test_weights_that_are_not_finite_are_not_kept_though_the_losses_are() -> Non
     assert event.to_step == 0
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
 def test_every_transition_can_be_gone_on_from_through_a_file(tmp_path: Path, optimizer: Any) -> None:
     """The good state, and how often it was gone back to, are in the checkpoint: law 4 holds of what goes wrong, too."""

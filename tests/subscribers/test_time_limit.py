@@ -76,6 +76,7 @@ def test_what_was_before_an_interruption_counts(tmp_path: Path) -> None:
         assert outcome.state.progress.step - straight.state.progress.step in {0, 1}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("seconds", [1e6, 1e-9])
 def test_it_is_a_subscriber_by_the_laws(seconds: float) -> None:
     check_subscriber(lambda: TimeLimit(seconds), examples=3)

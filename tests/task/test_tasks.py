@@ -204,6 +204,7 @@ def test_eval_needs_no_loss(capsys: pytest.CaptureFixture[str], guarded: bool) -
     assert all(torch.equal(param, reference.params[name]) for name, param in outcome.state.params.items())
 
 
+@pytest.mark.sweep
 def test_a_compiled_task_is_the_task() -> None:
     states = [
         of(two_terms, engine=Engine(compile=compile)).fit(1, print_stats=False).state

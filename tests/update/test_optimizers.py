@@ -17,6 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from nntrain import DataLoaders, Learner, accuracy, advance, epoch_step, fit_step
 from nntrain.checkpoint import load, save
 from nntrain.errors import ConfigError
+from tests.sampled import one_in
 
 CLASSES = sorted(
     (
@@ -235,7 +236,7 @@ class Decorated(torch.optim.SGD):
         return super().step(closure)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", one_in(2, [False, True]))
 @pytest.mark.parametrize("optim_class", [Clipped, Decorated])
 def test_only_torch_s_own_wrapping_is_left_out(optim_class: Any, compiled: bool) -> None:
     learner = learner_with(optim_class).replace(compile={"backend": "eager"} if compiled else False)

@@ -62,6 +62,7 @@ def check_same(ours: list[Pair], theirs: list[Pair]) -> None:
         assert torch.equal(labels, their_labels)
 
 
+@pytest.mark.sweep
 @given(data=st.data(), mode=st.sampled_from([*MODES, "CMYK"]), shuffle=st.booleans(), flatten=st.booleans())
 def test_law_both_ways_have_the_bits_of_the_reference(
     data: st.DataObject, mode: str, shuffle: bool, flatten: bool

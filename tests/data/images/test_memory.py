@@ -23,6 +23,7 @@ V2 = "sys/fs/cgroup/a/b"
 V1 = "sys/fs/cgroup/memory/a"
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("files", "free"),
     [

@@ -118,6 +118,7 @@ def test_nothing_logged_is_two_tables_without_rows(tmp_path: Path) -> None:
     assert table.schema.field("timestamp").type == pa.timestamp("us", tz="UTC")
 
 
+@pytest.mark.sweep
 def test_many_batches_and_a_metric_that_comes_late(tmp_path: Path) -> None:
     line = next(line for line in scripted(every=5) if isinstance(line.event, BatchFinished))
     late = line.model_copy(update={"event": BatchFinished(loss=1.0, metrics=FrozenMapping({"late": 2.0}))})

@@ -43,6 +43,7 @@ def whole(path: Path) -> Written:
     return found
 
 
+@pytest.mark.sweep
 def test_a_run_with_its_config_history_and_summary(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     lines = scripted(every=5, nan_at=10, ends="cancelled", text="enough")
     (run,) = exported(tmp_path, lines)

@@ -417,6 +417,7 @@ def test_another_batch_size_is_refused_amid_an_epoch() -> None:
     assert "it stands amid a phase of 45 batches; the learner's data have 23" in str(refused.exception)
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX")
 @pytest.mark.parametrize(
     ("number", "code", "said"),

@@ -28,6 +28,7 @@ from nntrain.data.loaders import as_loader
 from nntrain.values.key import Key
 from nntrain.values.state import TrainState
 from tests.data.images.pictures import numbered
+from tests.sampled import one_in
 
 ROWS = 12
 DATA = TensorDataset(torch.arange(float(ROWS))[:, None], torch.zeros(ROWS, 1))
@@ -163,7 +164,7 @@ def learner(train: Any, seen: dict[int, list[float]] | None = None) -> Learner[A
     return Learner(nn.Linear(1, 1), dls, nn.functional.mse_loss, nn.functional.l1_loss, torch.optim.SGD, 1e-4, [look])
 
 
-@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize("name", one_in(2, LOADERS))
 def test_each_epoch_has_another_order_and_a_resumed_run_is_the_straight_one(name: str) -> None:
     seen: dict[int, list[float]] = {}
     straight = learner(LOADERS[name](), seen).fit(3, print_stats=False).state

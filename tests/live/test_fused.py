@@ -113,6 +113,7 @@ def first_of(preds: Tensor, target: Tensor) -> Tensor:
     return preds[0, 0]
 
 
+@pytest.mark.sweep
 @same_kernels
 @pytest.mark.parametrize("kind", one_in(2, ["the same", "of one number"]))
 def test_gradients_may_be_written_to(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,6 +154,7 @@ def silenced(_module: object, taken: Any, _given: object) -> Any:
     return (torch.zeros_like(taken[0]),)
 
 
+@pytest.mark.sweep
 @same_kernels
 @pytest.mark.parametrize("whose", [pytest.param("model", marks=pytest.mark.sweep), "parameter"])
 def test_hooks_of_the_backward_pass_are_called(whose: str) -> None:

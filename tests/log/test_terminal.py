@@ -624,6 +624,7 @@ def test_no_text_makes_more_rows_or_fewer(output: Callable[..., str], text: str)
     assert len(rows) == len(output(hostile_log(harmless(text)), 20_000).splitlines())
 
 
+@pytest.mark.sweep
 @given(text=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=60))
 @example(text="[red]a[/red]:smile:[link=http://b.example]c[/link]")
 @settings(max_examples=40, deadline=None)

@@ -351,6 +351,7 @@ def test_one_that_ignores_it_goes_on_ignoring_it(children: Children) -> None:
     assert child.ended() == (0, ["with", "finally"], "")
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("first", "second", "code", "name"),
     [

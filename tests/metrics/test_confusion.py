@@ -20,6 +20,7 @@ def positive(preds: Tensor) -> Tensor:
     return (preds > 0).long()
 
 
+@pytest.mark.sweep
 def test_it_is_a_metric_by_the_laws() -> None:
     check_metric(Confusion(4), examples=15)
 

@@ -144,6 +144,7 @@ def test_a_rank_that_never_starts_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     assert told.value.rank == 1
 
 
+@pytest.mark.sweep
 def test_what_an_earlier_start_left_in_the_launchers_store_misleads_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rank 1 of the start before had said all its words: rank 0 waits for the one of now."""
     port = free_port()

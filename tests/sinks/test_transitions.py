@@ -38,6 +38,7 @@ from nntrain.live.recorded import Recorded
 from nntrain.values.bits import same_bits
 from nntrain.values.progress import Phase
 from tests.laws.strategies import finish
+from tests.sampled import one_in
 
 Batch = tuple[Tensor, Tensor]
 DATA = [(torch.ones(2, 3), torch.zeros(2, dtype=torch.long))] * 4
@@ -406,7 +407,7 @@ class Telling:
 
 
 @listening
-@pytest.mark.parametrize("every", [False, True, 3])
+@pytest.mark.parametrize("every", one_in(3, [True, False, 3]))
 def test_what_another_thread_tells_is_shown_within_the_next_batch(
     every: bool | int, subs: list[Subscriber[Batch]]
 ) -> None:

@@ -102,6 +102,7 @@ def test_a_resumed_fit_stops_where_the_straight_one_does() -> None:
     assert len(straight.state.history) == 10
 
 
+@pytest.mark.sweep
 @given(
     values=st.lists(st.sampled_from([math.nan, 1.0, 1.5, 2.0, 3.0]), min_size=2, max_size=8),
     mode=st.sampled_from(["min", "max"]),

@@ -133,6 +133,7 @@ def test_a_cancelled_or_another_phase_counts_for_nothing() -> None:
     assert (state.lr_scale, state.get(trained.slot).best) == (0.5, 0.0)
 
 
+@pytest.mark.sweep
 def test_it_passes_the_kit() -> None:
     check_subscriber(lambda: ReduceOnPlateau(patience=1), examples=2)
 

@@ -443,6 +443,7 @@ def test_schedules_that_break_no_law_pass() -> None:
     check_schedule(lambda step: 0)
 
 
+@pytest.mark.sweep
 def test_what_the_garbage_collector_runs_is_not_the_schedule_s_doing() -> None:
     def timed(phase: str, _: object) -> None:
         time.perf_counter()

@@ -39,6 +39,7 @@ def recorded(path: Path, epochs: int, **options: Any) -> Path:
     return path
 
 
+@pytest.mark.sweep
 @given(
     patience=st.integers(1, 3), min_delta=st.sampled_from([0.0, 0.05, 0.5]), phase=st.sampled_from(["train", "eval"])
 )

@@ -423,6 +423,7 @@ def test_inductors_code_is_scaled_and_always_the_same() -> None:
     assert learner.fit(2, print_stats=False).state == state
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "make",
     [

@@ -95,7 +95,7 @@ def test_it_ends_with_the_bits_of_the_hand_written_loop(optim_class: type[torch.
         assert param.requires_grad is not torch.equal(trained.params[name], learner.init().params[name])
 
 
-@pytest.mark.parametrize("optim_class", CLASSES, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("optim_class", one_in(3, CLASSES), ids=lambda one: one.__name__)
 def test_a_kept_state_can_be_gone_on_from_anywhere(optim_class: type[torch.optim.Optimizer]) -> None:
     learner = learner_of(optim_class)
     straight = learner.fit(2, print_stats=False).state

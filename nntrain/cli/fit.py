@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -254,10 +255,15 @@ def fit(context: click.Context, /, **_: object) -> None:
 
 
 def _teller(*, quiet: bool) -> Callable[[str], None]:
-    """Return what prints a line to stderr at once: what is done now, and takes long. With `quiet` it prints nothing."""
+    """Return what prints a line to stderr at once: what is done now, and takes long.
+
+    It prints nothing with `quiet`, and on any rank but 0, which is read off the launcher's variable: torch, by which
+    the world is known, is not imported yet.
+    """
+    says = not quiet and os.environ.get("RANK", "0") == "0"
 
     def tell(text: str) -> None:
-        if not quiet:
+        if says:
             click.echo(escape_untrusted(text), err=True)
 
     return tell

@@ -92,10 +92,11 @@ def test_one_process_goes_on_where_two_were_and_the_log_says_so(tmp_path: Path) 
 def test_one_of_two_machines_goes_on_without_the_other(tmp_path: Path) -> None:
     """Each machine is a torchrun of one rank; with `--nnodes 1:2` one of them is enough."""
     where = ["--nnodes", "1:2", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
-    where += ["--rdzv-id", "two", "--rdzv-conf", "last_call_timeout=10,keep_alive_interval=1,keep_alive_max_attempt=3"]
+    where += ["--rdzv-id", "two", "--rdzv-conf"]
+    meets = "last_call_timeout=10,keep_alive_interval=1,keep_alive_max_attempt=3,is_host="  # which holds the store
     given = ("--epochs", "100000")
-    with launched(tmp_path, *given, size=1, restarts=5, where=where) as one:
-        with launched(tmp_path, *given, size=1, restarts=5, where=where) as other:
+    with launched(tmp_path, *given, size=1, restarts=5, where=[*where, f"{meets}true"]) as one:
+        with launched(tmp_path, *given, size=1, restarts=5, where=[*where, f"{meets}false"]) as other:
             processes = one.ranks(0, 2, "amid")
             assert processes is not None, one.said()
             # Which of the two has rank 0 is decided as they meet: the other's rank is the child of its torchrun.

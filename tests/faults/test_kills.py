@@ -21,7 +21,7 @@ BY_SIGKILL: Final = ("at a moment, by SIGKILL", "amid a save")
 @pytest.mark.faults
 @pytest.mark.skipif(os.name != "posix", reason="processes are killed as on POSIX")
 @pytest.mark.sweep
-@pytest.mark.parametrize(("kills", "begun", "each"), [(8, 0, 0), (40, 3, 5)])
+@pytest.mark.parametrize(("kills", "begun", "each"), [(8, 0, 0), (24, 3, 5)])
 def test_runs_that_are_killed_end_as_the_one_that_is_not(
     tmp_path: Path, warm: Warm, kills: int, begun: int, each: int
 ) -> None:

@@ -372,15 +372,20 @@ def read_tensors(file: BinaryIO, path: str, head: Head) -> Iterator[tuple[str, T
     """Yield the tensors one by one, on the CPU, each checked. Raises `CheckpointError`."""
     file.seek(head.begin)
     waiting: deque[tuple[str, Tensor, Future[str]]] = deque()
+
+    def first() -> tuple[str, Tensor]:
+        name, content, digest = waiting.popleft()
+        return name, _checked(path, head, name, content, digest.result())
+
     # Digesting takes longer than reading: two threads do it while the next are read.
     with ThreadPoolExecutor(2, "nntrain-digest") as digesting:
         for name in file_order(head.tensors):
             content = _read(file, path, name, head.tensors[name].size)
             waiting.append((name, content, _submit(digesting, _digest, content.numpy().data)))
             if len(waiting) > _MAX_WAITING:
-                yield _check_tensor(path, head, *waiting.popleft())
+                yield first()
         while waiting:
-            yield _check_tensor(path, head, *waiting.popleft())
+            yield first()
 
 
 def offsets_of(head: Head) -> dict[str, int]:
@@ -397,9 +402,7 @@ def read_tensor(file: BinaryIO, path: str, head: Head, name: str, offset: int) -
     """Read one tensor, whose content begins at an offset; it is on the CPU, checked. Raises `CheckpointError`."""
     file.seek(offset)
     content = _read(file, path, name, head.tensors[name].size)
-    digest: Future[str] = Future()
-    digest.set_result(_digest(content.numpy().data))
-    return _check_tensor(path, head, name, content, digest)[1]
+    return _checked(path, head, name, content, _digest(content.numpy().data))
 
 
 def _read(file: BinaryIO, path: str, name: str, size: int) -> Tensor:
@@ -414,12 +417,13 @@ def _read(file: BinaryIO, path: str, name: str, size: int) -> Tensor:
     return content
 
 
-def _check_tensor(path: str, head: Head, name: str, content: Tensor, digest: Future[str]) -> tuple[str, Tensor]:
+def _checked(path: str, head: Head, name: str, content: Tensor, digest: str) -> Tensor:
+    """Return the tensor of a content. Raises `CheckpointError` where its digest, or its shape, is another."""
     stored = head.tensors[name]
-    if digest.result() != stored.digest:
+    if digest != stored.digest:
         raise CheckpointError(path, "damaged", f"the tensor {name} is not the one that its digest is of")
     try:
-        return name, _restore(stored, content)
+        return _restore(stored, content)
     except RuntimeError as error:
         raise CheckpointError(path, "damaged", f"there is no such tensor as {name}: {error}") from None
 

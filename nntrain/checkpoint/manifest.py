@@ -60,7 +60,7 @@ class Manifest:
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the tensors one by one, whole and on the CPU, each part checked. Raises `CheckpointError`."""
-        with _Opened(self) as opened:
+        with self.opened() as opened:
             for name in self.head.tensors:
                 yield name, self._whole(name, opened)
 
@@ -125,10 +125,10 @@ def is_sharded_checkpoint(path: str | os.PathLike[str]) -> bool:
     return Path(path, MANIFEST).is_file()
 
 
-def manifest_text(record: str) -> str:
-    """Return a manifest of a record's text."""
+def manifest_text(record: str) -> tuple[bytes, str]:
+    """Return a manifest of a record's text, and its digest, which is the record's."""
     digest = hashlib.sha256(record.encode()).hexdigest()
-    return json.dumps({"format": f"{FORMAT_SHARDED}/{VERSION}", "digest": digest, "record": record})
+    return json.dumps({"format": f"{FORMAT_SHARDED}/{VERSION}", "digest": digest, "record": record}).encode(), digest
 
 
 def sharded_record(record: str, files: Mapping[str, File], parts: Mapping[str, Sequence[Part]]) -> str:
@@ -212,9 +212,10 @@ def read_manifest(folder: str) -> Manifest:
                 "version",
                 f"it has the format {named}; this nntrain reads up to {FORMAT_SHARDED}/{VERSION}. Install a newer one",
             )
-        if manifest_text(record_text).encode() != text:
+        made, digest = manifest_text(record_text)
+        if made != text:
             raise ValueError("its record is not the one that its digest is of")
-        return _parsed(Path(folder), int(number), said["digest"], json.loads(record_text), size)
+        return _parsed(Path(folder), int(number), digest, json.loads(record_text), size)
     except CheckpointError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

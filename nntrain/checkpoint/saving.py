@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -108,16 +107,8 @@ def write_file(
 ) -> Saved:
     """Write a checkpoint in one file. `text` makes its record of the tensors' descriptions."""
     began = time.perf_counter()
-    try:
-        with _replacing(path) as file:
-            size, digest = write(file, tensors, text, cancelled=cancelled)
-    except OSError as error:
-        if isinstance(error, CheckpointError):
-            raise
-        hint = "" if path.parent.is_dir() else f" There is no folder {path.parent}: make it first"
-        raise CheckpointError(
-            str(path), "unwritable", f"it cannot be written ({error}).{hint}".removesuffix(".")
-        ) from error
+    with _said_of(path), _replacing(path) as file:
+        size, digest = write(file, tensors, text, cancelled=cancelled)
     return Saved(path, size, digest, time.perf_counter() - began)
 
 
@@ -154,28 +145,24 @@ def write_folder(
 
     def finish(files: Mapping[str, File], parts: Mapping[str, Sequence[Part]]) -> None:
         stored = {name: described(name, one, parts[name]) for name, one in tensors.items()}
-        manifest = manifest_text(sharded_record(text(stored), files, parts)).encode()
+        manifest, digest = manifest_text(sharded_record(text(stored), files, parts))
         with Path(unfinished, MANIFEST).open("wb") as file:
             file.write(manifest)
             file.flush()
             os.fsync(file.fileno())
         _sync_folder(unfinished)
         _put_in_place(unfinished, path)
-        digest: str = json.loads(manifest)["digest"]
         written.append((len(manifest) + sum(one.bytes for one in files.values()), digest))
 
     mine = {name: one for name, one in tensors.items() if world.first or is_sharded(one)}
     try:
-        if world.single:
-            save_alone(mine, unfinished, finish, cancelled)
-        else:
-            from nntrain.checkpoint.planned import save_parts
+        with _said_of(path):
+            if world.single:
+                save_alone(mine, unfinished, finish, cancelled)
+            else:
+                from nntrain.checkpoint.planned import save_parts
 
-            save_parts(mine, unfinished, finish, target=path, group=group, cancelled=cancelled)
-    except OSError as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(str(path), "unwritable", f"it cannot be written ({error})") from error
+                save_parts(mine, unfinished, finish, target=path, group=group, cancelled=cancelled)
     finally:
         if world.first:
             _release(unfinished)
@@ -185,29 +172,55 @@ def write_folder(
 
 def _begun(path: Path) -> Path:
     """Make the folder that is to be renamed, and lock it. Raises `CheckpointError` where there can be none."""
-    unfinished = path.parent / f".{path.name}.{secrets.token_hex(8)}{UNFINISHED}"
+    unfinished = _unfinished_name(path)
     if path.exists() and not is_sharded_checkpoint(path):
         kind = "a folder that is no sharded checkpoint" if path.is_dir() else "a file"
         raise CheckpointError(str(path), "unwritable", f"it is {kind}; move it away, or save under another name")
     _BEING_WRITTEN.add(unfinished.name)
+    with _said_of(path):
+        try:
+            unfinished.mkdir()
+            _locks[unfinished.name] = _locked(unfinished / _LOCK)
+        except OSError:
+            _release(unfinished)
+            raise
+    return unfinished
+
+
+@contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    """Raise `CheckpointError` for what the system refuses while a checkpoint is written in a block."""
     try:
-        unfinished.mkdir()
-        _locks[unfinished.name] = _locked(unfinished / _LOCK)
+        yield
     except OSError as error:
-        _release(unfinished)
+        if isinstance(error, CheckpointError):
+            raise
         hint = "" if path.parent.is_dir() else f" There is no folder {path.parent}: make it first"
         raise CheckpointError(
             str(path), "unwritable", f"it cannot be written ({error}).{hint}".removesuffix(".")
         ) from error
-    return unfinished
+
+
+def _unfinished_name(path: Path) -> Path:
+    """Return a new name beside a checkpoint's: that of what is being written, or was put aside, and is none."""
+    return path.parent / f".{path.name}.{secrets.token_hex(8)}{UNFINISHED}"
+
+
+def _take_lock(file: int) -> None:
+    """Take the lock of an open file. Raises `OSError` where another process has it.
+
+    It is held until this process ends, and not by processes that it forks, like a loader's workers: who gets this lock
+    knows that nobody writes any more.
+    """
+    if fcntl is not None:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _locked(path: Path) -> int:
     """Return a new file that this process holds the lock of."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-    if fcntl is not None:
-        with suppress(OSError):
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with suppress(OSError):
+        _take_lock(file)
     return file
 
 
@@ -220,7 +233,7 @@ def _put_in_place(unfinished: Path, path: Path) -> None:
     if not path.exists():
         unfinished.rename(path)
     elif not _exchanged(unfinished, path):
-        aside = unfinished.with_name(f".{path.name}.{secrets.token_hex(8)}{UNFINISHED}")
+        aside = _unfinished_name(path)
         path.rename(aside)
         unfinished.rename(path)
         aside.rename(unfinished)
@@ -256,16 +269,13 @@ _BEING_WRITTEN: Final[set[str]] = set()
 @contextmanager
 def _replacing(path: Path) -> Iterator[int]:
     """Open a temporary file that replaces `path` at the end of the block, or is removed if the block fails."""
-    unfinished = path.parent / f".{path.name}.{secrets.token_hex(8)}{UNFINISHED}"
+    unfinished = _unfinished_name(path)
     _BEING_WRITTEN.add(unfinished.name)
     try:
         file = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
-            if fcntl is not None:
-                # Held until this process ends, and not by processes that it forks, like a loader's workers: who gets
-                # this lock knows that nobody writes the file any more.
-                with suppress(OSError):
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(OSError):
+                _take_lock(file)
             yield file
             unfinished.replace(path)
         finally:
@@ -291,43 +301,35 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove the unfinished checkpoints that killed processes left in a folder."""
+    """Remove the unfinished checkpoints that killed processes left in a folder, unless somebody writes them still."""
     for left in folder.glob(f".*{UNFINISHED}"):
         if left.name in _BEING_WRITTEN:
             continue
-        if left.is_dir():
-            _remove_unfinished_folder(left)
-            continue
+        locked = left / _LOCK if left.is_dir() else left
         with suppress(OSError):
-            file = os.open(left, os.O_RDWR)
+            if locked != left and not locked.exists():  # a folder that was whole, or put aside
+                _remove(left)
+                continue
+            file = os.open(locked, os.O_RDWR)
             try:
-                if fcntl is not None:
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                left.unlink()
+                _take_lock(file)
+                _remove(left)
             finally:
                 os.close(file)
 
 
-def _remove_unfinished_folder(left: Path) -> None:
-    """Remove an unfinished folder, unless somebody writes it still."""
-    with suppress(OSError):
-        if not (left / _LOCK).exists():  # it was whole, or put aside
-            shutil.rmtree(left, ignore_errors=True)
-            return
-        file = os.open(left / _LOCK, os.O_RDWR)
-        try:
-            if fcntl is not None:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
-        finally:
-            os.close(file)
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with what is in it, as far as that can be."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink()
 
 
 def remove_checkpoint(path: Path) -> None:
     """Remove a checkpoint: a folder gets an unfinished one's name first, so that a part of it is never taken for it."""
-    if not path.is_dir():
-        path.unlink()
-        return
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}{UNFINISHED}")
-    path.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
+    if path.is_dir():
+        aside = _unfinished_name(path)
+        path.rename(aside)
+        path = aside
+    _remove(path)

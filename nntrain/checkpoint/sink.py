@@ -466,17 +466,14 @@ class _Files:
         Where the ranks of a `group` write folders together, each of them calls it, and rank 0 sees to the names.
         """
         content = flatten() if group is None else on_each(flatten, group)
-        write: Callable[..., Saved] = save_flattened
         name, now = (
             self._next(state.progress.step)
             if group is None
             else on_first(lambda: self._next(state.progress.step), group)
         )
         path = self._place / name
-        if self._suffix == SHARDED_SUFFIX:
-            write = partial(save_sharded, group=group)
-        cancelled = partial(_is_over, until)
-        saved = write(content, path, run=run, saved_at=now, cancelled=cancelled)
+        write = partial(save_sharded, group=group) if self._suffix == SHARDED_SUFFIX else save_flattened
+        saved = write(content, path, run=run, saved_at=now, cancelled=partial(_is_over, until))
         if group is not None and not current_world().first:
             return saved
         score = self._score(state.progress, state.history)

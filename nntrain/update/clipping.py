@@ -61,11 +61,11 @@ def total_norm(found: list[Tensor]) -> Tensor:
     Of sharded ones it is that of the whole, with one sum over the ranks.
     """
     first = found[0]
-    if any_sharded(found):
-        of_whole: Tensor = torch.linalg.vector_norm(torch.stack(norms(found)))
-        return of_whole
     kinds = {(type(one), one.layout, one.dtype, one.device) for one in found}
     if kinds != {(Tensor, torch.strided, first.dtype, first.device)}:
+        if any_sharded(found):
+            of_whole: Tensor = torch.linalg.vector_norm(torch.stack(norms(found)))
+            return of_whole
         return torch.nn.utils.get_total_norm(found)
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(found)))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
     return norm

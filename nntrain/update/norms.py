@@ -63,10 +63,10 @@ class BoundGradientNorms(Bound):
 
 def _norms(gradients: list[Tensor]) -> Sequence[Tensor]:
     """Return the 2-norm of each gradient."""
-    if any_sharded(gradients):
-        return norms(gradients)
     if all(type(one) is Tensor and one.layout == torch.strided for one in gradients):
         return torch._foreach_norm(gradients) if gradients else ()  # pyright: ignore[reportPrivateImportUsage] # torch's fused one
+    if any_sharded(gradients):
+        return norms(gradients)
     return [torch.nn.utils.get_total_norm([one]) for one in gradients]
 
 

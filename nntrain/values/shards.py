@@ -39,7 +39,7 @@ def own_part(tensor: Tensor) -> Tensor:
 
 def own_parts(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Return this rank's part of each."""
-    return [own_part(one) for one in tensors]
+    return [one if type(one) in _PLAIN else own_part(one) for one in tensors]
 
 
 def version_of(tensor: Tensor) -> int:

@@ -55,7 +55,6 @@ def meetings() -> list[dict[str, int]]:
         setattr(dist, name, counting(name))
     found = []
     for _ in range(4):
-        learner.machine.pulse._every = 10**6  # type: ignore[union-attr]
         state = epoch_step(learner, state).state
         found.append(dict(counted))
         counted.clear()

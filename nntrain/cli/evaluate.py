@@ -1,10 +1,10 @@
-"""`nntrain evaluate`: the statistics of a learner of one's own with the weights of a checkpoint."""
+"""`nntrain evaluate`: the statistics of a learner with the weights of a checkpoint."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from nntrain.machine.learner import Learner
     from nntrain.values.state import TrainState
 
+NETWORK: Final = "the network of nntrain fit"
+"""What is evaluated without TARGET."""
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 """Adds an option, or an argument, to what becomes a command."""
 
-target_argument: Final[Decorator] = click.argument("target")
+target_argument: Final[Decorator] = click.argument("target", required=False)
 checkpoint_option: Final[Decorator] = option(
     "--checkpoint",
     required=True,
@@ -38,7 +40,16 @@ device_option: Final[Decorator] = option(
 )
 
 data_option: Final[Decorator] = option(
-    "--data", metavar="digits|fashion-mnist|DIR", help="The parameter data of TARGET's function, as for nntrain fit."
+    "--data",
+    metavar="digits|fashion-mnist|DIR",
+    help="What to evaluate on, as for nntrain fit: digits if left out, or what TARGET's function has.",
+)
+data_dir_option: Final[Decorator] = option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    rare=True,
+    help="The folder of Fashion-MNIST's four idx files, as for nntrain fit.",
 )
 
 
@@ -46,7 +57,7 @@ data_option: Final[Decorator] = option(
     cls=Command,
     short_help="Print the statistics of a learner with a checkpoint.",
     examples=(
-        "nntrain evaluate train.py:make --checkpoint run",
+        "nntrain evaluate --checkpoint run",
         "nntrain evaluate train.py:make --checkpoint run --set width=64 --json",
         "nntrain evaluate photos.py:classifier --checkpoint run --data new-photos",
     ),
@@ -55,15 +66,23 @@ data_option: Final[Decorator] = option(
 @checkpoint_option
 @set_option
 @data_option
+@data_dir_option
 @device_option
 @option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def evaluate(
-    target: str, checkpoint: Path, data: str | None, device: str | None, *, as_json: bool, **given: tuple[str, ...]
+    target: str | None,
+    checkpoint: Path,
+    data: str | None,
+    data_dir: Path | None,
+    device: str | None,
+    *,
+    as_json: bool,
+    **given: tuple[str, ...],
 ) -> None:
     """Print the statistics of each eval set of the learner TARGET with the weights of a checkpoint.
 
-    TARGET, --set and --data are as for `nntrain fit`. The learner is made with the seed of the checkpoint, so that data
-    which are split where it is made are split as they were.
+    TARGET, --set and --data are as for `nntrain fit`; without TARGET it is the network that this trains. The learner
+    is made with the seed of the checkpoint, so that data which are split where it is made are split as they were.
     """
     from nntrain.data.loaders import eval_sets
     from nntrain.errors import ConfigError
@@ -71,10 +90,10 @@ def evaluate(
     from nntrain.log.rendering import json_object
     from nntrain.sinks.print_stats import stats_line
 
-    with trained(target, checkpoint, given["set"], device, data) as (learner, state):
+    with trained(target, checkpoint, given["set"], device, data, data_dir) as (learner, state):
         sets = eval_sets(learner.dls.valid)
         if not sets:
-            raise ConfigError(f"{target} has no data to evaluate on: its dls.valid is None.")
+            raise ConfigError(f"{target or NETWORK} has no data to evaluate on: its dls.valid is None.")
         for name in sets:
             stats = evaluated(learner, state, name or None)
             if as_json:
@@ -84,17 +103,26 @@ def evaluate(
 
 
 @contextmanager
-def trained(
-    target: str, checkpoint: Path, settings: tuple[str, ...], device: str | None, data: str | None
+def trained(  # noqa: PLR0917 - both commands have all of them
+    target: str | None,
+    checkpoint: Path,
+    settings: tuple[str, ...],
+    device: str | None,
+    data: str | None,
+    data_dir: Path | None,
 ) -> Iterator[tuple[Learner[Any, Any], TrainState]]:
     """Give a learner, and the state of a checkpoint for it, to a block. Ends the command where there is none."""
     from nntrain.checkpoint import inspect, latest, load
-    from nntrain.cli.fit import check_data, data_of, device_of
+    from nntrain.cli.fit import check_data, classifier, data_of, device_of
     from nntrain.cli.settings import FitConfig, parse_settings
     from nntrain.cli.target import learner_of
 
+    if target is None and settings:
+        raise click.BadParameter(f"{NETWORK} has no parameters to set; give TARGET first.", param_hint="--set")
+    if data is None and (target is None or data_dir is not None):
+        data = "digits"
     if data is not None:
-        check_data(data, None)
+        check_data(data, data_dir)
     path = checkpoint
     with exit_on_problem():
         if checkpoint.is_dir():
@@ -104,9 +132,18 @@ def trained(
                 say(f"Error: {checkpoint} has no whole checkpoint.", err=True)
                 sys.exit(Exit.NOTHING)
             path = found.path
-        seed = inspect(path).key.seed
-    meant = None if data is None else data_of(FitConfig(data=data), seed)
-    with learner_of(target, parse_settings(settings), seed, data=meant) as own:
+        seen = inspect(path)
+    seed = seen.key.seed
+    if target is None:
+        hidden = seen.tensors.get("params/0.weight")
+        config = FitConfig.model_validate({"data": data, "data_dir": data_dir, "seed": seed})
+        if hidden is not None:
+            config = config.model_copy(update={"hidden": hidden.shape[0]})
+        made: AbstractContextManager[Learner[Any, Any]] = nullcontext(classifier(config, lambda _: None))
+    else:
+        meant = None if data is None else data_of(FitConfig(data=data, data_dir=data_dir), seed)
+        made = learner_of(target, parse_settings(settings), seed, data=meant)
+    with made as own:
         learner = own if device is None else own.replace(device=device_of(device))
         with exit_on_problem():
             state = load(path, learner)

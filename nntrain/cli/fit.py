@@ -339,7 +339,7 @@ def _fit(target: str | None, config: FitConfig, places: Places) -> None:
     with (
         silent_but_first(said_to) as said,  # what a learner prints would tear a log there
         JsonLog(lines if piped else path, every=every, every_s=every_s, resume=config.resume and not piped) as log,
-        _learner(target, config, places, said, tell) as own,
+        _learner(target, config, places, tell) as own,
     ):
         stopping = [] if config.patience is None else [EarlyStopping(patience=config.patience)]
         subs: list[Subscriber[object]] = [*stopping, *named_subs]
@@ -374,12 +374,12 @@ def _fit(target: str | None, config: FitConfig, places: Places) -> None:
 
 @contextmanager
 def _learner(
-    target: str | None, config: FitConfig, places: Places, said: TextIO, tell: Callable[[str], None]
+    target: str | None, config: FitConfig, places: Places, tell: Callable[[str], None]
 ) -> Iterator[Learner[Any]]:
     """Give the learner to a block: that of `target`, or the classifier. What takes long is told."""
     if target is None:
         tell(f"reads and decodes the data: {config.data} ...")
-        yield _classifier(config, said)
+        yield classifier(config, tell)
         return
     from nntrain.cli.target import learner_of
     from nntrain.live.engine import Engine
@@ -410,8 +410,8 @@ def _seed(config: FitConfig) -> int:
     return config.seed if found is None else found[1].key.seed
 
 
-def _classifier(config: FitConfig, said: TextIO) -> Learner[Any]:
-    """Return a learner of a network with one hidden layer."""
+def classifier(config: FitConfig, tell: Callable[[str], None]) -> Learner[Any]:
+    """Return a learner of a network with one hidden layer; what its data and its metric are is told."""
     import torch
 
     from nntrain.data import DataLoaders
@@ -423,8 +423,7 @@ def _classifier(config: FitConfig, said: TextIO) -> Learner[Any]:
     _check_shared(engine)
     dls = DataLoaders.from_hf_dd(data_of(config, _seed(config)).read(), batch_size=config.batch_size)
     _check_sizes(dls, config.data)
-    if not config.quiet and config.data not in {"digits", "fashion-mnist"}:
-        say(_splits(dls), err=said is sys.stderr)
+    tell(f"{_splits(dls)}; metric is the accuracy")
     return Learner(
         _model(dls, config.hidden, config.seed),
         dls,

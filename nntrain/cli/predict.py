@@ -1,4 +1,4 @@
-"""`nntrain predict`: the predictions of a learner of one's own with the weights of a checkpoint, as a file."""
+"""`nntrain predict`: the predictions of a learner with the weights of a checkpoint, as a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from nntrain.cli.commands import Command, option
-from nntrain.cli.evaluate import checkpoint_option, data_option, device_option, set_option, target_argument, trained
+from nntrain.cli.evaluate import (
+    NETWORK,
+    checkpoint_option,
+    data_dir_option,
+    data_option,
+    device_option,
+    set_option,
+    target_argument,
+    trained,
+)
 from nntrain.cli.output import UnwritableError, say
 from nntrain.errors import ConfigError
 
@@ -28,7 +37,7 @@ ALONE: Final = "preds"
     cls=Command,
     short_help="Write the predictions of a learner with a checkpoint.",
     examples=(
-        "nntrain predict train.py:make --checkpoint run --out preds.npy",
+        "nntrain predict --checkpoint run --out preds.npy",
         "nntrain predict train.py:make --checkpoint run --out preds.safetensors",
         "nntrain predict train.py:make --checkpoint run --on night --out night.npy",
     ),
@@ -45,13 +54,15 @@ ALONE: Final = "preds"
 @option("--on", metavar="NAME", help="The eval set, of several.")
 @set_option
 @data_option
+@data_dir_option
 @device_option
 def predict(  # noqa: PLR0917 - click gives them by name
-    target: str,
+    target: str | None,
     checkpoint: Path,
     out: Path,
     on: str | None,
     data: str | None,
+    data_dir: Path | None,
     device: str | None,
     **given: tuple[str, ...],
 ) -> None:
@@ -62,17 +73,18 @@ def predict(  # noqa: PLR0917 - click gives them by name
     """
     from nntrain.evaluation.evaluate import predict as predicted
 
+    said = target or NETWORK
     if out.suffix not in SUFFIXES:
         raise click.BadParameter(f"{out} ends with neither of {', '.join(SUFFIXES)}.", param_hint="--out")
     if not out.resolve().parent.is_dir():
         raise click.BadParameter(f"there is no folder {out.parent}.", param_hint="--out")
-    with trained(target, checkpoint, given["set"], device, data) as (learner, state):
+    with trained(target, checkpoint, given["set"], device, data, data_dir) as (learner, state):
         parts: dict[str, list[Tensor]] = {}
-        for preds in predicted(learner, state, _data(learner, target, on)):
+        for preds in predicted(learner, state, _data(learner, said, on)):
             for name, tensor in _named(preds, ""):
                 parts.setdefault(name, []).append(tensor.cpu())
     if not parts:
-        raise ConfigError(f"{target} gave no predictions that are tensors, so that there is nothing to write.")
+        raise ConfigError(f"{said} gave no predictions that are tensors, so that there is nothing to write.")
     joined = {name: _joined(name, tensors) for name, tensors in parts.items()}
     _write(out, joined)
     for name, tensor in joined.items():

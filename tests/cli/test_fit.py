@@ -64,12 +64,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_default_trains_the_embedded_digits(tmp_path: Path) -> None:
     done = run(cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    began, log_said, decodes = done.stderr.splitlines()
+    began, log_said, decodes, learns = done.stderr.splitlines()
     assert began == f"nntrain {version('nntrain')}: reads the settings, then imports torch, which takes seconds ..."
     assert re.fullmatch(
         r"log: (nntrain-[0-9-]+\.jsonl); to watch it from another terminal: nntrain follow \1", log_said
     )
     assert decodes == "reads and decodes the data: digits ..."
+    assert learns == "learns from the split 'train', is evaluated on 'test'; metric is the accuracy"
     *lines, last = done.stdout.splitlines()
     found = [LINE.fullmatch(line) for line in lines]
     assert all(found)
@@ -151,7 +152,7 @@ def test_the_splits_that_were_found_are_said_and_logged() -> None:
     split = grey_images(pixels, np.arange(20) % 4, ["a", "b", "c", "d"])
     DatasetDict({"train": split, "dev": split, "test": split}).save_to_disk("saved")
     done = called("--data", "saved", "--epochs", "1", "--log", "run.jsonl")
-    assert done.stdout.splitlines()[0] == "learns from the split 'train', is evaluated on 'dev'"
+    assert "learns from the split 'train', is evaluated on 'dev'; metric is the accuracy\n" in done.stderr
     data = events(Path("run.jsonl"))[0]["config"]["data"]
     assert (data["train"]["split"], data["eval"]["split"]) == ("train", "dev")
     assert "split" not in called("--data", "saved", "--epochs", "1", "--log", "quiet.jsonl", "--quiet").output

@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 from nntrain.checkpoint import diff, inspect
 from nntrain.cli import nntrain
 from nntrain.cli.target import learner_of
+from nntrain.data import load_digits
 
+FASHION: Final = Path("/usr/share/datasets/fashion-mnist")
 TRAIN: Final = """
 from __future__ import annotations
 
@@ -392,6 +394,30 @@ def test_what_cannot_be_evaluated_has_an_exit_code(
     out, err = capsys.readouterr()
     assert said in err
     assert out == ""
+
+
+def test_without_a_target_it_is_the_network_that_the_fit_trained() -> None:
+    fitted = called("fit", "--epochs", "1", "--hidden", "7", "--checkpoint-dir", "run", "--log", "run.jsonl")
+    done = called("evaluate", "--checkpoint", "run")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines() == statistics(fitted.stdout)[-1:]
+    written = called("predict", "--checkpoint", "run", "--out", "preds.npy")
+    assert written.exit_code == 0, written.output
+    classes = np.load("preds.npy").argmax(1)
+    assert f"metric={(classes == np.array(load_digits()['test']['label'])).mean():.3f}" in done.stdout
+    done = called("evaluate", "--checkpoint", "run", "--set", "width=3")
+    assert done.exit_code == 2
+    assert "the network of nntrain fit has no parameters to set; give TARGET first." in " ".join(done.stderr.split())
+
+
+@pytest.mark.skipif(not FASHION.is_dir(), reason="no Fashion-MNIST: install the package dataset-fashion-mnist")
+@pytest.mark.sweep
+def test_the_folder_of_fashion_mnist_is_found_as_in_the_fit() -> None:
+    data = "--data", "fashion-mnist", "--data-dir", str(FASHION)
+    fitted = called("fit", *data, "--steps", "5", "--checkpoint-dir", "run", "--log", "run.jsonl")
+    done = called("evaluate", "--checkpoint", "run", *data)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines() == statistics(fitted.stdout)[-1:]
 
 
 def test_a_learner_without_eval_data_says_so() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Final
+from typing import Any, Final
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import click
 
@@ -43,13 +47,13 @@ def new(folder: Path) -> None:
     if taken or (folder.exists() and not folder.is_dir()):
         found = f"is not empty, it has {taken[0]!r}" if taken else "is a file"
         raise click.BadParameter(f"{folder} {found}. Give a folder that is new or empty.", param_hint="DIR")
-    name = _name_of(folder)
+    name, source = _name_of(folder), source_of(_installed_from())
     try:
         for file in FILES:
             path = folder / file
             path.parent.mkdir(parents=True, exist_ok=True)
             text = (TEMPLATE / f"{path.name}.txt").read_text(encoding="utf-8")
-            path.write_text(Template(text).substitute(name=name), encoding="utf-8")
+            path.write_text(Template(text).substitute(name=name, source=source), encoding="utf-8")
     except OSError as error:
         raise UnwritableError(folder, error) from error
     click.echo(escape_untrusted(f"{folder} has {', '.join(FILES)}"))
@@ -62,6 +66,33 @@ def _name_of(folder: Path) -> str:
     """Return the project's name, which begins the names of its slots too: as its folder's, in letters of names."""
     name = re.sub(r"[^a-z0-9]+", "_", folder.resolve().name.lower()).strip("_")
     return name if name[:1].isalpha() else f"project_{name}".rstrip("_")
+
+
+def _installed_from() -> str | None:
+    """Return the record of where nntrain was installed from (PEP 610); None where that was a registry."""
+    try:
+        return distribution("nntrain").read_text("direct_url.json")
+    except PackageNotFoundError:
+        return None
+
+
+def source_of(record: str | None) -> str:
+    """Return the part of pyproject.toml that lets uv find nntrain where it was found before, if no registry has it."""
+    if record is None:
+        return ""
+    found: dict[str, Any] = json.loads(record)
+    url, git = str(found["url"]), found.get("vcs_info")
+    parts = urlsplit(url)
+    if git is not None:
+        source = {git["vcs"]: url, "rev": git["commit_id"]}
+    elif parts.scheme == "file":
+        source = {"path": url2pathname(parts.path)}
+    else:
+        source = {"url": url}
+    if "subdirectory" in found:
+        source["subdirectory"] = found["subdirectory"]
+    said = ", ".join(f"{name} = {json.dumps(one, ensure_ascii=False)}" for name, one in source.items())
+    return f"\n[tool.uv.sources]\nnntrain = {{ {said} }} # where it was installed from\n"
 
 
 def _next(folder: Path) -> list[tuple[str, str]]:

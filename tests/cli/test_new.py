@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from nntrain import Record, Slot
 from nntrain.cli import nntrain
-from nntrain.cli.new import FILES, TEMPLATE
+from nntrain.cli.new import FILES, TEMPLATE, source_of
 
 
 def called(*arguments: str) -> Result:
@@ -66,6 +68,27 @@ def test_here_in_an_empty_folder() -> None:
     assert done.exit_code == 0
     assert "cd " not in done.stdout
     assert Path("train.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("record", "source"),
+    [
+        (None, None),
+        ({"url": "file:///a%20b/nntrain", "dir_info": {"editable": True}}, {"path": "/a b/nntrain"}),
+        ({"url": "file:///a/n-1-py3-none-any.whl", "archive_info": {}}, {"path": "/a/n-1-py3-none-any.whl"}),
+        (
+            {"url": "https://example.org/n.git", "vcs_info": {"vcs": "git", "commit_id": "0a1b"}, "subdirectory": "x"},
+            {"git": "https://example.org/n.git", "rev": "0a1b", "subdirectory": "x"},
+        ),
+        ({"url": "https://example.org/n.whl", "archive_info": {}}, {"url": "https://example.org/n.whl"}),
+    ],
+)
+def test_uv_finds_nntrain_where_it_was_installed_from(
+    record: dict[str, object] | None, source: dict[str, str] | None
+) -> None:
+    said = source_of(None if record is None else json.dumps(record))
+    project = tomllib.loads((TEMPLATE / "pyproject.toml.txt").read_text().replace("$source", said))
+    assert project["tool"]["uv"].get("sources", {}).get("nntrain") == source
 
 
 def test_its_learner_is_trained_by_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,23 +28,25 @@ checkpoint_option: Final[Decorator] = option(
     required=True,
     type=click.Path(path_type=Path),
     metavar="FILE|DIR",
-    help="The weights: a checkpoint, or the newest whole one in a folder.",
+    help="Take the weights from FILE, or from the newest undamaged checkpoint in DIR.",
 )
 set_option: Final[Decorator] = option(
     "--set", multiple=True, metavar="NAME=VALUE", help="Set a parameter of TARGET's function."
 )
 device_option: Final[Decorator] = option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="In place of the learner's own."
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Use this device instead of the learner's."
 )
 
 data_option: Final[Decorator] = option(
-    "--data", metavar="digits|fashion-mnist|DIR", help="The parameter data of TARGET's function, as for nntrain fit."
+    "--data",
+    metavar="digits|fashion-mnist|DIR",
+    help="Set the parameter data of TARGET's function, as for nntrain fit.",
 )
 
 
 @click.command(
     cls=Command,
-    short_help="Print the statistics of a learner with a checkpoint.",
+    short_help="Evaluate a learner with the weights of a checkpoint.",
     examples=(
         "nntrain evaluate train.py:make --checkpoint run",
         "nntrain evaluate train.py:make --checkpoint run --set width=64 --json",
@@ -56,14 +58,14 @@ data_option: Final[Decorator] = option(
 @set_option
 @data_option
 @device_option
-@option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def evaluate(
     target: str, checkpoint: Path, data: str | None, device: str | None, *, as_json: bool, **given: tuple[str, ...]
 ) -> None:
-    """Print the statistics of each eval set of the learner TARGET with the weights of a checkpoint.
+    """Evaluate the learner TARGET on each of its eval sets, with the weights of a checkpoint.
 
-    TARGET, --set and --data are as for `nntrain fit`. The learner is made with the seed of the checkpoint, so that data
-    which are split where it is made are split as they were.
+    TARGET, --set and --data are as for `nntrain fit`. The learner is made with the seed of the checkpoint. So
+    data that your code splits at random are split in the same way.
     """
     from nntrain.data.loaders import eval_sets
     from nntrain.errors import ConfigError

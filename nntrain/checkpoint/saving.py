@@ -229,7 +229,6 @@ def _put_in_place(unfinished: Path, path: Path) -> None:
 
     Where the system can exchange two names it is one step, else two with none of them there in between.
     """
-    (unfinished / _LOCK).unlink()
     if not path.exists():
         unfinished.rename(path)
     elif not _exchanged(unfinished, path):
@@ -237,6 +236,8 @@ def _put_in_place(unfinished: Path, path: Path) -> None:
         path.rename(aside)
         unfinished.rename(path)
         aside.rename(unfinished)
+    with suppress(OSError):  # not before: until it has its name another process may take it for one that is left
+        (path / _LOCK).unlink()
     _sync_folder(path.parent)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from nntrain import Checkpoint, Learner, fit_step
-from nntrain.checkpoint import convert, diff, inspect, latest, load, resume, save, verify
+from nntrain.checkpoint import convert, diff, inspect, latest, load, resume, save, saving, verify
 from nntrain.checkpoint.finding import files_of
 from nntrain.checkpoint.manifest import MANIFEST
 from nntrain.checkpoint.saving import UNFINISHED, remove_unfinished
@@ -124,6 +125,30 @@ def test_unfinished_folders_of_the_dead_are_removed(tmp_path: Path) -> None:
     (left / "rank-00000-of-00002.safetensors").touch()
     remove_unfinished(tmp_path)
     assert not left.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # the child calls nothing of torch's
+def test_another_process_never_takes_a_whole_folder_for_one_that_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        child = os.fork()
+        if not child:  # another process that begins to save in this folder at this very moment
+            saving._BEING_WRITTEN.clear()
+            remove_unfinished(tmp_path)
+            os._exit(0)
+        os.waitpid(child, 0)
+        return plain(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    ours = learner(optimizer(torch.optim.SGD, lr=0.1), None)
+    save(ours.init(0), tmp_path / "it.sharded", sharded=True)
+    assert [one.name for one in tmp_path.iterdir()] == ["it.sharded"]
+    assert load(tmp_path / "it.sharded", ours) == ours.init(0)
+    assert {one.name for one in (tmp_path / "it.sharded").iterdir()} == {MANIFEST, "rank-00000-of-00001.safetensors"}
 
 
 def test_one_process_has_a_folder_too(tmp_path: Path) -> None:

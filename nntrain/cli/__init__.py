@@ -21,7 +21,7 @@ from nntrain.cli.schema import schema
 
 GROUPS: Final = {
     "Train": (new, fit, follow),
-    "Look at it, and use it": (evaluate, predict, report, log, checkpoint),
+    "Evaluate and inspect": (evaluate, predict, report, log, checkpoint),
     "Set up": (plugins, config, schema),
 }
 """The commands, as the help has them."""
@@ -54,7 +54,7 @@ class _Front(Group):
 )
 @click.version_option(package_name="nntrain")
 def nntrain() -> None:
-    """Train neural networks as values. Each command has a --help of its own."""
+    """Train PyTorch models, and look at their logs and checkpoints. Each command has its own --help."""
 
 
 for _commands in GROUPS.values():

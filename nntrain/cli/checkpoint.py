@@ -41,7 +41,7 @@ _file = click.argument("file", type=click.Path())
     ),
 )
 def checkpoint() -> None:
-    """Look into checkpoints. No code in them is run.
+    """Show, check, compare and convert checkpoints. Reading one runs no code.
 
     Each kind of bad checkpoint has an exit code of its own: `nntrain --help` lists them.
     """
@@ -57,9 +57,9 @@ def checkpoint() -> None:
 @_file
 @option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 def show(file: str, *, as_json: bool) -> None:
-    """Show what FILE has: its place in the training, history, settings, slots and tensors.
+    """Show what is in FILE: its place in the training, history, settings, slots and tensors.
 
-    Its record is checked; its tensors are not read: `verify` checks them.
+    The record is checked. The tensors are not read; `verify` checks them.
     """
     from nntrain.checkpoint import inspect
 
@@ -112,8 +112,8 @@ def verify(files: tuple[str, ...]) -> None:
 def diff(first: str, second: str) -> None:
     """Print how the states of FIRST and SECOND differ: each value, and each tensor by its bits.
 
-    Ends with 0 only where all is equal, and with 1 where anything differs. Times, and when they were saved, do not
-    count.
+    The exit code is 0 if everything is equal, and 1 if anything differs. Durations, and the time when a file was
+    saved, are not compared.
     """
     from nntrain.checkpoint import diff as difference
 
@@ -134,9 +134,10 @@ def diff(first: str, second: str) -> None:
 )
 @click.argument("folder", metavar="DIR", type=click.Path())
 def latest(folder: str) -> None:
-    """Print the path of the newest checkpoint in DIR that is whole: all of it is read and checked.
+    """Print the path of the newest undamaged checkpoint in DIR.
 
-    Newer files that are not whole are listed on stderr, each with what is wrong.
+    All of it is read and checked. Newer files that are damaged or incomplete are listed on stderr, each with the
+    reason.
     """
     from nntrain.checkpoint import latest as newest
 
@@ -159,9 +160,10 @@ def latest(folder: str) -> None:
 @click.argument("source", type=click.Path())
 @click.argument("target", type=click.Path())
 def convert(source: str, target: str) -> None:
-    """Write SOURCE to TARGET: a folder that several processes saved as one file, or one file as a folder.
+    """Convert a sharded checkpoint to one file, or one file to a sharded checkpoint.
 
-    All of SOURCE is read and checked. What was at TARGET is replaced.
+    A sharded checkpoint is a folder that several processes saved. All of SOURCE is read and checked. An earlier TARGET
+    is replaced.
     """
     from nntrain.checkpoint import convert as converted
 

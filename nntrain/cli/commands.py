@@ -44,7 +44,7 @@ class Command(click.Command):
         super().__init__(*args, **attrs)
         self.examples = examples
         if any(_is_rare(one) for one in self.params):
-            said = "Show every option, the rarer ones too."
+            said = "Show all options, also the rare ones."
             self.params.append(
                 click.Option(["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_all, help=said)
             )

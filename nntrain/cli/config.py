@@ -29,7 +29,7 @@ def config() -> None:
     )
 )
 def schema() -> None:
-    """Print the JSON Schema of `nntrain fit --config FILE`, for editors to complete it."""
+    """Print the JSON Schema of `nntrain fit --config FILE`, for completion in editors."""
     from nntrain.cli.settings import schema_of_all
 
     click.echo(json.dumps(schema_of_all(), indent=2, ensure_ascii=False))

@@ -30,19 +30,19 @@ checkpoint_option: Final[Decorator] = option(
     required=True,
     type=click.Path(path_type=Path),
     metavar="FILE|DIR",
-    help="The weights: a checkpoint, or the newest whole one in a folder.",
+    help="Take the weights from FILE, or from the newest undamaged checkpoint in DIR.",
 )
 set_option: Final[Decorator] = option(
     "--set", multiple=True, metavar="NAME=VALUE", help="Set a parameter of TARGET's function."
 )
 device_option: Final[Decorator] = option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="In place of the learner's own."
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Use this device instead of the learner's."
 )
 
 data_option: Final[Decorator] = option(
     "--data",
     metavar="digits|fashion-mnist|DIR",
-    help="What to evaluate on, as for nntrain fit: digits if left out, or what TARGET's function has.",
+    help="Evaluate on these data, as in nntrain fit: the digits, or what TARGET's function has, if left out.",
 )
 data_dir_option: Final[Decorator] = option(
     "--data-dir",
@@ -55,7 +55,7 @@ data_dir_option: Final[Decorator] = option(
 
 @click.command(
     cls=Command,
-    short_help="Print the statistics of a learner with a checkpoint.",
+    short_help="Evaluate a learner with the weights of a checkpoint.",
     examples=(
         "nntrain evaluate --checkpoint run",
         "nntrain evaluate train.py:make --checkpoint run --set width=64 --json",
@@ -68,7 +68,7 @@ data_dir_option: Final[Decorator] = option(
 @data_option
 @data_dir_option
 @device_option
-@option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def evaluate(
     target: str | None,
     checkpoint: Path,
@@ -79,10 +79,10 @@ def evaluate(
     as_json: bool,
     **given: tuple[str, ...],
 ) -> None:
-    """Print the statistics of each eval set of the learner TARGET with the weights of a checkpoint.
+    """Evaluate the learner TARGET on each of its eval sets, with the weights of a checkpoint.
 
-    TARGET, --set and --data are as for `nntrain fit`; without TARGET it is the network that this trains. The learner
-    is made with the seed of the checkpoint, so that data which are split where it is made are split as they were.
+    TARGET, --set and --data are as for `nntrain fit`; without TARGET it is the network that fit trains then. The
+    learner is made with the seed of the checkpoint. So data that your code splits at random are split in the same way.
     """
     from nntrain.data.loaders import eval_sets
     from nntrain.errors import ConfigError

@@ -31,16 +31,16 @@ FORMATS: Final = ("tensorboard", "csv", "parquet", "mlflow", "wandb")
     type=click.Path(file_okay=False, path_type=Path),
     required=True,
     metavar="FOLDER",
-    help="Where to; it is made where there is none.",
+    help="Where to write; it is made if it does not exist.",
 )
 def export(files: tuple[str, ...], to: str, out: Path) -> None:
-    """Export logs into another tool's format, all runs of all FILEs together.
+    """Export all runs of all FILEs to the format of another tool.
 
     FOLDER gets, for tensorboard, a folder of event files for each run; for csv and parquet, the files epochs and
-    batches, in the place of what was there; for mlflow, the database mlflow.db, to which the runs are added; for wandb,
+    batches, which replace earlier ones; for mlflow, the database mlflow.db, to which the runs are added; for wandb,
     a folder wandb/offline-run-... for each run, which `wandb sync` uploads. Nothing goes over the network.
 
-    Nothing is written where a FILE cannot be read. A last line that a crash has torn is skipped.
+    If a FILE cannot be read, nothing is written. A last line that a crash left incomplete is skipped.
     """
     from nntrain.cli.reading import read_or_exit
     from nntrain.errors import LogError

@@ -74,7 +74,7 @@ _SETTINGS: Final = "Settings and extensions"
     metavar="DIR",
     group=_DATA,
     rare=True,
-    help="The folder of Fashion-MNIST's four idx files; without it they come from the hub.",
+    help="The folder of Fashion-MNIST's four idx files. By default they come from the Hugging Face hub.",
 )
 @option(
     "--epochs",
@@ -92,7 +92,7 @@ _SETTINGS: Final = "Settings and extensions"
     metavar="N",
     group=_TRAINING,
     elsewhere=("max-steps", "num-steps", "iterations", "max-iters"),
-    help="Train N optimizer steps, in place of epochs.",
+    help="Train N optimizer steps instead of --epochs.",
 )
 @option(
     "--batch-size",
@@ -102,7 +102,7 @@ _SETTINGS: Final = "Settings and extensions"
     metavar="N",
     group=_TRAINING,
     elsewhere=("batch", "bs", "train-batch-size"),
-    help="Images a step, without a TARGET.",
+    help="Images per step; not with a TARGET.",
 )
 @option(
     "--lr",
@@ -112,7 +112,7 @@ _SETTINGS: Final = "Settings and extensions"
     metavar="RATE",
     group=_TRAINING,
     elsewhere=("learning-rate", "rate"),
-    help="Learning rate, without a TARGET.",
+    help="Learning rate; not with a TARGET.",
 )
 @option(
     "--hidden",
@@ -123,7 +123,7 @@ _SETTINGS: Final = "Settings and extensions"
     group=_TRAINING,
     rare=True,
     elsewhere=("width", "hidden-size"),
-    help="Width of the hidden layer, without a TARGET.",
+    help="Width of the hidden layer; not with a TARGET.",
 )
 @option(
     "--patience",
@@ -131,7 +131,7 @@ _SETTINGS: Final = "Settings and extensions"
     metavar="N",
     group=_TRAINING,
     elsewhere=("early-stopping",),
-    help="Stop after N epochs without a better loss.",
+    help="Stop after N epochs without a better eval loss.",
 )
 @option(
     "--seed",
@@ -141,7 +141,7 @@ _SETTINGS: Final = "Settings and extensions"
     metavar="N",
     group=_TRAINING,
     elsewhere=("random-seed", "random-state"),
-    help="Of weights, order and splits.",
+    help="Seed of weights, data order and splits.",
 )
 @option(
     "--device",
@@ -157,7 +157,7 @@ _SETTINGS: Final = "Settings and extensions"
     type=click.Choice(["data", "sharded"]),
     group=_TRAINING,
     elsewhere=("strategy", "ddp", "distributed"),
-    help="Under torchrun: ranks divide batches.",
+    help="Under torchrun: share batches, or weights too.",
 )
 @option(
     "--oom",
@@ -165,21 +165,21 @@ _SETTINGS: Final = "Settings and extensions"
     default="raise",
     group=_TRAINING,
     rare=True,
-    help="Out of memory: try parts of the batch.",
+    help="When memory runs out: raise, or split the batch.",
 )
 @option(
     "--deterministic",
     is_flag=True,
     group=_TRAINING,
     rare=True,
-    help="The same bits in each run.",
+    help="Give the same bits in each run.",
 )
 @option(
     "--log",
     type=click.Path(path_type=Path, allow_dash=True),
     metavar="FILE",
     group=_KEPT,
-    help="The event log; - is the standard output.",
+    help="Write the event log here; - is stdout.",
 )
 @option(
     "--log-every",
@@ -187,7 +187,7 @@ _SETTINGS: Final = "Settings and extensions"
     show_default=True,
     metavar="1s|N|all|none",
     group=_KEPT,
-    help="Log a batch a second, or each Nth.",
+    help="Log a batch per second, or every Nth.",
 )
 @option(
     "--checkpoint-dir",
@@ -195,7 +195,7 @@ _SETTINGS: Final = "Settings and extensions"
     metavar="DIR",
     group=_KEPT,
     elsewhere=("output", "output-dir", "out", "save", "save-dir", "checkpoint", "checkpoints"),
-    help="Save at the end; the log is DIR/log.jsonl.",
+    help="Save at the end, into DIR; log to DIR/log.jsonl.",
 )
 @option(
     "--save-every",
@@ -203,7 +203,7 @@ _SETTINGS: Final = "Settings and extensions"
     metavar="N",
     group=_KEPT,
     elsewhere=("save-steps", "checkpoint-every"),
-    help="Save after every N steps, too.",
+    help="Also save after every N steps.",
 )
 @option(
     "--resume",
@@ -224,7 +224,7 @@ _SETTINGS: Final = "Settings and extensions"
     type=click.Path(path_type=Path),
     metavar="FILE",
     group=_SETTINGS,
-    help="A TOML file of these options; flags count more.",
+    help="Read options from a TOML file; flags override it.",
 )
 @option(
     "--set",
@@ -240,12 +240,12 @@ _SETTINGS: Final = "Settings and extensions"
     metavar="NAME",
     group=_SETTINGS,
     rare=True,
-    help="Add one of `nntrain plugins`; its options by --set subscribers.NAME.OPTION=VALUE.",
+    help="Add a subscriber of `nntrain plugins`; set its options by --set subscribers.NAME.OPTION=VALUE.",
 )
 @option("--sink", multiple=True, metavar="NAME", group=_SETTINGS, rare=True, help="Add a sink of `nntrain plugins`.")
 @click.pass_context
 def fit(context: click.Context, /, **_: object) -> None:
-    """Train TARGET, or without one a small image classifier.
+    """Train TARGET. Without a TARGET, train a small image classifier.
 
     TARGET is FILE.py:NAME or package.module:NAME: a learner, or a function that makes one.
     """

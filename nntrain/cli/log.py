@@ -36,7 +36,7 @@ _files = click.argument("files", nargs=-1, required=True, type=click.Path(allow_
     ),
 )
 def log() -> None:
-    """Look at event logs.
+    """Check, show, follow, replay and export event logs.
 
     Each kind of bad log has an exit code of its own: `nntrain --help` lists them.
     """
@@ -56,8 +56,8 @@ log.add_command(export)
 def check(files: tuple[str, ...]) -> None:
     """Check every line of every FILE, and that none is missing.
 
-    FILEs are taken as one sequence: give those of a rotated log in order, the oldest first. - is the standard input,
-    and of a folder each *.jsonl is checked. Each problem is printed to stderr, with its line and byte offset.
+    FILEs are read as one sequence: give those of a rotated log in order, the oldest first. - is the standard input.
+    In a folder, each *.jsonl is checked. Each problem is printed to stderr, with its line and byte offset.
     """
     from nntrain.log.rank_files import log_files
 
@@ -166,12 +166,12 @@ def show(files: tuple[str, ...]) -> None:
     ),
 )
 @click.argument("file", type=click.Path(allow_dash=True))
-@option("--forever", is_flag=True, help="Go on when every run in it has ended.")
+@option("--forever", is_flag=True, help="Go on after every run in FILE has ended.")
 def follow(file: str, *, forever: bool) -> None:
     """Show FILE while it is written: a progress bar, with the rate and the time left, and the losses.
 
-    A FILE that is not there yet is waited for. Where no line comes for long, that is said, and what it may mean. - is
-    the standard input, which is read to its end.
+    If FILE does not exist yet, the command waits for it. If no line comes for a long time, it says so, and what that
+    may mean. - is the standard input, which is read to its end.
     """
     from nntrain.log import terminal
     from nntrain.log.following import watch
@@ -198,7 +198,7 @@ def follow(file: str, *, forever: bool) -> None:
 def replay(files: tuple[str, ...]) -> None:
     """Print the runs in FILEs, one JSON object a line: outcome, goal, and the history of the state.
 
-    FILEs are taken as one sequence: give those of a rotated log in order, the oldest first.
+    FILEs are read as one sequence: give those of a rotated log in order, the oldest first.
     """
     from nntrain.log.rendering import json_object
     from nntrain.log.replay import replay as replayed

@@ -37,8 +37,9 @@ FILES: Final = ("train.py", "subscriber.py", "tests/test_train.py", "mypy.ini", 
 def new(folder: Path) -> None:
     """Write a small typed project to DIR: a learner, a subscriber, and tests.
 
-    DIR is made where there is none, and must be empty. The learner trains on the digits that come with nntrain, or on
-    images of your own with --data. Its tests hold the subscriber to nntrain's laws, and mypy's strict mode passes.
+    DIR must be empty; it is made if it does not exist. The learner trains on the digits that come with nntrain, or on
+    images of your own with --data. The tests check the subscriber with nntrain.testing. The project passes mypy's
+    strict mode.
     """
     try:
         taken = sorted(one.name for one in folder.iterdir()) if folder.is_dir() else []

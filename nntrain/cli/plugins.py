@@ -190,11 +190,11 @@ def get_plugin(kind: Kind, name: str, places: Places | None = None) -> Plugin:
         "nntrain fit --subscriber nan_guard --set subscribers.nan_guard.every=10",
     ),
 )
-@option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def plugins(as_json: bool) -> None:
-    """List the subscribers, sinks and data sources that can be named.
+    """List the subscribers, sinks and data sources that you can use by name.
 
-    Ends with 1 where one of them cannot be used.
+    The exit code is 1 if one of them cannot be used.
     """
     broken = False
     for kind in KINDS:

@@ -35,7 +35,7 @@ ALONE: Final = "preds"
 
 @click.command(
     cls=Command,
-    short_help="Write the predictions of a learner with a checkpoint.",
+    short_help="Write predictions with the weights of a checkpoint.",
     examples=(
         "nntrain predict --checkpoint run --out preds.npy",
         "nntrain predict train.py:make --checkpoint run --out preds.safetensors",
@@ -51,7 +51,7 @@ ALONE: Final = "preds"
     metavar="FILE",
     help="Where to write them: FILE.npy for one tensor, FILE.safetensors for any.",
 )
-@option("--on", metavar="NAME", help="The eval set, of several.")
+@option("--on", metavar="NAME", help="Which eval set, if there are several.")
 @set_option
 @data_option
 @data_dir_option

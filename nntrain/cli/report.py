@@ -38,7 +38,7 @@ _LOG: Final = "*.jsonl"
     "names",
     multiple=True,
     metavar="NAME",
-    help="What the runs of a FILE are called; once for each FILE, in their order. By default after the FILE.",
+    help="A name for the runs of a FILE; once for each FILE, in order. By default the name of the FILE.",
 )
 @option(
     "-o",
@@ -47,15 +47,15 @@ _LOG: Final = "*.jsonl"
     default="report.html",
     show_default=True,
     metavar="PAGE",
-    help="Where to; - for the standard output. What was there is replaced once the page is whole.",
+    help="Where to write; - is the standard output. An earlier page is replaced when the new one is complete.",
 )
 @option("--title", default="nntrain report", show_default=True, help="The page's title.")
 def report(files: tuple[str, ...], names: tuple[str, ...], out: str, title: str) -> None:
     """Show the runs of all FILEs side by side, on one HTML page that needs no network.
 
-    Of a FOLDER, all logs in it and below it are taken: what is called *.jsonl and is one. The page has the curves of
-    the runs, with verdicts, checkpoints and failures marked on them, what differs in their settings, and their timings.
-    Nothing is written where a FILE cannot be read. A last line that a crash has torn is skipped.
+    A FOLDER stands for all logs in it and below it: each *.jsonl file that is a log. The page has the curves of the
+    runs, with verdicts, checkpoints and failures marked on them, the differences of their settings, and their timings.
+    If a FILE cannot be read, nothing is written. A last line that a crash left incomplete is skipped.
     """
     from nntrain.log.replay import replay
     from nntrain.log.report.document import page

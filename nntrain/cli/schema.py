@@ -25,7 +25,7 @@ from nntrain.cli.commands import Command, option
     "modules",
     multiple=True,
     metavar="MODULE",
-    help="A module to import whose events are described in full, like acme.events. May be given more than once.",
+    help="Import a module, such as acme.events, and describe its events in full. May be repeated.",
 )
 def schema(modules: tuple[str, ...]) -> None:
     """Print the JSON Schema of a line of the event log."""

@@ -1,6 +1,8 @@
 """The command line, `nntrain`: one module for each command."""
 
+import os
 import sys
+import time
 from typing import Final
 
 import click
@@ -18,6 +20,9 @@ from nntrain.cli.plugins import plugins
 from nntrain.cli.predict import predict
 from nntrain.cli.report import report
 from nntrain.cli.schema import schema
+
+_SECONDS: Final = 5.0
+"""How long other ranks leave it to rank 0 to say what is wrong with the usage: launchers end them when it has ended."""
 
 GROUPS: Final = {
     "Train": (new, fit, follow),
@@ -70,6 +75,8 @@ def main() -> None:
         try:
             nntrain.main(standalone_mode=False)
         except click.ClickException as error:
+            if isinstance(error, click.UsageError):
+                _leave_it_to_first()
             error.show()
             sys.exit(error.exit_code)
         except NNTrainError as error:
@@ -79,6 +86,17 @@ def main() -> None:
         except (KeyboardInterrupt, click.Abort):
             click.echo("interrupted", err=True)
             sys.exit(Exit.INTERRUPTED)
+
+
+def _leave_it_to_first() -> None:
+    """Return at once on rank 0; on others after a while, with the rank, since what is wrong is wrong there alone.
+
+    The rank is read off the launcher's variable: torch, by which the world is known, may not be imported yet.
+    """
+    rank = os.environ.get("RANK", "0")
+    if rank != "0":
+        time.sleep(_SECONDS)
+        click.echo(f"rank {rank}:", err=True)
 
 
 def _is_told(error: Exception) -> bool:

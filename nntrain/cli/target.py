@@ -14,7 +14,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -65,18 +65,19 @@ def learner_of(
     with the fit needs it.
 
     Both are done under global generators seeded with `seed`, so that weights and splits of the data drawn there are
-    those of the seed; what is printed goes to stderr. The module can be imported by its name within the block, also by
-    the workers of a loader.
+    those of the seed; what is printed goes to stderr, and of several ranks rank 0 prints. The module can be imported by
+    its name within the block, also by the workers of a loader.
 
     Raises `ConfigError` for what is no target, cannot be imported, is not there, takes no such parameters, or is no
     learner; and with the lines of the module that led there, for what it raises.
     """
     where, name, file = parts_of(target)
     from nntrain.machine.learner import Learner
+    from nntrain.ranks.console import silent_but_first
     from nntrain.values.randomness import transforming
 
     with _importable(file):
-        with transforming(seed), redirect_stdout(sys.stderr):
+        with transforming(seed), silent_but_first(sys.stderr):
             found = _named(_module(where) if file is None else _module_of_file(file), name, where)
             if not isinstance(found, Learner):
                 found = _called(found, target, given, places, data=data, goal=goal or {})

@@ -1,4 +1,4 @@
-"""How often ranks meet: nothing but the gradients at a batch, and twice at a phase's end."""
+"""How often ranks meet: at a batch for gradients, listeners and weights that are no rows; twice at a phase's end."""
 
 from __future__ import annotations
 
@@ -14,17 +14,60 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from nntrain import DataLoaders, Engine, Learner, accuracy, epoch_step
+from nntrain import DataLoaders, Engine, Learner, StepOutput, Subscriber, TrainState, accuracy, epoch_step, supervised
 from nntrain.machine.shares import _ROOM, of_all_ranks
 from nntrain.metrics.phase import PhaseMetrics
 from nntrain.ranks.ranks import Ranks
+from nntrain.update import optimizer
 from nntrain.values.sums import Sums, WeightedSums
 from tests.ranks.launching import launch
 
 MEETINGS = ("all_reduce", "all_gather_into_tensor", "all_gather_object", "broadcast_object_list", "barrier")
 
 
-def meetings() -> list[dict[str, int]]:
+Batch = tuple[torch.Tensor, torch.Tensor]
+BATCHES = 5
+
+
+class Before(Subscriber[Batch]):
+    def before_batch(self, state: TrainState, batch: Batch) -> TrainState:
+        return state
+
+
+class After(Subscriber[Batch]):
+    def after_batch(self, state: TrainState, batch: Batch, output: Any) -> TrainState:
+        return state
+
+
+def by_token(model: nn.Module, batch: Batch) -> StepOutput[torch.Tensor]:
+    """Weigh a batch by something else than its rows."""
+    preds = model(batch[0])
+    return StepOutput(nn.functional.cross_entropy(preds, batch[1]), preds, batch[1], (batch[1] >= 0).sum() * 3)
+
+
+LISTENING: dict[str, tuple[tuple[type[Subscriber[Batch]], ...], bool, int]] = {
+    "nobody": ((), False, 0),
+    "before": ((Before,), False, 1),
+    "after": ((After,), False, 1),
+    "both": ((Before, After), False, 2),
+    "two of each": ((Before, After, Before, After), False, 2),
+    "by token": ((), True, 1),
+    "all": ((Before, After), True, 3),
+}
+"""Who listens, whether a task weighs its batches, and how many collectives a batch has beside its gradients."""
+
+
+def all_meetings() -> dict[str, list[dict[str, int]]]:
+    plain = {name: getattr(dist, name) for name in MEETINGS}
+    found = {}
+    for name, (subs, weighs, _) in LISTENING.items():
+        found[name] = meetings(subs, weighs=weighs)
+        for one, function in plain.items():
+            setattr(dist, one, function)
+    return found
+
+
+def meetings(subs: Sequence[type[Subscriber[Batch]]], *, weighs: bool) -> list[dict[str, int]]:
     """Return, for two epochs' phases after the first, how often each collective was called from Python."""
     counted: Counter[str] = Counter()
 
@@ -37,14 +80,13 @@ def meetings() -> list[dict[str, int]]:
 
         return call
 
-    batches = [(torch.rand(6, 4), torch.randint(0, 3, (6,)))] * 5
-    learner = Learner(
+    batches = [(torch.rand(6, 4), torch.randint(0, 3, (6,)))] * BATCHES
+    learner = Learner.of(
         nn.Linear(4, 3),
         DataLoaders(batches, batches),
-        nn.functional.cross_entropy,
-        accuracy,
-        torch.optim.SGD,
-        0.1,
+        by_token if weighs else supervised(nn.functional.cross_entropy, accuracy),
+        optimizer(torch.optim.SGD, lr=0.1),
+        subs=[one() for one in subs],
         engine=Engine(parallel="data"),
     )
     learner.machine.pulse._every = 10**6  # type: ignore[union-attr] # the beats of half a second are beside these
@@ -62,9 +104,15 @@ def meetings() -> list[dict[str, int]]:
 
 
 @pytest.mark.sweep
-def test_a_phase_meets_twice_at_its_end_whatever_its_batches() -> None:
-    once = {"all_gather_into_tensor": 1, "all_reduce": 1}
-    assert launch(meetings, 2) == [[once] * 4] * 2
+def test_a_batch_meets_for_its_listeners_and_its_weight_alone_and_a_phase_twice_at_its_end() -> None:
+    first, second = launch(all_meetings, 2)
+    assert first == second
+    assert first["nobody"] == [{"all_gather_into_tensor": 1, "all_reduce": 1}] * 4
+    for name, (_, weighs, of_batch) in LISTENING.items():
+        weights = BATCHES * weighs
+        agreements = BATCHES * of_batch - weights
+        for phase in first[name]:
+            assert phase == {"all_gather_into_tensor": 1 + weights, "all_reduce": 1 + agreements}, name
 
 
 class Meeting:

@@ -128,11 +128,12 @@ def all_answers(rank: int) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 @pytest.mark.sweep
-def test_an_answer_of_one_rank_holds_for_all() -> None:
-    for answering in (0, 1):
-        first, second = launch(all_answers, 2, answering, limit=120)
+@pytest.mark.parametrize(("size", "answering"), [(2, 0), (2, 1), (4, 2)])
+def test_an_answer_of_one_rank_holds_for_all(size: int, answering: int) -> None:
+    first, *others = launch(all_answers, size, answering, limit=120)
+    for other_rank in others:
         for case in first:
-            one, other = first[case], second[case]
+            one, other = first[case], other_rank[case]
             assert all(torch.equal(one["params"][name], other["params"][name]) for name in one["params"]), case
             assert {**one, "params": 0} == {**other, "params": 0}, case
             _, which = case
@@ -175,12 +176,14 @@ def ended(how: Callable[[], Any], timeout: float) -> tuple[str, int | None, str,
 
 
 @pytest.mark.sweep
-def test_all_end_with_the_error_of_the_rank_that_failed() -> None:
-    first, second = launch(ended, 2, fails, 30.0)
+@pytest.mark.parametrize("size", [2, 4])
+def test_all_end_with_the_error_of_the_rank_that_failed(size: int) -> None:
+    first, second, *others = launch(ended, size, fails, 30.0)
     assert second[0] == "KeyError"
-    assert first[:2] == ("RankError", 1)
-    assert "no such thing" in first[2]
-    assert first[3] == second[3] == 4
+    for one in (first, *others):
+        assert one[:2] == ("RankError", 1)
+        assert "no such thing" in one[2]
+        assert one[3] == second[3] == 4
 
 
 class ModelFails(nn.Linear):
@@ -248,9 +251,10 @@ class Stopping(Subscriber[Batch]):
 
 
 @pytest.mark.sweep
-def test_a_signal_to_one_rank_stops_all_at_the_same_step() -> None:
-    first, second = launch(stopped, 2, 1)
-    assert first == second
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_signal_to_one_rank_stops_all_at_the_same_step(size: int) -> None:
+    first, *others = launch(stopped, size, 1)
+    assert others == [first] * (size - 1)
     assert first[0] == "Terminated"
     assert first[1] > 37
 

@@ -291,3 +291,31 @@ def test_it_goes_on_from_anywhere_on_any_number_of_processes(tmp_path: Path) -> 
     gone_on_from_all(tmp_path, None, same=False)
     launch(partial(gone_on_from_all, same=False), 3, tmp_path, "sharded", limit=180.0)
     launch(damaged_later, 2, tmp_path, limit=180.0)
+
+
+def straight_and_from_some(folder: Path) -> None:
+    """Go on from checkpoints of the first epoch, amid a window and after one, and from the one at its end."""
+    straight(folder, sharded=True, background=False)
+    dist.barrier()
+    ours = learner(RULE, "sharded", rows=(16, 7, 6, 8))
+    *paths, last = files_of(folder)
+    expected = load(last, ours)
+    assert expected.progress.at == "finished"
+    for path in (paths[0], paths[1], paths[len(paths) // 2]):
+        assert fit_step(ours, load(path, ours)).state == expected, path
+
+
+@pytest.mark.sweep
+def test_four_processes_go_on_from_some_and_two_from_theirs(tmp_path: Path) -> None:
+    launch(straight_and_from_some, 4, tmp_path / "four", limit=180.0)
+    paths = files_of(tmp_path / "four")
+    assert all(len([*path.glob("rank-*-of-00004.safetensors")]) == 4 for path in paths)
+    launch(on_two, 2, paths, limit=180.0)
+
+
+def on_two(paths: list[Path]) -> None:
+    ours = learner(RULE, "sharded", rows=(16, 7, 6, 8))
+    expected = load(paths[-1], ours)
+    found = fit_step(ours, load(paths[0], ours)).state
+    assert found.progress == expected.progress
+    assert apart(found, expected) < 1e-6

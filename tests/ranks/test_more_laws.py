@@ -48,8 +48,8 @@ def engine(*, parallel: bool) -> Engine:
 def check_same(found: dict[str, Any], by_hand: dict[str, Tensor], size: int) -> None:
     """Compare weights: of two ranks bit for bit; of more, gloo adds in an order that hangs on how numbers lie."""
     for name, one in by_hand.items():
-        tolerance = {"rtol": 0.0, "atol": 0.0} if size == 2 else {"rtol": 1e-6, "atol": 1e-7}
-        torch.testing.assert_close(found["params"][name], one, **tolerance)
+        rtol, atol = (0.0, 0.0) if size == 2 else (1e-6, 1e-7)
+        torch.testing.assert_close(found["params"][name], one, rtol=rtol, atol=atol)
 
 
 # -- 12: accumulation synchronises once a write, and is the hand-written loop ------------------------------------------

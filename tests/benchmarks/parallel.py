@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -57,7 +57,8 @@ def own_part(batches: Batches, world: World) -> Batches:
 def by_hand(model: nn.Module, train: Batches, valid: Batches, *, sharded: bool = False) -> Prepared:
     """Prepare the loop that all are measured by: `DistributedDataParallel` as it comes, and one sum a phase.
 
-    With `sharded` it is `fully_shard`, over each layer by itself, as nntrain has it by default.
+    With `sharded` it is `fully_shard`, over each layer by itself, as nntrain has it by default; and buffers are those
+    of rank 0 on all, as `DistributedDataParallel` has them, or the ranks would evaluate different models.
     """
     world = current_world()
     module = copy.deepcopy(model)
@@ -82,6 +83,19 @@ def fully_sharded(module: nn.Module) -> nn.Module:
         if next(layer.parameters(), None) is not None:
             fully_shard(layer)
     fully_shard(module)
+    buffers = [*module.buffers()]
+    kinds = [[one for one in buffers if one.dtype == kind] for kind in {one.dtype for one in buffers}]
+    everyone: Any = dist.group.WORLD
+    copies: Any = dist._broadcast_coalesced  # type: ignore[attr-defined] # torch's stubs lack it
+    trained = False
+
+    def copied(module: nn.Module, _: object) -> None:
+        nonlocal trained
+        for same in kinds if trained else ():
+            copies(everyone, same, 25 << 20, 0)
+        trained = module.training
+
+    module.register_forward_pre_hook(copied)
     return module
 
 

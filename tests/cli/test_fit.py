@@ -198,7 +198,11 @@ BAD: Final = {
     "data-dir for digits": (["--data-dir", "empty"], "it is for --data fashion-mnist, not for 'digits'"),
     "no idx files": (["--data", "fashion-mnist", "--data-dir", "empty"], "empty has no file of train-images"),
     "no folder": (["--data", "fashion-mnist", "--data-dir", "none"], "none is not a folder"),
-    "log-every": (["--log-every", "0"], "'0' is no number of batches from 1 up, no number of seconds like '1s'"),
+    "log-every": (
+        ["--log-every", "0"],
+        "log_every: Input should be a number of batches from 1 up, a number of seconds like '1s', 'all' or "
+        "'none'; got '0'\n",
+    ),
     "epochs": (["--epochs", "-1"], "-1 is not in the range x>=0"),
     "batch size": (["--batch-size", "0"], "0 is not in the range x>=1"),
     "lr": (["--lr", "0"], "0.0 is not in the range x>0"),

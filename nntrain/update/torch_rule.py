@@ -13,7 +13,7 @@ from torch import Tensor
 from nntrain.errors import ConfigError
 from nntrain.update.schedules import Hyper, check_hyperparameter, is_schedule
 from nntrain.update.torch_optimizer import Compiled, Group, LiveOptimizer, check_optim_class, names_taken
-from nntrain.values.calls import function_name, meant
+from nntrain.values.calls import class_of_calls, function_name, meant
 from nntrain.values.record import FrozenMapping
 
 
@@ -66,7 +66,8 @@ class OptimizerRule:
         for own in all_of:
             for moved, call in getattr(own.get("lr"), "also_moves", {}).items():
                 name = "betas" if moved == "momentum" and "betas" in takes else moved
-                if name in taken or (takes and name not in takes):
+                known = class_of_calls(self.optim_class) is not None and takes
+                if name in taken or (known and name not in takes):  # of a function it is not known what it makes
                     continue
                 betas = self.hyperparameters.get("betas")
                 last = betas[1] if isinstance(betas, tuple) and len(betas) == 2 else 0.999

@@ -472,6 +472,10 @@ CYCLED: dict[str, tuple[OptimizerRule, str]] = {
         optimizer(partial(torch.optim.SGD, momentum=0.9), lr=from_torch(cycle, lr=0.1)),
         "keeps its momentum",
     ),
+    "a function": (
+        optimizer(lambda params, lr: torch.optim.Adam(params, lr), lr=from_torch(cycle, lr=0.1)),
+        "momentum",
+    ),
     "a group": (
         optimizer(torch.optim.Adam, lr=0.1, groups={"0.*": {"lr": from_torch(cycle, lr=0.1)}}),
         "keeps its betas",

@@ -141,6 +141,9 @@ def latest(folder: str) -> None:
     """
     from nntrain.checkpoint import latest as newest
 
+    if not os.path.lexists(folder):
+        say(f"Error: {folder} does not exist.", err=True, longest=_MAX_CHARS)
+        sys.exit(Exit.UNREADABLE)
     with exit_on_problem():
         found = newest(folder)
     print_skipped(found.skipped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -322,9 +323,11 @@ def _fit(target: str | None, config: FitConfig, places: Places) -> None:
     piped = str(path) == "-"
     tell = _teller(quiet=config.quiet)
     if not piped:
-        tell(f"log: {path}; to watch it from another terminal: nntrain follow {shlex.quote(str(path))}")
+        _check_log(path, checkpoint_dir)
     named_subs = make_plugins("subscribers", config.subscribers, places)
     named_sinks = make_plugins("sinks", config.sinks, places)
+    if not piped:
+        tell(f"log: {path}; to watch it from another terminal: nntrain follow {shlex.quote(str(path))}")
 
     from nntrain.checkpoint import Checkpoint
     from nntrain.errors import Terminated
@@ -449,11 +452,16 @@ def _check_shared(engine: Engine | None) -> None:
 
 
 def _check_target(target: str | None, config: FitConfig, places: Places) -> None:
-    """Refuse options that are of no use: of the classifier beside a target, of a target without one, and two goals."""
+    """Refuse options that are of no use: of the classifier beside a target, of a target without one, and two goals.
+
+    Processes that would not share the classifier's training, too; of a target only its learner can say that it does.
+    """
     if target is not None:
         from nntrain.cli.target import parts_of
 
         parts_of(target)
+    elif config.parallel is None and os.environ.get("WORLD_SIZE", "1") not in {"", "1"}:
+        _check_shared(None)
     given = config.model_fields_set
     refused = (*_OF_THE_CLASSIFIER, *(() if "data" in given else _OF_DATA))
     for name in ("parameters",) if target is None else refused:
@@ -488,7 +496,7 @@ def _print_end(outcome: Outcome | None, upto: str, said: TextIO) -> None:
 
 
 def _check_saving(folder: Path | None, save_every: int | None, *, resuming: bool) -> None:
-    """Refuse options that need a folder where none is given, and a new training in a folder with checkpoints."""
+    """Refuse options that need a folder without one, a file in its place, and a new training where checkpoints are."""
     if folder is None:
         for option, given in (("--save-every", save_every is not None), ("--resume", resuming)):
             if given:
@@ -496,6 +504,8 @@ def _check_saving(folder: Path | None, save_every: int | None, *, resuming: bool
         return
     from nntrain.checkpoint.finding import files_of
 
+    if folder.exists() and not folder.is_dir():
+        raise click.BadParameter(f"{folder}: it is a file; expected a folder.", param_hint="--checkpoint-dir")
     found = [] if resuming or not folder.is_dir() else files_of(folder)
     if found:
         raise click.BadParameter(
@@ -503,6 +513,30 @@ def _check_saving(folder: Path | None, save_every: int | None, *, resuming: bool
             f"folder.",
             param_hint="--checkpoint-dir",
         )
+
+
+def _check_log(path: Path, checkpoint_dir: Path | None) -> None:
+    """Refuse a log that cannot be written, before it is announced. Nothing is made yet: the log itself sees the rest.
+
+    The folder of the checkpoints may not be there yet, for it is made first.
+    """
+    folder = path.absolute().parent
+    made = () if checkpoint_dir is None else (checkpoint_dir.absolute(), *checkpoint_dir.absolute().parents)
+    while folder in made and not folder.exists():
+        folder = folder.parent
+    if path.is_dir():
+        reason = errno.EISDIR
+    elif not folder.is_dir():
+        reason = errno.ENOTDIR if folder.exists() else errno.ENOENT
+    elif not os.access(path if path.exists() else folder, os.W_OK):
+        reason = errno.EACCES
+    else:
+        return
+    raise click.BadParameter(
+        f"The log {path} cannot be written: {os.strerror(reason)}. Give the path of a file in a folder that exists and "
+        f"that you may write to.",
+        param_hint="--log" if checkpoint_dir is None or path.parent != checkpoint_dir else "--checkpoint-dir",
+    )
 
 
 def _resume(folder: Path, learner: Learner[Any], seed: int, said: TextIO) -> TrainState | None:

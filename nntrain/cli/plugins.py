@@ -174,9 +174,11 @@ def get_plugin(kind: Kind, name: str, places: Places | None = None) -> Plugin:
     """Return a plugin by name. Raises `ConfigError` with the existing names, and the place of the one that is none."""
     there = find_plugins(kind)
     if name not in there:
+        others = [other for other in KINDS if other != kind and name in find_plugins(other)]
+        instead = f" It is among the {others[0]}." if others else meant(name, there) or " There are none."
         raise ConfigError(
             f"No distribution here has {name!r} among its {kind}{'' if places is None else places.of((kind, name))}."
-            f"{meant(name, there) or ' There are none.'} `nntrain plugins` lists them."
+            f"{instead} `nntrain plugins` lists them."
         )
     return there[name]
 

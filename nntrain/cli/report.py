@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from nntrain.cli.commands import Command, option
-from nntrain.cli.output import UnwritableError
+from nntrain.cli.exits import Exit
+from nntrain.cli.output import UnwritableError, say
 
 if TYPE_CHECKING:
     from nntrain.log.line import Line
@@ -83,7 +84,7 @@ def report(files: tuple[str, ...], names: tuple[str, ...], out: str, title: str)
 def _logs(files: Sequence[str]) -> list[str]:
     """Return the paths of the logs: a file as it is, of a folder all that are in it or below it and are logs.
 
-    A file that comes again, by another path too, is left out. Raises a usage error for a folder without any.
+    A file that comes again, by another path too, is left out. A folder without any ends the command.
     """
     found: dict[str, str] = {}
     for file in files:
@@ -92,7 +93,8 @@ def _logs(files: Sequence[str]) -> list[str]:
             continue
         inside = [str(path) for path in sorted(Path(file).rglob(_LOG)) if path.is_file() and _is_log(path)]
         if not inside:
-            raise click.BadParameter(f"there is no log ({_LOG}) in the folder {file} or below it.", param_hint="FILE")
+            say(f"Error: there is no log ({_LOG}) in the folder {file} or below it.", err=True)
+            sys.exit(Exit.NOTHING)
         for path in inside:
             found.setdefault(os.path.realpath(path), path)
     return list(found.values())

@@ -40,7 +40,7 @@ def _interval(given: object) -> object:
     text = str(given) if isinstance(given, int) and not isinstance(given, bool) else given
     if not (isinstance(text, str) and re.fullmatch(_INTERVAL, text, re.ASCII)):
         raise ValueError(
-            f"{given!r} is no number of batches from 1 up, no number of seconds like '1s', nor 'all', nor 'none'"
+            "Input should be a number of batches from 1 up, a number of seconds like '1s', 'all' or 'none'"
         )
     return text
 

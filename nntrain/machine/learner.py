@@ -55,7 +55,7 @@ from nntrain.subscribers.asking import listeners, subscriber_name
 from nntrain.subscribers.protocol import Listening
 from nntrain.task.supervised import LossFn, Supervised, Unpacked, unpacked
 from nntrain.task.task import Task, check_task, source_of
-from nntrain.update.chaining import optimizer_of, scaling_loss
+from nntrain.update.chaining import left_still, optimizer_of, scaling_loss
 from nntrain.update.live_update import LiveUpdate
 from nntrain.update.rule import UpdateRule
 from nntrain.update.schedules import Schedule, check_lr
@@ -63,6 +63,7 @@ from nntrain.update.torch_optimizer import OptimizerFactory, check_optim_class
 from nntrain.update.torch_rule import group_lrs_at, optimizer
 from nntrain.values.calls import function_name
 from nntrain.values.key import Key
+from nntrain.values.log_event import Note
 from nntrain.values.modules import check_model
 from nntrain.values.progress import Progress
 from nntrain.values.record import FrozenMapping
@@ -362,6 +363,8 @@ class Learner(Generic[Batch, Preds_co]):
             _check_parallel(workspace, ranks)
             workspace.shared = ranks.copied_from_first
         news = News()
+        for text in (one for rule in rules.values() for one in left_still(rule)):
+            news.warn(Note("schedule.momentum", text), ConfigWarning)
         metrics = PhaseMetrics(self._metrics, workspace.device)
         passes = {
             name: Pass(

@@ -39,6 +39,17 @@ class Curve(Generic[Value_co]):
         """What messages and logs call it: the call that makes it."""
         return repr(self)
 
+    @property
+    def also_moves(self) -> Mapping[str, str]:
+        """What the torch scheduler that it is read of moves beside the rate, each with the call that reads that."""
+        found: dict[str, str] = {}
+        for one in self.args:
+            for part in one if isinstance(one, tuple) else (one,):
+                found |= part.also_moves if isinstance(part, Curve) else {}
+        for name in getattr(self.value, "also_moves", ()):
+            found[name] = repr(Curve(self.made_by, self.args, FrozenMapping({**self.kwargs, "of": name}), self.value))
+        return found
+
     def __repr__(self) -> str:
         usual = inspect.signature(self.made_by).parameters
         named = [f"{name}={_said(given)}" for name, given in self.kwargs.items() if given != usual[name].default]

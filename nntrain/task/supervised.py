@@ -199,7 +199,7 @@ def supervised(
 
 def _counted(batch: object, parts: Unpacked) -> object:
     """Return where a batch's tensors are: in itself or, where it is of a class that hides them, in its parts."""
-    return batch if next(tensors_of(batch), None) is not None else parts
+    return parts if next(tensors_of(batch), None) is None and next(tensors_of(parts), None) is not None else batch
 
 
 def fields_by_name(batch: object) -> dict[str, Any] | None:

@@ -66,7 +66,9 @@ def check_output(output: object, task: object, *, train: bool) -> StepOutput[Any
         if not train:
             _check_parts(output, task)
             return output
-        raise LossError(f"{name} returned no loss in training; expected StepOutput(loss, ...). In eval it may be None.")
+        of_task = name.startswith("task ")
+        expected = "StepOutput(loss, ...). In eval it may be None" if of_task else "one number as a 0-dim tensor"
+        raise LossError(f"{name} returned no loss in training; expected {expected}.")
     if not isinstance(loss, Tensor) or loss.ndim:
         given = described(loss) if isinstance(loss, Tensor) else repr(loss)[:80]
         raise LossError(f"{name} returned {given}; expected one number as a 0-dim tensor, like loss.mean().")

@@ -153,6 +153,12 @@ def optimizer_of(rule: UpdateRule) -> OptimizerRule:
     return next(one for one in rules if isinstance(one, OptimizerRule))
 
 
+def left_still(rule: UpdateRule) -> list[str]:
+    """Return what to warn of in a rule's optimizers: hyperparameters that stay where a loop's scheduler moves them."""
+    rules = rule.rules if isinstance(rule, Chain) else (rule,)
+    return [told for one in rules if isinstance(one, OptimizerRule) and (told := one.left_still()) is not None]
+
+
 def scaling_loss(rule: UpdateRule) -> UpdateRule:
     """Return a rule that scales the loss, with the default scale where it does not say another."""
     rules = rule.rules if isinstance(rule, Chain) else (rule,)

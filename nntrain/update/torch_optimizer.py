@@ -52,7 +52,7 @@ def check_optim_class(optim_class: object, given: Collection[str] | None = None)
     if not callable(optim_class):
         raise ConfigError(f"optim_class is {optim_class!r:.80}; {expected}.")
     name = function_name(optim_class)
-    takes = _names_taken(optim_class)
+    takes = names_taken(optim_class)
     for one in given or () if takes else ():
         if one not in takes:
             raise ConfigError(f"optim_class {name} takes no {one}.{meant(one, takes)}")
@@ -63,7 +63,7 @@ def check_optim_class(optim_class: object, given: Collection[str] | None = None)
         raise ConfigError(f"optim_class {name} cannot be called with ({called}): {problem}; {expected}.")
 
 
-def _names_taken(optim_class: Callable[..., Any]) -> list[str]:
+def names_taken(optim_class: Callable[..., Any]) -> list[str]:
     """Return the names of the hyperparameters that a class takes; none where that cannot be told."""
     try:
         _, *takes = inspect.signature(optim_class).parameters.values()

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from nntrain.errors import ConfigError
 from nntrain.update.schedules import Hyper, check_hyperparameter, is_schedule
-from nntrain.update.torch_optimizer import Compiled, Group, LiveOptimizer, check_optim_class
-from nntrain.values.calls import function_name, meant
+from nntrain.update.torch_optimizer import Compiled, Group, LiveOptimizer, check_optim_class, names_taken
+from nntrain.values.calls import class_of_calls, function_name, meant
 from nntrain.values.record import FrozenMapping
 
 
@@ -57,6 +57,28 @@ class OptimizerRule:
         """Return the optimizer over those of `params` that it trains. Raises `ConfigError` where a pattern is wrong."""
         trained = matching(params, self.params)
         return LiveOptimizer(trained, self.optim_class, self.hyperparameters, self._grouped(trained), compiled)
+
+    def left_still(self) -> str | None:
+        """Return what to warn of: that a scheduler of torch's moves more than the rate, which alone is taken of it."""
+        all_of = [self.hyperparameters, *self.groups.values()]
+        taken = {name for own in all_of for name, value in own.items() if is_schedule(value)}
+        takes = names_taken(self.optim_class)
+        for own in all_of:
+            for moved, call in getattr(own.get("lr"), "also_moves", {}).items():
+                name = "betas" if moved == "momentum" and "betas" in takes else moved
+                known = class_of_calls(self.optim_class) is not None and takes
+                if name in taken or (known and name not in takes):  # of a function it is not known what it makes
+                    continue
+                betas = self.hyperparameters.get("betas")
+                last = betas[1] if isinstance(betas, tuple) and len(betas) == 2 else 0.999
+                said = f"betas=tuple_of({call}, {last})" if name == "betas" else f"{name}={call}"
+                kind = function_name(self.optim_class)
+                return (
+                    f"The scheduler of lr={own['lr']!r} changes the {moved} too, in a loop with it; here "
+                    f"{kind} keeps its {name}. Take both: optimizer({kind}, lr=..., {said}). Or let the "
+                    f"scheduler change the rate alone, for OneCycleLR and CyclicLR by cycle_momentum=False."
+                )
+        return None
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate at a step; NaN where it is left to the class."""

@@ -6,6 +6,9 @@ import difflib
 import inspect
 from collections.abc import Iterable
 from functools import partial
+from typing import Final
+
+_SHORT: Final = 3
 
 
 def function_name(function: object) -> str:
@@ -60,6 +63,10 @@ def meant(given: str, there: Iterable[str]) -> str:
 
 
 def probably_meant(given: str, there: Iterable[str]) -> str:
-    """Return the sentence that says what was probably meant; nothing where nothing is like it."""
-    near = difflib.get_close_matches(given, sorted(there), n=2)
+    """Return the sentence that says what was probably meant; nothing where nothing is like it.
+
+    Of what is as short as `foo`, two letters in common are no likeness where the first is another.
+    """
+    alike = sorted(one for one in there if len(given) > _SHORT or one[:1] == given[:1])
+    near = difflib.get_close_matches(given, alike, n=2)
     return f" Probably meant: {' or '.join(near)}." if near else ""

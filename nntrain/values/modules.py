@@ -68,7 +68,7 @@ def check_model(model: object) -> None:
             f"{model.__name__}(...)."
         )
     if not callable(model):
-        raise ConfigError(f"model is {model!r:.80}; {expected}.")
+        raise ConfigError(f"model is {' '.join(repr(model).split()):.80}; {expected}.")
     problem = call_problem(model)
     if problem is not None:
         raise ConfigError(f"model {function_name(model)} cannot be called without arguments: {problem}; {expected}.")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Set
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Final
 
-from torch import Tensor
+from torch import Tensor, nn
 
 _MOST: Final = 10_000
 """How many things are looked at: what holds more, such as a data set, is not searched to its end."""
@@ -59,7 +59,11 @@ def _parts(thing: object) -> Iterator[tuple[str, object]]:
 
 
 def _attributes(thing: object) -> Iterator[tuple[str, object]]:
-    yield from list(getattr(thing, "__dict__", {}).items())
+    own = dict(getattr(thing, "__dict__", {}))
+    if isinstance(thing, nn.Module):  # what it holds is called as torch calls it
+        for name in ("_parameters", "_buffers", "_modules"):
+            yield from dict(own.pop(name, {})).items()
+    yield from own.items()
     for kind in type(thing).__mro__:
         names = kind.__dict__.get("__slots__", ())
         for name in [names] if isinstance(names, str) else names:

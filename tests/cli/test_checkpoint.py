@@ -184,10 +184,14 @@ def test_latest_prints_the_newest_whole_one_and_nothing_else() -> None:
     assert done.stderr.startswith(f"skipped {last}: the tensor ")
 
 
-@pytest.mark.parametrize("what", ["none", "empty", "broken"])
+def test_latest_of_a_folder_that_is_not_there() -> None:
+    done = called("latest", "none")
+    assert (done.exit_code, done.stdout, done.stderr) == (3, "", "Error: none does not exist.\n")
+
+
+@pytest.mark.parametrize("what", ["empty", "broken"])
 def test_latest_of_a_folder_without_one(what: str) -> None:
-    if what != "none":
-        Path(what).mkdir()
+    Path(what).mkdir()
     if what == "broken":
         Path(what, NAME).write_bytes(b"{}")
     done = called("latest", what)

@@ -120,12 +120,17 @@ def test_a_run_is_configured_by_all_three(acme: Path) -> None:
     ("arguments", "said"),
     [
         (["--set", "learning_rate=1"], "learning_rate: there is no such option.\nThere are data, data_dir,"),
+        (["--set", "foo=1"], "foo: there is no such option.\nThere are data, data_dir,"),
         (["--set", "lr=fast"], "lr: Input should be a valid number, unable to parse string as a number; got 'fast'"),
         (["--set", "lr"], "'lr' is no NAME=VALUE"),
         (["--set", "lr.a=1", "--set", "lr.a.b=2"], "lr.a.b is said to be two things"),
         (
             ["--subscriber", "nan_gard"],
             "No distribution here has 'nan_gard' among its subscribers. Probably meant: nan_guard. There are ",
+        ),
+        (
+            ["--sink", "early_stopping"],
+            "No distribution here has 'early_stopping' among its sinks. It is among the subscribers. `nntrain plugins`",
         ),
         (["--subscriber", "enough"], "subscribers.enough.epochs: Field required"),
         (["--set", "subscribers.enough.epochs=many"], "subscribers.enough.epochs: Input should be a valid integer"),
@@ -183,7 +188,7 @@ rollback.spike = true
     ("lines", "said"),
     [
         ([2, 3], "batch_size: Input should be a valid number, and is true or false; got True (in run.toml, line 2)"),
-        ([4], "seconds like '1s', nor 'all', nor 'none'; got 0 (in run.toml, line 1)"),
+        ([4], "seconds like '1s', 'all' or 'none'; got 0 (in run.toml, line 1)"),
         ([6, 7], "every: Input should be a valid integer, unable to parse string as an integer; got 'often' (in run."),
         ([6, 7], "got 'often' (in run.toml, line 2)"),
         ([1, 6, 8], "nan_guard.ordre: there is no such option (in run.toml, line 3). Probably meant: order."),

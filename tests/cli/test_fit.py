@@ -198,7 +198,11 @@ BAD: Final = {
     "data-dir for digits": (["--data-dir", "empty"], "it is for --data fashion-mnist, not for 'digits'"),
     "no idx files": (["--data", "fashion-mnist", "--data-dir", "empty"], "empty has no file of train-images"),
     "no folder": (["--data", "fashion-mnist", "--data-dir", "none"], "none is not a folder"),
-    "log-every": (["--log-every", "0"], "'0' is no number of batches from 1 up, no number of seconds like '1s'"),
+    "log-every": (
+        ["--log-every", "0"],
+        "log_every: Input should be a number of batches from 1 up, a number of seconds like '1s', 'all' or "
+        "'none'; got '0'\n",
+    ),
     "epochs": (["--epochs", "-1"], "-1 is not in the range x>=0"),
     "batch size": (["--batch-size", "0"], "0 is not in the range x>=1"),
     "lr": (["--lr", "0"], "0.0 is not in the range x>0"),
@@ -519,6 +523,56 @@ def test_nothing_heavy_is_imported_before_the_log_is_named(monkeypatch: pytest.M
     assert first.endswith("torch=False datasets=False")
     assert second.startswith("log: run.jsonl; ")
     assert second.endswith("torch=False datasets=False")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["--log", "none/run.jsonl"],
+            "--log: The log none/run.jsonl cannot be written: No such file or",
+        ),
+        (["--log", "."], "--log: The log . cannot be written: Is a directory"),
+        (["--log", "file/run.jsonl"], "--log: The log file/run.jsonl cannot be written: Not a directory"),
+        (
+            ["--checkpoint-dir", "file/run"],
+            "--checkpoint-dir: The log file/run/log.jsonl cannot be written: Not a",
+        ),
+        (
+            ["--log", "none/run.jsonl", "--checkpoint-dir", "run"],
+            "--log: The log none/run.jsonl cannot be written: No",
+        ),
+        (["--subscriber", "nope"], "No distribution here has 'nope' among its subscribers"),
+        (["--sink", "nope"], "No distribution here has 'nope' among its sinks"),
+    ],
+)
+def test_a_log_that_will_not_be_is_not_announced(options: list[str], said: str) -> None:
+    Path("file").write_text("")
+    done = called("--epochs", "0", *options)
+    assert done.exit_code == 2
+    assert said in " ".join(done.stderr.split())
+    assert "log: " not in done.stderr.replace("--log: ", "")
+    assert "reads and decodes" not in done.stderr
+    assert sorted(one.name for one in Path().iterdir()) == ["file"]
+
+
+def test_a_log_in_the_folder_of_the_checkpoints_or_around_it_may_come_to_be() -> None:
+    for options in (("--checkpoint-dir", "a/b"), ("--checkpoint-dir", "c/d", "--log", "c/run.jsonl")):
+        assert called("--epochs", "0", *options).exit_code == 0
+    assert Path("a/b/log.jsonl").exists()
+    assert Path("c/run.jsonl").exists()
+
+
+def test_processes_that_would_not_share_are_refused_before_the_data_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    done = called("--epochs", "1")
+    assert done.exit_code == 2
+    assert "2 processes were started, and each would do the whole training by itself. Add" in " ".join(
+        done.stderr.replace("│", " ").split()
+    )
+    assert "log: " not in done.stderr
+    assert "reads and decodes" not in done.stderr
 
 
 def test_quiet_says_nothing_at_the_beginning() -> None:

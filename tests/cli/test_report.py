@@ -196,8 +196,8 @@ def test_a_folder_is_all_logs_below_it_and_nothing_else(tmp_path: Path) -> None:
 def test_a_folder_without_logs_and_too_few_names_are_refused_before_anything_is_read(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     done = called("nothing")
-    assert (done.exit_code, names(tmp_path)) == (2, ["nothing", "one.jsonl", "two.jsonl"])
-    assert "there is no log (*.jsonl) in the folder nothing or below it" in done.stderr
+    assert (done.exit_code, names(tmp_path)) == (4, ["nothing", "one.jsonl", "two.jsonl"])
+    assert done.stderr == "Error: there is no log (*.jsonl) in the folder nothing or below it.\n"
     done = called("gone.jsonl", "two.jsonl", "--name", "only")
     assert done.exit_code == 2
     assert "there are 1 names and 2 logs; give a name for each log" in done.stderr

@@ -62,8 +62,11 @@ def test_python_blocks_run_one_after_the_other(
     run_blocks(page, capsys)
 
 
+AS_SCRIPT = [page for page in PYTHON if any(re.search("^if __name__ ==", one, re.M) for one in blocks(page, "python"))]
+
+
 @pytest.mark.sweep
-@pytest.mark.parametrize("page", PYTHON, ids=name_of)
+@pytest.mark.parametrize("page", [page for page in PYTHON if page not in AS_SCRIPT], ids=name_of)
 def test_python_blocks_run_a_second_time_in_the_same_folder(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -81,9 +84,13 @@ def run_blocks(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
         exec(compile(block, name_of(page), "exec", dont_inherit=True), module)
     said = capsys.readouterr()
     assert "Traceback" not in said.err
-    for block in blocks(page, "text"):
-        for line in block.splitlines():
-            assert any(alike(line, other) for other in said.out.splitlines()), line
+    for line in shown(page):
+        assert any(alike(line, other) for other in said.out.splitlines()), line
+
+
+def shown(page: Path) -> list[str]:
+    """Return the lines of output that a page shows."""
+    return [line for block in blocks(page, "text") for line in block.splitlines()]
 
 
 def alike(one: str, other: str) -> bool:
@@ -135,14 +142,19 @@ def test_commands_run(page: Path, line: str, tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.sweep
-def test_the_pool_of_the_page_on_searching_runs(tmp_path: Path) -> None:
-    """It is under `if __name__ == "__main__"`, as spawned processes need it: so the page is run as a script."""
-    parts = blocks(ROOT / "docs" / "how-to" / "search-hyperparameters.md", "python")
-    (tmp_path / "search.py").write_text(parts[0])
-    (tmp_path / "main.py").write_text("\n".join(parts) + "\nprint('through')\n")
+@pytest.mark.parametrize("page", AS_SCRIPT, ids=name_of)
+def test_pages_that_spawn_processes_run_as_a_script(page: Path, tmp_path: Path) -> None:
+    """What trains is under `if __name__ == "__main__"`: a spawned process, whose output is seen, repeats nothing."""
+    parts = blocks(page, "python")
+    files = {found[1]: block for block in parts if (found := re.match(r"# (\w+\.py)\n", block)) is not None}
+    for name, block in {**files, "main.py": "\n".join(parts)}.items():
+        (tmp_path / name).write_text(block)
     command = [sys.executable, "main.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
-    assert "through" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert len(said) == len(shown(page)), said
+    assert all(map(alike, said, shown(page))), said
 
 
 TOML = [(page, block) for page in PAGES for block in blocks(page, "toml")]

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from nntrain import DataLoaders, Learner, accuracy, fit_step
+from nntrain import DataLoaders, Learner, StepOutput, accuracy, fit_step
 from nntrain.errors import ConfigError
+from nntrain.update import optimizer
 
 BATCHES = [(torch.randn(4, 4), torch.randint(0, 3, (4,))) for _ in range(3)]
 
@@ -205,6 +206,18 @@ def test_parameters_that_a_loss_reaches_are_told_at_the_first_backward_pass(how:
 
 
 REGISTRY: list[Proxy] = []
+
+
+def test_another_model_s_parameters_are_called_as_torch_calls_them() -> None:
+    other = mlp()
+
+    def task(model: nn.Module, batch: tuple[Tensor, Tensor]) -> StepOutput[Tensor]:
+        preds = other(batch[0]) + model(batch[0])
+        return StepOutput(cross_entropy(preds, batch[1]), preds)
+
+    learner = Learner.of(mlp(), DataLoaders(BATCHES), task, optimizer(torch.optim.SGD, lr=0.1))
+    with pytest.raises(ConfigError, match=r"would train other\.[02]\.(weight|bias) of the task"):
+        learner.fit(1, print_stats=False)
 
 
 def test_parameters_that_the_model_does_not_register_are_told() -> None:

@@ -239,6 +239,7 @@ def test_what_can_be_called_is_called() -> None:
 
 CASES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("model", {"model": "resnet"}, ConfigError, "expected a torch.nn.Module"),
+    ("models", {"model": [nn.Sequential(nn.Linear(3, 2))]}, ConfigError, r"^model is \[Sequential\( \(0\): Linear\("),
     ("model class", {"model": nn.Linear}, ConfigError, "expected a torch.nn.Module"),
     ("lazy", {"model": nn.LazyLinear(2)}, ConfigError, "uninitialised lazy parameters: weight, bias"),
     ("lazy factory", {"model": lambda: nn.LazyLinear(2)}, ConfigError, "uninitialised lazy parameters"),

@@ -19,8 +19,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import lr_scheduler as theirs
 
-from nntrain import DataLoaders, Learner, advance, fit_step, supervised
-from nntrain.errors import ConfigError
+from nntrain import DataLoaders, Learner, Objective, Transition, advance, fit_step, supervised
+from nntrain.errors import ConfigError, ConfigWarning
 from nntrain.schedules import (
     Curve,
     constant,
@@ -39,7 +39,8 @@ from nntrain.schedules import (
     warmup_stable_decay,
 )
 from nntrain.testing import check_schedule
-from nntrain.update import optimizer
+from nntrain.update import chain, optimizer
+from nntrain.update.torch_rule import OptimizerRule
 from tests.jobs import check_bits, tensors_of
 from tests.sampled import one_in
 
@@ -346,6 +347,11 @@ MISTAKES: dict[str, tuple[Callable[..., Any], str]] = {
     "nothing in a tuple": (lambda: tuple_of(), "parts is"),
     "no scheduler": (lambda: from_torch(lambda sgd: None, lr=0.1), "which made NoneType; expected a function"),  # type: ignore[arg-type,return-value] # a mistake
     "a loss to be told": (lambda: from_torch(theirs.ReduceLROnPlateau, lr=0.1), "Use nntrain.ReduceOnPlateau"),
+    "a scheduler's class": (
+        lambda: from_torch(theirs.OneCycleLR, lr=0.1),  # type: ignore[arg-type] # a mistake
+        r"got OneCycleLR, which cannot .* 'max_lr'; expected .*: OneCycleLR\(optimizer, \.\.\.\)",
+    ),
+    "a function of more": (lambda: from_torch(lambda sgd, steps: None, lr=0.1), "'steps'; .*StepLR"),  # type: ignore[arg-type,misc] # a mistake
     "a made scheduler": (
         lambda: from_torch(theirs.StepLR(torch.optim.SGD([torch.zeros(())]), 3), lr=0.1),  # type: ignore[arg-type] # a mistake
         "expected a function of an optimizer",
@@ -425,6 +431,109 @@ def test_every_hyperparameter_of_every_group_may_have_one() -> None:
     learner = Learner.of(classifier(), DataLoaders(TRAIN, None), supervised(cross_entropy), rule)
     state = learner.fit(3, print_stats=False).state
     check_bits(tensors_of(state), tensors_of(model))
+
+
+def cycle(adam: torch.optim.Optimizer) -> theirs.LRScheduler:
+    return theirs.OneCycleLR(adam, 0.02, total_steps=len(TRAIN) + 1)
+
+
+def rate_of_cycle_alone(adam: torch.optim.Optimizer) -> theirs.LRScheduler:
+    return theirs.OneCycleLR(adam, 0.02, total_steps=len(TRAIN) + 1, cycle_momentum=False)
+
+
+def trained(rule: OptimizerRule) -> dict[str, torch.Tensor]:
+    return tensors_of(Learner.of(classifier(), DataLoaders(TRAIN, None), supervised(cross_entropy), rule).fit(1).state)
+
+
+def test_one_that_cycles_the_momentum_too_is_warned_of_where_it_is_not_taken() -> None:
+    """Taken as well, and without a warning, it is the loop with torch's own scheduler."""
+    model = classifier()
+    adam = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99))
+    scheduler = cycle(adam)
+    for x, y in TRAIN:
+        adam.zero_grad()
+        cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        adam.step()
+        scheduler.step()
+    rate, momentum = from_torch(cycle, lr=0.1), from_torch(cycle, lr=0.1, of="momentum")
+    with warnings.catch_warnings(action="error"):
+        both = trained(optimizer(torch.optim.AdamW, lr=rate, betas=tuple_of(momentum, 0.99)))
+    check_bits(both, tensors_of(model))
+    write = r"optimizer\(AdamW, lr=\.\.\., betas=tuple_of\(from_torch\(cycle, lr=0\.1, of='momentum'\), 0\.99\)\)"
+    with pytest.warns(ConfigWarning, match=rf"lr=from_torch\(cycle, lr=0\.1\) .* keeps its betas\. .*{write}") as told:
+        alone = trained(optimizer(torch.optim.AdamW, lr=rate, betas=(0.9, 0.99)))
+    assert len(told) == 1
+    assert not all(torch.equal(alone[name], one) for name, one in both.items())
+
+
+CYCLED: dict[str, tuple[OptimizerRule, str]] = {
+    "sgd": (optimizer(torch.optim.SGD, lr=from_torch(cycle, lr=0.1)), r"momentum=from_torch\(cycle, lr=0\.1, of='mom"),
+    "a partial": (
+        optimizer(partial(torch.optim.SGD, momentum=0.9), lr=from_torch(cycle, lr=0.1)),
+        "keeps its momentum",
+    ),
+    "a function": (
+        optimizer(lambda params, lr: torch.optim.Adam(params, lr), lr=from_torch(cycle, lr=0.1)),
+        "momentum",
+    ),
+    "a group": (
+        optimizer(torch.optim.Adam, lr=0.1, groups={"0.*": {"lr": from_torch(cycle, lr=0.1)}}),
+        "keeps its betas",
+    ),
+    "after a warm-up": (
+        optimizer(torch.optim.SGD, lr=sequence([constant(0.1), from_torch(cycle, lr=0.1)], at=[2])),
+        r"lr=sequence\(\[constant\(0\.1\), from_torch",
+    ),
+    "cyclic": (optimizer(torch.optim.SGD, lr=from_torch(TABLES["cyclic"], lr=0.1)), "changes the momentum too"),
+}
+
+
+@pytest.mark.parametrize("name", CYCLED)
+def test_wherever_the_rate_stands(name: str) -> None:
+    rule, said = CYCLED[name]
+    with pytest.warns(ConfigWarning, match=said):
+        trained(rule)
+
+
+QUIET: dict[str, OptimizerRule] = {
+    "the rate alone": optimizer(torch.optim.SGD, lr=from_torch(rate_of_cycle_alone, lr=0.1)),
+    "a table of rates": optimizer(torch.optim.SGD, lr=from_torch(TABLES["chained"], lr=0.1), momentum=0.9),
+    "both": optimizer(torch.optim.SGD, lr=from_torch(cycle, lr=0.1), momentum=from_torch(cycle, lr=0.1, of="momentum")),
+    "another momentum": optimizer(torch.optim.SGD, lr=from_torch(cycle, lr=0.1), momentum=one_cycle_momentum(steps=9)),
+    "a class without": optimizer(torch.optim.Adagrad, lr=from_torch(cycle, lr=0.1)),
+    "one of nntrain's": optimizer(torch.optim.SGD, lr=one_cycle(0.1, steps=9)),
+}
+
+
+@pytest.mark.parametrize("name", QUIET)
+def test_what_moves_the_rate_alone_or_is_taken_is_not_warned_of(name: str) -> None:
+    with warnings.catch_warnings(action="error"):
+        trained(QUIET[name])
+
+
+def test_the_warning_is_in_the_log_and_of_each_objective() -> None:
+    rate = from_torch(cycle, lr=0.1)
+    rules = [optimizer(torch.optim.SGD, lr=rate, params=pattern) for pattern in ("0.*", "2.*")]
+    texts: list[str] = []
+
+    def keep(transition: Transition) -> None:
+        texts.extend(note.text for note in transition.notes if note.code == "schedule.momentum")
+
+    task = supervised(cross_entropy)
+    for learner in (
+        Learner.of(classifier(), DataLoaders(TRAIN, None), task, chain(*rules), sinks=[keep]),
+        Learner.of(
+            classifier(),
+            DataLoaders(TRAIN, None),
+            objectives=[Objective(name, task, rule) for name, rule in zip("ab", rules, strict=True)],
+            sinks=[keep],
+        ),
+    ):
+        texts.clear()
+        with pytest.warns(ConfigWarning, match="changes the momentum too") as told:
+            learner.fit(1, print_stats=False)
+        assert texts == [str(one.message) for one in told]
+        assert len(told) == 2
 
 
 @settings(max_examples=8, deadline=None)

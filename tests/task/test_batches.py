@@ -10,12 +10,13 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import attrs
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from nntrain import (
@@ -146,6 +147,13 @@ def test_what_cannot_be_told_apart_is_refused(batch: object, said: str) -> None:
 def test_a_batch_without_a_batch_dimension_is_refused() -> None:
     with pytest.raises(DataError, match="no tensor with a batch dimension"):
         sample_count((torch.tensor(1.0), 3))
+
+
+def test_a_batch_without_tensors_is_described_as_it_was_given() -> None:
+    batch = (np.zeros((4, 3)), np.zeros(4))
+    learner: Learner[Any] = Learner(nn.Linear(3, 1), DataLoaders([batch], None), mse_loss, {}, torch.optim.SGD, 0.1)
+    with pytest.raises(DataError, match=r"The batch \(tuple\(ndarray, ndarray\)\) has no tensor with"):
+        learner.fit(1, print_stats=False)
 
 
 def test_batches_are_described_by_shape_and_type() -> None:

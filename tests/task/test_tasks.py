@@ -229,12 +229,22 @@ def with_named(**named: Any) -> Any:
     return lambda model, batch: StepOutput(cross_entropy(model(batch[0]), batch[1]), target=batch[1], **named)
 
 
+def test_a_loss_fn_without_a_loss_is_told_what_it_returns() -> None:
+    learner = of(supervised(lambda preds, target: None))  # type: ignore[arg-type,return-value] # a mistake
+    with pytest.raises(LossError, match=r"^loss_fn .* returned no loss in training; expected one number as a 0-dim"):
+        learner.fit(1, print_stats=False)
+
+
 @pytest.mark.parametrize(
     ("task", "error", "said"),
     [
         (lambda model, batch: model(batch[0]).mean(), LossError, r"returned float32\[\]; expected a StepOutput"),
         (lambda model, batch: None, LossError, "returned None"),
-        (wrong_loss(lambda preds, target: None), LossError, "returned no loss in training"),
+        (
+            wrong_loss(lambda preds, target: None),
+            LossError,
+            r"^task .* no loss in training; expected StepOutput",
+        ),
         (wrong_loss(lambda preds, target: 1.0), LossError, r"returned 1\.0; expected one number as a 0-dim tensor"),
         (wrong_loss(lambda preds, target: preds), LossError, r"returned float32\[8, 3\]; expected one number"),
         (wrong_loss(lambda preds, target: mse_loss(preds, preds).detach()), LossError, "a loss without a gradient"),

@@ -11,4 +11,4 @@ Learner(DataLoaders(PAIRS, PAIRS), nn.Linear(2, 2), cross_entropy, accuracy, SGD
 
 
 # At run time: importing this
-# R: ConfigError: model is DataLoaders(train=[(tensor([[1., 1.], [1., 1.]]), tensor([0, 1]))], vali; expected a torch.nn.Module, or a function of no arguments that makes one.
+# R: ConfigError: model is DataLoaders(train=[(tensor([[1., 1.], [1., 1.]]), tensor([0, 1]))], valid=[(tens; expected a torch.nn.Module, or a function of no arguments that makes one.

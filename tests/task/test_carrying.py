@@ -205,9 +205,10 @@ def test_several_objectives_each_carry_their_own() -> None:
     assert again.params["one.head.weight"].equal(state.params["one.head.weight"])
     assert not again.params["other.head.weight"].equal(state.params["other.head.weight"])
     model, hidden = state.to_module(), None
-    for (x, _), found in zip(VALID, preds, strict=True):
-        out, hidden = model.get_submodule("one")(x, hidden)
-        assert torch.equal(found["one"], out)
+    with torch.no_grad():  # with a gradient an LSTM has other kernels on some processors, and other last bits
+        for (x, _), found in zip(VALID, preds, strict=True):
+            out, hidden = model.get_submodule("one")(x, hidden)
+            assert torch.equal(found["one"], out)
 
 
 @pytest.mark.parametrize(("size", "begun"), [(2, [0, 2, 4, 6, 8]), (10, [0])])
@@ -281,7 +282,15 @@ def test_a_first_state_that_is_learned_gets_its_gradient() -> None:
 
 @pytest.mark.parametrize(
     "named",
-    [{"rule": chain(accumulate(2), optimizer(torch.optim.SGD, lr=0.1))}, {"engine": Engine(precision="bf16")}],
+    [
+        {"rule": chain(accumulate(2), optimizer(torch.optim.SGD, lr=0.1))},
+        pytest.param(
+            {"engine": Engine(precision="bf16")},
+            marks=pytest.mark.skipif(
+                not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="no LSTM in bf16 on this processor"
+            ),
+        ),
+    ],
 )
 def test_with_accumulation_and_in_half_precision(named: dict[str, Any]) -> None:
     learner = of(**named)

@@ -34,6 +34,7 @@ settings.load_profile("nntrain")
 
 
 LONGEST = (
+    "tests/docs/test_examples.py",
     "tests/laws/test_law_04_processes.py",
     "tests/typing/test_mistakes.py",
     "tests/faults/test_kills.py",

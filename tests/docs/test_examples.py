@@ -25,6 +25,8 @@ FOLDER: Final = Path(__file__).parents[2] / "docs" / "examples"
 SCRIPTS: Final = sorted(path.stem for path in FOLDER.glob("*.py"))
 PAGE: Final = (FOLDER / "README.md").read_text()
 REAL: Final = Path("/usr/share/datasets/fashion-mnist")
+LONG: Final = {"fashion_mnist_cnn", "language_model"}
+"""Scripts that are run in the sweep."""
 
 
 def script(name: str) -> ModuleType:
@@ -123,7 +125,10 @@ def test_a_script_says_how_it_is_run(name: str) -> None:
     assert int(found[1]) == script(name).EPOCHS
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(one, marks=pytest.mark.sweep) if one in LONG else one for one in SCRIPTS],
+)
 def test_a_script_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = torch.get_rng_state()
     SMALL[name][0](tmp_path)

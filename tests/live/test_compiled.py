@@ -67,7 +67,8 @@ def learner_of(**changes: Any) -> Learner[Any]:
 
 
 @same_kernels
-@pytest.mark.parametrize("momentum", [pytest.param(0.0, marks=pytest.mark.sweep), 0.9])
+@pytest.mark.sweep
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_with_eager_kernels_the_bits_are_the_plain_ones(device: torch.device, momentum: float) -> None:
     optim_class = functools.partial(torch.optim.SGD, momentum=momentum)
     plain = learner_of(device=device, optim_class=optim_class).fit(2, print_stats=False).state

@@ -155,6 +155,7 @@ def both(options: Sharded) -> None:
         assert apart(state, fitted(alone)) < 1e-6
 
 
+@pytest.mark.sweep
 def test_it_is_the_hand_written_loop_and_close_to_one_process() -> None:
     launch(both, 2, Sharded())
 

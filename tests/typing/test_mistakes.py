@@ -23,7 +23,7 @@ ROOT: Final = Path(__file__).parents[2]
 FILES: Final = sorted((ROOT / "tests" / "typing" / "mistakes").glob("*.py"))
 MAJOR, MINOR = map(int, mypy.version.__version__.split(".")[:2])
 VERSIONS: Final = [
-    pytest.param(None, id="current"),
+    pytest.param(None, id="current", marks=pytest.mark.sweep),
     pytest.param(f"{MAJOR}.{MINOR - 2}", id="two minor versions ago", marks=pytest.mark.sweep),
 ]
 """The mypy at hand, and the one two minor versions before."""

@@ -92,6 +92,7 @@ def test_how_runs_end(folder: Path) -> None:
     assert runs[2].data.tags["nntrain.error"] == "RuntimeError in batch, eval of epoch 2: no"
 
 
+@pytest.mark.sweep
 def test_the_same_log_again_and_a_run_that_goes_on(folder: Path) -> None:
     lines = scripted(every=5, epochs=2)
     half = next(index for index, line in enumerate(lines) if line.epoch == 1)

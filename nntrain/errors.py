@@ -150,6 +150,14 @@ class LogError(NNTrainError, OSError):
         super().__init__(*arguments)
         self.lost_lines = lost_lines
 
+    @classmethod
+    def unwritable(cls, path: object, reason: str | None) -> LogError:
+        """Return the error of a file that the system does not let be written as a log."""
+        return cls(
+            f"The log {path} cannot be written: {reason}. Give the path of a file in a folder that exists and that you "
+            f"may write to."
+        )
+
 
 CheckpointProblem = Literal["unreadable", "damaged", "foreign", "version", "unsavable", "unwritable"]
 

@@ -1,6 +1,5 @@
 """The command line, `nntrain`: one module for each command."""
 
-import os
 import sys
 import time
 from typing import Final
@@ -15,7 +14,7 @@ from nntrain.cli.exits import Exit, in_two_columns
 from nntrain.cli.fit import fit
 from nntrain.cli.log import follow, log
 from nntrain.cli.new import new
-from nntrain.cli.output import printing
+from nntrain.cli.output import launched_rank, printing
 from nntrain.cli.plugins import plugins
 from nntrain.cli.predict import predict
 from nntrain.cli.report import report
@@ -89,11 +88,8 @@ def main() -> None:
 
 
 def _leave_it_to_first() -> None:
-    """Return at once on rank 0; on others after a while, with the rank, since what is wrong is wrong there alone.
-
-    The rank is read off the launcher's variable: torch, by which the world is known, may not be imported yet.
-    """
-    rank = os.environ.get("RANK", "0")
+    """Return at once on rank 0; on others after a while, with the rank, since what is wrong is wrong there alone."""
+    rank = launched_rank()
     if rank != "0":
         time.sleep(_SECONDS)
         click.echo(f"rank {rank}:", err=True)

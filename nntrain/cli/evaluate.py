@@ -135,10 +135,10 @@ def trained(  # noqa: PLR0917 - both commands have all of them
         seen = inspect(path)
     seed = seen.key.seed
     if target is None:
-        hidden = seen.tensors.get("params/0.weight")
         config = FitConfig.model_validate({"data": data, "data_dir": data_dir, "seed": seed})
-        if hidden is not None:
-            config = config.model_copy(update={"hidden": hidden.shape[0]})
+        first = seen.tensors.get("params/0.weight")
+        if first is not None and first.shape:
+            config = config.model_copy(update={"hidden": first.shape[0]})
         made: AbstractContextManager[Learner[Any, Any]] = nullcontext(classifier(config, lambda _: None))
     else:
         meant = None if data is None else data_of(FitConfig(data=data, data_dir=data_dir), seed)

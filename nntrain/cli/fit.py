@@ -20,8 +20,8 @@ from click.core import ParameterSource
 
 from nntrain.cli.commands import Command, option
 from nntrain.cli.exits import Exit
-from nntrain.cli.output import printing_later, say
-from nntrain.errors import escape_untrusted
+from nntrain.cli.output import launched_rank, printing_later, say
+from nntrain.errors import LogError, escape_untrusted
 
 if TYPE_CHECKING:
     import torch
@@ -258,10 +258,9 @@ def fit(context: click.Context, /, **_: object) -> None:
 def _teller(*, quiet: bool) -> Callable[[str], None]:
     """Return what prints a line to stderr at once: what is done now, and takes long.
 
-    It prints nothing with `quiet`, and on any rank but 0, which is read off the launcher's variable: torch, by which
-    the world is known, is not imported yet.
+    It prints nothing with `quiet`, and on any rank but 0.
     """
-    says = not quiet and os.environ.get("RANK", "0") == "0"
+    says = not quiet and launched_rank() == "0"
 
     def tell(text: str) -> None:
         if says:
@@ -423,7 +422,6 @@ def classifier(config: FitConfig, tell: Callable[[str], None]) -> Learner[Any]:
     from nntrain.metrics.functions import accuracy
 
     engine = Engine(device=device_of(config.device), **{name: getattr(config, name) for name in _OF_ENGINE})
-    _check_shared(engine)
     dls = DataLoaders.from_hf_dd(data_of(config, _seed(config)).read(), batch_size=config.batch_size)
     _check_sizes(dls, config.data)
     tell(f"{_splits(dls)}; metric is the accuracy")
@@ -533,8 +531,7 @@ def _check_log(path: Path, checkpoint_dir: Path | None) -> None:
     else:
         return
     raise click.BadParameter(
-        f"The log {path} cannot be written: {os.strerror(reason)}. Give the path of a file in a folder that exists and "
-        f"that you may write to.",
+        str(LogError.unwritable(path, os.strerror(reason))),
         param_hint="--log" if checkpoint_dir is None or path.parent != checkpoint_dir else "--checkpoint-dir",
     )
 

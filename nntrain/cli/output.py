@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,14 @@ def say(text: str, *, err: bool = False, longest: int = _MAX_CHARS) -> None:
 
     encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
     click.echo(line(text, longest).encode(encoding, "backslashreplace").decode(encoding), err=err)
+
+
+def launched_rank() -> str:
+    """Return which of the processes that a launcher started this is; "0" for one by itself.
+
+    It is read off the launcher's variable: torch, by which the world is known, may not be imported yet.
+    """
+    return os.environ.get("RANK", "0")
 
 
 class UnwritableError(click.ClickException):

@@ -82,10 +82,7 @@ class FileTarget(Target):
             if isinstance(error, LogError):
                 raise
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise LogError(
-                f"The log {self.path} cannot be written: {reason}. Give the path of a file in a folder that exists "
-                f"and that you may write to."
-            ) from error
+            raise LogError.unwritable(self.path, reason) from error
 
     def _open(self) -> None:
         there = Path(self._name)

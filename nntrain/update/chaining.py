@@ -40,7 +40,7 @@ class Chain:
         rules: list[UpdateRule] = []
         for rule in self.rules:
             check_rule(rule)
-            rules += rule.rules if isinstance(rule, Chain) else [rule]
+            rules += _rules_of(rule)
         object.__setattr__(self, "rules", tuple(rules))
         optimizers = [index for index, rule in enumerate(rules) if isinstance(rule, OptimizerRule)]
         if not optimizers:
@@ -146,6 +146,11 @@ def check_rule(rule: object) -> None:
         raise ConfigError(f"Got {rule!r:.80}; {expected}.{wanted}")
 
 
+def _rules_of(rule: UpdateRule) -> tuple[UpdateRule, ...]:
+    """Return the rules of a chain; of any other rule, that one."""
+    return rule.rules if isinstance(rule, Chain) else (rule,)
+
+
 def optimizer_of(rule: UpdateRule) -> OptimizerRule:
     """Return the optimizer of a rule, of several the first. Raises `ConfigError` for what is no rule, or has none."""
     check_rule(rule)
@@ -155,14 +160,13 @@ def optimizer_of(rule: UpdateRule) -> OptimizerRule:
 
 def left_still(rule: UpdateRule) -> list[str]:
     """Return what to warn of in a rule's optimizers: hyperparameters that stay where a loop's scheduler moves them."""
-    rules = rule.rules if isinstance(rule, Chain) else (rule,)
-    return [told for one in rules if isinstance(one, OptimizerRule) and (told := one.left_still()) is not None]
+    told = (one.left_still() for one in _rules_of(rule) if isinstance(one, OptimizerRule))
+    return [text for text in told if text is not None]
 
 
 def scaling_loss(rule: UpdateRule) -> UpdateRule:
     """Return a rule that scales the loss, with the default scale where it does not say another."""
-    rules = rule.rules if isinstance(rule, Chain) else (rule,)
-    return rule if any(isinstance(one, LossScale) for one in rules) else Chain((loss_scale(), rule))
+    return rule if any(isinstance(one, LossScale) for one in _rules_of(rule)) else Chain((loss_scale(), rule))
 
 
 def with_optimizers(rule: UpdateRule, change: Callable[[OptimizerRule], OptimizerRule]) -> UpdateRule:

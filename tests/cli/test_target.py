@@ -405,6 +405,9 @@ def test_without_a_target_it_is_the_network_that_the_fit_trained() -> None:
     assert written.exit_code == 0, written.output
     classes = np.load("preds.npy").argmax(1)
     assert f"metric={(classes == np.array(load_digits()['test']['label'])).mean():.3f}" in done.stdout
+    launched = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    again = CliRunner().invoke(nntrain, ["evaluate", "--checkpoint", "run"], env=launched)
+    assert again.stdout == done.stdout  # to evaluate twice is no training by itself
     done = called("evaluate", "--checkpoint", "run", "--set", "width=3")
     assert done.exit_code == 2
     assert "the network of nntrain fit has no parameters to set; give TARGET first." in " ".join(done.stderr.split())

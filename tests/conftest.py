@@ -34,8 +34,11 @@ settings.load_profile("nntrain")
 
 
 LONGEST = (
-    "tests/docs/test_examples.py",
     "tests/laws/test_law_04_processes.py",
+    "tests/laws/test_failures_at_any_line.py",
+    "tests/docs/test_docs.py",
+    "tests/faults/test_rank_kills.py",
+    "tests/docs/test_examples_learn.py",
     "tests/typing/test_mistakes.py",
     "tests/faults/test_kills.py",
     "tests/cli/test_fit.py",
@@ -54,7 +57,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def frozen() -> None:
-    """Let the garbage collector, which many tests run, not look at the million objects of all imports each time."""
+    """Let the garbage collector, which many tests run, not look at the million objects of all imports each time.
+
+    torch's iterators over worker processes are ended before: one that is collected within a cycle waits seconds for
+    each worker, as the queue that would end it was closed before.
+    """
+    for one in gc.get_objects():
+        if type(one).__name__ == "_MultiProcessingDataLoaderIter":
+            one._shutdown_workers()
     gc.collect()
     gc.freeze()
 

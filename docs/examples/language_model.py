@@ -23,6 +23,7 @@ from nntrain.schedules import cosine
 from nntrain.update import accumulate, chain, clip_norm, optimizer
 
 EPOCHS = 6
+FAST_BF16 = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() == "AVX512"
 CONTEXT = 128
 PAD, EDGE = 0, 1  # bytes that are in no text
 
@@ -90,7 +91,7 @@ def learner(
         DataLoaders(train, valid),
         next_byte,
         chain(accumulate(4), clip_norm(1.0), adamw),
-        engine=Engine(precision="bf16"),
+        engine=Engine(precision="bf16" if FAST_BF16 else "fp32"),
     )
 
 

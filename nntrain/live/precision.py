@@ -17,6 +17,8 @@ MatmulPrecision = Literal["highest", "high", "medium"]
 """How precise products of float32 matrices are, as `torch.set_float32_matmul_precision` takes it."""
 
 _TYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType({"bf16": torch.bfloat16, "fp16": torch.float16})
+_WITHOUT_HALVES: Final = ("NO AVX", "AVX2")
+"""What torch calls the x86 processors whose products of half precision are made one by one."""
 Returned = TypeVar("Returned")
 
 
@@ -50,6 +52,17 @@ def autocasting(run: Callable[..., Returned], precision: Precision, device: torc
             return run(*given)
 
     return cast
+
+
+def slow_precision(precision: Precision, device: torch.device) -> str | None:
+    """Return what to say where a processor lacks the instructions for a precision; torch then goes long ways round."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    if precision not in _TYPES or device.type != "cpu" or capability not in _WITHOUT_HALVES:
+        return None
+    return (
+        f"precision is {precision!r}, for which this processor ({capability}) has no instructions: a training may take "
+        f"ten times as long as in float32. Take Engine(precision='fp32') here."
+    )
 
 
 @contextmanager

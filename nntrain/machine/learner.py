@@ -32,6 +32,7 @@ from nntrain.live.eager import Eager
 from nntrain.live.engine import Engine, Pass
 from nntrain.live.halving import Halving
 from nntrain.live.objective import Objective, check_objectives, task_of
+from nntrain.live.precision import slow_precision
 from nntrain.live.recorded import recorded
 from nntrain.live.workspace import Workspace
 from nntrain.machine.folding import check_epochs, check_goal, fold, with_goal
@@ -363,6 +364,9 @@ class Learner(Generic[Batch, Preds_co]):
             _check_parallel(workspace, ranks)
             workspace.shared = ranks.copied_from_first
         news = News()
+        slow = slow_precision(engine.precision, workspace.device)
+        if slow is not None:
+            news.warn(Note("precision.slow", slow), ConfigWarning)
         for text in (one for rule in rules.values() for one in left_still(rule)):
             news.warn(Note("schedule.momentum", text), ConfigWarning)
         metrics = PhaseMetrics(self._metrics, workspace.device)

@@ -8,9 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Final
 
 import numpy as np
@@ -20,23 +18,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from nntrain.cli import nntrain
+from tests.docs.scripts import FOLDER, script
 
-FOLDER: Final = Path(__file__).parents[2] / "docs" / "examples"
 SCRIPTS: Final = sorted(path.stem for path in FOLDER.glob("*.py"))
 PAGE: Final = (FOLDER / "README.md").read_text()
-REAL: Final = Path("/usr/share/datasets/fashion-mnist")
 LONG: Final = {"fashion_mnist_cnn", "language_model"}
 """Scripts that are run in the sweep."""
-
-
-def script(name: str) -> ModuleType:
-    """Import a script under a name of its own: `nntrain fit` imports it under the plain one."""
-    spec = spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def clothes(folder: Path) -> Path:
@@ -164,36 +151,3 @@ def test_a_picture_is_small_and_of_a_script(picture: Path) -> None:
     assert picture.stat().st_size < 60_000
     assert picture.stem in SCRIPTS
     assert f"({picture.name})" in PAGE
-
-
-@pytest.mark.sweep
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL}: install the package dataset-fashion-mnist")
-def test_clothes_are_told_apart_after_one_epoch() -> None:
-    torch.manual_seed(0)
-    state = script("fashion_mnist_cnn").learner(1).fit(1).state
-    assert state.history[-1].metrics["accuracy"] > 0.83
-
-
-@pytest.mark.sweep
-def test_a_training_that_is_killed_ends_as_one_that_is_not(capsys: pytest.CaptureFixture[str]) -> None:
-    script("resume_after_a_kill").main(3, kills=1)
-    assert "1 kills, and the state at the end is the same, bit for bit" in capsys.readouterr().out
-
-
-@pytest.mark.sweep
-def test_the_small_jobs_learn_what_they_say() -> None:
-    torch.manual_seed(0)
-    assert script("tabular_regression").learner().fit(40).state.history[-1].metrics["r2"] > 0.9
-    torch.manual_seed(0)
-    assert script("image_folder").learner(12).fit(12).state.history[-1].metrics["balanced"] > 0.8
-    torch.manual_seed(0)
-    assert script("digits").learner().fit(10).state.history[-1].metrics["accuracy"] > 0.9
-
-
-@pytest.mark.sweep
-def test_text_and_digits_are_learned() -> None:
-    torch.manual_seed(0)
-    text = script("language_model").learner(1).fit(1).state
-    assert text.history[-1].metrics["bits"] < 3.8  # 4.7 are those of the bytes by themselves
-    digits = script("digits_vae").learner(20).fit(20).state
-    assert digits.history[-1].loss < 26  # 27.4 where the code says nothing

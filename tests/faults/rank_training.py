@@ -92,7 +92,9 @@ def train() -> None:
             fit_step(learner, state, given.epochs)
     except BaseException as error:
         said = f"{type(error).__name__} {getattr(error, 'rank', None)} {error}"
-        Path(given.folder, f"said-{rank()}").write_text(said)
+        written = Path(given.folder, f"said-{rank()}.part")
+        written.write_text(said)
+        written.rename(written.with_suffix(""))  # who waits for it is to read it whole
         raise
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ from nntrain import (
     supervised,
 )
 from nntrain.checkpoint import load, save
-from nntrain.errors import ConfigError
+from nntrain.errors import ConfigError, ConfigWarning
 from nntrain.update import UpdateRule, accumulate, chain, clip_norm, ema, loss_scale, optimizer
 from tests.sampled import one_in
 
@@ -260,3 +261,22 @@ def test_compiled_passes_compute_in_it_too() -> None:
     plain = learner_of("bf16").fit(2, print_stats=False).state
     assert told.types == {torch.bfloat16}
     assert abs(state.history[-1].loss - plain.history[-1].loss) < 0.1
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_processor_that_computes_it_slowly_is_warned_of(
+    precision: Literal["bf16", "fp16"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def keep(transition: Transition) -> None:
+        told.extend(note.code for note in transition.notes)
+
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    learner = Learner.of(nn.Linear(6, 3), DataLoaders(DATA, DATA), supervised(cross_entropy), ADAM, sinks=[keep])
+    with pytest.warns(ConfigWarning, match=rf"precision is '{precision}', for which this processor \(AVX2\) has no"):
+        learner.replace(engine=Engine(device="cpu", precision=precision)).fit(1, print_stats=False)
+    assert told == ["precision.slow"]
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    with warnings.catch_warnings(action="error"):
+        learner.replace(engine=Engine(device="cpu", precision=precision)).init()

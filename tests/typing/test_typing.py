@@ -21,7 +21,7 @@ ACCEPTED: Final = Path(__file__).parent / "accepted.py"
     "plugin",
     [
         pytest.param("plugins = pydantic.mypy\n", id="with pydantic's plugin", marks=pytest.mark.sweep),
-        pytest.param("", id="without"),
+        pytest.param("", id="without", marks=pytest.mark.sweep),
     ],
 )
 def test_what_is_right_is_accepted(tmp_path: Path, plugin: str) -> None:

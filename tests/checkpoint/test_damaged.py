@@ -500,6 +500,7 @@ def reject_all(folder: str, limit: int) -> None:
     check_version_1(load(path, learner))
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited as on Linux")
 def test_bombs_neither_take_memory_nor_time(tmp_path: Path, warm: Warm) -> None:
     child = warm.start(reject_all, tmp_path / "child", str(tmp_path), 512 << 20)

@@ -113,6 +113,7 @@ def test_every_learner_of_a_process_is_compiled() -> None:
     assert set(graphs) == {graphs[0]}
 
 
+@pytest.mark.sweep
 def test_a_schedule_compiles_nothing_anew() -> None:
     def graphs(steps: int) -> int:
         backend = Counted()

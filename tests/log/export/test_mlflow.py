@@ -138,6 +138,7 @@ def test_hostile_text(folder: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["mlflow.db"]
 
 
+@pytest.mark.sweep
 def test_nothing_is_said_and_closed_is_closed(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     exporter = MLflow(folder, experiment="quiet")
     exporter.write(scripted()[0])

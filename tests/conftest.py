@@ -40,6 +40,8 @@ LONGEST = (
     "tests/faults/test_rank_kills.py",
     "tests/docs/test_examples_learn.py",
     "tests/typing/test_mistakes.py",
+    "tests/typing/test_typing.py",
+    "tests/cli/test_new.py",
     "tests/faults/test_kills.py",
     "tests/cli/test_fit.py",
     "tests/testing/test_check_others.py",

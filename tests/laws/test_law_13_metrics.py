@@ -239,8 +239,10 @@ def test_each_transition_is_gone_on_from_by_a_new_learner(
     any_transition_is_gone_on_from_by_a_new_learner(tmp_path_factory, [3, 1], [2], 0, capture)
 
 
+FITS = (settings.default.max_examples if settings.default else 50) * 2 // 5
+"""Twenty in the sweep, and two hundred with --hypothesis-profile=sweep: each is gone on from at every transition."""
 test_each_transition_of_many_fits_is_gone_on_from = pytest.mark.sweep(
-    drawn(any_transition_is_gone_on_from_by_a_new_learner)
+    settings(max_examples=FITS)(drawn(any_transition_is_gone_on_from_by_a_new_learner))
 )
 
 

@@ -182,7 +182,7 @@ def test_a_failure_at_any_line_leaves_a_whole_state(
     lost: list[str] = []
     been: set[str] = set()
     reached = 0
-    # At every line the one, at each third the other, which is to take a third of the time.
+    # KeyboardInterrupt comes at every line; MemoryError, to save time, at each third.
     for line in range(1, count.seen + 1, 1 if kind is KeyboardInterrupt else 3):
         tracer = AtLine(line, kind)
         learner.init()  # other values are in the live tensors

@@ -41,6 +41,8 @@ _PLAIN: Final[Mapping[int, Any]] = MappingProxyType(
 def held_back(*, terminate: bool = False, shared: bool = False) -> Iterator[Interrupts]:
     """Hold Ctrl-C back for a block, until `let_through`; a second one is raised at once. With `terminate` SIGTERM too.
 
+    A further SIGTERM changes nothing: a launcher hands on what its processes were often sent already.
+
     Where it is `shared` with other processes, what came is noted only: they are to agree on it.
 
     Only where Python's own handlers are in place, in the main thread: an application's handler is left alone, and
@@ -53,10 +55,9 @@ def held_back(*, terminate: bool = False, shared: bool = False) -> Iterator[Inte
         if os.getpid() != process:  # one that was forked amid a step has none to finish
             signal.signal(number, _PLAIN[number])
             signal.raise_signal(number)
-        elif interrupts.pressed is not None or (interrupts.came is not None and number == signal.SIGINT):
-            if number == signal.SIGTERM:
-                raise Terminated
-            signal.default_int_handler(number, frame)
+        elif interrupts.pressed is not None or interrupts.came is not None:
+            if number == signal.SIGINT:
+                signal.default_int_handler(number, frame)
         elif shared:
             interrupts.came = number
         else:

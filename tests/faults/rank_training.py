@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -91,6 +92,7 @@ def train() -> None:
         if state.progress.at != "finished":
             fit_step(learner, state, given.epochs)
     except BaseException as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which the launcher hands on, while this is written
         said = f"{type(error).__name__} {getattr(error, 'rank', None)} {error}"
         written = Path(given.folder, f"said-{rank()}.part")
         written.write_text(said)

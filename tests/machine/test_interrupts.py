@@ -160,6 +160,18 @@ def child_that_waits_twice() -> None:
     trained(learner_of(Last(last_words=True), loss_fn=waiting(3, again)))
 
 
+def child_that_waits_for_its_last_words() -> None:
+    class Slow(Last):
+        def __call__(self, transition: Transition) -> None:
+            if transition.error is not None:
+                say("saving")
+                sys.stdin.readline()
+                say("saved")
+            super().__call__(transition)
+
+    trained(learner_of(Slow(last_words=True), loss_fn=waiting(3, again)))
+
+
 def child_that_fails() -> None:
     trained(learner_of(Last(last_words=True), loss_fn=waiting(3, fails)))
 
@@ -352,24 +364,39 @@ def test_one_that_ignores_it_goes_on_ignoring_it(children: Children) -> None:
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize(
-    ("first", "second", "code", "name"),
-    [
-        pytest.param(signal.SIGTERM, signal.SIGTERM, 143, "Terminated", marks=pytest.mark.sweep),
-        pytest.param(signal.SIGINT, signal.SIGTERM, 143, "Terminated", marks=pytest.mark.sweep),
-        pytest.param(signal.SIGTERM, signal.SIGINT, -signal.SIGINT, "KeyboardInterrupt", marks=pytest.mark.sweep),
-        (signal.SIGINT, signal.SIGINT, -signal.SIGINT, "KeyboardInterrupt"),
-    ],
-)
-def test_a_second_one_ends_the_wait(children: Children, first: int, second: int, code: int, name: str) -> None:
+@pytest.mark.parametrize("first", [pytest.param(signal.SIGTERM, marks=pytest.mark.sweep), signal.SIGINT])
+def test_a_second_ctrl_c_ends_the_wait(children: Children, first: int) -> None:
     child = children("child_that_waits_twice")
     child.wait_for("amid")
     child.send(first)
     child.go_on()
     child.wait_for("still amid")
-    child.send(second)
+    child.send(signal.SIGINT)
     ended, said, _ = child.ended()
-    assert (ended, said) == (code, [f"told {name} 2", "with", "finally"])
+    assert (ended, said) == (-signal.SIGINT, ["told KeyboardInterrupt 2", "with", "finally"])
+
+
+@pytest.mark.parametrize(
+    ("first", "code", "name"),
+    [
+        (signal.SIGTERM, 143, "Terminated"),
+        pytest.param(signal.SIGINT, -signal.SIGINT, "KeyboardInterrupt", marks=pytest.mark.sweep),
+    ],
+)
+def test_a_further_request_to_end_changes_nothing(children: Children, first: int, code: int, name: str) -> None:
+    """It comes from a launcher, which hands on what the process was sent itself: in the step, in the last save."""
+    child = children("child_that_waits_for_its_last_words")
+    child.wait_for("amid")
+    child.send(first)
+    child.go_on()
+    child.wait_for("still amid")
+    child.send(signal.SIGTERM)
+    child.go_on()
+    child.wait_for("saving")
+    child.send(signal.SIGTERM)
+    child.go_on()
+    ended, said, _ = child.ended()
+    assert (ended, said) == (code, ["saved", f"told {name} 3", "with", "finally"])
 
 
 @pytest.mark.sweep

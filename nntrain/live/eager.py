@@ -113,7 +113,7 @@ class Eager(Generic[Batch]):
     ) -> StepOutput[Any]:
         """Evaluate a task; put what it hands on in the place of what was handed to it."""
         kept = None if carried is None else carried.get(plain.name)
-        if plain.looks_ahead:
+        if plain.looks:
             plain.rehearse(batch, train=train, kept=kept)
         evaluate = partial(plain.evaluate, batch, train=train, kept=kept)
         if part is None:
@@ -128,7 +128,7 @@ class Eager(Generic[Batch]):
             output = plain.workspace.compute(weighed, plain.scaled_loss, plain.meet)
         if carried is not None and plain.carries is not None:
             carried[plain.name] = handed_on(output, plain.carries)
-        if train:
+        if train and plain.looks:
             plain.check_gradients()
         return output
 

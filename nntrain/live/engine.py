@@ -212,7 +212,8 @@ class Pass(Generic[Batch]):
         self._outside: Outside = workspace.outside(*gives)
         self._watched: dict[bool, bool] = {}
         """Whether a pass was looked at, in training and in eval."""
-        self._looks = True
+        self.looks: bool = True
+        """Whether the next pass is looked at: it is the first in its mode."""
 
     def _share(self, ranks: Ranks, parallel: Parallel, rule: Live) -> None:
         """Make the gradients means over all ranks: in the backward pass, or after it, or where the rule writes."""
@@ -260,7 +261,7 @@ class Pass(Generic[Batch]):
                 self.workspace.check_trainable()
             self.workspace.switch(train=train)
             self._training = train
-            self._looks = not self._watched.get(train, False)
+            self.looks = not self._watched.get(train, False)
 
     def _compile(
         self, options: CompileOptions, tell: Callable[[Note], None], *, alone: bool
@@ -291,16 +292,13 @@ class Pass(Generic[Batch]):
             for train, compiles in ((False, plain), (True, plain if apart else fused))
         }
 
-    @property
-    def looks_ahead(self) -> bool:
-        """Whether the next pass is to be looked at by a rehearsal: what is compiled cannot be looked into."""
-        return self._looks and bool(self._compiled)
-
     def rehearse(self, batch: Batch, *, train: bool, kept: Memory = None) -> None:
-        """Run the task uncompiled, refuse what a first pass is refused for, and leave no trace.
+        """Run a compiled task uncompiled, refuse what a first pass is refused for, and leave no trace.
 
-        What is compiled with its gradients is tried out then.
+        What is compiled cannot be looked into. What is compiled with its gradients is tried out then.
         """
+        if not self._compiled:
+            return
 
         def look(run: Called[Batch]) -> None:
             with torch.set_grad_enabled(train):
@@ -325,7 +323,7 @@ class Pass(Generic[Batch]):
     ) -> StepOutput[Any]:
         batch = to_be_changed(batch)
         given: tuple[Any, ...] = (self._model, batch) if kept is None else (self._model, batch, kept)
-        looks = self._looks and run is self._run and not again
+        looks = self.looks and run is self._run and not again
         try:
             if looks:
                 with self._outside.watched():
@@ -354,8 +352,8 @@ class Pass(Generic[Batch]):
         return output
 
     def check_gradients(self) -> None:
-        """Raise `LossError` where a first pass gave no gradient to any parameter that its rule trains."""
-        if self._looks and not any(param.grad is not None for param in self.trained.values()):
+        """Raise `LossError` where a pass gave no gradient to any parameter that its rule trains."""
+        if not any(param.grad is not None for param in self.trained.values()):
             raise LossError(
                 f"The loss that {source_of(self.task)} returned depends on none of the parameters that it is to train: "
                 f"{', '.join(self.trained):.200}. Compute it from what these make (no .detach() on the way)."
@@ -370,14 +368,14 @@ class Pass(Generic[Batch]):
             return {}
         if not counts:
             return weighted.memory or self.remembers.init()
-        if self._looks:
+        if self.looks:
             with self._outside.watched(), _unwritten(output, f"update of one of {', '.join(self.remembers.whole)}"):
                 return self.remembers.update(weighted.memory, output)
         return self.remembers.update(weighted.memory, output)
 
     def measure(self, output: StepOutput[Any], batch: Batch, said: Weight | None) -> dict[str, Tensor | float]:
         """Return each part of a batch's loss, and each metric. `said` is the weight as the task gave it, if it did."""
-        if self._looks:
+        if self.looks:
             found: dict[str, Tensor | float] = {}
             for name, metric in self._metrics.items():
                 with self._outside.watched(), _unwritten(output, name):
@@ -385,14 +383,14 @@ class Pass(Generic[Batch]):
             self._look_at(batch, output, said)
             self.looked()
         else:
-            found = measure(self._metrics, output.preds, output.target)
+            found = measure(self._metrics, output.preds, output.target) if self._metrics else {}
         return {**output.parts, **found} if output.parts else found
 
     def looked(self) -> None:
         """End the look at a first pass."""
-        if self._looks:
+        if self.looks:
             self._watched[self._training is True] = True
-            self._looks = False
+            self.looks = False
 
     def _look_at(self, batch: Batch, output: StepOutput[Any], said: Weight | None) -> None:
         """Refuse parts that are named as metrics are; warn, once, where the samples of a batch are not clear."""

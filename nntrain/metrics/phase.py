@@ -9,7 +9,8 @@ whoever made the batch may use its memory again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import torch
@@ -84,9 +85,9 @@ class PhaseMetrics:
     def _updated(
         self, name: str, metric: Metric[Any], memory: Memory, output: StepOutput[Any], given: list[Tensor]
     ) -> Memory:
+        first = name not in self._looked_at
         try:
-            first = name not in self._looked_at
-            after = _pure(name, "update", memory, lambda lent: metric.update(lent, output), copies=first)
+            after = _pure(name, "update", metric.update, memory, output, copies=first)
         except Exception as error:
             if not isinstance(error, MetricError):
                 said = f"preds {described(output.preds)}, target {described(output.target)}"
@@ -95,22 +96,9 @@ class PhaseMetrics:
         if first or after is None:
             self._check(name, "update", after, metric.init())
             self._looked_at.add(name)
-        before = set(map(id, memory_tensors(memory)))
-
-        def own(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor):
-                return leaf
-            plain = type(leaf) is Tensor and leaf.layout == torch.strided
-            if plain and not leaf.requires_grad and not leaf.is_inference():
-                shared = any(_is_alias_of(leaf, one) for one in given)
-                return leaf.clone(memory_format=_CONTIGUOUS) if shared else leaf
-            own = leaf.detach().clone()
-            special = plain_layout(own)
-            if special is not None:
-                raise MetricError(f"metric {name} remembers a tensor that is {special}; expected plain ones.")
-            return own
-
-        return memory_map(after, own, before)
+        if type(after) is Tensor and type(memory) is Tensor:  # the usual one
+            return after if after is memory else _own(name, given, after)
+        return memory_map(after, partial(_own, name, given), set(map(id, memory_tensors(memory))))
 
     @staticmethod
     def _check(name: str, method: str, memory: Memory, template: Memory) -> None:
@@ -123,10 +111,26 @@ class PhaseMetrics:
             )
 
 
+def _own(name: str, given: Sequence[Tensor], leaf: Any) -> Any:
+    """Return a leaf as a memory may keep it: without a graph, and no part of what was `given`."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    if type(leaf) is Tensor and leaf.layout == torch.strided and not leaf.requires_grad and not leaf.is_inference():
+        for one in given:
+            if _is_alias_of(leaf, one):
+                return leaf.clone(memory_format=_CONTIGUOUS)
+        return leaf
+    own = leaf.detach().clone()
+    special = plain_layout(own)
+    if special is not None:
+        raise MetricError(f"metric {name} remembers a tensor that is {special}; expected plain ones.")
+    return own
+
+
 def computed(name: str, metric: Metric[Any], memory: Memory) -> dict[str, float]:
     """Return a metric's value by its name, or its values by `"name/key"`. Raises `MetricError` for no number."""
     try:
-        value: object = _pure(name, "compute", memory, metric.compute, copies=True)
+        value: object = _pure(name, "compute", metric.compute, memory, copies=True)
     except Exception as error:
         if not isinstance(error, MetricError):
             add_note(error, f"nntrain: raised by compute of metric {name}")
@@ -146,16 +150,24 @@ def computed(name: str, metric: Metric[Any], memory: Memory) -> dict[str, float]
 
 def merged(name: str, metric: Metric[Any], one: Memory, other: Memory) -> Memory:
     """Return the memory of the samples of both. Raises `MetricError` where the merge writes to one of them."""
-    return _pure(name, "merge", (one, other), lambda both: metric.merge(*both), copies=True)
+
+    def merge(both: tuple[Memory, Memory]) -> Memory:
+        return metric.merge(*both)
+
+    return _pure(name, "merge", merge, (one, other), copies=True)
 
 
-def _pure(name: str, method: str, memory: Memory, call: Callable[[Memory], Result], *, copies: bool) -> Result:
+def _pure(
+    name: str, method: str, call: Callable[..., Result], memory: Memory, *others: StepOutput[Any], copies: bool
+) -> Result:
     """Call with a memory in containers that are the caller's own; refuse what writes to its tensors, or to `copies`."""
-    tensors = memory_tensors(memory)
-    lent = memory_copy(memory) if copies else memory_map(memory, _same, set(map(id, tensors)))
-    tensors = memory_tensors(lent) if copies else tensors
+    if type(memory) is Tensor and not copies:
+        lent, tensors = memory, [memory]
+    else:
+        lent = memory_copy(memory) if copies else memory_map(memory, _same, set(map(id, memory_tensors(memory))))
+        tensors = memory_tensors(lent)
     versions = [tensor._version for tensor in tensors]
-    result = call(lent)
+    result = call(lent, *others)
     if versions != [tensor._version for tensor in tensors]:
         raise MetricError(
             f"{method} of metric {name} writes to the memory that it was given, which a state may hold. Return another "

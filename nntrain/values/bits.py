@@ -10,11 +10,26 @@ import struct
 from collections import deque
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Final
 
 import torch
 from pydantic import BaseModel
 
 from nntrain.values.shards import is_sharded, laid_out_as, own_part
+
+_EXACT: Final = frozenset({int, str, bool, bytes, type(None)})
+"""Types of which `==` says whether the bits are the same."""
+_AS_WHOLE: Final = {
+    torch.float64: torch.int64,
+    torch.float32: torch.int32,
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.int16,
+    torch.int64: torch.int64,
+    torch.int32: torch.int32,
+    torch.uint8: torch.uint8,
+    torch.bool: torch.uint8,
+}
+"""The whole numbers as which a tensor's elements can be compared where they lie; of other types their bytes are."""
 
 
 def same_bits(one: object, other: object) -> bool:
@@ -23,8 +38,11 @@ def same_bits(one: object, other: object) -> bool:
         return True
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return same_tensor(one, other)
-    if type(one) is not type(other):
+    kind = type(one)
+    if kind is not type(other):
         return False
+    if kind in _EXACT:
+        return bool(one == other)
     if isinstance(one, float) and isinstance(other, float):
         return struct.pack("d", one) == struct.pack("d", other)
     if isinstance(one, BaseModel) and isinstance(other, BaseModel):
@@ -67,7 +85,8 @@ def same_tensor(one: torch.Tensor, other: torch.Tensor) -> bool:
     """
     if one.shape != other.shape or one.dtype != other.dtype or one.layout != other.layout:
         return False
-    one, other = one.detach(), other.detach()
+    one = one.detach() if one.requires_grad else one
+    other = other.detach() if other.requires_grad else other
     if is_sharded(one):
         one, other = own_part(one), own_part(laid_out_as(other, one))
     elif is_sharded(other):
@@ -76,7 +95,10 @@ def same_tensor(one: torch.Tensor, other: torch.Tensor) -> bool:
         return same_tensor(one.to_dense(), other.to_dense())
     if other.device != one.device:
         other = other.to(one.device)
-    return bool(torch.equal(as_bytes(one), as_bytes(other)))
+    whole = _AS_WHOLE.get(one.dtype)
+    if whole is not None and not (one.is_neg() or other.is_neg()):
+        return torch.equal(one.view(whole), other.view(whole))
+    return torch.equal(as_bytes(one), as_bytes(other))
 
 
 def as_bytes(tensor: torch.Tensor) -> torch.Tensor:

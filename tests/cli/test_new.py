@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -14,6 +15,7 @@ from click.testing import CliRunner, Result
 from nntrain import Record, Slot
 from nntrain.cli import nntrain
 from nntrain.cli.new import FILES, TEMPLATE, source_of
+from tests.typing.strict import CACHE
 
 
 def called(*arguments: str) -> Result:
@@ -118,6 +120,7 @@ def test_what_it_writes_passes_its_own_tests_and_mypy_strict(command: list[str],
     done = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=tmp_path / "mine",
+        env={**os.environ, "MYPY_CACHE_DIR": str(CACHE)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

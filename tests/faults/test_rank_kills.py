@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="processes are killed as on POSIX"),
 ]
 
-KILLS: Final = 5
+KILLS: Final = 3
 
 
 @pytest.fixture(scope="module")

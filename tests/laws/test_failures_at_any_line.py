@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -155,6 +156,20 @@ CASES: Final = [
 ]
 
 
+SHARES: Final = {KeyboardInterrupt: 2, MemoryError: 3}
+
+
+def lines_of(optimizer: str, kind: type[BaseException], seen: int) -> range:
+    """Return at which lines a failure comes: with --hypothesis-profile=sweep at each of them.
+
+    To save time it is else each second or third, of which the cases begin with others: most lines are those of all.
+    """
+    if settings.default is not None and settings.default.max_examples > 50:
+        return range(1, seen + 1)
+    share = SHARES[kind]
+    return range(1 + [*OPTIMIZERS, *BATCHES].index(optimizer) % share, seen + 1, share)
+
+
 @pytest.mark.parametrize(
     "kind",
     [KeyboardInterrupt, pytest.param(MemoryError, marks=pytest.mark.sweep)],  # what is no Exception, and what is one
@@ -182,8 +197,7 @@ def test_a_failure_at_any_line_leaves_a_whole_state(
     lost: list[str] = []
     been: set[str] = set()
     reached = 0
-    # KeyboardInterrupt comes at every line; MemoryError, to save time, at each third.
-    for line in range(1, count.seen + 1, 1 if kind is KeyboardInterrupt else 3):
+    for line in lines_of(optimizer, kind, count.seen):
         tracer = AtLine(line, kind)
         learner.init()  # other values are in the live tensors
         state = copy.deepcopy(start)

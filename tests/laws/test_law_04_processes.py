@@ -578,14 +578,17 @@ def same(run: Run, straight: dict[str, Any], number: int, told: dict[str, Any]) 
     assert beheaded(told["lines"]) == beheaded(lines), where
 
 
-FEW_LOADERS: Final = {"list", "torch"}
+FEW_LOADERS: Final = ("list", "torch")
 """What is tried always; the sweep tries the others."""
 
 
 @pytest.mark.parametrize(
-    "data", [pytest.param(one, marks=[pytest.mark.sweep] * (one not in FEW_LOADERS)) for one in LOADERS]
+    ("data", "examples"),
+    [
+        *((one, EXAMPLES // 2) for one in FEW_LOADERS),
+        *(pytest.param(one, EXAMPLES, marks=pytest.mark.sweep) for one in LOADERS),
+    ],
 )
-@pytest.mark.parametrize("examples", [EXAMPLES // 2, pytest.param(EXAMPLES, marks=pytest.mark.sweep)])
 def test_law_every_transition_can_be_gone_on_from_in_a_new_process(
     warm: Warm, tmp_path_factory: pytest.TempPathFactory, data: str, examples: int
 ) -> None:

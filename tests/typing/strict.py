@@ -7,4 +7,4 @@ from typing import Final
 
 STRICT: Final = "[mypy]\npython_version = 3.11\nstrict = True\n"
 CACHE: Final = Path(__file__).parents[2] / ".mypy_cache" / "strict"
-"""For `STRICT` alone: mypy checks anew what it checked with other options."""
+"""For `STRICT` alone, and what comes to the same: mypy checks anew what it checked with other options."""

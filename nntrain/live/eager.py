@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from nntrain.values.randomness import seed_all
 from nntrain.values.sums import WeightedSums
 
 Batch = TypeVar("Batch")
+_NOTHING: Final[Mapping[str, Memory]] = MappingProxyType({})
 
 
 class Eager(Generic[Batch]):
@@ -101,9 +102,15 @@ class Eager(Generic[Batch]):
                 f"that is other than {', '.join(weighted.metrics) or '(nothing)'}, of which this phase has means "
                 f"already. They are over all of its batches: return the same parts for each."
             )
-        after = weighted.add(means, weight if part is None else float(weight), self._sums_device, names)
-        if memory is not None or output.loss is None or carried is not None:
-            after = after.remembering(memory or {}, has_loss=output.loss is not None, carried=carried or {})
+        after = weighted.add(
+            means,
+            weight if part is None else float(weight),
+            self._sums_device,
+            names,
+            memory=memory or _NOTHING,
+            has_loss=output.loss is not None,
+            carried=carried or _NOTHING,
+        )
         shown = BatchOutput(loss, output.preds, MappingProxyType(measured), output.loss is not None)
         return Passed(shown, samples, after, means, flight.lr_scale)
 

@@ -302,7 +302,7 @@ class Pass(Generic[Batch]):
 
         def look(run: Called[Batch]) -> None:
             with torch.set_grad_enabled(train):
-                self._evaluate(run, batch, kept, train=train)
+                self.evaluate(batch, train=train, kept=kept, run=run)
 
         with restoring_rng(self.workspace.generators):
             self.workspace.rehearse(partial(look, self._run), train=train)
@@ -310,17 +310,23 @@ class Pass(Generic[Batch]):
                 rehearsed = partial(self.workspace.rehearse, partial(look, self._compiled[True]), train=True)
                 self._fused.try_out(rehearsed)
 
-    def evaluate(self, batch: Batch, *, train: bool, kept: Memory = None, again: bool = False) -> StepOutput[Any]:
+    def evaluate(
+        self,
+        batch: Batch,
+        *,
+        train: bool,
+        kept: Memory = None,
+        again: bool = False,
+        run: Called[Batch] | None = None,
+    ) -> StepOutput[Any]:
         """Return what the task makes of a batch; of a first pass, refuse what uses weights outside the state.
 
         `kept` is what the batch before handed on to it. Where the pass is compiled with its gradients, the parameters
-        have them then, and the loss has no graph. A further part of a batch is not looked at `again`.
+        have them then, and the loss has no graph. A further part of a batch is not looked at `again`. `run` stands for
+        the task, as it is or compiled; by default as the engine has it.
         """
-        return self._evaluate(self._compiled.get(train, self._run), batch, kept, train=train, again=again)
-
-    def _evaluate(
-        self, run: Called[Batch], batch: Batch, kept: Memory, *, train: bool, again: bool = False
-    ) -> StepOutput[Any]:
+        if run is None:
+            run = self._compiled.get(train, self._run)
         batch = to_be_changed(batch)
         given: tuple[Any, ...] = (self._model, batch) if kept is None else (self._model, batch, kept)
         looks = self.looks and run is self._run and not again

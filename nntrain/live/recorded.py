@@ -218,10 +218,8 @@ class Recorded(Generic[Batch]):
         output = recording.output.copied() if seen else recording.output
         means = (output.loss, *output.metrics.values())
         samples = recording.weight if isinstance(recording.weight, int) else 0
-        after = weighted.plus(recording.summed, tuple(output.metrics))
-        if self._pass.remembers or not output.has_loss:
-            memory = self._pass.remember(weighted, recording.measured)
-            after = after.remembering(memory, has_loss=output.has_loss)
+        memory = self._pass.remember(weighted, recording.measured)
+        after = weighted.plus(recording.summed, tuple(output.metrics), memory=memory, has_loss=output.has_loss)
         return Passed(output, samples, after, means, flight.lr_scale)
 
     def _recording(self, batch: Batch, shape: _Shape, *, train: bool, bits: int) -> _Recording | None:

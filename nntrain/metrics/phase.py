@@ -161,14 +161,17 @@ def _pure(
     name: str, method: str, call: Callable[..., Result], memory: Memory, *others: StepOutput[Any], copies: bool
 ) -> Result:
     """Call with a memory in containers that are the caller's own; refuse what writes to its tensors, or to `copies`."""
-    if type(memory) is Tensor and not copies:
-        lent, tensors = memory, [memory]
+    if type(memory) is Tensor and not copies:  # the usual one
+        version = memory._version
+        result = call(memory, *others)
+        writes = version != memory._version
     else:
         lent = memory_copy(memory) if copies else memory_map(memory, _same, set(map(id, memory_tensors(memory))))
         tensors = memory_tensors(lent)
-    versions = [tensor._version for tensor in tensors]
-    result = call(lent, *others)
-    if versions != [tensor._version for tensor in tensors]:
+        versions = [tensor._version for tensor in tensors]
+        result = call(lent, *others)
+        writes = versions != [tensor._version for tensor in tensors]
+    if writes:
         raise MetricError(
             f"{method} of metric {name} writes to the memory that it was given, which a state may hold. Return another "
             f"one: memory + new, and not memory += new, memory.add_(new) or memory[index] = new."

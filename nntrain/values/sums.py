@@ -52,44 +52,59 @@ class WeightedSums(Flat):
         self.has_loss: bool = has_loss
         """Whether the last batch had a loss, which in eval it need not; without one its mean is NaN."""
 
-    def remembering(
+    def add(
         self,
-        memory: Mapping[str, Memory],
+        means: Sequence[Tensor | float],
+        samples: Weight,
+        device: torch.device | None,
+        metrics: tuple[str, ...],
         *,
+        memory: Mapping[str, Memory] = MappingProxyType({}),
         has_loss: bool = True,
         carried: Mapping[str, Memory] = MappingProxyType({}),
     ) -> WeightedSums:
-        """Return the same sums with another memory, of batches that had a loss or had none, and what they carry."""
-        return WeightedSums(self._values, self.metrics, memory, has_loss=has_loss, carried=carried)
-
-    def add(
-        self, means: Sequence[Tensor | float], samples: Weight, device: torch.device | None, metrics: tuple[str, ...]
-    ) -> WeightedSums:
-        """Add one batch: `means` are the loss and each of `metrics`, means over `samples`.
+        """Add one batch: `means` are the loss and each of `metrics`, means over `samples`. The others go along.
 
         The sums live on `device`; None keeps them as Python floats, for a device that reading waits for nothing. A
         batch that weighs 0 adds nothing, whatever its means are.
         """
+        values = self._added(means, samples, device)
+        return WeightedSums(values, metrics, memory, has_loss=has_loss, carried=carried)
+
+    def plus(
+        self,
+        sums: Tensor,
+        metrics: tuple[str, ...],
+        *,
+        memory: Mapping[str, Memory] = MappingProxyType({}),
+        has_loss: bool = True,
+    ) -> WeightedSums:
+        """Add one batch by its `sums`, which may be overwritten afterwards. The others go along."""
+        return WeightedSums(self._plus(sums), metrics, memory, has_loss=has_loss)
+
+    def _added(
+        self, means: Sequence[Tensor | float], samples: Weight, device: torch.device | None
+    ) -> Sequence[float] | Tensor:
         before = self._values
         if not isinstance(samples, int):
             if device is not None or isinstance(before, Tensor):
-                return self.plus(WeightedSums.summed(means, samples, device), metrics)
+                return self._plus(WeightedSums.summed(means, samples, device))
             weight = float(samples)
             padded = [*before, *[0.0] * (len(means) + 1 - len(before))]
             weighted = [float(mean) * weight if weight else 0.0 for mean in means]
-            return WeightedSums([old + new for old, new in zip(padded, [*weighted, weight], strict=True)], metrics)
+            return [old + new for old, new in zip(padded, [*weighted, weight], strict=True)]
         if device is None and not isinstance(before, Tensor):
             if not before:
-                return WeightedSums([float(mean) * samples for mean in means], metrics)
+                return [float(mean) * samples for mean in means]
             added = list(before)
             for index, mean in enumerate(means):
                 added[index] += float(mean) * samples
-            return WeightedSums(added, metrics)
+            return added
         here = [mean for mean in means if isinstance(mean, Tensor) and mean.device == device]
         if len(here) == len(means) and all(mean.dtype == torch.float32 for mean in here):
             # A float64 holds such a mean times samples exactly: here two launches come to the bits of the five below.
-            return self.plus(torch.stack(here), metrics, samples)
-        return self.plus(WeightedSums.summed(means, samples, device), metrics)
+            return self._plus(torch.stack(here), samples)
+        return self._plus(WeightedSums.summed(means, samples, device))
 
     @staticmethod
     def summed(means: Sequence[Tensor | float], samples: Weight, device: torch.device | None) -> Tensor:
@@ -108,17 +123,17 @@ class WeightedSums(Flat):
             weight = torch.full((), samples, dtype=torch.float64, device=device)
         return torch.where(weight != 0, torch.stack([*parts, torch.ones_like(weight)]) * weight, 0.0)
 
-    def plus(self, means: Tensor, metrics: tuple[str, ...], samples: int = 1) -> WeightedSums:
-        """Add one batch's means over `samples`, or its sums. What is given may be overwritten afterwards."""
+    def _plus(self, means: Tensor, samples: int = 1) -> Tensor:
+        """Add one batch's means over `samples`, or its sums."""
         before = self._values
         if not isinstance(before, Tensor):
             if not before:
-                return WeightedSums(means.to(torch.float64, copy=True).mul_(samples), metrics)
+                return means.to(torch.float64, copy=True).mul_(samples)
             before = torch.tensor(before, dtype=torch.float64, device=means.device)
         if before.shape != means.shape:  # one of the two has weights that are no ints
             longest = max(len(before), len(means))
             before, means = (nn.functional.pad(one, (0, longest - len(one))) for one in (before, means))
-        return WeightedSums(torch.add(before.to(means.device), means, alpha=samples), metrics)
+        return torch.add(before.to(means.device), means, alpha=samples)
 
     def flat(self, flattener: Flattener) -> tuple[str, Mapping[str, object]]:  # noqa: ARG002 - of one tensor at most
         """Return the sums, on a device as the tensor that they are, the metrics' names, and what goes along, if any."""

@@ -11,6 +11,7 @@ from typing import Final
 BENCHMARKS: Final = {
     "loop": "loop",
     "toolkit": "toolkit",
+    "rules": "rules",
     "parallel": "parallel",
     "scale": "scale",
     "profile": "profile",

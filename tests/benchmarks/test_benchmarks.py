@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.benchmarks import __main__, checkpoint, footprint, imports, loop, memory, profile, resume, toolkit
+from tests.benchmarks import __main__, checkpoint, footprint, imports, loop, memory, profile, resume, rules, toolkit
 from tests.benchmarks.growth import growth
 from tests.benchmarks.own import OWN
 from tests.benchmarks.peers import PEERS
@@ -108,6 +108,28 @@ def test_toolkit(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(rows) == set(toolkit.OWN)
     for cells in rows.values():
         assert_ratios(cells[:2])
+
+
+@pytest.mark.parametrize("case", rules.CASES, ids=str)
+def test_both_loops_with_rules_end_alike(case: rules.Rules) -> None:
+    model, train = model_of("mlp"), batches_of(12, 16)
+    expected, found = (make(model, train, case, rules.Stamps())() for make in (rules.hand_written, rules.by_nntrain))
+    for name, value in expected.weights.items():
+        assert torch.equal(found.weights[name], value), name
+        assert not torch.equal(value, dict(model.named_parameters())[name]), name
+    assert found[1:] == pytest.approx(expected[1:])
+
+
+def test_rules(capsys: pytest.CaptureFixture[str]) -> None:
+    rules.main(["--rounds", "1", "--batches", "12", "--batch-sizes", "4"])
+    rows = rows_of(capsys.readouterr().out)
+    assert rows.pop("beside the loop by hand") == ["batch", "ratio", "µs by hand", "µs more a batch"]
+    assert set(rows) == {*map(str, rules.CASES)}
+    for cells in rows.values():
+        assert_ratios(cells[1:2])
+    with pytest.raises(SystemExit):
+        rules.main(["--batches", "13"])
+    assert "--batches is 13; expected a multiple of 4" in capsys.readouterr().err
 
 
 @pytest.mark.sweep
@@ -217,6 +239,7 @@ def test_the_names_lead_to_the_modules(capsys: pytest.CaptureFixture[str]) -> No
     assert list(__main__.BENCHMARKS) == [
         "loop",
         "toolkit",
+        "rules",
         "parallel",
         "scale",
         "profile",

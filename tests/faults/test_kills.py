@@ -15,7 +15,7 @@ import pytest
 from tests.faults.killing import Killer
 from tests.log.warm import Warm
 
-KILLS: Final = 24
+KILLS: Final = 40
 BY_SIGKILL: Final = ("at a moment, by SIGKILL", "amid a save")
 
 

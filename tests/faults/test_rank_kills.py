@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="processes are killed as on POSIX"),
 ]
 
-KILLS: Final = 3
+KILLS: Final = 5
 
 
 @pytest.fixture(scope="module")

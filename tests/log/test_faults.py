@@ -60,7 +60,7 @@ class Acknowledges(Target):
         os.write(1, SEQ.pack(line.seq))
 
 
-KILLS: Final = 120
+KILLS: Final = 200
 
 
 def trains_until_it_is_killed(path: str) -> None:

@@ -16,7 +16,6 @@ from typing import Any, Final, Literal, NamedTuple
 
 import pytest
 import torch
-from jsonschema import Draft202012Validator
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
@@ -24,6 +23,7 @@ from nntrain import CancelFit, DataLoaders, Learner, Subscriber, TrainState, Tra
 from nntrain.log import JsonLog, LogEvent, read, replay
 from nntrain.sinks.transition import BatchRan, RunInfo
 from nntrain.values.history import History
+from tests.log.validating import validator
 
 pytestmark = pytest.mark.sweep
 
@@ -189,7 +189,7 @@ def test_jq_takes_every_line(log: Written) -> None:
 def test_jsonschema_takes_the_lines(log: Written) -> None:
     """Every line but those of batches, and every hundredth of these: it takes a millisecond for each."""
     schema = json.loads((Path(__file__).parents[2] / "docs/reference/event.schema.json").read_text(encoding="utf-8"))
-    valid = Draft202012Validator(schema)
+    valid = validator(schema)
     lines = log.path.read_text(encoding="utf-8").split("\n")[:-1]
     held = [json.loads(line) for number, line in enumerate(lines) if number % 100 == 0 or "batch_finished" not in line]
     assert len(held) > BATCHES // 100

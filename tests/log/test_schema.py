@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from jsonschema import Draft202012Validator, FormatChecker
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
@@ -19,6 +18,7 @@ from nntrain.log import JsonLog, LogEvent
 from nntrain.log.events import OWN
 from nntrain.log.schema import event_schema
 from tests.log.samples import scripted
+from tests.log.validating import validator
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "reference" / "event.schema.json"
 Batch = tuple[Tensor, Tensor]
@@ -38,11 +38,6 @@ class Notes(Subscriber[Batch]):
     def before_fit(self, state: TrainState) -> TrainState | CancelFit:
         state = state.log(Noted(value=math.nan, names=("größer",)))
         return CancelFit(reason="no\nmore", state=state) if state.history else state
-
-
-def validator(schema: dict[str, Any]) -> Draft202012Validator:
-    Draft202012Validator.check_schema(schema)
-    return Draft202012Validator(schema, format_checker=FormatChecker())
 
 
 def test_the_published_schema_is_the_one_that_the_code_makes() -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import sqlite3
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from mlflow import MlflowClient
-from mlflow.entities import Run
 
 from nntrain.errors import ConfigError, LogError
 from nntrain.log import BatchFinished, Line
 from nntrain.log.export import MLflow, export
 from tests.log.export import hostile
 from tests.log.samples import RUN, scripted
+
+if TYPE_CHECKING:  # it takes seconds to import, also for those who run other tests
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,8 @@ def exported(folder: Path, lines: list[Line], experiment: str) -> list[Run]:
 
 
 def reader(folder: Path) -> MlflowClient:
+    from mlflow import MlflowClient
+
     return MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
 
 
@@ -108,6 +113,8 @@ def test_the_same_log_again_and_a_run_that_goes_on(folder: Path) -> None:
 @pytest.mark.sweep
 def test_many_batches_go_in_groups(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
+    from mlflow import MlflowClient
+
     log_batch = MlflowClient.log_batch
 
     def counted(self: MlflowClient, run_id: str, metrics: list[object] = [], **more: object) -> object:  # noqa: B006

@@ -9,7 +9,6 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mlflow.utils import validation
 
 from nntrain.log import EpochFinished, Line
 from nntrain.log.export.curves import Curves
@@ -26,6 +25,8 @@ values = st.recursive(plain, lambda one: st.lists(one) | st.dictionaries(texts, 
 
 @given(st.lists(texts, max_size=8))
 def test_names_are_given_once_are_stable_and_are_such_as_mlflow_takes(wishes: list[str]) -> None:
+    from mlflow.utils import validation  # which takes seconds, also for those who run other tests
+
     names = Names()
     given_ = {wish: names.of(wish, wish) for wish in wishes}
     assert len({name.casefold() for name in given_.values()}) == len(given_)

@@ -10,10 +10,10 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib import import_module
 from pathlib import Path
 
 import pytest
-import wandb
 
 from nntrain.errors import LogError
 from nntrain.log import Line
@@ -27,7 +27,7 @@ from tests.log.samples import RUN, scripted, written
 def service() -> Iterator[None]:
     """End W&B's own process with these tests."""
     yield
-    wandb.teardown()
+    import_module("wandb").teardown()  # it takes seconds to import, also for those who run other tests
 
 
 def exported(folder: Path, lines: list[Line]) -> list[Written]:
@@ -48,7 +48,7 @@ def test_a_run_with_its_config_history_and_summary(tmp_path: Path, capfd: pytest
     lines = scripted(every=5, nan_at=10, ends="cancelled", text="enough")
     (run,) = exported(tmp_path, lines)
     assert capfd.readouterr() == ("", "")
-    assert wandb.run is None
+    assert import_module("wandb").run is None
     assert run.offline
     assert run.run_id == f"{RUN}0"
     assert run.config["optimizer"] == "SGD"

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import pytest
+from hypothesis import settings
+
+TRIES: Final = settings.default.max_examples if settings.default else 50
+"""How many examples a property has: ten times as many with --hypothesis-profile=sweep."""
 
 
 def one_in(count: int, cases: Iterable[Any]) -> list[Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,7 +28,6 @@ from nntrain.values.randomness import seed_all
 from nntrain.values.sums import WeightedSums
 
 Batch = TypeVar("Batch")
-_NOTHING: Final[Mapping[str, Memory]] = MappingProxyType({})
 
 
 class Eager(Generic[Batch]):
@@ -107,9 +106,9 @@ class Eager(Generic[Batch]):
             weight if part is None else float(weight),
             self._sums_device,
             names,
-            memory=memory or _NOTHING,
+            memory=memory or {},
             has_loss=output.loss is not None,
-            carried=carried or _NOTHING,
+            carried=carried or {},
         )
         shown = BatchOutput(loss, output.preds, MappingProxyType(measured), output.loss is not None)
         return Passed(shown, samples, after, means, flight.lr_scale)

@@ -355,11 +355,15 @@ class Workspace:
             if self.needs_closure:
                 flight.closure = self._closure_over(forward, output, scaled)
         else:
-            with _NOTHING if self.sharding is None else self.sharding.whole_pass():
+            with self._whole_pass():
                 output = forward()
                 writes.forwarded(training=False)
         writes.ran(training=train)
         return output
+
+    def _whole_pass(self) -> AbstractContextManager[object]:
+        """Return what surrounds a pass: over sharded parameters, let go what it gathered."""
+        return _NOTHING if self.sharding is None else self.sharding.whole_pass()
 
     def write_part(self, name: str) -> None:
         """Let one of several rules write amid the pass, after the value before has got its copy."""
@@ -429,9 +433,7 @@ class Workspace:
     def _backward(
         self, forward: Callable[[], StepOutput[Any]], scaled: Callable[[Tensor], Tensor] | None
     ) -> StepOutput[Any]:
-        grad, sharding = self._enable_grad, self.sharding
-        around: AbstractContextManager[object] = grad if sharding is None else _both(grad, sharding.whole_pass())
-        with around:
+        with self._enable_grad, self._whole_pass():
             output = forward()
             self._writes.forwarded(training=True)
             loss: Any = output.loss  # in training there is one
@@ -702,7 +704,7 @@ class Workspace:
 
 
 @contextmanager
-def _both(first: AbstractContextManager[object], second: AbstractContextManager[object]) -> Iterator[None]:
+def _both(first: AbstractContextManager[bool], second: AbstractContextManager[bool]) -> Iterator[None]:
     with first, second:
         yield
 

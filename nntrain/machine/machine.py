@@ -409,7 +409,7 @@ class Machine(Generic[Batch]):
             self._land(error, cursor, before, kept, batch)
             raise
         if self._tells and (told := workspace.optimizer.take_told()):
-            passed = passed._replace(output=passed.output.telling(told))
+            passed = passed._replace(output=replace(passed.output, told=told))
         if verdict is not None:
             return leave(Published(cursor.state(), verdict, by, rank), "after_batch", self._sets)
         return passed

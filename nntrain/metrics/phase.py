@@ -150,11 +150,7 @@ def computed(name: str, metric: Metric[Any], memory: Memory) -> dict[str, float]
 
 def merged(name: str, metric: Metric[Any], one: Memory, other: Memory) -> Memory:
     """Return the memory of the samples of both. Raises `MetricError` where the merge writes to one of them."""
-
-    def merge(both: tuple[Memory, Memory]) -> Memory:
-        return metric.merge(*both)
-
-    return _pure(name, "merge", merge, (one, other), copies=True)
+    return _pure(name, "merge", lambda both: metric.merge(*both), (one, other), copies=True)
 
 
 def _pure(

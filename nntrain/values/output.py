@@ -66,10 +66,6 @@ class BatchOutput(Generic[Shown_co]):
     """Whether the task gave a loss: in eval it need not, and `loss` is NaN then."""
     told: Mapping[str, Tensor | float] = field(default_factory=dict)
 
-    def telling(self, told: Mapping[str, Tensor | float]) -> BatchOutput[Shown_co]:
-        """Return the same output with what the update rules say."""
-        return BatchOutput(self.loss, self.preds, self.metrics, self.has_loss, told)
-
     def copied(self) -> BatchOutput[Shown_co]:
         """Return the same output in memory of its own: an engine may use its memory again for the next batch."""
         metrics = {name: one.clone() if isinstance(one, Tensor) else one for name, one in self.metrics.items()}

@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import pytest
 import torch
-from hypothesis import settings
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -25,6 +24,7 @@ import nntrain
 from nntrain import BatchOutput, DataLoaders, Learner, Subscriber, TrainState, accuracy, advance, fit_step, state_before
 from nntrain.update import accumulate, chain, clip_norm, ema, optimizer
 from tests.laws.strategies import learner_with
+from tests.sampled import TRIES
 
 Batch = tuple[Tensor, Tensor]
 PACKAGE: Final = Path(nntrain.__file__).parent
@@ -164,7 +164,7 @@ def lines_of(optimizer: str, kind: type[BaseException], seen: int) -> range:
 
     To save time it is else each second or third, of which the cases begin with others: most lines are those of all.
     """
-    if settings.default is not None and settings.default.max_examples > 50:
+    if TRIES > 50:
         return range(1, seen + 1)
     share = SHARES[kind]
     return range(1 + [*OPTIMIZERS, *BATCHES].index(optimizer) % share, seen + 1, share)

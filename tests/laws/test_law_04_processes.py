@@ -60,9 +60,10 @@ from tests.data.images.pictures import picture, png, stored
 from tests.laws.strategies import MODELS, OPTIMIZERS, Batch, KeyedLoader, KeyedLoaders, Rolls, Setup
 from tests.laws.test_law_04_resume import SkipEveryThird
 from tests.log.warm import Warm
+from tests.sampled import TRIES
 from tests.tape import TapeRecorder
 
-EXAMPLES: Final = max(2, settings.default.max_examples // 25) if settings.default else 2
+EXAMPLES: Final = max(2, TRIES // 25)
 """Of each kind of data in the sweep: two, and twenty with --hypothesis-profile=sweep. Half of them otherwise."""
 
 # -- what subscribers do --------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ from tests.laws.strategies import (
     Setup,
     setups,
 )
+from tests.sampled import TRIES
 
 
 class Tally(BaseModel, frozen=True):
@@ -167,7 +168,7 @@ def every_transition_of_a_fit_can_be_gone_on_from(
 test_every_transition_of_a_fit_can_be_gone_on_from = settings(max_examples=15)(
     drawn_runs(every_transition_of_a_fit_can_be_gone_on_from)
 )
-FITS = (settings.default.max_examples if settings.default else 50) // 2
+FITS = TRIES // 2
 """Twenty-five in the sweep, and ten times as many with --hypothesis-profile=sweep."""
 test_every_transition_of_many_fits_can_be_gone_on_from = pytest.mark.sweep(
     settings(max_examples=FITS)(drawn_runs(every_transition_of_a_fit_can_be_gone_on_from))

@@ -36,6 +36,7 @@ from nntrain.checkpoint import load, save
 from nntrain.metrics import from_torchmetrics
 from nntrain.metrics.phase import PhaseMetrics, computed, merged
 from tests.metrics.own import CLASSES, EXACT, OWN, expected
+from tests.sampled import TRIES
 
 Batch = tuple[Tensor, Tensor]
 SIZES: Final = st.lists(st.integers(1, 7), max_size=4)
@@ -239,7 +240,7 @@ def test_each_transition_is_gone_on_from_by_a_new_learner(
     any_transition_is_gone_on_from_by_a_new_learner(tmp_path_factory, [3, 1], [2], 0, capture)
 
 
-FITS = (settings.default.max_examples if settings.default else 50) * 2 // 5
+FITS = TRIES * 2 // 5
 """Twenty in the sweep, and two hundred with --hypothesis-profile=sweep: each is gone on from at every transition."""
 test_each_transition_of_many_fits_is_gone_on_from = pytest.mark.sweep(
     settings(max_examples=FITS)(drawn(any_transition_is_gone_on_from_by_a_new_learner))

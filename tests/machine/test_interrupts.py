@@ -363,14 +363,20 @@ def test_one_that_ignores_it_goes_on_ignoring_it(children: Children) -> None:
     assert child.ended() == (0, ["with", "finally"], "")
 
 
-@pytest.mark.sweep
-@pytest.mark.parametrize("first", [pytest.param(signal.SIGTERM, marks=pytest.mark.sweep), signal.SIGINT])
-def test_a_second_ctrl_c_ends_the_wait(children: Children, first: int) -> None:
-    child = children("child_that_waits_twice")
+def sent_amid_a_step(children: Children, name: str, first: int) -> Child:
+    """Begin a process, send it a signal amid a step, and return it when it has held that back."""
+    child = children(name)
     child.wait_for("amid")
     child.send(first)
     child.go_on()
     child.wait_for("still amid")
+    return child
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("first", [pytest.param(signal.SIGTERM, marks=pytest.mark.sweep), signal.SIGINT])
+def test_a_second_ctrl_c_ends_the_wait(children: Children, first: int) -> None:
+    child = sent_amid_a_step(children, "child_that_waits_twice", first)
     child.send(signal.SIGINT)
     ended, said, _ = child.ended()
     assert (ended, said) == (-signal.SIGINT, ["told KeyboardInterrupt 2", "with", "finally"])
@@ -385,11 +391,7 @@ def test_a_second_ctrl_c_ends_the_wait(children: Children, first: int) -> None:
 )
 def test_a_further_request_to_end_changes_nothing(children: Children, first: int, code: int, name: str) -> None:
     """It comes from a launcher, which hands on what the process was sent itself: in the step, in the last save."""
-    child = children("child_that_waits_for_its_last_words")
-    child.wait_for("amid")
-    child.send(first)
-    child.go_on()
-    child.wait_for("still amid")
+    child = sent_amid_a_step(children, "child_that_waits_for_its_last_words", first)
     child.send(signal.SIGTERM)
     child.go_on()
     child.wait_for("saving")

@@ -34,9 +34,9 @@ from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import _engine_run_backward
 
 from nntrain.errors import BorrowError, ConfigError, StateError
+from nntrain.live.backward import Backward
 from nntrain.live.compiled import CompileOptions, compiled
 from nntrain.live.flight import Flight, nobody
 from nntrain.live.forward_writes import ForwardWrites, copy_all, touch
@@ -127,8 +127,7 @@ class Workspace:
         self._flight: Flight | None = None
         """The batch that is on its way."""
         self._param_list = list(self.params.values())
-        self._ones: Tensor | None = None
-        """The gradient of the last loss by itself."""
+        self._go_backward = Backward(self.device)
         self._copies: weakref.WeakValueDictionary[int, Tensors] = weakref.WeakValueDictionary()
         """The handles on states that were kept, and so got copies."""
         self._lent: list[int] | None = None
@@ -441,21 +440,8 @@ class Workspace:
                 return output
             if scaled is not None:
                 loss = scaled(loss)
-            if type(loss) is Tensor and not loss.is_complex():
-                # What `backward` comes to for one loss, less its looks at what it may be given: 7 µs a batch.
-                _engine_run_backward(
-                    (loss,), (self._one(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
-                )
-            else:  # a subclass may have a `backward` of its own, and of a complex loss torch says why there is none
-                loss.backward()
+            self._go_backward(loss)
         return output
-
-    def _one(self, loss: Tensor) -> Tensor:
-        """Return the gradient of a loss by itself. It is made anew where somebody's backward pass has written to it."""
-        one = self._ones
-        if one is None or one._version or one.dtype != loss.dtype or one.device != loss.device:
-            one = self._ones = torch.ones_like(loss)
-        return one
 
     def _closure_over(
         self,

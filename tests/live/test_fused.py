@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from nntrain import DataLoaders, Engine, Learner, StepOutput, TrainState, accuracy, supervised
 from nntrain.errors import ConfigError
-from nntrain.live import workspace
+from nntrain.live import backward
 from nntrain.log import JsonLog
 from nntrain.update import accumulate, chain, clip_norm, optimizer
 from tests.live.test_compiled import TRAIN, VALID, Batch, forgotten, learner_of, same_kernels
@@ -44,7 +44,7 @@ def without_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("autograd ran")
 
-    monkeypatch.setattr(workspace, "_engine_run_backward", refuse)
+    monkeypatch.setattr(backward.Backward, "__call__", refuse)
 
 
 def references(given: object) -> int:

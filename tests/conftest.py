@@ -6,6 +6,8 @@ import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,8 +53,27 @@ LONGEST = (
 )
 
 
+@cache
+def has_sweep(path: Path) -> bool:
+    """Return whether a module says that it has tests of the sweep."""
+    text = path.read_text()
+    return "sweep" in text or "one_in" in text
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """For the sweep alone, leave the modules out that have nothing for it: to import them takes longer than some."""
+    if config.getoption("markexpr") != "sweep" or collection_path.suffix != ".py" or has_sweep(collection_path):
+        return None
+    return True
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the modules that take longest: begun last, they would have one process wait for the other."""
+    unsaid = {item.path for item in items if item.get_closest_marker("sweep") and not has_sweep(item.path)}
+    if unsaid:
+        raise pytest.UsageError(
+            f"{', '.join(map(str, unsaid))}: say where the tests are marked that they may be sweep."
+        )
     ranks = {module: rank for rank, module in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(LONGEST)))
 

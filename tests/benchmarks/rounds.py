@@ -80,3 +80,20 @@ def interleaved(timed: Mapping[Name, Timed], rounds: int, may_fail: Collection[N
     finally:
         gc.unfreeze()
     return Rounds({name: found for name, found in seconds.items() if name not in failures}, failures)
+
+
+def made_anew(
+    make: Callable[[], Mapping[Name, Timed]], times: int, rounds: int, *, warm: int = 0, may_fail: Collection[Name] = ()
+) -> Rounds[Name]:
+    """Time what is made anew so many times, each time for so many rounds after `warm` ones; of all these rounds.
+
+    How long a loop takes hangs on where its tensors happen to lie in memory, too: by some percent for its whole life.
+    """
+    seconds: dict[Name, list[float]] = {}
+    failures: dict[Name, Exception] = {}
+    for _ in range(times):
+        found = interleaved(make(), warm + rounds, may_fail)
+        failures |= found.failures
+        for name, taken in found.seconds.items():
+            seconds.setdefault(name, []).extend(taken[warm:])
+    return Rounds({name: taken for name, taken in seconds.items() if name not in failures}, failures)

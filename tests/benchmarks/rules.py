@@ -4,8 +4,7 @@ Clipping by norm and AdamW with a cosine, without and with `accumulate(4)`, and 
 or of a confusion matrix of the whole phase. Both loops end with the same weights and figures, as a test holds.
 
 What counts is the time from the loss of the second window's first batch to that of the epoch's last batch. Each round
-runs both loops once, and the ratio is the median of the rounds' ratios. How long a loop takes hangs on where its
-tensors happen to lie in memory, too: so both are made anew several times, and the rounds of all count.
+runs both loops once, and the ratio is the median of the rounds' ratios. Both are made anew several times.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from nntrain import DataLoaders, Learner, accuracy, supervised
 from nntrain.schedules import cosine
 from nntrain.update import accumulate, chain, clip_norm, optimizer
 from tests.benchmarks.report import heading, table
-from tests.benchmarks.rounds import Rounds, Timed, interleaved
+from tests.benchmarks.rounds import Timed, made_anew
 from tests.benchmarks.setting import Batches, batches_of, model_of
 from tests.benchmarks.toolkit import LR, MAX_NORM, Matrix, matrix_of, share_of
 
@@ -143,16 +142,15 @@ def steady(fit: Fit, stamps: Stamps, window: int) -> Timed:
 def compared(rules: Rules, batch_size: int, options: argparse.Namespace) -> list[str]:
     """Measure a case with batches of a size. Gives the row of the table."""
     train = batches_of(options.batches, batch_size)
-    made = {HAND: hand_written, OURS: by_nntrain}
-    seconds: dict[str, list[float]] = {name: [] for name in made}
-    for _ in range(options.times):
+
+    def made() -> dict[str, Timed]:
         model, timed = model_of("mlp"), dict[str, Timed]()
-        for name, make in made.items():
+        for name, make in ((HAND, hand_written), (OURS, by_nntrain)):
             stamps = Stamps()
             timed[name] = steady(make(model, train, rules, stamps), stamps, rules.window)
-        for name, found in interleaved(timed, WARM + options.rounds).seconds.items():
-            seconds[name] += found[WARM:]
-    rounds = Rounds(seconds)
+        return timed
+
+    rounds = made_anew(made, options.times, options.rounds, warm=WARM)
     return [
         str(rules),
         str(batch_size),

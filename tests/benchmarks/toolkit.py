@@ -2,8 +2,8 @@
 
 bf16, `accumulate(4)`, clipping by norm, AdamW with a cosine after a warm-up, an average of the weights, a metric of the
 whole phase (a confusion matrix) and a progress bar, drawn four times a second. Every loop comes to the same weights and
-figures, as a test holds. The ratio is of the shortest of many short rounds, in turn in one process, in seconds of the
-processor: on a machine that does other things too, medians and the clock on the wall say little. What a peer does
+figures, as a test holds. Times are seconds of the processor, of many short rounds in turn in one process, for which all
+is made anew several times. `best` is of the shortest of each, `median` of the ratios within rounds. What a peer does
 not have is written by hand, as its users would.
 """
 
@@ -31,7 +31,7 @@ from nntrain.schedules import cosine
 from nntrain.update import accumulate, chain, clip_norm, ema, optimizer
 from tests.benchmarks.peers import PEERS, Peer
 from tests.benchmarks.report import heading, table
-from tests.benchmarks.rounds import interleaved
+from tests.benchmarks.rounds import Timed, made_anew
 from tests.benchmarks.setting import Batch, Batches, InMemory, Loop, Prepared, Reported, batches_of, model_of
 
 WINDOW: Final = 4
@@ -324,25 +324,29 @@ def seconds_of(loop: Loop, model: nn.Module, train: Batches, valid: Batches, *, 
 
 def compared(batch_size: int, options: argparse.Namespace, loops: Mapping[str, Loop]) -> list[list[str]]:
     """Measure the loops with batches of a size. Gives the rows of the table."""
-    model = model_of("mlp")
     train, valid = (batches_of(count, batch_size) for count in (options.batches, max(1, options.batches // 6)))
-    ready = {name: seconds_of(loop, model, train, valid, anew=name in EQUIPPED) for name, loop in loops.items()}
-    rounds = interleaved(ready, options.rounds, EQUIPPED)
+
+    def made() -> dict[str, Timed]:
+        model = model_of("mlp")
+        return {name: seconds_of(loop, model, train, valid, anew=name in EQUIPPED) for name, loop in loops.items()}
+
+    rounds = made_anew(made, options.times, options.rounds, may_fail=EQUIPPED)
     count = len(train) + len(valid)
     rows = []
     for name, seconds in rounds.seconds.items():
         more = (min(seconds) - min(rounds.seconds[HAND])) / count * 1e6
-        rows.append([name, str(batch_size), f"{rounds.best(name, HAND):.3f}", f"{more:+.1f}"])
-    rows += [
-        [f"{name} failed: {type(error).__name__}", str(batch_size), "", ""] for name, error in rounds.failures.items()
-    ]
+        ratios = f"{rounds.best(name, HAND):.3f}", f"{rounds.ratio(name, HAND).median:.3f}"
+        rows.append([name, str(batch_size), *ratios, f"{more:+.1f}"])
+    for name, error in rounds.failures.items():
+        rows.append([f"{name} failed: {type(error).__name__}", str(batch_size), "", "", ""])
     return rows
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.toolkit", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=60, help="how often each loop is timed (default 60)")
+    parser.add_argument("--times", type=int, default=6, help="how often all loops are made anew (default 6)")
+    parser.add_argument("--rounds", type=int, default=12, help="how often each is then timed (default 12)")
     parser.add_argument("--batches", type=int, default=60, help="of an epoch; a sixth more to evaluate (default 60)")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 1024], metavar="SIZE")
     parser.add_argument("--no-peers", action="store_true", help="leave out the other libraries")
@@ -360,14 +364,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(heading([f"{name} {version(name)}" for name in loops if name in EQUIPPED]))
         print(
             f"mlp on CPU with bf16, accumulate({WINDOW}), clipping, AdamW by a cosine with warm-up, an average, a "
-            f"confusion matrix and a bar; {options.batches} batches an epoch, best of {options.rounds} rounds"
+            f"confusion matrix and a bar; {options.batches} batches an epoch, {options.times} times "
+            f"{options.rounds} rounds"
         )
         if absent:
             print(f"not installed: {', '.join(absent)} (the dependency group `peers` of pyproject.toml)")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peers warn of workers and of deprecations
             rows = [row for size in options.batch_sizes for row in compared(size, options, loops)]
-        print(table(["loop", "batch", "best", "µs more a batch"], rows))
+        print(table(["loop", "batch", "best", "median", "µs more a batch"], rows))
     finally:
         torch.set_num_threads(threads)
 

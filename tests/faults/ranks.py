@@ -18,7 +18,7 @@ from nntrain.checkpoint import diff, latest, verify
 
 LIMIT: Final = 120.0
 """Seconds after which a launch, or a start of its ranks, is taken for hung, on a machine that has much else to do."""
-_AT_MOST: Final = 4
+_AT_MOST: Final = 5
 """How often the ranks of one launch are killed before it may end."""
 _SPARE: Final = 4
 """Further starts: where the ranks do not find each other at once, torchrun starts them again, too."""
@@ -135,7 +135,7 @@ class RankKiller:
             assert one.wait() == 0, one.said()
 
     def run(self, upto: int, tell: Callable[[], None] = lambda: None) -> None:
-        """Launch a training once, and kill its ranks until there were `upto` kills in all, at most four in this one."""
+        """Launch a training once, and kill its ranks until there were `upto` kills in all, at most five in this one."""
         folder = self._folder / f"launch_{self.tally.launches}"
         with launched(folder, *self._words, restarts=_AT_MOST + _SPARE) as one:
             for start in range(min(_AT_MOST, upto - self.tally.killed)):

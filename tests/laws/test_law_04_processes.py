@@ -324,34 +324,36 @@ def runs(draw: st.DrawFn, data: str, device: str = "cpu") -> Run:
 def digest(value: object) -> str:
     """Digest a value by its bits; only what a clock said is left out."""
     into = hashlib.sha256()
-    for part in spelt(value):
-        into.update(part)
+    spell(value, into.update)
     return into.hexdigest()[:16]
 
 
-def spelt(value: object) -> Iterator[bytes]:
+def spell(value: object, write: Callable[[bytes], None]) -> None:
     """Spell a value out, each part with its kind, so that no two values are spelt alike."""
-    yield f"{type(value).__qualname__}(".encode()
-    if isinstance(value, Tensor):
+    kind = type(value)
+    write(f"{kind.__qualname__}(".encode())
+    if kind is float:
+        write(struct.pack(">d", value))
+    elif isinstance(value, Tensor):
         one = value.detach().cpu().contiguous()
-        yield f"{one.dtype}{list(one.shape)}".encode() + one.reshape(-1).view(torch.uint8).numpy().tobytes()
+        write(f"{one.dtype}{list(one.shape)}".encode() + one.reshape(-1).view(torch.uint8).numpy().tobytes())
     elif isinstance(value, TrainState):
-        yield from spelt(parts_of(value))
+        spell(parts_of(value), write)
     elif isinstance(value, WeightedSums):
-        yield from spelt((value.metrics, value.tolist()))
+        spell((value.metrics, value.tolist()), write)
     elif isinstance(value, BaseModel):
         clock = {"seconds"} if isinstance(value, (EpochStats, Sums)) else set()
-        yield from spelt({name: part for name, part in value.__dict__.items() if name not in clock})
+        spell({name: part for name, part in value.__dict__.items() if name not in clock}, write)
     elif isinstance(value, Mapping):
         for name in sorted(value, key=repr):
-            yield repr(name).encode()
-            yield from spelt(value[name])
+            write(repr(name).encode())
+            spell(value[name], write)
     elif isinstance(value, (list, tuple)):
         for part in value:
-            yield from spelt(part)
+            spell(part, write)
     else:
-        yield struct.pack(">d", value) if isinstance(value, float) else repr(value).encode()
-    yield b")"
+        write(repr(value).encode())
+    write(b")")
 
 
 def parts_of(state: TrainState) -> dict[str, object]:

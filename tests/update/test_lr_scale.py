@@ -40,6 +40,7 @@ from nntrain.values.bits import same_bits
 from nntrain.values.verdicts import Event
 from tests.laws.strategies import Kept
 from tests.live.test_compiled import Counted
+from tests.sampled import TRIES
 from tests.tape import TapeRecorder
 from tests.update.test_optimizers import CLASSES, WORDS, made
 
@@ -198,7 +199,7 @@ optim_classes = pytest.mark.parametrize(
 
 @pytest.mark.parametrize("lr", [0.05, falling], ids=["constant", "schedule"])
 @optim_classes
-@settings(max_examples=12)
+@settings(max_examples=TRIES // 8)
 @given(event=st.sampled_from(EVENTS), at=st.integers(0, STEPS), factor=st.sampled_from([0.3, 0.5, 3.0, 0.0]))
 def test_scaled_at_any_event_it_is_the_hand_written_loop(
     optim_class: type[torch.optim.Optimizer], lr: Rate, event: Event, at: int, factor: float

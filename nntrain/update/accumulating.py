@@ -92,7 +92,9 @@ class BoundAccumulate(Bound):
         memory, (found, unit, total) = self.memory, weighed
         sums: dict[str, Tensor] = memory["sums"]
         if found and [*found] == [*sums]:
-            torch._foreach_add_(list(sums.values()), list(found.values()))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
+            into, other = (found, sums) if self._whole else (sums, found)
+            torch._foreach_add_(list(into.values()), list(other.values()))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
+            sums.update(into)
         elif self._whole and not sums:
             sums.update(found)
         else:

@@ -81,7 +81,7 @@ class BoundAccumulate(Bound):
         if not self.full:
             self.add(self.weighed(gradients, at.weight))
             return False
-        mean = self.mean(gradients, at.weight)
+        mean = {**self.mean(gradients, at.weight)}  # which may be the very gradients
         gradients.clear()
         gradients.update(mean)
         self.empty()
@@ -91,12 +91,10 @@ class BoundAccumulate(Bound):
         """Add a batch's gradients to the sums, as `weighed` returned them."""
         memory, (found, unit, total) = self.memory, weighed
         sums: dict[str, Tensor] = memory["sums"]
-        if found and [*found] == [*sums]:
-            into, other = (found, sums) if self._whole else (sums, found)
-            torch._foreach_add_(list(into.values()), list(other.values()))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
-            sums.update(into)
-        elif self._whole and not sums:
+        if self._takes_in(found):
             sums.update(found)
+        elif found and [*found] == [*sums]:
+            torch._foreach_add_(list(sums.values()), list(found.values()))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
         else:
             sums.update({name: self._sum(sums.get(name), one) for name, one in found.items()})
         memory.update(batches=memory["batches"] + 1, unit=unit, weight=total)
@@ -109,9 +107,8 @@ class BoundAccumulate(Bound):
         sums: dict[str, Tensor] = self.memory["sums"]
         found, _, total = self.weighed(gradients, 0 if weight is None else weight)
         total = torch.where(total != 0, total, 1.0) if isinstance(total, Tensor) else total or 1.0
-        if self._whole and found and [*found] == [*sums]:
+        if self._takes_in(found):
             mean = list(found.values())
-            torch._foreach_add_(mean, list(sums.values()))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
             if isinstance(total, float) and math.frexp(total)[0] == 0.5 and total < _EXACT:
                 torch._foreach_mul_(mean, 1 / total)  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
             else:
@@ -119,6 +116,18 @@ class BoundAccumulate(Bound):
             return found
         sums = {**sums, **{name: self._sum(sums.get(name), one) for name, one in found.items()}}
         return {name: (one / total).to(self._dtypes[name]) for name, one in sums.items()}
+
+    def _takes_in(self, found: Gradients) -> bool:
+        """Add the sums to a batch's gradients, in their memory, where these are of the same parameters, and as exact.
+
+        Return whether they were.
+        """
+        sums: dict[str, Tensor] = self.memory["sums"]
+        if not self._whole or not found or (sums and [*found] != [*sums]):
+            return False
+        if sums:
+            torch._foreach_add_(list(found.values()), list(sums.values()))  # pyright: ignore[reportPrivateImportUsage] # torch's fused ones
+        return True
 
     def weight(self, weight: Weight | None) -> float:
         """Return the window's weight with its last batch's."""

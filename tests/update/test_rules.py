@@ -872,3 +872,15 @@ def test_rules_are_values() -> None:
     assert one == other
     assert repr(one) == "chain(clip_norm(1.0), accumulate(2), optimizer(SGD, lr=0.1))"
     assert one != chain(clip_norm(2.0), accumulate(2), optimizer(SGD, lr=0.1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_window_by_itself_gives_the_mean_in_the_place_of_the_last_gradients(dtype: torch.dtype) -> None:
+    param = nn.Parameter(torch.zeros(3, dtype=dtype))
+    bound = accumulate(4).bind({"a": param})
+    for batch, weight in enumerate((1, 2, 4, 1)):
+        gradients = {"a": torch.full((3,), float(batch), dtype=dtype)}
+        assert bound.write(gradients, At(0, weight, 0, None)) is (batch == 3)
+    assert [*gradients] == ["a"]
+    assert gradients["a"].tolist() == [1.625] * 3  # (0 + 2 + 8 + 3) / 8
+    assert bound.memory["batches"] == 0

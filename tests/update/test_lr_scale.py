@@ -199,7 +199,7 @@ optim_classes = pytest.mark.parametrize(
 
 @pytest.mark.parametrize("lr", [0.05, falling], ids=["constant", "schedule"])
 @optim_classes
-@settings(max_examples=TRIES // 8)
+@settings(max_examples=TRIES // 4)
 @given(event=st.sampled_from(EVENTS), at=st.integers(0, STEPS), factor=st.sampled_from([0.3, 0.5, 3.0, 0.0]))
 def test_scaled_at_any_event_it_is_the_hand_written_loop(
     optim_class: type[torch.optim.Optimizer], lr: Rate, event: Event, at: int, factor: float

@@ -71,9 +71,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the modules that take longest: begun last, they would have one process wait for the other."""
     unsaid = {item.path for item in items if item.get_closest_marker("sweep") and not has_sweep(item.path)}
     if unsaid:
-        raise pytest.UsageError(
-            f"{', '.join(map(str, unsaid))}: say where the tests are marked that they may be sweep."
-        )
+        said = ", ".join(map(str, unsaid))
+        raise pytest.UsageError(f"{said}: name the mark `sweep` in the module itself, or `-m sweep` leaves it out.")
     ranks = {module: rank for rank, module in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(LONGEST)))
 

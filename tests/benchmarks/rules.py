@@ -26,10 +26,9 @@ from nntrain.update import accumulate, chain, clip_norm, optimizer
 from tests.benchmarks.report import heading, table
 from tests.benchmarks.rounds import Timed, made_anew
 from tests.benchmarks.setting import Batches, batches_of, model_of
-from tests.benchmarks.toolkit import LR, MAX_NORM, Matrix, matrix_of, share_of
+from tests.benchmarks.toolkit import HAND, LR, MAX_NORM, Matrix, matrix_of, share_of
 
 WINDOW: Final = 4
-HAND: Final = "hand-written"
 OURS: Final = "nntrain"
 WARM: Final = 3
 """Rounds that do not count, in which memory is first taken."""

@@ -878,6 +878,7 @@ def test_rules_are_values() -> None:
 def test_a_window_by_itself_gives_the_mean_in_the_place_of_the_last_gradients(dtype: torch.dtype) -> None:
     param = nn.Parameter(torch.zeros(3, dtype=dtype))
     bound = accumulate(4).bind({"a": param})
+    gradients: Gradients = {}
     for batch, weight in enumerate((1, 2, 4, 1)):
         gradients = {"a": torch.full((3,), float(batch), dtype=dtype)}
         assert bound.write(gradients, At(0, weight, 0, None)) is (batch == 3)

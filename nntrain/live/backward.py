@@ -25,7 +25,7 @@ class Backward:
         self._ones: Tensor | None = None
         """The gradient of the last loss by itself."""
 
-    def __call__(self, loss: Any) -> None:
+    def backward(self, loss: Any) -> None:
         """Run it. Where the loss is a complex number, or of a class of its own, that is its own `backward`."""
         if type(loss) is not Tensor or loss.is_complex():
             loss.backward()  # a subclass may have another, and of a complex loss torch says why there is none

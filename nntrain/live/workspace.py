@@ -127,7 +127,7 @@ class Workspace:
         self._flight: Flight | None = None
         """The batch that is on its way."""
         self._param_list = list(self.params.values())
-        self._go_backward = Backward(self.device)
+        self._autograd = Backward(self.device)
         self._copies: weakref.WeakValueDictionary[int, Tensors] = weakref.WeakValueDictionary()
         """The handles on states that were kept, and so got copies."""
         self._lent: list[int] | None = None
@@ -440,7 +440,7 @@ class Workspace:
                 return output
             if scaled is not None:
                 loss = scaled(loss)
-            self._go_backward(loss)
+            self._autograd.backward(loss)
         return output
 
     def _closure_over(

@@ -32,7 +32,7 @@ EVERY: Final = 0.001
 TORCH: Final = {
     ("task", "called"): "torch: model and loss",
     ("task", "__call__"): "torch: model and loss",
-    ("live", "_backward"): "torch: backward",
+    ("live", "backward"): "torch: backward",
     ("update", "_step"): "torch: the optimizer's step",
     ("metrics", "accuracy"): "torch: the metric",
     ("live", "run"): "reading loss and metric, and the sums",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +39,20 @@ class World:
 SINGLE: Final = World()
 _LAUNCHED: Final = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun, and whatever launches as it does, sets in the environment."""
+_SETTLE: Final = 0.1
+"""Seconds that a process gives gloo's threads at its end."""
+
+
+@atexit.register
+def _settle() -> None:
+    """Let gloo's threads release the tensors of the last collectives before the interpreter ends.
+
+    For that they need the interpreter's lock, though the collective is done; a thread that still waits for it while
+    Python before 3.14 ends is ended amid C++ that does not expect it, and the process dies by SIGABRT, after all its
+    work (pytorch/pytorch#190489). What is imported later, such as a checkpoint that is being written, ends before.
+    """
+    if dist.is_available() and dist.is_initialized():
+        time.sleep(_SETTLE)
 
 
 def current_world() -> World:

@@ -25,6 +25,7 @@ from nntrain.values.trees import described, tensors_of
 
 Result = TypeVar("Result")
 _CONTIGUOUS: Final = torch.contiguous_format
+_STRIDED: Final = torch.strided
 _is_alias_of: Callable[[Tensor, Tensor], bool] = torch._C._is_alias_of  # type: ignore[attr-defined] # not in its stubs
 
 
@@ -48,7 +49,21 @@ class PhaseMetrics:
         """Return the memory of a batch more. An empty one is that of a phase that begins. Raises `MetricError`."""
         memory = memory or self.init()
         given = _tensors_of(output)
-        return {name: self._updated(name, metric, memory[name], output, given) for name, metric in self.whole.items()}
+        after: dict[str, Memory] = {}
+        for name, metric in self.whole.items():
+            before = memory[name]
+            if type(before) is Tensor and name in self._looked_at:  # the usual one
+                version = before._version
+                new = self._called(name, metric, before, output)
+                if version != before._version:
+                    raise _writes(name, "update")
+                if type(new) is Tensor:
+                    after[name] = new if new is before else _own(name, given, new)
+                    continue
+            else:
+                new = self._called(name, metric, before, output, pure=True)
+            after[name] = self._kept(name, metric, before, new, given)
+        return after
 
     def values(self, means: Mapping[str, float], memory: Mapping[str, Memory]) -> dict[str, float]:
         """Return the values of a finished phase, of `means` by name and of what the metrics remember.
@@ -82,23 +97,26 @@ class PhaseMetrics:
         self._check(name, "init", made, made)
         return memory_map(made, lambda leaf: leaf.to(self._device, copy=True) if isinstance(leaf, Tensor) else leaf)
 
-    def _updated(
-        self, name: str, metric: Metric[Any], memory: Memory, output: StepOutput[Any], given: list[Tensor]
+    def _called(
+        self, name: str, metric: Metric[Any], memory: Memory, output: StepOutput[Any], *, pure: bool = False
     ) -> Memory:
-        first = name not in self._looked_at
+        """Return what the metric's `update` returns, called as it is or with a memory that it cannot harm."""
         try:
-            after = _pure(name, "update", metric.update, memory, output, copies=first)
+            if not pure:
+                return metric.update(memory, output)
+            return _pure(name, "update", metric.update, memory, output, copies=name not in self._looked_at)
         except Exception as error:
             if not isinstance(error, MetricError):
                 said = f"preds {described(output.preds)}, target {described(output.target)}"
                 add_note(error, f"nntrain: raised by update of metric {name}; {said}")
             raise
-        if first or after is None:
-            self._check(name, "update", after, metric.init())
+
+    def _kept(self, name: str, metric: Metric[Any], before: Memory, new: Memory, given: list[Tensor]) -> Memory:
+        """Return a new memory as a state may keep it. Raises `MetricError` the first time, if it is no such tree."""
+        if new is None or name not in self._looked_at:
+            self._check(name, "update", new, metric.init())
             self._looked_at.add(name)
-        if type(after) is Tensor and type(memory) is Tensor:  # the usual one
-            return after if after is memory else _own(name, given, after)
-        return memory_map(after, partial(_own, name, given), set(map(id, memory_tensors(memory))))
+        return memory_map(new, partial(_own, name, given), set(map(id, memory_tensors(before))))
 
     @staticmethod
     def _check(name: str, method: str, memory: Memory, template: Memory) -> None:
@@ -115,7 +133,7 @@ def _own(name: str, given: Sequence[Tensor], leaf: Any) -> Any:
     """Return a leaf as a memory may keep it: without a graph, and no part of what was `given`."""
     if not isinstance(leaf, Tensor):
         return leaf
-    if type(leaf) is Tensor and leaf.layout == torch.strided and not leaf.requires_grad and not leaf.is_inference():
+    if type(leaf) is Tensor and leaf.layout is _STRIDED and not leaf.requires_grad and not leaf.is_inference():
         for one in given:
             if _is_alias_of(leaf, one):
                 return leaf.clone(memory_format=_CONTIGUOUS)
@@ -157,22 +175,20 @@ def _pure(
     name: str, method: str, call: Callable[..., Result], memory: Memory, *others: StepOutput[Any], copies: bool
 ) -> Result:
     """Call with a memory in containers that are the caller's own; refuse what writes to its tensors, or to `copies`."""
-    if type(memory) is Tensor and not copies:  # the usual one
-        version = memory._version
-        result = call(memory, *others)
-        writes = version != memory._version
-    else:
-        lent = memory_copy(memory) if copies else memory_map(memory, _same, set(map(id, memory_tensors(memory))))
-        tensors = memory_tensors(lent)
-        versions = [tensor._version for tensor in tensors]
-        result = call(lent, *others)
-        writes = versions != [tensor._version for tensor in tensors]
-    if writes:
-        raise MetricError(
-            f"{method} of metric {name} writes to the memory that it was given, which a state may hold. Return another "
-            f"one: memory + new, and not memory += new, memory.add_(new) or memory[index] = new."
-        )
+    lent = memory_copy(memory) if copies else memory_map(memory, _same, set(map(id, memory_tensors(memory))))
+    tensors = memory_tensors(lent)
+    versions = [tensor._version for tensor in tensors]
+    result = call(lent, *others)
+    if versions != [tensor._version for tensor in tensors]:
+        raise _writes(name, method)
     return result
+
+
+def _writes(name: str, method: str) -> MetricError:
+    return MetricError(
+        f"{method} of metric {name} writes to the memory that it was given, which a state may hold. Return another "
+        f"one: memory + new, and not memory += new, memory.add_(new) or memory[index] = new."
+    )
 
 
 def _same(leaf: Memory) -> Memory:

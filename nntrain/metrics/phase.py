@@ -54,14 +54,15 @@ class PhaseMetrics:
             before = memory[name]
             if type(before) is Tensor and name in self._looked_at:  # the usual one
                 version = before._version
-                new = self._called(name, metric, before, output)
+                new = _called(name, metric.update, before, output)
                 if version != before._version:
                     raise _writes(name, "update")
                 if type(new) is Tensor:
                     after[name] = new if new is before else _own(name, given, new)
                     continue
             else:
-                new = self._called(name, metric, before, output, pure=True)
+                pure = partial(_pure, name, "update", metric.update, copies=name not in self._looked_at)
+                new = _called(name, pure, before, output)
             after[name] = self._kept(name, metric, before, new, given)
         return after
 
@@ -97,20 +98,6 @@ class PhaseMetrics:
         self._check(name, "init", made, made)
         return memory_map(made, lambda leaf: leaf.to(self._device, copy=True) if isinstance(leaf, Tensor) else leaf)
 
-    def _called(
-        self, name: str, metric: Metric[Any], memory: Memory, output: StepOutput[Any], *, pure: bool = False
-    ) -> Memory:
-        """Return what the metric's `update` returns, called as it is or with a memory that it cannot harm."""
-        try:
-            if not pure:
-                return metric.update(memory, output)
-            return _pure(name, "update", metric.update, memory, output, copies=name not in self._looked_at)
-        except Exception as error:
-            if not isinstance(error, MetricError):
-                said = f"preds {described(output.preds)}, target {described(output.target)}"
-                add_note(error, f"nntrain: raised by update of metric {name}; {said}")
-            raise
-
     def _kept(self, name: str, metric: Metric[Any], before: Memory, new: Memory, given: list[Tensor]) -> Memory:
         """Return a new memory as a state may keep it. Raises `MetricError` the first time, if it is no such tree."""
         if new is None or name not in self._looked_at:
@@ -127,6 +114,17 @@ class PhaseMetrics:
                 f"{method} of metric {name} returned {given}; expected its memory, a tree (tuple, list, dict or "
                 f"record) of tensors and numbers: {problem}."
             )
+
+
+def _called(name: str, update: Callable[..., Memory], memory: Memory, output: StepOutput[Any]) -> Memory:
+    """Return what an update returns; what it raises has a note of what it was given."""
+    try:
+        return update(memory, output)
+    except Exception as error:
+        if not isinstance(error, MetricError):
+            said = f"preds {described(output.preds)}, target {described(output.target)}"
+            add_note(error, f"nntrain: raised by update of metric {name}; {said}")
+        raise
 
 
 def _own(name: str, given: Sequence[Tensor], leaf: Any) -> Any:
